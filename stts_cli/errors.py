@@ -1,0 +1,43 @@
+"""Say what went wrong in one line, and with which exit code.
+
+Every error a user can cause or meet is an `SttsError`; `cli.py` prints its text and exits with its `exit_code`. Anything
+else that escapes is a bug (exit 1). Messages read: what was given -> what is allowed -> what to do. Standard library only.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SttsError(Exception):
+    """An error a user can act on, told in one line."""
+
+    exit_code = 2
+
+
+class InputError(SttsError):
+    """The input is wrong: a file, a flag, a preset or a name."""
+
+    exit_code = 2
+
+
+class EnvironmentFailure(SttsError):
+    """The surroundings are wrong: a missing package, no network, too little memory, a part not built yet."""
+
+    exit_code = 3
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known word nearest to the given one.
+
+    Args:
+        given: the word that is not known.
+        known: the words that are.
+
+    Returns:
+        "; did you mean 'x'?" for a near match, otherwise "; known: a, b, c".
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
