@@ -1,0 +1,378 @@
+"""Read a video file into a few frames with their times: the first stage of the path.
+
+In: a file and a frame budget. Out: `Clip`, with frames (T, H, W, 3) uint8 RGB and one time in seconds for each. Decoding
+goes through decord, which resizes while it reads; where decord fails, PyAV reads the file and the reason is kept in
+`Clip.fallback_reason`. Sampling is the one of the paper's base model (Molmo2): at most `max_fps` frames a second and at
+most `num_frames` in all, evenly spread, the first and the last frame among them (arXiv 2603.18004, experimental setup).
+
+This module knows nothing of models or tensors: normalising and cutting into patches is the family's work.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stts_cli.errors import InputError
+
+STALL_S = 30.0  # a decoder that delivers no frame for this long is given up
+TRUNCATED_BELOW = 0.9  # a file that holds less than this part of the length it declares is truncated
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file's header says.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        fps: average frames per second; 0.0 where the header does not say.
+        duration_s: declared length of the video stream in seconds, or None.
+        container_duration_s: declared length of the whole file in seconds, or None.
+        codec: name of the video codec.
+    """
+
+    width: int
+    height: int
+    fps: float
+    duration_s: float | None
+    container_duration_s: float | None
+    codec: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The sampled frames of one video.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8, RGB.
+        timestamps_s: T times in seconds from the start of the video, rising.
+        duration_s: length of the video in seconds, the last frame's own time on screen included.
+        source_fps: average frames per second of the file.
+        num_source_frames: frames in the file.
+        backend: "decord" or "pyav".
+        fallback_reason: why decord was not used, or None.
+    """
+
+    frames: np.ndarray
+    timestamps_s: list[float]
+    duration_s: float
+    source_fps: float
+    num_source_frames: int
+    backend: str
+    fallback_reason: str | None = None
+
+
+class _DecoderError(Exception):
+    """One decoder could not read the file; another may."""
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Read a file's header without decoding a frame.
+
+    Args:
+        path: the video file.
+
+    Returns:
+        Size, rate, declared lengths and codec.
+
+    Raises:
+        InputError: the file is missing, a folder, empty, unreadable, no video, or has no video stream.
+    """
+    path = _checked_file(path)
+    av = _quiet_pyav()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{path} has no video stream (only sound or data) -> give a file with pictures")
+            stream = container.streams.video[0]
+            duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+            return VideoInfo(
+                width=stream.codec_context.width,
+                height=stream.codec_context.height,
+                fps=float(stream.average_rate or 0.0),
+                duration_s=duration_s,
+                container_duration_s=container.duration / av.time_base if container.duration else None,
+                codec=stream.codec_context.name,
+            )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as a video ({_reason(error)}): it is truncated or not a video -> check the file"
+        ) from error
+
+
+def sample_indices(timestamps_s: np.ndarray | list[float], num_frames: int, max_fps: float) -> list[int]:
+    """Choose which frames of a video to look at: uniform, the last frame included.
+
+    A video that fits the budget at `max_fps` is sampled every 1 / max_fps seconds, plus its last frame; a longer one
+    at `num_frames` times spread evenly from the first frame to the last. For each time the nearest frame is taken.
+
+    Args:
+        timestamps_s: times of all the frames in seconds, rising; S of them.
+        num_frames: the most frames to choose, >= 1.
+        max_fps: the most frames a second, > 0.
+
+    Returns:
+        At most min(num_frames, S) distinct indices into `timestamps_s`, rising. With num_frames = 1 the first frame.
+
+    Raises:
+        InputError: a budget out of range.
+    """
+    if num_frames < 1:
+        raise InputError(f"num_frames is {num_frames} -> at least 1 -> raise it")
+    if not max_fps > 0:
+        raise InputError(f"max_fps is {max_fps} -> above 0 -> raise it")
+    times = np.asarray(timestamps_s, dtype=np.float64)
+    first, last = times[0], times[-1]
+    if (last - first) * max_fps > num_frames - 1:
+        wanted = np.linspace(first, last, num_frames)
+    else:
+        wanted = np.append(np.arange(first, last, 1.0 / max_fps), last)
+    after = np.clip(np.searchsorted(times, wanted), 0, len(times) - 1)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(wanted - times[before] < times[after] - wanted, before, after)
+    return np.unique(nearest).tolist()
+
+
+def read_clip(
+    path: str | Path,
+    *,
+    num_frames: int,
+    max_fps: float = 2.0,
+    size: Size | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> Clip:
+    """Read a few frames of a video file, resized while they are read.
+
+    Args:
+        path: the video file.
+        num_frames: the most frames to read, >= 1.
+        max_fps: the most frames a second, > 0.
+        size: (height, width) in pixels of the frames wanted, or None for the file's own. The aspect ratio is not kept.
+        start: leave out what comes before this time in seconds.
+        end: leave out what comes after this time in seconds.
+
+    Returns:
+        The frames and their times; times count from the start of the file, also with `start`.
+
+    Raises:
+        InputError: the file cannot be read, or nothing lies between `start` and `end`.
+    """
+    info = probe(path)
+    path = Path(path)
+    size = size or (info.height, info.width)
+    budget = {"num_frames": num_frames, "max_fps": max_fps, "start": start, "end": end}
+    try:
+        return _read_with_decord(path, info, size, **budget)
+    except _DecoderError as error:
+        reason = str(error)
+    try:
+        return _read_with_pyav(path, info, size, fallback_reason=reason, **budget)
+    except _DecoderError as error:
+        raise InputError(f"{path} cannot be decoded ({error}): it is damaged -> check the file") from error
+
+
+def _checked_file(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist -> give the path of a video file")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder -> give the path of a video file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} may not be read (permission denied) -> change its permissions")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes) -> give a video file, or fetch this one again")
+    return path
+
+
+def _read_with_decord(
+    path: Path, info: VideoInfo, size: Size, *, num_frames: int, max_fps: float, start: float | None, end: float | None
+) -> Clip:
+    frames: list[np.ndarray] = []
+    steps = _watched(_decord_steps(path, size, num_frames, max_fps, start, end, info))
+    times, chosen = next(steps)
+    frames.extend(steps)
+    return _clip(frames, times, chosen, info, backend="decord", fallback_reason=None)
+
+
+def _decord_steps(
+    path: Path, size: Size, num_frames: int, max_fps: float, start: float | None, end: float | None, info: VideoInfo
+) -> Iterator[Any]:
+    """Yield (times of all frames, chosen indices), then the chosen frames (H, W, 3) one by one."""
+    try:
+        import decord
+    except (ImportError, OSError) as error:
+        raise _DecoderError(f"decord cannot be loaded: {_reason(error)}") from error
+    decord.logging.set_level(decord.logging.QUIET)
+    height, width = size
+    try:
+        reader = decord.VideoReader(str(path), width=width, height=height, num_threads=0)
+        times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(np.float64)
+        times = _clean_times(times, info.fps)
+    except Exception as error:
+        raise _DecoderError(f"decord: {_reason(error)}") from error
+    _refuse_truncated(path, info, times)
+    chosen = _choose(times, path, num_frames, max_fps, start, end)
+    yield times, chosen
+    for index in chosen:
+        try:
+            rows = reader[index].asnumpy().reshape(height, -1)
+        except Exception as error:
+            raise _DecoderError(f"decord at {times[index]:.1f} s: {_reason(error)}") from error
+        # decord aligns rows to 64 pixels and, for narrow frames, takes the filling for a fourth channel
+        yield np.ascontiguousarray(rows[:, : width * 3]).reshape(height, width, 3)
+
+
+def _read_with_pyav(
+    path: Path,
+    info: VideoInfo,
+    size: Size,
+    *,
+    num_frames: int,
+    max_fps: float,
+    start: float | None,
+    end: float | None,
+    fallback_reason: str,
+) -> Clip:
+    av = _quiet_pyav()
+    height, width = size
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            packets = [p.pts for p in container.demux(stream) if p.pts is not None]
+        if not packets:
+            raise _DecoderError("it holds no frame")
+        pts = np.unique(np.asarray(packets, dtype=np.int64))
+        times = _clean_times(pts * float(stream.time_base), info.fps)
+        _refuse_truncated(path, info, times)
+        chosen = _choose(times, path, num_frames, max_fps, start, end)
+        wanted = {int(pts[index]) for index in chosen}
+        frames: list[np.ndarray] = []
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                if frame.pts in wanted:
+                    picture = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
+                    frames.append(picture.to_ndarray())
+                if len(frames) == len(wanted):
+                    break
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise _DecoderError(_reason(error)) from error
+    if len(frames) != len(chosen):
+        raise _DecoderError(f"{len(frames)} of the {len(chosen)} frames wanted can be decoded")
+    return _clip(frames, times, chosen, info, backend="pyav", fallback_reason=fallback_reason)
+
+
+def _choose(
+    times: np.ndarray, path: Path, num_frames: int, max_fps: float, start: float | None, end: float | None
+) -> list[int]:
+    inside = np.flatnonzero((times >= (start or 0.0)) & (times <= (np.inf if end is None else end)))
+    if not len(inside):
+        raise InputError(
+            f"no frame of {path} lies between {start or 0.0:g} and {'its end' if end is None else f'{end:g}'} s "
+            f"-> the video runs from 0 to {times[-1]:.1f} s -> change --start or --end"
+        )
+    return [int(inside[i]) for i in sample_indices(times[inside], num_frames, max_fps)]
+
+
+def _clean_times(times: np.ndarray, fps: float) -> np.ndarray:
+    """Let times start at 0, and replace by index / fps those that do not rise."""
+    times = times - times[0]
+    if len(times) > 1 and not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+        return np.arange(len(times)) / (fps or 30.0)
+    return times
+
+
+def _frame_s(times: np.ndarray, info: VideoInfo) -> float:
+    return float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / (info.fps or 30.0)
+
+
+def _refuse_truncated(path: Path, info: VideoInfo, times: np.ndarray) -> None:
+    """Raise InputError where the frames end well before the length the file declares."""
+    end_s = float(times[-1]) + _frame_s(times, info)
+    declared_s = info.duration_s or info.container_duration_s
+    if declared_s is None or end_s >= TRUNCATED_BELOW * declared_s or declared_s - end_s < 1.0:
+        return
+    if info.duration_s is None:  # only the file as a whole declares a length: sound may outlast the pictures
+        av = _quiet_pyav()
+        with av.open(str(path)) as container:
+            ends = [float(p.pts * p.time_base) for p in container.demux() if p.pts is not None]
+        if ends and max(ends) >= TRUNCATED_BELOW * declared_s:
+            return
+    raise InputError(
+        f"{path} is truncated: {end_s:.1f} of the {declared_s:.1f} s it declares can be read -> fetch the file again"
+    )
+
+
+def _clip(
+    frames: list[np.ndarray],
+    times: np.ndarray,
+    chosen: list[int],
+    info: VideoInfo,
+    *,
+    backend: str,
+    fallback_reason: str | None,
+) -> Clip:
+    frame_s = _frame_s(times, info)
+    return Clip(
+        frames=np.stack(frames),
+        timestamps_s=[round(float(times[index]), 4) for index in chosen],
+        duration_s=round(float(times[-1]) + frame_s, 4),
+        source_fps=info.fps or 1.0 / frame_s,
+        num_source_frames=len(times),
+        backend=backend,
+        fallback_reason=fallback_reason,
+    )
+
+
+def _watched(steps: Iterator[Any], stall_s: float | None = None) -> Iterator[Any]:
+    """Run an iterator in a thread of its own and give up when it delivers nothing for `stall_s` seconds.
+
+    A native decoder that loops at a damaged end cannot be interrupted, only left behind.
+    """
+    stall_s = STALL_S if stall_s is None else stall_s
+    box: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=8)
+
+    def work() -> None:
+        try:
+            for item in steps:
+                box.put(("item", item))
+            box.put(("end", None))
+        except BaseException as error:
+            box.put(("error", error))
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        try:
+            kind, value = box.get(timeout=stall_s)
+        except queue.Empty:
+            raise _DecoderError(f"decord delivered nothing for {stall_s:g} s") from None
+        if kind == "end":
+            return
+        if kind == "error":
+            raise value
+        yield value
+
+
+def _quiet_pyav() -> Any:
+    import av
+    import av.logging
+
+    av.logging.set_level(None)
+    return av
+
+
+def _reason(error: BaseException) -> str:
+    """Reduce a decoder's message to its last, telling line."""
+    text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[0].split("Check failed: ")[-1].strip()[:120] if lines else type(error).__name__
