@@ -1,0 +1,194 @@
+"""The command line: parse, call one room, report.
+
+Nothing heavy is imported here, so that `stts --help` is instant: torch and transformers load inside a command. Answers,
+tables and JSON go to stdout; everything else goes to stderr. Exit codes: 0 fine, 1 a bug, 2 bad input, 3 the environment
+(a missing package, no network, too little memory, a part not built yet). A traceback is shown only with STTS_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from stts_cli import __version__
+from stts_cli.errors import EnvironmentFailure, SttsError
+
+app = typer.Typer(
+    name="stts",
+    help="Ask questions of videos with fewer tokens: token scoring inside a video VLM (arXiv 2603.18004).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+LATER = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stts {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _stts(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ask(
+    video: Annotated[str, typer.Argument(help="A video file.", show_default=False)],
+    question: Annotated[list[str], typer.Argument(help="One or more questions.", show_default=False)],
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A preset's name or YAML file; else $STTS_PRESET, else the config file, else nano."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id, e.g. allenai/Molmo2-4B.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(help="Multiple choice, the likeliest answers: --options A B C, behind the questions."),
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
+    max_fps: Annotated[float | None, typer.Option(help="The most frames a second to look at.")] = None,
+    keep_ratio: Annotated[
+        float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1; 1 is dense. (1 - the prune ratio.)")
+    ] = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, random, none.")
+    ] = None,
+    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Run dense and pruned side by side.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answers only.")] = False,
+) -> None:
+    """Answer questions about a video, and show what pruning saved."""
+    from stts_cli import report
+    from stts_cli.presets import choose_preset
+
+    settings = choose_preset(preset, model=model).override(
+        frames=frames,
+        max_fps=max_fps,
+        keep_ratio=keep_ratio,
+        scorer=scorer,
+        prune_layer=prune_layer,
+        dtype=dtype,
+        max_new_tokens=max_new_tokens,
+    )
+    with report.Progress(quiet=quiet) as progress:
+        progress("starting")
+        from stts_cli import pipeline
+
+        run = pipeline.ask(
+            video,
+            question,
+            model=settings.model,
+            frames=settings.frames,
+            max_fps=settings.max_fps,
+            options=options or (),
+            keep_ratio=settings.keep_ratio,
+            scorer=settings.scorer,
+            prune_layer=settings.prune_layer,
+            device=device,
+            dtype=settings.dtype,
+            max_new_tokens=settings.max_new_tokens,
+            compare=compare,
+            progress=progress,
+        )
+    report.show(run.to_dict(), mode="json" if json else "quiet" if quiet else "table", notes=not quiet)
+
+
+@app.command(context_settings=LATER)
+def finetune() -> None:
+    """Train the scorer and the model together. Not built yet."""
+    raise EnvironmentFailure("stts finetune is not built in this version -> stts ask is -> wait for a later version")
+
+
+@app.command(name="eval", context_settings=LATER)
+def evaluate() -> None:
+    """Measure accuracy on a benchmark. Not built yet."""
+    raise EnvironmentFailure("stts eval is not built in this version -> stts ask is -> wait for a later version")
+
+
+@app.command(context_settings=LATER)
+def profile() -> None:
+    """Measure dense against pruned: time, memory, FLOPs. Not built yet."""
+    raise EnvironmentFailure(
+        "stts profile is not built in this version -> stts ask --compare times both arms once -> use that"
+    )
+
+
+def spread_options(arguments: Sequence[str]) -> list[str]:
+    """Let `--options A B C` mean `--options A --options B --options C`.
+
+    Args:
+        arguments: the command line without the program's name.
+
+    Returns:
+        The same with "--options" before each of the words that follow it, up to the next flag.
+    """
+    spread: list[str] = []
+    inside = False
+    for word in arguments:
+        if word == "--options":
+            inside = True
+        elif word.startswith("-") and len(word) > 1:
+            inside = False
+            spread.append(word)
+        else:
+            spread.extend(["--options", word] if inside else [word])
+    if inside and (not spread or "--options" not in spread):
+        spread.append("--options")  # nothing followed: let the parser say so
+    return spread
+
+
+def describe_failure(error: BaseException) -> tuple[str, int]:
+    """Turn any exception into one line and an exit code.
+
+    Args:
+        error: what escaped from a command.
+
+    Returns:
+        The sentence, and 1, 2 or 3.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, SttsError):
+        return text, error.exit_code
+    out_of_memory = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in out_of_memory):
+        return f"out of memory ({text[:120]}) -> lower --frames or --keep-ratio, or use --dtype bfloat16", 3
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package '{error.name}' is missing -> install it: pip install {error.name}", 3
+    return f"a bug in stts: {type(error).__name__}: {text[:300]} -> run again with STTS_DEBUG=1 and report it", 1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        arguments: without the program's name; None for the process's own.
+    """
+    try:
+        app(args=spread_options(sys.argv[1:] if arguments is None else arguments), prog_name="stts")
+    except Exception as error:
+        if os.environ.get("STTS_DEBUG") == "1":
+            raise
+        sentence, code = describe_failure(error)
+        typer.echo(f"stts: {sentence}", err=True)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Where a run happens: choose the device, tell its time, measure its memory.
+
+A leaf: torch and the error tree only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from stts_cli.errors import EnvironmentFailure, InputError
+
+
+def resolve_device(device: str) -> str:
+    """Return the device to use, "auto" decided.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        InputError: an unknown name.
+        EnvironmentFailure: CUDA was asked for and is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise InputError(f"device is '{device}' -> auto, cpu, cuda or cuda:N -> change --device")
+    if kind == "cuda" and not (torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()):
+        raise EnvironmentFailure(f"device is '{device}' -> {torch.cuda.device_count()} CUDA devices here -> --device cpu")
+    return device
+
+
+def clock(device: torch.device | str) -> float:
+    """Return the time in seconds once the device has finished what was asked of it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class PeakMemory:
+    """The most memory held since this object was made: of the GPU if there is one, else of this process."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the process's high-water mark
+        except OSError:
+            pass
+
+    def peak_bytes(self) -> int | None:
+        """Return the peak in bytes; None where the system does not tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        except (OSError, StopIteration):
+            pass
+        try:
+            import resource
+        except ImportError:
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,407 @@
+"""The whole path of one question: video file -> frames -> kept visual tokens -> prompt -> answer.
+
+In: a model's name, a video file, questions and flat settings. Out: `AskRun`, with the answers, what was kept, and what
+that saved; `AskRun.to_dict()` is the document that `--json` prints and that report.py draws. The steps are those of arXiv
+2603.18004 (method): score windows inside the vision encoder, drop the lowest, pack, and give the language model the kept
+tokens only. A dense arm of the same run takes the same path with everything kept.
+
+Times are wall-clock seconds after the device has finished. TTFT runs from the frames in memory to the first token of the
+answer; reading the file is counted apart. Printing is not done here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stts_cli import __version__, savings, video
+from stts_cli.device import PeakMemory, clock, resolve_device
+from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.generate import VideoPrefix, answer, prefill_video, score_options
+from stts_cli.video import Clip
+
+Progress = Callable[[str], None]
+WARM_UP_FRAMES = 2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        question: as it was asked.
+        text: the answer; with options, the likeliest one.
+        finished: False when the answer was cut at the limit of new tokens.
+        options: with options, a dict each of text, log_likelihood and probability (over the options); else None.
+        num_prompt_tokens: language-model tokens of the prompt after pruning.
+        num_new_tokens: decoding steps; with options, the tokens scored.
+        ttft_s: seconds to the first token. The first question pays for the video, later ones reuse it.
+        seconds: "llm_prefill" and "decode" of this question alone.
+        savings: the FLOPs and tokens of this question asked alone, from `savings.Savings.to_dict`.
+    """
+
+    question: str
+    text: str
+    finished: bool
+    options: list[dict[str, Any]] | None
+    num_prompt_tokens: int
+    num_new_tokens: int
+    ttft_s: float
+    seconds: dict[str, float]
+    savings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Everything one way of looking at the video gave: pruned, or dense.
+
+    Attributes:
+        name: "pruned" or "dense".
+        scorer: who scored the windows.
+        keep_ratio: fraction of windows asked to be kept.
+        prune_layer: 0-based ViT block after which they were scored.
+        num_windows: windows of all frames.
+        num_windows_kept: those that became visual tokens.
+        kept_per_frame: windows kept of each frame.
+        seconds: time by stage, reading excluded.
+        peak_bytes: most memory held while this arm ran, or None where it cannot be measured.
+        answers: one a question.
+    """
+
+    name: str
+    scorer: str
+    keep_ratio: float
+    prune_layer: int
+    num_windows: int
+    num_windows_kept: int
+    kept_per_frame: list[int]
+    seconds: dict[str, float]
+    peak_bytes: int | None
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class AskRun:
+    """One run of `stts ask`.
+
+    Attributes:
+        model: its name.
+        is_demonstration: True for the embedded model of the procedural world.
+        device: where it ran, for example "cpu".
+        dtype: of the weights.
+        video: path, times and decoder of the clip.
+        arms: the pruned arm and, when comparing, the dense arm behind it.
+        seconds: "load" and "read".
+        notes: what a user should know: fallbacks, settings that had no effect.
+    """
+
+    model: str
+    is_demonstration: bool
+    device: str
+    dtype: str
+    video: dict[str, Any]
+    arms: list[Arm]
+    seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as plain data, ready for JSON."""
+        return {"stts": __version__, "command": "ask", **dataclasses.asdict(self)}
+
+
+def ask(
+    path: str | Path,
+    questions: Sequence[str],
+    *,
+    model: str,
+    frames: int,
+    max_fps: float,
+    options: Sequence[str] = (),
+    keep_ratio: float | None = None,
+    scorer: str = "auto",
+    prune_layer: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    max_new_tokens: int = 64,
+    compare: bool = False,
+    progress: Progress = lambda stage: None,
+) -> AskRun:
+    """Answer questions about a video file.
+
+    Args:
+        path: the video file.
+        questions: one or more.
+        model: a checkpoint folder or a hub id.
+        frames: the most frames to look at.
+        max_fps: the most frames a second to look at.
+        options: if given, at least two: the likeliest is the answer to every question.
+        keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
+        scorer: "auto", "learned", "temporal", "random" or "none".
+        prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        max_new_tokens: the most tokens of an answer.
+        compare: run the dense arm too.
+        progress: called with the name of each stage as it starts.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: the video, the model's name or a setting is wrong.
+        EnvironmentFailure: the device is not there.
+    """
+    video.probe(path)  # a bad file is told before seconds are spent on loading the model
+    if len(options) == 1 or len(set(options)) != len(options):
+        raise InputError(f"options are {list(options)} -> at least two, all different -> add or change one")
+    if any(not text.strip() for text in [*questions, *options]):
+        raise InputError("a question or an option is empty -> give each at least one word")
+    device = resolve_device(device)
+    dtype = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
+    progress("loading the model")
+    started = clock("cpu")
+    family = load(model, device=device, dtype=dtype)
+    loaded = clock("cpu")
+    progress("reading the video")
+    clip = video.read_clip(path, num_frames=frames, max_fps=max_fps, size=tuple(family.frame_size))
+    read = clock("cpu")
+
+    scorer, keep_ratio, notes = resolve_scorer(family, scorer, keep_ratio)
+    if clip.fallback_reason:
+        notes.insert(0, f"read with PyAV: {clip.fallback_reason}")
+    flat = {"options": options, "prune_layer": prune_layer, "max_new_tokens": max_new_tokens, "progress": progress}
+    if compare:
+        progress("warming up")
+        _warm_up(family, clip, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer)
+    arms = [answer_questions(family, clip, questions, keep_ratio=keep_ratio, scorer=scorer, **flat)]
+    if compare:
+        arms.append(answer_questions(family, clip, questions, keep_ratio=1.0, scorer="none", **flat))
+    return AskRun(
+        model=family.model_name,
+        is_demonstration=family.is_demonstration,
+        device=device,
+        dtype=dtype,
+        video=_describe(path, clip),
+        arms=arms,
+        seconds={"load": loaded - started, "read": read - loaded},
+        notes=notes,
+    )
+
+
+def answer_questions(
+    family: Any,
+    clip: Clip,
+    questions: Sequence[str],
+    *,
+    options: Sequence[str] = (),
+    keep_ratio: float,
+    scorer: str,
+    prune_layer: int | None = None,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    progress: Progress = lambda stage: None,
+) -> Arm:
+    """Encode a clip once and answer every question behind the same video prefix.
+
+    Args:
+        family: a loaded model family.
+        clip: the frames.
+        questions: one or more.
+        options: if not empty, the likeliest of them is the answer.
+        keep_ratio: fraction of windows kept, in (0, 1].
+        scorer: "learned", "temporal", "random" or "none".
+        prune_layer: 0-based ViT block after which windows are scored; None for the family's own.
+        max_new_tokens: the most tokens of an answer.
+        seed: of the random scorer.
+        progress: called with the name of each stage as it starts.
+
+    Returns:
+        The arm, with one answer a question.
+    """
+    device = family.model.device
+    memory = PeakMemory(device)
+    progress("looking at the video" if keep_ratio < 1 else "looking at the video (dense)")
+    started = clock(device)
+    with torch.inference_mode():
+        patches = family.preprocess(torch.from_numpy(clip.frames))
+        preprocessed = clock(device)
+        encoded = family.encode_video(
+            patches, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, seed=seed
+        )
+    video_s = clock(device) - started
+    progress("answering")
+    prefix: VideoPrefix | None = None
+    answers: list[Answer] = []
+    kept_per_frame = [int(kept) for kept in encoded.keep_mask.sum(1)]
+    prune_layer = family.settings.prune_layer if prune_layer is None else prune_layer
+    prefill_s = 0.0
+    for question in questions:
+        asked = clock(device)
+        prompt = family.build_prompt(clip.timestamps_s, question, encoded.keep_mask)
+        ids = prompt.input_ids.to(device)
+        head = ids[:, : prompt.num_prefix]
+        if prefix is None or not torch.equal(prefix.input_ids, head):
+            types = prompt.mm_token_type_ids.to(device)[:, : prompt.num_prefix]
+            prefix = prefill_video(family.model, head, types, encoded.visual_tokens)
+            prefill_s += prefix.seconds
+        prompt_s = clock(device) - asked
+        reply = _reply(family, prefix, ids[:, prompt.num_prefix :], question, options, max_new_tokens)
+        count = savings.count(
+            family.shape(),
+            num_frames=len(kept_per_frame),
+            kept_per_frame=kept_per_frame,
+            prompt_tokens_dense=prompt.dense_length,
+            prompt_tokens_pruned=ids.shape[1],
+            prune_layer=prune_layer,
+            new_tokens=reply.num_new_tokens,
+        )
+        ttft_s = reply.seconds["llm_prefill"] + prompt_s + (0.0 if answers else video_s)
+        answers.append(
+            dataclasses.replace(reply, num_prompt_tokens=ids.shape[1], ttft_s=ttft_s, savings=count.to_dict())
+        )
+    return Arm(
+        name="dense" if scorer == "none" or keep_ratio == 1 else "pruned",
+        scorer=scorer,
+        keep_ratio=keep_ratio,
+        prune_layer=prune_layer,
+        num_windows=encoded.keep_mask.numel(),
+        num_windows_kept=sum(kept_per_frame),
+        kept_per_frame=kept_per_frame,
+        seconds={
+            "preprocess": preprocessed - started,
+            **encoded.seconds,
+            "llm_prefill": prefill_s + sum(a.seconds["llm_prefill"] for a in answers),
+            "decode": sum(a.seconds["decode"] for a in answers),
+        },
+        peak_bytes=memory.peak_bytes(),
+        answers=answers,
+    )
+
+
+def load(model: str, *, device: str, dtype: str) -> Any:
+    """Load a model family with its scorer.
+
+    Args:
+        model: a checkpoint folder or a hub id.
+        device: "cpu" or "cuda".
+        dtype: "float32", "bfloat16" or "float16".
+
+    Returns:
+        The family, ready to encode.
+
+    Raises:
+        InputError: no such folder, or a model of a kind that is not supported.
+        EnvironmentFailure: the hub cannot be reached and the model is not in the cache.
+    """
+    from transformers.utils import logging
+
+    from stts_cli.families import load_family
+
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        return load_family(model, device=device, dtype=getattr(torch, dtype))
+    except OSError as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EnvironmentFailure(
+            f"model '{model}' cannot be loaded ({line[:160]}) -> a checkpoint folder or a hub id -> check the name "
+            "and the network"
+        ) from error
+
+
+def resolve_scorer(family: Any, scorer: str, keep_ratio: float | None) -> tuple[str, float, list[str]]:
+    """Decide who scores the windows and how many stay.
+
+    Args:
+        family: a loaded model family.
+        scorer: "auto", "learned", "temporal", "random" or "none".
+        keep_ratio: fraction of windows kept, or None for the checkpoint's own.
+
+    Returns:
+        The scorer ("auto" decided), the keep ratio, and notes for the user.
+
+    Raises:
+        InputError: the learned scorer was asked for and the checkpoint has none.
+    """
+    notes = []
+    given = keep_ratio
+    keep_ratio = family.settings.keep_ratio if keep_ratio is None else keep_ratio
+    if scorer == "learned" and family.scorer is None:
+        raise InputError(f"{family.model_name} has no learned scorer -> temporal, random, none -> change --scorer")
+    if scorer == "none" and given is not None and given < 1:
+        notes.append(f"scorer none keeps every window: keep ratio {given:g} has no effect")
+    if scorer == "none" or keep_ratio == 1:
+        return "none", 1.0, notes
+    if scorer == "auto":
+        scorer = "learned" if family.scorer is not None else "temporal"
+        if scorer == "temporal":
+            notes.append("this checkpoint has no learned scorer: the training-free temporal scorer is used")
+    return scorer, keep_ratio, notes
+
+
+def _reply(
+    family: Any,
+    prefix: VideoPrefix,
+    question_ids: torch.Tensor,
+    question: str,
+    options: Sequence[str],
+    max_new_tokens: int,
+) -> Answer:
+    """Answer one question; the caller fills in what it knows of the prompt."""
+    blank = {"question": question, "num_prompt_tokens": 0, "ttft_s": 0.0, "savings": {}}
+    eos = family.eos_token_ids
+    if not options:
+        said = answer(family.model, prefix, question_ids, max_new_tokens=max_new_tokens, eos_token_ids=eos)
+        return Answer(
+            text=family.tokenizer.decode(said.token_ids, skip_special_tokens=True).strip(),
+            finished=said.finished,
+            options=None,
+            num_new_tokens=said.num_decoded,
+            seconds={"llm_prefill": said.prefill_s, "decode": said.decode_s},
+            **blank,
+        )
+    option_ids = [family.tokenizer(text, add_special_tokens=False)["input_ids"] for text in options]
+    scored = score_options(family.model, prefix, question_ids, option_ids, eos_token_ids=eos)
+    shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
+    ranked = [
+        {"text": text, "log_likelihood": score, "probability": share}
+        for text, score, share in zip(options, scored.log_likelihoods, shares, strict=True)
+    ]
+    return Answer(
+        text=max(ranked, key=lambda option: option["log_likelihood"])["text"],
+        finished=True,
+        options=ranked,
+        num_new_tokens=sum(scored.num_tokens),
+        seconds={"llm_prefill": scored.prefill_s, "decode": scored.scoring_s},
+        **blank,
+    )
+
+
+def _warm_up(family: Any, clip: Clip, **settings: Any) -> None:
+    """Let both arms run once on a few frames, so that the first one measured does not pay for first use."""
+    few = dataclasses.replace(
+        clip, frames=clip.frames[:WARM_UP_FRAMES], timestamps_s=clip.timestamps_s[:WARM_UP_FRAMES]
+    )
+    answer_questions(family, few, ["?"], max_new_tokens=2, **settings)
+    answer_questions(family, few, ["?"], max_new_tokens=2, keep_ratio=1.0, scorer="none")
+
+
+def _describe(path: str | Path, clip: Clip) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "duration_s": clip.duration_s,
+        "source_fps": clip.source_fps,
+        "num_source_frames": clip.num_source_frames,
+        "num_frames": len(clip.timestamps_s),
+        "timestamps_s": clip.timestamps_s,
+        "frame_size": list(clip.frames.shape[1:3]),
+        "backend": clip.backend,
+        "fallback_reason": clip.fallback_reason,
+    }
