@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from stts_cli import cli
+from stts_cli.errors import EnvironmentFailure, InputError, SttsError, suggest
+
+
+def test_suggest_names_the_nearest_word_or_all():
+    assert suggest("framse", ["frames", "model"]) == "; did you mean 'frames'?"
+    assert suggest("zzz", ["model", "frames"]) == "; known: frames, model"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (InputError("no such file"), 2, "no such file"),
+        (SttsError("plain"), 2, "plain"),
+        (EnvironmentFailure("no GPU"), 3, "no GPU"),
+        (MemoryError(), 3, "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), 3, "--frames"),
+        (ModuleNotFoundError("No module named 'accelerate'", name="accelerate"), 3, "pip install accelerate"),
+        (KeyError("windows"), 1, "a bug in stts: KeyError"),
+        (ValueError("several\nlines"), 1, "several lines"),
+    ],
+)
+def test_every_exception_has_one_line_and_a_code(error, code, words):
+    sentence, given = cli.describe_failure(error)
+    assert given == code
+    assert words in sentence
+    assert "\n" not in sentence

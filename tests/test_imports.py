@@ -1,0 +1,97 @@
+"""Imports go down only: the rooms of the house, parsed from the files themselves."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "stts_cli"
+BELOW_COMMANDS = {"video", "generate", "families", "pruning", "savings", "device", "errors", "__init__"}
+
+# room -> rooms it may import; a room may always import itself
+ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "savings": {"errors"},
+    "presets": {"errors"},
+    "device": {"errors"},
+    "video": {"errors"},
+    "visual": {"errors"},
+    "pruning": {"errors"},
+    "generate": {"device", "errors"},
+    "families": {"pruning", "savings", "device", "errors"},
+    "shapes": {"errors"},
+    "pipeline": BELOW_COMMANDS,
+    "profiling": BELOW_COMMANDS | {"pipeline"},
+    "training": BELOW_COMMANDS | {"shapes"},
+    "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes"},
+    "report": {"errors", "__init__"},
+    "cli": {
+        "report", "pipeline", "benchmarks", "training", "profiling", "visual", "presets", "savings", "errors", "__init__",
+    },  # fmt: skip
+}
+# package -> rooms that may import it
+CONFINED = {
+    "typer": {"cli", "report"},
+    "rich": {"cli", "report"},
+    "decord": {"video"},
+    "av": {"video", "shapes"},  # shapes writes H.264 files
+    "transformers": {"families", "generate", "pipeline", "training", "benchmarks"},
+    "click": set(),
+    "torchvision": set(),
+}
+WITHOUT_TORCH = {"__init__", "errors", "savings", "presets", "video", "report", "cli"}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_modules(path: Path) -> list[str]:
+    """Absolute dotted names a file imports, at its top or inside functions, type checking included."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{path.name}: a new room; say in ALLOWED what it may import"
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] == "stts_cli":
+            target = parts[1] if (PACKAGE / parts[1]).is_dir() or (PACKAGE / f"{parts[1]}.py").exists() else "__init__"
+            assert target == room or target in ALLOWED[room], f"{room} imports {name}"
+        assert room in CONFINED.get(parts[0], {room}), f"{room} imports {name}"
+        if room in WITHOUT_TORCH:
+            assert parts[0] != "torch", f"{room} imports {name}"
+
+
+def test_families_do_not_import_each_other():
+    files = [path for path in (PACKAGE / "families").glob("*.py") if path.stem != "__init__"]
+    for path in files:
+        others = {f"stts_cli.families.{other.stem}" for other in files if other != path and other.stem != "protocol"}
+        for name in imported_modules(path):
+            assert not any(name == other or name.startswith(other + ".") for other in others), f"{path.name}: {name}"
+
+
+def test_the_test_itself_sees_imports(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text("import os.path\ndef f():\n    from stts_cli.video import probe\n")
+    assert imported_modules(path) == ["os.path", "stts_cli.video.probe"]
+
+
+def test_no_file_is_a_drawer():
+    assert not [path for path in sources() if path.stem in {"utils", "common", "types", "helpers", "misc"}]
