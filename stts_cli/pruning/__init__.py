@@ -1,0 +1,37 @@
+"""The method: score windows inside the ViT, keep the best, run the remaining blocks on what was kept.
+
+Source: arXiv 2603.18004. Everything here is a function of tensors: no transformers, no files, no command line. Shape
+letters: T frames (the videos of a batch one after the other), N patches a frame, W windows a frame, P patches a window,
+M packed patches, V visual tokens, D width, H heads, K head dim.
+"""
+
+from stts_cli.pruning.attention import KERNELS, log_score_bias, varlen_attention
+from stts_cli.pruning.losses import temporal_loss, temporal_target
+from stts_cli.pruning.packing import PackedPatches, pack, unpack
+from stts_cli.pruning.placeholders import shrink_placeholders
+from stts_cli.pruning.pruned_vit import VitOutput, prune_and_encode
+from stts_cli.pruning.scorer import SCORERS, TokenScorer, random_scores, reference_scores, temporal_scores
+from stts_cli.pruning.selection import num_dropped, select_windows
+from stts_cli.pruning.windows import window_index
+
+__all__ = [
+    "KERNELS",
+    "SCORERS",
+    "PackedPatches",
+    "TokenScorer",
+    "VitOutput",
+    "log_score_bias",
+    "num_dropped",
+    "pack",
+    "prune_and_encode",
+    "random_scores",
+    "reference_scores",
+    "select_windows",
+    "shrink_placeholders",
+    "temporal_loss",
+    "temporal_scores",
+    "temporal_target",
+    "unpack",
+    "varlen_attention",
+    "window_index",
+]

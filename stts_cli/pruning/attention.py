@@ -1,0 +1,268 @@
+"""Attention over packed frames, (M, H, K) -> (M, H, K), and the bias that scores put on keys.
+
+Comes with the ViT blocks after pruning: one signature over several kernels. `flash_attn` is the flash-attn package's
+varlen function, `torch_varlen` is torch.nn.attention.varlen; both need CUDA and half precision. `sdpa` and `eager` run
+anywhere: frames of like length are grouped into a few padded batches, so the Python loop is over groups, never over
+frames. Linear layers never see that padding. `log_score_bias` is the paper's soft bias (arXiv 2603.18004, spatial
+learning), used in the one dense block between scoring and dropping: it is how the language-model loss reaches the
+scorer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stts_cli.errors import EnvironmentFailure
+from stts_cli.pruning.windows import first_frames, patch_window
+
+KERNELS = ("auto", "flash_attn", "torch_varlen", "sdpa", "eager")
+LOWEST_BIAS = -2.0
+_MIN_RANGE = 1e-4
+_GROUP_OVERHEAD = 16_384  # a group costs about as much as this many query-key pairs of one head
+
+
+@dataclass(frozen=True)
+class FrameGroup:
+    """Frames of like length as one padded batch.
+
+    Attributes:
+        num_frames: F, rows of the batch.
+        length: S, the longest of them.
+        token: int64 (m,) packed positions of the group's patches.
+        slot: int64 (m,) their slots among the F * S of the batch; None when every frame is full and in order.
+        key_mask: bool (F, 1, 1, S), True = a patch; None when every frame is full.
+    """
+
+    num_frames: int
+    length: int
+    token: Tensor
+    slot: Tensor | None
+    key_mask: Tensor | None
+
+
+def group_frames(lengths: tuple[int, ...], device: torch.device | str = "cpu") -> list[FrameGroup]:
+    """Group frames of like length so that padding and the number of batches are small together.
+
+    Args:
+        lengths: patches of each packed frame, each > 0.
+        device: where the indices go.
+
+    Returns:
+        Groups that hold each frame once; the split minimises padded query-key pairs plus a fixed cost a group.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    starts, total = [], 0
+    for n in lengths:
+        starts.append(total)
+        total += n
+    groups, first = [], 0
+    for size in _best_split([lengths[i] for i in order]):
+        frames = torch.tensor(sorted(order[first : first + size]))
+        first += size
+        sizes = torch.tensor(lengths)[frames]
+        longest = int(sizes.max())
+        place = torch.arange(longest)
+        filled = place < sizes[:, None]
+        token = (torch.tensor(starts)[frames][:, None] + place)[filled].to(device)
+        if bool(filled.all()):
+            groups.append(FrameGroup(size, longest, token, None, None))
+        else:
+            slot = filled.reshape(-1).nonzero().squeeze(1).to(device)
+            groups.append(FrameGroup(size, longest, token, slot, filled[:, None, None].to(device)))
+    return groups
+
+
+def _best_split(descending: list[int]) -> list[int]:
+    """Cut a descending list into runs of least size * longest^2 + overhead, by a dynamic programme over its values."""
+    edges = [i for i, n in enumerate(descending) if i == 0 or n != descending[i - 1]] + [len(descending)]
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end in range(1, len(edges)):
+        best.append(
+            min(
+                (best[start][0] + (edges[end] - edges[start]) * descending[edges[start]] ** 2 + _GROUP_OVERHEAD, start)
+                for start in range(end)
+            )
+        )
+    sizes, end = [], len(edges) - 1
+    while end > 0:
+        start = best[end][1]
+        sizes.append(edges[end] - edges[start])
+        end = start
+    return sizes[::-1]
+
+
+def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> tuple[str, str]:
+    """Settle which kernel runs, and why.
+
+    Args:
+        kernel: one of `KERNELS`.
+        device: where the tokens are.
+        dtype: their dtype.
+        needs_grad: whether gradients will be asked for.
+
+    Returns:
+        (a kernel's name other than "auto", one clause of reason, empty when it is what was asked for).
+
+    Raises:
+        ValueError: unknown kernel, or one that cannot run on this device or dtype.
+        EnvironmentFailure: flash-attn was asked for by name and is not installed.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel '{kernel}' is unknown -> known: {', '.join(KERNELS)}")
+    on_gpu = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+    has_flash = importlib.util.find_spec("flash_attn") is not None
+    if kernel in ("flash_attn", "torch_varlen"):
+        if kernel == "flash_attn" and not has_flash:
+            raise EnvironmentFailure("kernel flash_attn: flash-attn is not installed -> pip install 'stts[flash]'")
+        if not on_gpu:
+            raise ValueError(f"kernel {kernel} needs CUDA and half precision, not {device.type} {dtype} -> use auto")
+    if kernel != "auto":
+        return kernel, ""
+    if on_gpu:
+        return ("flash_attn", "") if has_flash else ("torch_varlen", "flash-attn is not installed")
+    if device.type == "cpu" and dtype == torch.bfloat16 and needs_grad:
+        return "eager", "SDPA's bfloat16 backward is slow on the CPU"
+    return "sdpa", f"varlen kernels need CUDA and half precision, not {device.type} {dtype}"
+
+
+def varlen_attention(
+    q_MHK: Tensor,
+    k_MHK: Tensor,
+    v_MHK: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    scale: float,
+    kernel: str = "auto",
+    groups: list[FrameGroup] | None = None,
+) -> Tensor:
+    """Let each patch attend to the patches of its own frame.
+
+    Args:
+        q_MHK: (M, H, K) queries, any float dtype.
+        k_MHK: (M, H, K) keys.
+        v_MHK: (M, H, K) values.
+        cu_seqlens: int32 (T' + 1,) frame borders.
+        max_seqlen: the longest frame.
+        scale: factor on the logits.
+        kernel: one of `KERNELS`.
+        groups: `group_frames` of the same frames, to spare its cost when many blocks share it.
+
+    Returns:
+        (M, H, K), differentiable.
+
+    Raises:
+        ValueError: unknown kernel, or one that cannot run here.
+        EnvironmentFailure: flash-attn was asked for by name and is not installed.
+    """
+    needs_grad = torch.is_grad_enabled() and (q_MHK.requires_grad or k_MHK.requires_grad or v_MHK.requires_grad)
+    name, _ = choose_kernel(kernel, q_MHK.device, q_MHK.dtype, needs_grad)
+    if name == "flash_attn":
+        from flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(
+            q_MHK, k_MHK, v_MHK, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, softmax_scale=scale, causal=False
+        )
+    if name == "torch_varlen":
+        from torch.nn.attention.varlen import varlen_attn
+
+        out = varlen_attn(q_MHK, k_MHK, v_MHK, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale)
+        return out[0] if isinstance(out, tuple) else out
+    if groups is None:
+        groups = group_frames(tuple(cu_seqlens.diff().tolist()), q_MHK.device)
+    return _grouped_attention(q_MHK, k_MHK, v_MHK, groups, scale, explicit=name == "eager")
+
+
+def _grouped_attention(
+    q: Tensor, k: Tensor, v: Tensor, groups: list[FrameGroup], scale: float, explicit: bool
+) -> Tensor:
+    outputs, tokens = [], []
+    for group in groups:
+        batch = (_to_batch(q, group), _to_batch(k, group), _to_batch(v, group))
+        out = batched_attention(*batch, scale, group.key_mask, explicit).transpose(1, 2)
+        flat = out.reshape(group.num_frames * group.length, *q.shape[1:])
+        outputs.append(flat if group.slot is None else flat.index_select(0, group.slot))
+        tokens.append(group.token)
+    if len(groups) == 1:
+        return outputs[0]
+    return torch.empty_like(q).index_copy(0, torch.cat(tokens), torch.cat(outputs))
+
+
+def _to_batch(x_MHK: Tensor, group: FrameGroup) -> Tensor:
+    """Gather a group's tokens to (F, H, S, K), zeros in padded slots."""
+    rows = x_MHK if len(group.token) == len(x_MHK) else x_MHK.index_select(0, group.token)
+    if group.slot is not None:
+        rows = x_MHK.new_zeros(group.num_frames * group.length, *x_MHK.shape[1:]).index_copy(0, group.slot, rows)
+    return rows.view(group.num_frames, group.length, *x_MHK.shape[1:]).transpose(1, 2)
+
+
+def batched_attention(
+    q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, scale: float, key_bias: Tensor | None, explicit: bool
+) -> Tensor:
+    """Attend within each row of a batch.
+
+    Args:
+        q_BHSK: (B, H, S, K) queries.
+        k_BHSK: (B, H, S, K) keys.
+        v_BHSK: (B, H, S, K) values.
+        scale: factor on the logits.
+        key_bias: added to the logits (float), or True where a key may be seen (bool); broadcasts to (B, H, S, S).
+        explicit: two matrix products and a softmax instead of SDPA.
+
+    Returns:
+        (B, H, S, K) of the same dtype.
+    """
+    if key_bias is not None and key_bias.is_floating_point():
+        key_bias = key_bias.to(q_BHSK.dtype)
+    if not explicit:
+        return functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=key_bias, scale=scale)
+    logits = torch.matmul(q_BHSK * scale, k_BHSK.transpose(2, 3))
+    if key_bias is not None:
+        if key_bias.dtype == torch.bool:
+            key_bias = torch.zeros_like(key_bias, dtype=logits.dtype).masked_fill(~key_bias, float("-inf"))
+        logits = logits + key_bias
+    return torch.matmul(logits.softmax(-1), v_BHSK)
+
+
+def log_score_bias(
+    scores_TW: Tensor,
+    window_index: Tensor,
+    grid: tuple[int, int],
+    video_lengths: list[int],
+    rescale: str = "row",
+) -> Tensor:
+    """Turn window scores into an additive bias on attention keys.
+
+    Scores are stretched by min-max to [e^-2, 1] and the logarithm is taken: 0 for the most important patch, -2 for the
+    least. Differentiable: this is where the language-model loss reaches the scorer.
+
+    Args:
+        scores_TW: (T, W) scores, with gradient.
+        window_index: int64 (W, P) window table.
+        grid: patch rows and columns of a frame.
+        video_lengths: frames of each video; they add up to T. First frames get 0.
+        rescale: "row" takes minimum and maximum over each patch row, "frame" over each frame.
+
+    Returns:
+        float32 (T, N) in [-2, 0]. Where all scores are (nearly) equal, -2.
+
+    Raises:
+        ValueError: unknown rescale.
+
+    Source: arXiv 2603.18004, spatial learning. The published code rescales by patch row, the text reads as by frame.
+    """
+    if rescale not in ("row", "frame"):
+        raise ValueError(f"bias rescale '{rescale}' is unknown -> known: row, frame")
+    num_frames = scores_TW.shape[0]
+    owner = patch_window(window_index, grid[0] * grid[1])
+    spread = scores_TW.float().index_select(1, owner)
+    spread = spread.view(num_frames, *grid) if rescale == "row" else spread.view(num_frames, 1, -1)
+    low, high = spread.amin(-1, keepdim=True), spread.amax(-1, keepdim=True)
+    floor = torch.tensor(LOWEST_BIAS).exp().item()
+    bias = (floor + (1 - floor) * (spread - low) / (high - low).clamp_min(_MIN_RANGE)).log()
+    later = ~first_frames(video_lengths, num_frames, scores_TW.device)
+    return bias.view(num_frames, -1) * later[:, None]

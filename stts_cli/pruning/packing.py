@@ -1,0 +1,159 @@
+"""Packing: turn the ragged frames that selection leaves into dense work.
+
+Comes after block `prune_layer` + 1: (T, N, D) and a keep mask in; out either *varlen* (the default), the kept patches
+of all frames one after the other, (M, D), with no padding at all, or *bins* (the paper's layout), whole frames put
+first-fit- descending into rows of N slots with a block-diagonal attention mask. For the same kept patches both give the
+same numbers.
+Source: arXiv 2603.18004, packing. Attention over either layout is attention.py's work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class PackedPatches:
+    """Kept patches of several frames, one after the other.
+
+    Attributes:
+        tokens: (M, D).
+        cu_seqlens: int32 (T' + 1,) where each frame starts and ends; frames that keep nothing are left out.
+        max_seqlen: the longest frame.
+        index: int64 (M,) each patch's place among the T * N flattened patches, ascending.
+        lengths: patches of each of the T' frames, as plain integers, so that no kernel has to wait for the device.
+    """
+
+    tokens: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    index: Tensor
+    lengths: tuple[int, ...]
+
+
+def pack(hidden_TND: Tensor, keep_TN: Tensor) -> PackedPatches:
+    """Concatenate the kept patches of all frames.
+
+    Args:
+        hidden_TND: (T, N, D) any float dtype, with or without gradient.
+        keep_TN: bool (T, N), True = kept.
+
+    Returns:
+        The packed patches; gradients pass back to `hidden_TND`.
+
+    Raises:
+        ValueError: mask and patches disagree in shape.
+    """
+    if keep_TN.shape != hidden_TND.shape[:2]:
+        raise ValueError(f"keep mask {tuple(keep_TN.shape)} for patches {tuple(hidden_TND.shape[:2])}: they must agree")
+    index = keep_TN.reshape(-1).nonzero().squeeze(1)
+    lengths = tuple(n for n in keep_TN.sum(1).tolist() if n)
+    cu_seqlens = functional.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+    tokens = hidden_TND.flatten(0, 1).index_select(0, index)
+    return PackedPatches(tokens, cu_seqlens.to(hidden_TND.device), max(lengths, default=0), index, lengths)
+
+
+def unpack(packed: PackedPatches, num_frames: int, num_patches: int, fill: float = 0.0) -> Tensor:
+    """Put packed patches back in their frames.
+
+    Args:
+        packed: what `pack` made, its tokens perhaps changed since.
+        num_frames: T.
+        num_patches: N.
+        fill: value of patches that were not kept.
+
+    Returns:
+        (T, N, D) of the tokens' dtype.
+    """
+    flat = packed.tokens.new_full((num_frames * num_patches, packed.tokens.shape[1]), fill)
+    return flat.index_copy(0, packed.index, packed.tokens).view(num_frames, num_patches, -1)
+
+
+@dataclass(frozen=True)
+class BinnedPatches:
+    """Frames put into bins of N slots, whole frames only.
+
+    Attributes:
+        tokens: (B, N, D), zeros in slots left over.
+        segment: int64 (B, N) the frame of each slot, -1 where none: slots attend within their segment only.
+        kept_slot: int64 (M,) flattened slot of each kept patch, in the order of `index`.
+        index: int64 (M,) each kept patch's place among the T * N flattened patches, ascending.
+    """
+
+    tokens: Tensor
+    segment: Tensor
+    kept_slot: Tensor
+    index: Tensor
+
+
+def first_fit_descending(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Put items into as few bins as first-fit-descending finds.
+
+    Args:
+        lengths: size of each item, 0 to skip it.
+        capacity: size of a bin.
+
+    Returns:
+        The items' positions, one list a bin; equal sizes keep their order.
+
+    Raises:
+        ValueError: an item is larger than a bin.
+
+    Source: arXiv 2603.18004, packing.
+    """
+    if max(lengths, default=0) > capacity:
+        raise ValueError(f"a frame keeps {max(lengths)} patches, a bin holds {capacity}: bins must hold a whole frame")
+    bins: list[list[int]] = []
+    free: list[int] = []
+    for item in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]):
+        place = next((b for b, room in enumerate(free) if room >= lengths[item]), len(bins))
+        if place == len(bins):
+            bins.append([])
+            free.append(capacity)
+        bins[place].append(item)
+        free[place] -= lengths[item]
+    return bins
+
+
+def pack_bins(hidden_TND: Tensor, keep_TN: Tensor, refill_lone_frames: bool = False) -> BinnedPatches:
+    """Put the kept patches of whole frames into bins of N slots.
+
+    Args:
+        hidden_TND: (T, N, D) any float dtype.
+        keep_TN: bool (T, N), True = kept.
+        refill_lone_frames: give a frame that is alone in its bin all its N patches as context; only its kept ones go
+            on. Its outputs then depend on the packing.
+
+    Returns:
+        The bins; gradients pass back to `hidden_TND`.
+
+    Source: arXiv 2603.18004, packing; refilling is a quirk of the published code and off by default.
+    """
+    num_frames, num_patches, width = hidden_TND.shape
+    device = hidden_TND.device
+    present = keep_TN.clone()
+    bins = first_fit_descending(keep_TN.sum(1).tolist(), num_patches)
+    if refill_lone_frames:
+        present[[frames[0] for frames in bins if len(frames) == 1]] = True
+    counts = present.sum(1).tolist()
+    offset = torch.zeros(num_frames, dtype=torch.long)
+    for row, frames in enumerate(bins):
+        used = 0
+        for frame in frames:
+            offset[frame] = row * num_patches + used
+            used += counts[frame]
+    patches = present.reshape(-1).nonzero().squeeze(1)
+    frame_of = patches // num_patches
+    within = (present.cumsum(1) - 1).reshape(-1)[patches]
+    slot = offset.to(device)[frame_of] + within
+    num_slots = len(bins) * num_patches
+    rows = hidden_TND.flatten(0, 1).index_select(0, patches)
+    tokens = hidden_TND.new_zeros(num_slots, width).index_copy(0, slot, rows)
+    segment = torch.full((num_slots,), -1, dtype=torch.long, device=device).index_copy_(0, slot, frame_of)
+    kept = keep_TN.reshape(-1)[patches]
+    shape = (len(bins), num_patches)
+    return BinnedPatches(tokens.view(*shape, width), segment.view(shape), slot[kept], patches[kept])

@@ -1,0 +1,220 @@
+"""Scorers: how much each window of a clip is worth keeping, (T, N, D) features in, (T, W) scores out, high = keep.
+
+Runs once, on the output of ViT block `prune_layer`. `TokenScorer` is the paper's learned scorer (arXiv 2603.18004,
+token scorer); the others need no training and exist to compare with: `temporal` (change since the previous frame),
+`reference` (change since the frame in which that position last changed) and `random`. No text is seen by any of them.
+Choosing windows from scores is selection.py's work.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stts_cli.pruning.losses import temporal_target
+from stts_cli.pruning.selection import num_dropped
+from stts_cli.pruning.windows import first_frames, gather_windows
+
+SCORERS = {
+    "learned": "the paper's scorer, trained with the model",
+    "temporal": "training-free: change since the previous frame",
+    "reference": "training-free: change since the frame in which that position last changed",
+    "random": "seeded noise",
+    "tome": "no scores: merges similar windows of a frame instead of dropping any",
+    "none": "dense: nothing is dropped",
+}
+
+
+def _init_linear(linear: nn.Linear) -> nn.Linear:
+    nn.init.trunc_normal_(linear.weight, std=linear.in_features**-0.5)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class WindowPool(nn.Module):
+    """Pool each window to one vector by attention; the query is the mean of the window's patches.
+
+    Args:
+        hidden_size: D.
+        num_heads: H.
+        head_dim: K; D / H when not given.
+
+    Source: arXiv 2603.18004, token scorer: the same kind of attention as a ViT block.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, head_dim: int | None = None) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim or hidden_size // num_heads
+        inner = num_heads * self.head_dim
+        self.q_proj = _init_linear(nn.Linear(hidden_size, inner))
+        self.k_proj = _init_linear(nn.Linear(hidden_size, inner))
+        self.v_proj = _init_linear(nn.Linear(hidden_size, inner))
+        self.o_proj = _init_linear(nn.Linear(inner, hidden_size))
+
+    def forward(self, x_TND: Tensor, window_index: Tensor) -> Tensor:
+        """Pool the windows of every frame.
+
+        Args:
+            x_TND: (T, N, D) features.
+            window_index: int64 (W, P) window table, -1 in empty slots.
+
+        Returns:
+            (T, W, D) of the same dtype.
+        """
+        num_frames = x_TND.shape[0]
+        filled = window_index >= 0
+        mean = gather_windows(x_TND, window_index).sum(2) / filled.sum(1, keepdim=True).to(x_TND.dtype)
+        split = (num_frames, *window_index.shape, self.num_heads, self.head_dim)
+        q = self.q_proj(mean).view(num_frames, len(window_index), 1, self.num_heads, self.head_dim)
+        k = gather_windows(self.k_proj(x_TND), window_index).view(split)
+        v = gather_windows(self.v_proj(x_TND), window_index).view(split)
+        logits = (q * k).sum(-1) * self.head_dim**-0.5
+        logits = logits.masked_fill(~filled[..., None], float("-inf"))
+        weights = logits.softmax(2, dtype=torch.float32).to(v.dtype)
+        return self.o_proj((weights[..., None] * v).sum(2).flatten(-2))
+
+
+class ScoreMlp(nn.Module):
+    """Three linear layers with SiLU between them, (…, in_size) -> (…, 1).
+
+    Args:
+        in_size: width of the input.
+        mlp_size: width of both hidden layers.
+    """
+
+    def __init__(self, in_size: int, mlp_size: int) -> None:
+        super().__init__()
+        self.fc1 = _init_linear(nn.Linear(in_size, mlp_size))
+        self.fc2 = _init_linear(nn.Linear(mlp_size, mlp_size))
+        self.fc3 = _init_linear(nn.Linear(mlp_size, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, in_size) to (…, 1) logits of the same dtype."""
+        return self.fc3(functional.silu(self.fc2(functional.silu(self.fc1(x)))))
+
+
+class TokenScorer(nn.Module):
+    """The learned scorer: pooled window beside its predecessor one frame before, through an MLP, to a score.
+
+    Args:
+        hidden_size: ViT width D.
+        num_heads: the ViT's number of heads.
+        mlp_size: the ViT's MLP width.
+        head_dim: the ViT's head dim; D / heads when not given.
+
+    Source: arXiv 2603.18004, token scorer. Truncated-normal init with std sqrt(1 / fan_in), zero biases.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_size: int, head_dim: int | None = None) -> None:
+        super().__init__()
+        self.pool = WindowPool(hidden_size, num_heads, head_dim)
+        self.mlp = ScoreMlp(2 * hidden_size, mlp_size)
+
+    def forward(self, x_TND: Tensor, window_index: Tensor, video_lengths: list[int]) -> Tensor:
+        """Score every window of every frame.
+
+        Args:
+            x_TND: (T, N, D) output of ViT block `prune_layer`.
+            window_index: int64 (W, P) window table on the same device.
+            video_lengths: frames of each video; they add up to T. A first frame sees zeros as its predecessor.
+
+        Returns:
+            float32 (T, W) in (0, 1).
+
+        Raises:
+            ValueError: the lengths do not add up to T.
+        """
+        pooled = self.pool(x_TND, window_index)
+        later = ~first_frames(video_lengths, x_TND.shape[0], x_TND.device)
+        previous = torch.cat([torch.zeros_like(pooled[:1]), pooled[:-1]]) * later[:, None, None].to(pooled.dtype)
+        return self.mlp(torch.cat([pooled, previous], -1)).squeeze(-1).float().sigmoid()
+
+
+def temporal_scores(x_TND: Tensor, window_index: Tensor, video_lengths: list[int]) -> Tensor:
+    """Score windows by how much they changed since the previous frame, without training.
+
+    Args:
+        x_TND: (T, N, D) features.
+        window_index: int64 (W, P) window table.
+        video_lengths: frames of each video; they add up to T.
+
+    Returns:
+        float32 (T, W) in [0, 2]; no gradient.
+
+    Source: arXiv 2603.18004: the target of the temporal loss, used as the score itself.
+    """
+    return temporal_target(x_TND, window_index, video_lengths)
+
+
+def random_scores(num_frames: int, num_windows: int, seed: int | torch.Generator = 0) -> Tensor:
+    """Score windows by seeded noise.
+
+    Args:
+        num_frames: T.
+        num_windows: W.
+        seed: an integer, or a CPU generator to draw from.
+
+    Returns:
+        float32 (T, W) in [0, 1) on the CPU, so that a seed means the same on every device.
+    """
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return torch.rand(num_frames, num_windows, generator=generator)
+
+
+def reference_scores(
+    x_TND: Tensor,
+    window_index: Tensor,
+    video_lengths: list[int],
+    keep_ratio: float,
+    prune_from_frame: int = 0,
+    threshold: float = 0.85,
+    step: float = 0.05,
+) -> Tensor:
+    """Score windows by change since the frame in which their position last changed, without training.
+
+    A window whose cosine to its position's reference is below the threshold has changed, and becomes the new reference.
+    The threshold falls by `step` until no more windows have changed than the budget keeps; the unchanged ones follow in
+    the order of their change, so that selection meets the budget exactly.
+
+    Args:
+        x_TND: (T, N, D) features.
+        window_index: int64 (W, P) window table.
+        video_lengths: frames of each video; they add up to T.
+        keep_ratio: fraction of windows kept, in (0, 1].
+        prune_from_frame: as for `num_dropped`.
+        threshold: cosine below which a window has changed, in [-1, 1].
+        step: how much the threshold falls at a time, > 0.
+
+    Returns:
+        float32 (T, W) in [0, 2]: above 1 for changed windows, at most 1 for the others. No gradient.
+
+    Source: arXiv 2603.18004, baselines (similarity to a reference frame).
+    """
+    parts, start = [], 0
+    for length in video_lengths:
+        windows = gather_windows(x_TND[start : start + length].detach(), window_index).flatten(2)
+        num_kept = length * len(window_index) - num_dropped(length, len(window_index), keep_ratio, prune_from_frame)
+        limit = threshold
+        changed, change = _changes(windows, limit)
+        while int(changed.sum()) > num_kept and limit > -1:
+            limit -= step
+            changed, change = _changes(windows, limit)
+        parts.append(change / 2 + changed)
+        start += length
+    return torch.cat(parts)
+
+
+def _changes(windows_TWX: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Walk one video: (changed (T, W) bool, 1 - cosine to the reference (T, W) float32)."""
+    unit = functional.normalize(windows_TWX[0].float(), dim=-1)
+    changed, change = [torch.ones_like(unit[:, 0], dtype=torch.bool)], [torch.ones_like(unit[:, 0])]
+    for window in windows_TWX[1:]:
+        current = functional.normalize(window.float(), dim=-1)
+        cosine = (current * unit).sum(-1).clamp(-1, 1)
+        moved = cosine < threshold
+        unit = torch.where(moved[:, None], current, unit)
+        changed.append(moved)
+        change.append(1 - cosine)
+    return torch.stack(changed), torch.stack(change)

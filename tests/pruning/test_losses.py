@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from stts_cli.pruning import losses
+from stts_cli.pruning.losses import temporal_loss, temporal_target
+from stts_cli.pruning.windows import window_index
+
+
+def naive_target(x, index, t, w):
+    patches = [i for i in index[w].tolist() if i >= 0]
+    now, before = x[t, patches].flatten(), x[t - 1, patches].flatten()
+    return 1 - functional.cosine_similarity(now, before, dim=0).item()
+
+
+@pytest.mark.parametrize("frames_at_once", [64, 3])
+@pytest.mark.parametrize("sizes", [(4, 4, 2, 2), (5, 4, 3, 3)])
+def test_target_and_loss_equal_loops(sizes, frames_at_once, monkeypatch):
+    monkeypatch.setattr(losses, "_FRAMES_AT_ONCE", frames_at_once)
+    index = window_index(*sizes)
+    lengths = [4, 1, 3]
+    x = torch.randn(8, sizes[0] * sizes[1], 6, generator=torch.Generator().manual_seed(0))
+    scores = torch.rand(8, len(index), generator=torch.Generator().manual_seed(1), requires_grad=True)
+    target = temporal_target(x, index, lengths)
+    errors = []
+    for t in (1, 2, 3, 6, 7):
+        for w in range(len(index)):
+            expected = naive_target(x, index, t, w)
+            assert target[t, w].item() == pytest.approx(expected, abs=1e-5)
+            errors.append((scores[t, w].item() - expected) ** 2)
+    assert target[[0, 4, 5]].eq(1).all()
+    loss = temporal_loss(scores, x, index, lengths)
+    assert loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+    loss.backward()
+    assert scores.grad[[0, 4, 5]].eq(0).all()
+    assert scores.grad[[1, 2, 3, 6, 7]].ne(0).all()
+
+
+def test_still_frames_have_target_zero():
+    x = torch.randn(1, 16, 6).expand(3, -1, -1)
+    assert temporal_target(x, window_index(4, 4, 2, 2), [3])[1:].abs().max() < 1e-6
+
+
+def test_nothing_to_compare_is_zero_and_differentiable():
+    scores = torch.rand(2, 4, requires_grad=True)
+    loss = temporal_loss(scores, torch.randn(2, 16, 6), window_index(4, 4, 2, 2), [1, 1])
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_no_gradient_into_features():
+    x = torch.randn(3, 16, 6, requires_grad=True)
+    temporal_loss(torch.rand(3, 4, requires_grad=True), x, window_index(4, 4, 2, 2), [3]).backward()
+    assert x.grad is None

@@ -1,0 +1,196 @@
+import pytest
+import torch
+
+from stts_cli.pruning.attention import log_score_bias
+from stts_cli.pruning.pruned_vit import prune_and_encode
+from stts_cli.pruning.scorer import TokenScorer
+from stts_cli.pruning.selection import select_windows
+from stts_cli.pruning.windows import patch_window, window_index
+
+GRID = (5, 4)
+INDEX = window_index(*GRID, 2, 2)
+LENGTHS = [4, 1, 5]
+LAYERS = [-1, 4, 1, 2]  # packed, packed, dense, and the block with the bias
+
+
+@pytest.fixture
+def setting(tiny_blocks):
+    torch.manual_seed(1)
+    scorer = TokenScorer(24, 2, 16)
+    for p in scorer.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return tiny_blocks, torch.randn(10, 20, 24), scorer
+
+
+def encode(blocks, hidden, scorer, keep_ratio=0.5, lengths=None, **options):
+    options = {"prune_layer": 1, "feature_layers": LAYERS, **options}
+    return prune_and_encode(
+        blocks, hidden, scorer=scorer, keep_ratio=keep_ratio, window_index=INDEX.to(hidden.device), grid=GRID,
+        video_lengths=lengths or [len(hidden)], **options,
+    )  # fmt: skip
+
+
+def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row"):
+    """The slow path: every patch stays, dropped ones are masked out as keys from block l + 2 on."""
+    outputs = []
+    for i, block in enumerate(blocks):
+        mask = None
+        if i == 2:
+            scores = scorer(hidden, INDEX, lengths)
+            keep = select_windows(scores, keep_ratio, lengths)
+            mask = log_score_bias(scores, INDEX, GRID, lengths, rescale)[:, None, None]
+        if i > 2:
+            kept = keep[:, patch_window(INDEX, 20)]
+            mask = torch.zeros(kept.shape).masked_fill(~kept, float("-inf"))[:, None, None]
+            mask = torch.where(kept.any(1)[:, None, None, None], mask, 0.0)
+        hidden = block(hidden, attention_mask=mask)
+        outputs.append(hidden)
+    features = torch.cat([outputs[layer] for layer in LAYERS], -1)
+    return features, keep
+
+
+@pytest.mark.parametrize("rescale", ["row", "frame"])
+@pytest.mark.parametrize("keep_ratio", [0.75, 0.5, 0.3])
+@pytest.mark.parametrize("packing", ["varlen", "bins"])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_equals_masked_dense_path(setting, keep_ratio, rescale, packing, chunk):
+    blocks, hidden, scorer = setting
+    out = encode(blocks, hidden, scorer, keep_ratio, LENGTHS, bias_rescale=rescale, packing=packing, chunk_frames=chunk)
+    features, keep = masked_reference(blocks, hidden, scorer, keep_ratio, LENGTHS, rescale)
+    kept = keep[:, patch_window(INDEX, 20)]
+    assert torch.equal(out.keep_mask, keep)
+    assert not keep.all()
+    torch.testing.assert_close(out.features, features[kept], atol=2e-5, rtol=2e-5)
+    assert out.kept_patches == kept.sum(1).tolist()
+    # a visual token's slots point at its own window's patches
+    tokens = [(t, w) for t in range(10) for w in range(len(INDEX)) if keep[t, w]]
+    assert len(out.pool_index) == len(tokens)
+    for (t, w), slots in zip(tokens, out.pool_index, strict=True):
+        for slot, patch in zip(slots.tolist(), INDEX[w].tolist(), strict=True):
+            assert (slot < 0) == (patch < 0)
+            if slot >= 0:
+                torch.testing.assert_close(out.features[slot], features[t, patch], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("scorer_name", "keep_ratio"), [("learned", 1.0), ("none", 0.5)])
+@pytest.mark.parametrize("return_hidden", [True, False])
+def test_dense_runs_the_blocks_untouched(setting, scorer_name, keep_ratio, return_hidden):
+    blocks, hidden, scorer = setting
+    given = scorer if scorer_name == "learned" else scorer_name
+    with torch.no_grad():
+        out = encode(blocks, hidden, given, keep_ratio, LENGTHS, return_hidden=return_hidden)
+        outputs = []
+        for block in blocks:
+            outputs.append(block(outputs[-1] if outputs else hidden))
+    assert torch.equal(out.features, torch.cat([outputs[layer] for layer in LAYERS], -1).flatten(0, 1))
+    assert out.keep_mask.all()
+    assert out.kernel == "dense"
+    offsets = torch.arange(10)[:, None, None] * 20
+    assert torch.equal(out.pool_index, torch.where(INDEX >= 0, INDEX + offsets, -1).flatten(0, 1))
+    if return_hidden:
+        assert torch.equal(out.scored_hidden, outputs[1])
+
+
+@pytest.mark.parametrize("name", ["learned", "temporal", "reference", "tome"])
+def test_batch_of_videos_equals_each_alone(setting, name):
+    blocks, hidden, scorer = setting
+    given = scorer if name == "learned" else name
+    both = encode(blocks, hidden, given, 0.5, LENGTHS)
+    alone = [encode(blocks, part, given, 0.5) for part in hidden.split(LENGTHS)]
+    assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
+    parts = torch.cat([a.features for a in alone])
+    torch.testing.assert_close(both.features, parts, atol=1e-5, rtol=1e-5)
+
+
+def test_one_frame_is_not_pruned(setting):
+    blocks, hidden, scorer = setting
+    out = encode(blocks, hidden[:1], scorer, 0.2)
+    assert out.keep_mask.all()
+    assert out.kernel == "dense"
+
+
+def test_gradient_reaches_the_scorer_through_the_bias_only(setting):
+    blocks, hidden, scorer = setting
+    encode(blocks, hidden, scorer, 0.5, LENGTHS).features.square().sum().backward()
+    assert all(p.grad is not None for p in scorer.parameters())
+    assert sum(p.grad.abs().sum().item() for p in scorer.parameters()) > 1e-3
+    assert blocks[0].mlp[0].weight.grad.abs().sum() > 0
+    scorer.zero_grad(set_to_none=True)
+    encode(blocks, hidden, scorer, 0.5, LENGTHS, bias_rescale=None).features.square().sum().backward()
+    assert all(p.grad is None for p in scorer.parameters())
+
+
+def test_gradients_equal_those_of_the_masked_path(setting):
+    blocks, hidden, scorer = setting
+    parameters = [*scorer.parameters(), *blocks.parameters()]
+    out = encode(blocks, hidden, scorer, 0.5, LENGTHS)
+    weight = torch.randn(out.features.shape, generator=torch.Generator().manual_seed(3))
+    grads = torch.autograd.grad((out.features * weight).sum(), parameters)
+    features, keep = masked_reference(blocks, hidden, scorer, 0.5, LENGTHS)
+    loss = (features[keep[:, patch_window(INDEX, 20)]] * weight).sum()
+    for grad, reference in zip(grads, torch.autograd.grad(loss, parameters), strict=True):
+        torch.testing.assert_close(grad, reference, atol=1e-3, rtol=1e-3)
+
+
+def test_bfloat16_trains_with_explicit_attention(setting):
+    blocks, hidden, scorer = setting
+    exact = encode(blocks, hidden, scorer, 0.5, LENGTHS)
+    blocks, scorer = blocks.to(torch.bfloat16), scorer.to(torch.bfloat16)
+    out = encode(blocks, hidden.to(torch.bfloat16), "random", 0.5, LENGTHS)
+    assert out.kernel == "eager"
+    out.features.float().square().mean().backward()
+    assert blocks[-1].mlp[0].weight.grad.isfinite().all()
+    assert out.features.shape == encode(blocks.float(), hidden, "random", 0.5, LENGTHS).features.shape
+    assert exact.features.dtype == torch.float32
+
+
+def test_bfloat16_is_near_float32(setting):
+    blocks, hidden, _ = setting
+    with torch.no_grad():
+        exact = encode(blocks, hidden, "random", 0.5, LENGTHS).features
+        rough = encode(blocks.to(torch.bfloat16), hidden.to(torch.bfloat16), "random", 0.5, LENGTHS).features
+    assert (rough.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+def test_refilled_frames_differ_and_only_there(setting):
+    blocks, hidden, _ = setting
+    plain = encode(blocks, hidden, "random", 0.8, packing="bins")
+    refilled = encode(blocks, hidden, "random", 0.8, packing="bins", refill_lone_frames=True)
+    assert plain.features.shape == refilled.features.shape
+    assert not torch.allclose(plain.features, refilled.features, atol=1e-4)
+
+
+def test_training_free_scorers_drop_the_budget(setting):
+    blocks, hidden, _ = setting
+    for name in ("temporal", "reference", "random"):
+        out = encode(blocks, hidden, name, 0.5)
+        assert int((~out.keep_mask).sum()) == 30
+        assert out.keep_mask[0].all()
+
+
+def test_stage_times_are_there(setting):
+    blocks, hidden, scorer = setting
+    for keep in (1.0, 0.5):
+        seconds = encode(blocks, hidden, scorer, keep, LENGTHS).seconds
+        assert set(seconds) == {"vit_dense", "score_select_pack", "vit_packed"}
+        assert seconds["vit_dense"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep_ratio": 0.0}, "above 0 and at most 1"),
+        ({"keep_ratio": 0.05}, "first of 10 frames always stays"),
+        ({"prune_layer": 5}, r"prune layer 5 of 7 ViT blocks .* choose 0 to 4"),
+        ({"prune_layer": -1}, "choose 0 to 4"),
+        ({"scorer": "best"}, "scorer 'best' is unknown"),
+        ({"packing": "loose"}, "packing 'loose'"),
+        ({"refill_lone_frames": True}, "only bins can refill"),
+        ({"lengths": [3, 4]}, "add up to 7, not to 10"),
+        ({"kernel": "fast"}, "kernel 'fast' is unknown"),
+    ],
+)
+def test_bad_input(setting, options, message):
+    blocks, hidden, _ = setting
+    with pytest.raises(ValueError, match=message):
+        encode(blocks, hidden, **{"scorer": "random", **options})

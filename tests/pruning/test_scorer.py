@@ -1,0 +1,112 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from stts_cli.pruning.scorer import TokenScorer, random_scores, reference_scores, temporal_scores
+from stts_cli.pruning.selection import select_windows
+from stts_cli.pruning.windows import window_index
+
+
+def naive_pool(scorer, x, index, t, w):
+    pool, patches = scorer.pool, x[t, [i for i in index[w].tolist() if i >= 0]]
+    q, k, v = pool.q_proj(patches.mean(0)), pool.k_proj(patches), pool.v_proj(patches)
+    heads = []
+    for h in range(pool.num_heads):
+        part = slice(h * pool.head_dim, (h + 1) * pool.head_dim)
+        weights = (k[:, part] @ q[part] / math.sqrt(pool.head_dim)).softmax(0)
+        heads.append(weights @ v[:, part])
+    return pool.o_proj(torch.cat(heads))
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 2, 2), (5, 4, 3, 3)])
+def test_learned_scores_equal_a_loop(sizes):
+    torch.manual_seed(0)
+    index, lengths = window_index(*sizes), [3, 1, 2]
+    scorer, x = TokenScorer(12, 3, 20), torch.randn(6, sizes[0] * sizes[1], 12)
+    for p in scorer.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    scores = scorer(x, index, lengths)
+    for t in range(6):
+        for w in range(len(index)):
+            previous = torch.zeros(12) if t in (0, 3, 4) else naive_pool(scorer, x, index, t - 1, w)
+            hidden = torch.cat([naive_pool(scorer, x, index, t, w), previous])
+            mlp = scorer.mlp
+            logit = mlp.fc3(functional.silu(mlp.fc2(functional.silu(mlp.fc1(hidden)))))
+            assert scores[t, w].item() == pytest.approx(logit.sigmoid().item(), abs=1e-5)
+    assert scores.std() > 1e-3
+
+
+def test_learned_scorer_is_float32_out_and_differentiable():
+    scorer = TokenScorer(12, 3, 20).to(torch.bfloat16)
+    scores = scorer(torch.randn(4, 16, 12, dtype=torch.bfloat16), window_index(4, 4, 2, 2), [4])
+    assert scores.dtype == torch.float32
+    scores.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in scorer.parameters())
+
+
+def test_init_is_truncated_normal_by_fan_in():
+    weight = TokenScorer(64, 4, 256).mlp.fc2.weight
+    assert weight.std().item() == pytest.approx(256**-0.5, rel=0.05)
+    assert TokenScorer(64, 4, 256).mlp.fc2.bias.eq(0).all()
+
+
+def test_names_of_the_checkpoint():
+    names = {n.rsplit(".", 1)[0] for n in TokenScorer(8, 2, 8).state_dict()}
+    assert names == {"pool.q_proj", "pool.k_proj", "pool.v_proj", "pool.o_proj", "mlp.fc1", "mlp.fc2", "mlp.fc3"}
+
+
+def test_random_is_seeded():
+    assert torch.equal(random_scores(4, 9, 3), random_scores(4, 9, 3))
+    assert not torch.equal(random_scores(4, 9, 3), random_scores(4, 9, 4))
+
+
+def test_temporal_finds_the_window_that_moved():
+    x = torch.randn(1, 16, 8).repeat(4, 1, 1)
+    x[2, 10] = torch.randn(8)  # patch 10 is in window 3
+    scores = temporal_scores(x, window_index(4, 4, 2, 2), [4])
+    assert scores[2].argmax() == 3
+    assert scores[1].max() < 1e-5
+
+
+def naive_reference(x, index, keep_total, threshold=0.85):
+    vectors = [[x[t, w_patches].flatten() for w_patches in index.tolist()] for t in range(len(x))]
+    while True:
+        changed, change = {}, {}
+        for w in range(len(index)):
+            reference = vectors[0][w]
+            changed[0, w], change[0, w] = True, 1.0
+            for t in range(1, len(x)):
+                cosine = functional.cosine_similarity(vectors[t][w], reference, dim=0).item()
+                changed[t, w], change[t, w] = cosine < threshold, 1 - cosine
+                if changed[t, w]:
+                    reference = vectors[t][w]
+        if sum(changed.values()) <= keep_total:
+            return changed, change
+        threshold -= 0.05
+
+
+@pytest.mark.parametrize("keep_ratio", [0.9, 0.5, 0.25])
+def test_reference_equals_a_loop(keep_ratio):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 16, 8, generator=generator) + 0.7 * torch.randn(6, 16, 8, generator=generator)
+    index = window_index(4, 4, 2, 2)
+    total = 24 - int(torch.tensor(1 - keep_ratio) * 24)
+    changed, change = naive_reference(x, index, total)
+    scores = reference_scores(x, index, [6], keep_ratio)
+    for (t, w), moved in changed.items():
+        assert scores[t, w].item() == pytest.approx(change[t, w] / 2 + moved, abs=1e-5)
+    keep = select_windows(scores, keep_ratio, [6])
+    assert int(keep.sum()) == total
+    assert all(bool(keep[place]) for place, moved in changed.items() if moved)
+
+
+def test_reference_keeps_drift_that_temporal_misses():
+    # one window turns slowly: each step is small, the sum is not
+    angles = torch.linspace(0, math.pi / 2, 10)
+    x = torch.ones(10, 4, 2)
+    x[:, 0] = torch.stack([angles.cos(), angles.sin()], -1)
+    index = window_index(2, 2, 1, 1)
+    assert (reference_scores(x, index, [10], 0.5)[1:, 0] > 1).any()
+    assert temporal_scores(x, index, [10])[1:].max() < 0.05

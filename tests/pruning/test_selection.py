@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from stts_cli.pruning.selection import num_dropped, select_windows
+
+# (frames, windows, keep ratio, prune_from_frame, dropped): float32(1 - keep) * windows * frames, truncated, by hand
+BUDGETS = [
+    (64, 81, 0.5, 0, 2592),
+    (64, 81, 0.7, 0, 1555),
+    (64, 81, 0.3, 0, 3628),
+    (64, 81, 0.2, 0, 4147),
+    (128, 81, 0.7, 0, 3110),
+    (384, 81, 0.5, 0, 15552),
+    (8, 16, 0.5, 0, 64),
+    (7, 9, 0.5, 0, 31),
+    (10, 1, 0.9, 0, 1),  # 1 - 0.9 is below 0.1 in float64; in float32 it is not
+    (10, 10, 0.9, 0, 10),
+    (3, 81, 1 / 3, 0, 162),
+    (2, 16, 0.5, 0, 16),
+    (1, 81, 0.1, 0, 0),
+    (64, 81, 1.0, 0, 0),
+    (64, 81, 0.5, 1, 2551),
+    (64, 81, 0.5, 60, 162),
+    (8, 16, 0.5, 8, 0),
+    (8, 16, 0.5, 99, 0),
+]
+
+
+@pytest.mark.parametrize(("frames", "windows", "keep", "start", "dropped"), BUDGETS)
+def test_budget_table(frames, windows, keep, start, dropped):
+    assert num_dropped(frames, windows, keep, start) == dropped
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.5, 1.01, float("nan"), float("inf")])
+def test_keep_ratio_out_of_range(keep):
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        num_dropped(4, 16, keep)
+
+
+def test_keep_ratio_below_one_frame():
+    with pytest.raises(ValueError, match=r"drops 120 of 128 windows.*at most 112.*1/8"):
+        num_dropped(8, 16, 0.0625)
+
+
+def naive_selection(scores, keep_ratio, lengths, prune_from):
+    keep, start = [], 0
+    for length in lengths:
+        rows = [list(r) for r in scores[start : start + length].tolist()]
+        places = [(rows[t][w], t, w) for t in range(length) for w in range(len(rows[0])) if t >= max(1, prune_from)]
+        places.sort()
+        mask = [[True] * len(rows[0]) for _ in rows]
+        for _, t, w in places[: num_dropped(length, len(rows[0]), keep_ratio, prune_from)]:
+            mask[t][w] = False
+        keep += mask
+        start += length
+    return keep
+
+
+@pytest.mark.parametrize("keep_ratio", [1.0, 0.7, 0.5, 0.3])
+@pytest.mark.parametrize("prune_from", [0, 2])
+def test_selection_equals_a_loop(keep_ratio, prune_from):
+    lengths = [5, 1, 8, 4]
+    scores = torch.rand(18, 9, generator=torch.Generator().manual_seed(1)).round(decimals=1)  # with many ties
+    chosen = select_windows(scores, keep_ratio, lengths, prune_from)
+    assert chosen.tolist() == naive_selection(scores, keep_ratio, lengths, prune_from)
+
+
+def test_first_frame_stays_though_it_scores_lowest():
+    scores = torch.ones(4, 6)
+    scores[0] = -1.0
+    keep = select_windows(scores, 0.25, [4])
+    assert keep[0].all()
+    assert not keep[1:].any()
+
+
+def test_budget_is_clip_wide():
+    scores = torch.full((3, 4), 0.9)
+    scores[1] = 0.1
+    assert select_windows(scores, 2 / 3, [3]).tolist() == [[True] * 4, [False] * 4, [True] * 4]
+
+
+def test_no_gradient_passes():
+    scores = torch.rand(4, 4, requires_grad=True)
+    assert not select_windows(scores, 0.5, [4]).requires_grad

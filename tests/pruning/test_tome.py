@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from stts_cli.pruning.tome import merge_windows
+from stts_cli.pruning.windows import window_index
+
+INDEX = window_index(4, 4, 2, 2)
+
+
+def test_the_two_alike_windows_merge():
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 8)
+    x[1, INDEX[3]] = x[1, INDEX[2]] + 0.01 * torch.randn(4, 8)  # windows 2 (even) and 3 (odd) look alike
+    keep, merge = merge_windows(x, INDEX, [1], [2])
+    assert keep[0].all()
+    assert keep[1].tolist() == [True, True, False, True]
+    other = torch.randn(2, 16, 8)
+    merged = merge(other)
+    torch.testing.assert_close(merged[1, INDEX[3]], (other[1, INDEX[2]] + other[1, INDEX[3]]) / 2)
+    assert torch.equal(merged[1, INDEX[1]], other[1, INDEX[1]])
+    assert torch.equal(merged[0], other[0])
+
+
+@pytest.mark.parametrize(("dropped", "kept"), [(0, 36), (9, 27), (20, 16), (24, 12)])
+def test_budget_over_several_rounds_and_mass_is_kept(dropped, kept):
+    torch.manual_seed(0)
+    index = window_index(6, 6, 2, 2)
+    x = torch.randn(4, 36, 8)
+    keep, merge = merge_windows(x, index, [dropped], [4])
+    assert int(keep.sum()) == kept
+    assert keep[0].all()
+    per_frame = (~keep[1:]).sum(1)
+    assert per_frame.max() - per_frame.min() <= 1
+    # a constant stays a constant under size-weighted means
+    constant = torch.full((4, 36, 8), 3.0)
+    torch.testing.assert_close(merge(constant), constant)
+
+
+def test_sizes_weigh():
+    # one frame of four windows, three of them merged into the last one left: its mean counts each window once
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 8)
+    keep, merge = merge_windows(x, INDEX, [3], [2])
+    assert int(keep[1].sum()) == 1
+    survivor = int(keep[1].nonzero())
+    torch.testing.assert_close(merge(x)[1, INDEX[survivor]], x[1][INDEX].mean(0))
+
+
+def test_last_window_of_a_frame_stays():
+    keep, _ = merge_windows(torch.randn(2, 16, 8), INDEX, [4], [2])
+    assert int(keep[1].sum()) == 1
