@@ -33,7 +33,9 @@ def resolve_device(device: str) -> str:
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise InputError(f"device is '{device}' -> auto, cpu, cuda or cuda:N -> change --device")
     if kind == "cuda" and not (torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()):
-        raise EnvironmentFailure(f"device is '{device}' -> {torch.cuda.device_count()} CUDA devices here -> --device cpu")
+        raise EnvironmentFailure(
+            f"device is '{device}' -> {torch.cuda.device_count()} CUDA devices here -> --device cpu"
+        )
     return device
 
 

@@ -1,7 +1,8 @@
 """Say what went wrong in one line, and with which exit code.
 
-Every error a user can cause or meet is an `SttsError`; `cli.py` prints its text and exits with its `exit_code`. Anything
-else that escapes is a bug (exit 1). Messages read: what was given -> what is allowed -> what to do. Standard library only.
+Every error a user can cause or meet is an `SttsError`; `cli.py` prints its text and exits with its `exit_code`.
+Anything else that escapes is a bug (exit 1). Messages read: what was given -> what is allowed -> what to do. Standard
+library only.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 In: a stock transformers model, token ids with one placeholder a visual token, and the visual tokens. Out: text ids or
 log-likelihoods, with times. The visual tokens enter through `mm_encoder_outputs`, so nothing in the model is patched.
 
-The scorer reads no text (arXiv 2603.18004, method), so a video is encoded once, and the language model's keys and values
-of the part before the question are kept and used again for every question. That is exact: video tokens attend to each
-other in both directions, but all of them lie in that part, and text after it is causal.
+The scorer reads no text (arXiv 2603.18004, method), so a video is encoded once, and the language model's keys and
+values of the part before the question are kept and used again for every question. That is exact: video tokens attend
+to each other in both directions, but all of them lie in that part, and text after it is causal.
 
 Decoding is greedy. This module does not know how a prompt is worded or how tokens were chosen.
 """

@@ -1,12 +1,12 @@
 """The whole path of one question: video file -> frames -> kept visual tokens -> prompt -> answer.
 
-In: a model's name, a video file, questions and flat settings. Out: `AskRun`, with the answers, what was kept, and what
-that saved; `AskRun.to_dict()` is the document that `--json` prints and that report.py draws. The steps are those of arXiv
-2603.18004 (method): score windows inside the vision encoder, drop the lowest, pack, and give the language model the kept
-tokens only. A dense arm of the same run takes the same path with everything kept.
+In: a model's name, a video file, questions and flat settings. Out: `AskRun`, with the answers, what was kept, and
+what that saved; `AskRun.to_dict()` is the document that `--json` prints and that report.py draws. The steps are those
+of arXiv 2603.18004 (method): score windows inside the vision encoder, drop the lowest, pack, and give the language
+model the kept tokens only. A dense arm of the same run takes the same path with everything kept.
 
-Times are wall-clock seconds after the device has finished. TTFT runs from the frames in memory to the first token of the
-answer; reading the file is counted apart. Printing is not done here.
+Times are wall-clock seconds after the device has finished. TTFT runs from the frames in memory to the first token of
+the answer; reading the file is counted apart. Printing is not done here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from stts_cli import __version__, savings, video
+from stts_cli import __version__, generate, savings, video
 from stts_cli.device import PeakMemory, clock, resolve_device
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.generate import VideoPrefix, answer, prefill_video, score_options
+from stts_cli.generate import VideoPrefix, prefill_video
 from stts_cli.video import Clip
 
 Progress = Callable[[str], None]
@@ -175,13 +175,26 @@ def ask(
     scorer, keep_ratio, notes = resolve_scorer(family, scorer, keep_ratio)
     if clip.fallback_reason:
         notes.insert(0, f"read with PyAV: {clip.fallback_reason}")
-    flat = {"options": options, "prune_layer": prune_layer, "max_new_tokens": max_new_tokens, "progress": progress}
+
+    def run_arm(keep_ratio: float, scorer: str) -> Arm:
+        return answer_questions(
+            family,
+            clip,
+            questions,
+            options=options,
+            keep_ratio=keep_ratio,
+            scorer=scorer,
+            prune_layer=prune_layer,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
+
     if compare:
         progress("warming up")
         _warm_up(family, clip, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer)
-    arms = [answer_questions(family, clip, questions, keep_ratio=keep_ratio, scorer=scorer, **flat)]
+    arms = [run_arm(keep_ratio, scorer)]
     if compare:
-        arms.append(answer_questions(family, clip, questions, keep_ratio=1.0, scorer="none", **flat))
+        arms.append(run_arm(1.0, "none"))
     return AskRun(
         model=family.model_name,
         is_demonstration=family.is_demonstration,
@@ -226,44 +239,50 @@ def answer_questions(
     """
     device = family.model.device
     memory = PeakMemory(device)
-    progress("looking at the video" if keep_ratio < 1 else "looking at the video (dense)")
+    progress("looking at the video" if scorer != "none" else "looking at the video, dense")
     started = clock(device)
     with torch.inference_mode():
         patches = family.preprocess(torch.from_numpy(clip.frames))
         preprocessed = clock(device)
-        encoded = family.encode_video(
-            patches, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, seed=seed
-        )
+        encoded = family.encode_video(patches, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, seed=seed)
     video_s = clock(device) - started
     progress("answering")
+    prune_layer = family.settings.prune_layer if prune_layer is None else prune_layer
     prefix: VideoPrefix | None = None
     answers: list[Answer] = []
-    kept_per_frame = [int(kept) for kept in encoded.keep_mask.sum(1)]
-    prune_layer = family.settings.prune_layer if prune_layer is None else prune_layer
-    prefill_s = 0.0
+    prefix_s = 0.0
     for question in questions:
         asked = clock(device)
         prompt = family.build_prompt(clip.timestamps_s, question, encoded.keep_mask)
         ids = prompt.input_ids.to(device)
-        head = ids[:, : prompt.num_prefix]
-        if prefix is None or not torch.equal(prefix.input_ids, head):
-            types = prompt.mm_token_type_ids.to(device)[:, : prompt.num_prefix]
-            prefix = prefill_video(family.model, head, types, encoded.visual_tokens)
-            prefill_s += prefix.seconds
+        head_ids = ids[:, : prompt.num_prefix]
+        if prefix is None or not torch.equal(prefix.input_ids, head_ids):
+            types = prompt.mm_token_type_ids[:, : prompt.num_prefix].to(device)
+            prefix = prefill_video(family.model, head_ids, types, encoded.visual_tokens)
+            prefix_s += prefix.seconds
         prompt_s = clock(device) - asked
-        reply = _reply(family, prefix, ids[:, prompt.num_prefix :], question, options, max_new_tokens)
+        reply = _reply(family, prefix, ids[:, prompt.num_prefix :], options, max_new_tokens)
         count = savings.count(
             family.shape(),
-            num_frames=len(kept_per_frame),
-            kept_per_frame=kept_per_frame,
+            num_frames=len(encoded.keep_mask),
+            kept_per_frame=encoded.keep_mask.sum(1).tolist(),
             prompt_tokens_dense=prompt.dense_length,
             prompt_tokens_pruned=ids.shape[1],
             prune_layer=prune_layer,
             new_tokens=reply.num_new_tokens,
         )
-        ttft_s = reply.seconds["llm_prefill"] + prompt_s + (0.0 if answers else video_s)
         answers.append(
-            dataclasses.replace(reply, num_prompt_tokens=ids.shape[1], ttft_s=ttft_s, savings=count.to_dict())
+            Answer(
+                question=question,
+                text=reply.text,
+                finished=reply.finished,
+                options=reply.options,
+                num_prompt_tokens=ids.shape[1],
+                num_new_tokens=reply.num_new_tokens,
+                ttft_s=reply.prefill_s + prompt_s + (0.0 if answers else video_s),
+                seconds={"llm_prefill": reply.prefill_s, "decode": reply.decode_s},
+                savings=count.to_dict(),
+            )
         )
     return Arm(
         name="dense" if scorer == "none" or keep_ratio == 1 else "pruned",
@@ -271,13 +290,13 @@ def answer_questions(
         keep_ratio=keep_ratio,
         prune_layer=prune_layer,
         num_windows=encoded.keep_mask.numel(),
-        num_windows_kept=sum(kept_per_frame),
-        kept_per_frame=kept_per_frame,
+        num_windows_kept=int(encoded.keep_mask.sum()),
+        kept_per_frame=encoded.keep_mask.sum(1).tolist(),
         seconds={
             "preprocess": preprocessed - started,
             **encoded.seconds,
-            "llm_prefill": prefill_s + sum(a.seconds["llm_prefill"] for a in answers),
-            "decode": sum(a.seconds["decode"] for a in answers),
+            "llm_prefill": prefix_s + sum(answer.seconds["llm_prefill"] for answer in answers),
+            "decode": sum(answer.seconds["decode"] for answer in answers),
         },
         peak_bytes=memory.peak_bytes(),
         answers=answers,
@@ -346,42 +365,33 @@ def resolve_scorer(family: Any, scorer: str, keep_ratio: float | None) -> tuple[
     return scorer, keep_ratio, notes
 
 
+@dataclass(frozen=True)
+class _Reply:
+    text: str
+    finished: bool
+    options: list[dict[str, Any]] | None
+    num_new_tokens: int
+    prefill_s: float
+    decode_s: float
+
+
 def _reply(
-    family: Any,
-    prefix: VideoPrefix,
-    question_ids: torch.Tensor,
-    question: str,
-    options: Sequence[str],
-    max_new_tokens: int,
-) -> Answer:
-    """Answer one question; the caller fills in what it knows of the prompt."""
-    blank = {"question": question, "num_prompt_tokens": 0, "ttft_s": 0.0, "savings": {}}
+    family: Any, prefix: VideoPrefix, question_ids: torch.Tensor, options: Sequence[str], max_new_tokens: int
+) -> _Reply:
     eos = family.eos_token_ids
     if not options:
-        said = answer(family.model, prefix, question_ids, max_new_tokens=max_new_tokens, eos_token_ids=eos)
-        return Answer(
-            text=family.tokenizer.decode(said.token_ids, skip_special_tokens=True).strip(),
-            finished=said.finished,
-            options=None,
-            num_new_tokens=said.num_decoded,
-            seconds={"llm_prefill": said.prefill_s, "decode": said.decode_s},
-            **blank,
-        )
+        said = generate.answer(family.model, prefix, question_ids, max_new_tokens=max_new_tokens, eos_token_ids=eos)
+        text = family.tokenizer.decode(said.token_ids, skip_special_tokens=True).strip()
+        return _Reply(text, said.finished, None, said.num_decoded, said.prefill_s, said.decode_s)
     option_ids = [family.tokenizer(text, add_special_tokens=False)["input_ids"] for text in options]
-    scored = score_options(family.model, prefix, question_ids, option_ids, eos_token_ids=eos)
+    scored = generate.score_options(family.model, prefix, question_ids, option_ids, eos_token_ids=eos)
     shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
-    ranked = [
+    listed = [
         {"text": text, "log_likelihood": score, "probability": share}
         for text, score, share in zip(options, scored.log_likelihoods, shares, strict=True)
     ]
-    return Answer(
-        text=max(ranked, key=lambda option: option["log_likelihood"])["text"],
-        finished=True,
-        options=ranked,
-        num_new_tokens=sum(scored.num_tokens),
-        seconds={"llm_prefill": scored.prefill_s, "decode": scored.scoring_s},
-        **blank,
-    )
+    best = max(listed, key=lambda option: option["log_likelihood"])["text"]
+    return _Reply(best, True, listed, sum(scored.num_tokens), scored.prefill_s, scored.scoring_s)
 
 
 def _warm_up(family: Any, clip: Clip, **settings: Any) -> None:

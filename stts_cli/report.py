@@ -1,13 +1,14 @@
 """Show a run to people and programs: the answer, the savings table, a spinner, JSON.
 
-In: the document of `pipeline.AskRun.to_dict`. Out: text. Answers, tables and JSON go to stdout; the spinner and notes go
-to stderr. The table and the JSON are drawn from the same document, so they cannot disagree. No torch.
+In: the document of `pipeline.AskRun.to_dict`. Out: text. Answers, tables and JSON go to stdout; the spinner and notes
+go to stderr. The table and the JSON are drawn from the same document, so they cannot disagree. No torch.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -140,8 +141,8 @@ def header_lines(document: Document) -> list[str]:
     height, width = clip["frame_size"]
     asked = len(arm["answers"])
     return [
-        f"{clip['path']}: {clip['num_frames']} of {clip['num_source_frames']} frames, {times[0]:.1f} to {times[-1]:.1f} s "
-        f"of {clip['duration_s']:.1f} s, resized to {width}x{height} by {clip['backend']}",
+        f"{clip['path']}: {clip['num_frames']} of {clip['num_source_frames']} frames, {times[0]:.1f} to "
+        f"{times[-1]:.1f} s of {clip['duration_s']:.1f} s, resized to {width}x{height} by {clip['backend']}",
         f"{document['model']} on {document['device']} in {document['dtype']}",
         (
             f"{arm['scorer']} scorer after ViT block {arm['prune_layer']}, keep ratio {arm['keep_ratio']:g} "
@@ -176,40 +177,34 @@ def savings_table(document: Document) -> Table:
     for name, row in saved["flops"].items():
         style = "bold" if name == "total" else ""
         label = "FLOPs, total" if name == "total" else f"FLOPs, {name}"
-        table.add_row(
-            label, _si(row["dense"]), _si(row["pruned"]), _share(row["dense"], row["pruned"]), style=style
-        )
+        table.add_row(label, _si(row["dense"]), _si(row["pruned"]), _share(row["dense"], row["pruned"]), style=style)
     table.add_section()
+    arms = (dense, pruned)
     for stage, label in STAGES.items():
-        _add_measured(table, f"time, {label}", *(_get(arm, "seconds", stage) for arm in (dense, pruned)), _seconds)
-    _add_measured(
-        table, "time to first token", *(arm and arm["answers"][0]["ttft_s"] for arm in (dense, pruned)), _seconds
-    )
-    _add_measured(table, "peak memory", *(arm and arm["peak_bytes"] for arm in (dense, pruned)), _bytes)
+        _add_measured(table, f"time, {label}", _seconds, [arm and arm["seconds"].get(stage) for arm in arms])
+    _add_measured(table, "time to first token", _seconds, [arm and arm["answers"][0]["ttft_s"] for arm in arms])
+    _add_measured(table, "peak memory", _bytes, [arm and arm["peak_bytes"] for arm in arms])
     return table
 
 
 def footer_lines(document: Document) -> list[str]:
     """Return the times outside both arms, and how the figures are counted."""
     seconds = document["seconds"]
-    lines = [f"loading the model {_seconds(seconds['load'])}, reading the video {_seconds(seconds['read'])} (in neither column)"]
+    load_s, read_s = (_seconds(seconds[name]) for name in ("load", "read"))
+    lines = [f"loading the model {load_s}, reading the video {read_s}: in neither column"]
     convention = document["arms"][0]["answers"][0]["savings"].get("convention")
     return lines + ([f"FLOPs: {convention}"] if convention else [])
 
 
-def _get(arm: Document | None, group: str, name: str) -> float | None:
-    return arm[group].get(name) if arm else None
-
-
-def _add_measured(table: Table, label: str, dense: Any, pruned: Any, form: Any) -> None:
+def _add_measured(table: Table, label: str, form: Callable[[float], str], arms: list[float | None]) -> None:
+    dense, pruned = arms
     if dense is None and pruned is None:
         return
-    both = dense is not None and pruned is not None
     table.add_row(
         label,
         "" if dense is None else form(dense),
         "" if pruned is None else form(pruned),
-        _share(dense, pruned) if both else "",
+        _share(dense, pruned) if dense is not None and pruned is not None else "",
     )
 
 

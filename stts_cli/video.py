@@ -1,6 +1,6 @@
 """Read a video file into a few frames with their times: the first stage of the path.
 
-In: a file and a frame budget. Out: `Clip`, with frames (T, H, W, 3) uint8 RGB and one time in seconds for each. Decoding
+In: a file and a frame budget. Out: `Clip`, with frames (T, H, W, 3) uint8 RGB and a time in seconds for each. Decoding
 goes through decord, which resizes while it reads; where decord fails, PyAV reads the file and the reason is kept in
 `Clip.fallback_reason`. Sampling is the one of the paper's base model (Molmo2): at most `max_fps` frames a second and at
 most `num_frames` in all, evenly spread, the first and the last frame among them (arXiv 2603.18004, experimental setup).
@@ -70,6 +70,14 @@ class Clip:
     num_source_frames: int
     backend: str
     fallback_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class _Budget:
+    num_frames: int
+    max_fps: float
+    start_s: float
+    end_s: float
 
 
 class _DecoderError(Exception):
@@ -171,13 +179,13 @@ def read_clip(
     info = probe(path)
     path = Path(path)
     size = size or (info.height, info.width)
-    budget = {"num_frames": num_frames, "max_fps": max_fps, "start": start, "end": end}
+    budget = _Budget(num_frames, max_fps, start or 0.0, np.inf if end is None else end)
     try:
-        return _read_with_decord(path, info, size, **budget)
+        return _read_with_decord(path, info, size, budget)
     except _DecoderError as error:
         reason = str(error)
     try:
-        return _read_with_pyav(path, info, size, fallback_reason=reason, **budget)
+        return _read_with_pyav(path, info, size, budget, fallback_reason=reason)
     except _DecoderError as error:
         raise InputError(f"{path} cannot be decoded ({error}): it is damaged -> check the file") from error
 
@@ -195,19 +203,15 @@ def _checked_file(path: str | Path) -> Path:
     return path
 
 
-def _read_with_decord(
-    path: Path, info: VideoInfo, size: Size, *, num_frames: int, max_fps: float, start: float | None, end: float | None
-) -> Clip:
+def _read_with_decord(path: Path, info: VideoInfo, size: Size, budget: _Budget) -> Clip:
     frames: list[np.ndarray] = []
-    steps = _watched(_decord_steps(path, size, num_frames, max_fps, start, end, info))
+    steps = _watched(_decord_steps(path, info, size, budget))
     times, chosen = next(steps)
     frames.extend(steps)
     return _clip(frames, times, chosen, info, backend="decord", fallback_reason=None)
 
 
-def _decord_steps(
-    path: Path, size: Size, num_frames: int, max_fps: float, start: float | None, end: float | None, info: VideoInfo
-) -> Iterator[Any]:
+def _decord_steps(path: Path, info: VideoInfo, size: Size, budget: _Budget) -> Iterator[Any]:
     """Yield (times of all frames, chosen indices), then the chosen frames (H, W, 3) one by one."""
     try:
         import decord
@@ -222,7 +226,7 @@ def _decord_steps(
     except Exception as error:
         raise _DecoderError(f"decord: {_reason(error)}") from error
     _refuse_truncated(path, info, times)
-    chosen = _choose(times, path, num_frames, max_fps, start, end)
+    chosen = _choose(times, path, budget)
     yield times, chosen
     for index in chosen:
         try:
@@ -233,17 +237,7 @@ def _decord_steps(
         yield np.ascontiguousarray(rows[:, : width * 3]).reshape(height, width, 3)
 
 
-def _read_with_pyav(
-    path: Path,
-    info: VideoInfo,
-    size: Size,
-    *,
-    num_frames: int,
-    max_fps: float,
-    start: float | None,
-    end: float | None,
-    fallback_reason: str,
-) -> Clip:
+def _read_with_pyav(path: Path, info: VideoInfo, size: Size, budget: _Budget, *, fallback_reason: str) -> Clip:
     av = _quiet_pyav()
     height, width = size
     try:
@@ -255,7 +249,7 @@ def _read_with_pyav(
         pts = np.unique(np.asarray(packets, dtype=np.int64))
         times = _clean_times(pts * float(stream.time_base), info.fps)
         _refuse_truncated(path, info, times)
-        chosen = _choose(times, path, num_frames, max_fps, start, end)
+        chosen = _choose(times, path, budget)
         wanted = {int(pts[index]) for index in chosen}
         frames: list[np.ndarray] = []
         with av.open(str(path)) as container:
@@ -272,16 +266,14 @@ def _read_with_pyav(
     return _clip(frames, times, chosen, info, backend="pyav", fallback_reason=fallback_reason)
 
 
-def _choose(
-    times: np.ndarray, path: Path, num_frames: int, max_fps: float, start: float | None, end: float | None
-) -> list[int]:
-    inside = np.flatnonzero((times >= (start or 0.0)) & (times <= (np.inf if end is None else end)))
+def _choose(times: np.ndarray, path: Path, budget: _Budget) -> list[int]:
+    inside = np.flatnonzero((times >= budget.start_s) & (times <= budget.end_s))
     if not len(inside):
         raise InputError(
-            f"no frame of {path} lies between {start or 0.0:g} and {'its end' if end is None else f'{end:g}'} s "
-            f"-> the video runs from 0 to {times[-1]:.1f} s -> change --start or --end"
+            f"no frame of {path} lies between {budget.start_s:g} and {budget.end_s:g} s "
+            f"-> the video runs from 0 to {times[-1]:.1f} s -> change the start or the end"
         )
-    return [int(inside[i]) for i in sample_indices(times[inside], num_frames, max_fps)]
+    return [int(inside[i]) for i in sample_indices(times[inside], budget.num_frames, budget.max_fps)]
 
 
 def _clean_times(times: np.ndarray, fps: float) -> np.ndarray:

@@ -45,7 +45,9 @@ def visual_tokens():
     return torch.randn(NUM_VISUAL, 16, generator=torch.Generator().manual_seed(1))
 
 
-HEAD = torch.tensor([[BOS, 7, VIDEO_START, PATCH, PATCH, PATCH, PATCH, VIDEO_END, 8, VIDEO_START, PATCH, PATCH, VIDEO_END]])
+HEAD = torch.tensor(
+    [[BOS, 7, VIDEO_START, PATCH, PATCH, PATCH, PATCH, VIDEO_END, 8, VIDEO_START, PATCH, PATCH, VIDEO_END]]
+)
 QUESTIONS = [torch.tensor([[5, 6, 9, 10]]), torch.tensor([[5, 20, 21, 22, 23, 10]])]
 
 

@@ -29,8 +29,17 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes"},
     "report": {"errors", "__init__"},
     "cli": {
-        "report", "pipeline", "benchmarks", "training", "profiling", "visual", "presets", "savings", "errors", "__init__",
-    },  # fmt: skip
+        "report",
+        "pipeline",
+        "benchmarks",
+        "training",
+        "profiling",
+        "visual",
+        "presets",
+        "savings",
+        "errors",
+        "__init__",
+    },
 }
 # package -> rooms that may import it
 CONFINED = {

@@ -93,7 +93,7 @@ def test_a_video_with_a_narrow_frame_of_its_own_is_read(write_video):
 def test_start_and_end_cut_and_times_stay_absolute(clip_file):
     clip = video.read_clip(clip_file, num_frames=8, max_fps=1.0, start=2.0, end=4.0)
     assert clip.timestamps_s == pytest.approx([2, 3, 4])
-    with pytest.raises(InputError, match="0 to 4.9 s"):
+    with pytest.raises(InputError, match=r"0 to 4\.9 s"):
         video.read_clip(clip_file, num_frames=8, start=9.0)
 
 
