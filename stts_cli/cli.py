@@ -78,6 +78,7 @@ def ask(
     """Answer questions about a video, and show what pruning saved."""
     from stts_cli import report
     from stts_cli.presets import choose_preset
+    from stts_cli.video import probe
 
     settings = choose_preset(preset, model=model).override(
         frames=frames,
@@ -88,6 +89,7 @@ def ask(
         dtype=dtype,
         max_new_tokens=max_new_tokens,
     )
+    probe(video)  # a bad file is told at once, before torch loads
     with report.Progress(quiet=quiet) as progress:
         progress("starting")
         from stts_cli import pipeline
@@ -142,16 +144,12 @@ def spread_options(arguments: Sequence[str]) -> list[str]:
     """
     spread: list[str] = []
     inside = False
-    for word in arguments:
-        if word == "--options":
+    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if word == "--options" and not following.startswith("-"):
             inside = True
-        elif word.startswith("-") and len(word) > 1:
-            inside = False
-            spread.append(word)
-        else:
-            spread.extend(["--options", word] if inside else [word])
-    if inside and (not spread or "--options" not in spread):
-        spread.append("--options")  # nothing followed: let the parser say so
+            continue
+        inside = inside and not word.startswith("-")
+        spread += ["--options", word] if inside else [word]
     return spread
 
 

@@ -157,7 +157,6 @@ def ask(
         InputError: the video, the model's name or a setting is wrong.
         EnvironmentFailure: the device is not there.
     """
-    video.probe(path)  # a bad file is told before seconds are spent on loading the model
     if len(options) == 1 or len(set(options)) != len(options):
         raise InputError(f"options are {list(options)} -> at least two, all different -> add or change one")
     if any(not text.strip() for text in [*questions, *options]):

@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
         "training",
         "profiling",
         "visual",
+        "video",
         "presets",
         "savings",
         "errors",

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stts_cli import cli
+
+REPOSITORY = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "numpy", "decord", "av", "yaml")
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `stts` as a user does, in a process of its own."""
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "stts_cli.cli", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys\n"
+        "from stts_cli import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
+    assert "ask" in done.stdout
+
+
+def test_help_is_quick():
+    took = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert run("--help").returncode == 0
+        took.append(time.perf_counter() - started)
+        if took[-1] < 0.4:
+            return
+    pytest.fail(f"stts --help took {min(took):.2f} s at best of {len(took)}; 0.4 s is allowed")
+
+
+def test_the_surface_is_what_is_promised():
+    """The command line is a contract: a flag that goes missing or appears must change this list."""
+    names = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    assert names == {"ask", "finetune", "eval", "profile"}
+    text = " ".join(CliRunner().invoke(cli.app, ["ask", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output.split())
+    for flag in (
+        "--preset", "--model", "--options", "--frames", "--max-fps", "--keep-ratio", "--scorer", "--prune-layer",
+        "--max-new-tokens", "--device", "--dtype", "--compare", "--json", "--quiet",
+    ):  # fmt: skip
+        assert flag in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["ask", "v", "q", "--options", "A", "B"], ["ask", "v", "q", "--options", "A", "--options", "B"]),
+        (
+            ["ask", "v", "q", "--options", "A", "B C", "--json"],
+            ["ask", "v", "q", "--options", "A", "--options", "B C", "--json"],
+        ),
+        (["ask", "v", "q", "--options", "A", "--options", "B"], ["ask", "v", "q", "--options", "A", "--options", "B"]),
+        (["ask", "v", "q", "--options=A", "--json"], ["ask", "v", "q", "--options=A", "--json"]),
+        (["ask", "v", "q", "--frames", "3"], ["ask", "v", "q", "--frames", "3"]),
+        (["ask", "v", "q", "--options"], ["ask", "v", "q", "--options"]),
+        (["ask", "v", "q", "--options", "--json"], ["ask", "v", "q", "--options", "--json"]),
+    ],
+)
+def test_options_takes_several_words(typed, meant):
+    assert cli.spread_options(typed) == meant
+
+
+def test_version():
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"stts {cli.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["finetune", "--preset", "nano"], ["eval", "--bench", "shapes"], ["profile", "--frames", "64"]]
+)
+def test_what_is_not_built_says_so_in_one_line(command):
+    done = run(*command)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert f"stts {command[0]} is not built" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.mp4", "What?"], "nowhere.mp4 does not exist"),
+        (["README.md", "What?"], "README.md cannot be read as a video"),
+        (["tests", "What?"], "tests is a folder"),
+        (["clip", "What?", "--preset", "nanno"], "did you mean 'nano'"),
+        (["clip", "What?", "--keep-ratio", "1.5"], "keep_ratio is 1.5"),
+        (["clip", "What?", "--keep-ratio", "0"], "keep_ratio is 0"),
+        (["clip", "What?", "--scorer", "magic"], "scorer is magic"),
+        (["clip", "What?", "--frames", "0"], "frames is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file):
+    started = time.perf_counter()
+    done = run("ask", *(str(clip_file) if word == "clip" else word for word in arguments))
+    assert time.perf_counter() - started < 5, "told before the model is loaded"
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["ask"], ["ask", "x.mp4"], ["ask", "x.mp4", "q", "--nonsense"], ["nonsense"]])
+def test_a_wrong_command_line_is_exit_2(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Usage" in done.stderr
+
+
+def test_a_traceback_is_shown_only_when_asked_for():
+    assert "Traceback" not in run("ask", "nowhere.mp4", "What?").stderr
+    assert "Traceback" in run("ask", "nowhere.mp4", "What?", env={"STTS_DEBUG": "1"}).stderr
+
+
+def test_settings_come_from_the_flag_over_the_preset(monkeypatch, tmp_path, clip_file):
+    seen: dict[str, object] = {}
+
+    def ask(path, questions, **settings):
+        seen.update(settings, path=path, questions=questions)
+        raise KeyboardInterrupt
+
+    from stts_cli import pipeline
+
+    monkeypatch.setattr(pipeline, "ask", ask)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: m\nframes: 5\nmax_fps: 1.5\nscorer: temporal\n")
+    CliRunner().invoke(
+        cli.app, ["ask", str(clip_file), "one?", "two?", "--preset", str(mine), "--frames", "9", "--options", "a", "--compare"]
+    )
+    assert seen["path"] == str(clip_file)
+    assert seen["questions"] == ["one?", "two?"]
+    assert (seen["model"], seen["frames"], seen["max_fps"], seen["scorer"]) == ("m", 9, 1.5, "temporal")
+    assert (seen["options"], seen["compare"], seen["device"]) == (["a"], True, "auto")
