@@ -1,0 +1,78 @@
+"""README's commands are the ones that CI runs, and its flags exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stts_cli import cli, presets
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+CI = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def block(name: str) -> str:
+    """The code block behind a marker, found independently of .ci/run's own way."""
+    found = re.findall(rf"^<!-- ci: {name} -->\n```\w*\n(.*?)\n```$", README, re.MULTILINE | re.DOTALL)
+    assert len(found) == 1, f"README has {len(found)} blocks marked {name}"
+    return found[0]
+
+
+def commands() -> list[list[str]]:
+    """Every `stts` command line in README's bash blocks, as words."""
+    lines = "\n".join(re.findall(r"^```bash\n(.*?)\n```$", README, re.MULTILINE | re.DOTALL))
+    found = [part.strip() for line in lines.splitlines() for part in line.split("&&") if part.strip().startswith("stts ")]
+    assert len(found) >= 3
+    return [shlex.split(command)[1:] for command in found]
+
+
+@pytest.mark.parametrize("name", ["ask", "answer", "test"])
+def test_ci_takes_its_commands_from_readme(name):
+    script = re.search(r"^readme_block\(\) \{.*?^\}$", CI, re.MULTILINE | re.DOTALL)
+    assert script
+    printed = subprocess.run(
+        ["bash", "-euc", f"{script[0]}\nreadme_block {name}"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.rstrip("\n") == block(name)
+    assert f"readme_block {name}" in CI
+
+
+def test_both_commands_set_up_a_fresh_machine():
+    for name, last in (("ask", "stts ask presets/nano/demo.mp4"), ("test", "python -m pytest")):
+        steps = [step.strip() for step in block(name).split("&&")]
+        assert steps[0] == "python3 -m venv .venv"
+        assert any(step.startswith("pip install") for step in steps)
+        assert steps[-1].startswith(last)
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
+    """Parse each one for real, up to the call that would load a model."""
+    from stts_cli import pipeline
+
+    asked = []
+    monkeypatch.setattr(pipeline, "ask", lambda path, questions, **settings: asked.append(settings) or 1 / 0)
+    typed = [str(clip_file) if word.endswith(".mp4") else word for word in words]
+    monkeypatch.setenv("STTS_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(typed)
+    assert len(asked) == 1
+
+
+def test_the_flags_of_readme_exist():
+    from typer.main import get_command
+
+    ask = get_command(cli.app).commands["ask"]
+    real = {option for parameter in ask.params for option in parameter.opts if option.startswith("--")}
+    told = set(re.findall(r"`(--[a-z-]+)", README))
+    assert told <= real
+    assert real <= told, "a flag README does not tell"
+
+
+def test_the_presets_readme_names_exist():
+    assert {name for name in re.findall(r"molmo2-\d+b|nano", README)} <= set(presets.preset_names())
