@@ -1,0 +1,53 @@
+"""What is in each window of each frame: a `Scene` and times in, float labels (T, W, L) out.
+
+The labels supervise the ViT before it has a language model, and stand in for it while the language model learns to read a
+clip (`training`). They are never used to answer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stts_cli.shapes.world import COLORS, SHAPES, Scene
+
+NUM_PAIRS = len(COLORS) * len(SHAPES)
+NUM_BINARY = NUM_PAIRS + len(COLORS) + len(SHAPES)
+NUM_LABELS = NUM_BINARY + 2
+_COLOR_INDEX = {name: k for k, name in enumerate(COLORS)}
+
+
+def window_labels(scene: Scene, times_s: np.ndarray, grid: int = 4) -> np.ndarray:
+    """Return the labels of every window.
+
+    Args:
+        scene: what to look at.
+        times_s: (T,) seconds.
+        grid: windows a side; W = grid * grid, row by row.
+
+    Returns:
+        float32 (T, W, NUM_LABELS): 40 flags "the centre of a thing of this colour and shape is here", 8 "this colour covers a
+        good part", 5 "this shape does", and the centre's place (x, y) in the frame, in [-1, 1], 0 without a centre.
+    """
+    num_frames = len(times_s)
+    labels = np.zeros((num_frames, grid, grid, NUM_LABELS), dtype=np.float32)
+    frames = np.arange(num_frames)
+    edges = np.arange(grid) / grid
+    for thing in scene.things:
+        x, y, visible, turned = thing.at(times_s)
+        color = np.where(turned, _COLOR_INDEX[thing.turn_color or thing.color], _COLOR_INDEX[thing.color])
+        shape = SHAPES.index(thing.shape)
+        # share of each window's side that the thing's box covers, (T, grid) an axis
+        reach = thing.radius * 0.85
+        over_x = np.clip(np.minimum(x[:, None] + reach, edges + 1 / grid) - np.maximum(x[:, None] - reach, edges), 0, None)
+        over_y = np.clip(np.minimum(y[:, None] + reach, edges + 1 / grid) - np.maximum(y[:, None] - reach, edges), 0, None)
+        covered = (over_y[:, :, None] * over_x[:, None, :] * grid * grid > 0.15) & visible[:, None, None]
+        t, row, col = np.nonzero(covered)
+        labels[t, row, col, NUM_PAIRS + color[t]] = 1
+        labels[t, row, col, NUM_PAIRS + len(COLORS) + shape] = 1
+        seen = frames[visible]
+        col_c = np.clip((x[seen] * grid).astype(int), 0, grid - 1)
+        row_c = np.clip((y[seen] * grid).astype(int), 0, grid - 1)
+        labels[seen, row_c, col_c, color[seen] * len(SHAPES) + shape] = 1
+        labels[seen, row_c, col_c, NUM_BINARY] = x[seen] * 2 - 1
+        labels[seen, row_c, col_c, NUM_BINARY + 1] = y[seen] * 2 - 1
+    return labels.reshape(num_frames, grid * grid, NUM_LABELS)

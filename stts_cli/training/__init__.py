@@ -1,0 +1,1 @@
+"""Training: the embedded model's stages (`nano`) and the pieces they share."""

@@ -1,0 +1,162 @@
+"""Stages 3 and 4 of the embedded model: everything end to end on rendered clips, first dense, then with STTS.
+
+Several processes share the work, one core each: every one draws its own clips, gradients are averaged. In stage 4 the loss is
+the answers' cross-entropy plus `TEMPORAL_WEIGHT` times the temporal loss, and the forward pass is `prune_and_encode`, the same
+function that `stts ask` runs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from stts_cli.pruning.losses import temporal_loss
+from stts_cli.pruning.pruned_vit import prune_and_encode
+from stts_cli.pruning.scorer import TokenScorer
+from stts_cli.pruning.windows import window_index
+from stts_cli.shapes.render import render
+from stts_cli.training import lean
+from stts_cli.training.nano_language import answer_logits, by_family, exact_matches
+from stts_cli.training.nano_model import FRAME_SIZE, POOL
+from stts_cli.training.nano_vision import GRID, gated_features, patchify
+from stts_cli.training.optim import MasterOptimizer
+from stts_cli.training.world_batches import Clip, PromptWriter, draw_clip
+
+PRUNE_LAYER = 3
+TEMPORAL_WEIGHT = 0.5
+# (frames, share of batches, videos a process, long clips)
+LENGTHS = (
+    (1, 0.02, 16, False), (2, 0.04, 16, False), (4, 0.10, 14, False), (8, 0.42, 10, False), (16, 0.28, 7, False),
+    (16, 0.03, 7, True), (32, 0.06, 4, True), (64, 0.04, 2, True), (128, 0.01, 1, True),
+)  # fmt: skip
+# stage 4 mostly trains the advertised ratio, and the others often enough to serve them
+KEEP_RATIOS = (0.5, 1.0, 0.7, 0.3)
+KEEP_SHARES = (0.6, 0.2, 0.1, 0.1)
+
+
+def new_scorer(config: Any) -> TokenScorer:
+    """Return a fresh scorer for a Molmo2 vision configuration."""
+    return TokenScorer(config.hidden_size, config.num_attention_heads, config.intermediate_size, config.head_dim)
+
+
+def encode(model: Any, scorer: TokenScorer | None, clips: list[Clip], keep_ratio: float, rng: np.random.Generator) -> tuple[Tensor, list[np.ndarray], Tensor]:
+    """Render clips and encode them.
+
+    Returns:
+        Visual tokens (V, D) of all clips, per clip the kept windows of each frame (T,), and the temporal loss.
+    """
+    frames = [
+        render(c.scene, c.times_s, FRAME_SIZE, noise=float(rng.uniform(0, 6)), noise_seed=int(rng.integers(2**31))) for c in clips
+    ]
+    lengths = [len(f) for f in frames]
+    tower = model.model.vision_tower
+    hidden = tower.patch_embedding(patchify(np.concatenate(frames))) + tower.positional_embedding
+    table = window_index(GRID, GRID, POOL, POOL)
+    output = prune_and_encode(
+        tower.layers,
+        hidden,
+        scorer=scorer if scorer is not None and keep_ratio < 1 else "none",
+        keep_ratio=keep_ratio,
+        prune_layer=PRUNE_LAYER,
+        window_index=table,
+        grid=(GRID, GRID),
+        video_lengths=lengths,
+        feature_layers=model.config.adapter_config.vision_feature_layer,
+        return_hidden=True,
+        apply_block=lean.vit_block,
+    )
+    gated = gated_features(model, output.features[output.pool_index])
+    visual = model.model.multi_modal_projector.image_projector.down_proj(gated)
+    auxiliary = torch.zeros(())
+    if output.scores is not None:
+        assert output.scored_hidden is not None
+        auxiliary = temporal_loss(output.scores, output.scored_hidden, table, lengths)
+    counts = output.keep_mask.sum(1).numpy()
+    return visual, np.split(counts, np.cumsum(lengths)[:-1]), auxiliary
+
+
+def train_joint(
+    model: Any,
+    scorer: TokenScorer | None,
+    tokenizer: Any,
+    out: Path,
+    steps: int,
+    *,
+    lr: float = 0.006,
+    seed: int = 0,
+    decay: float = 0.4,
+    max_minutes: float = 1e9,
+) -> None:
+    """Train ViT, connector, language model (and scorer) end to end, in place; resume from `out`.
+
+    Args:
+        model: bfloat16 Molmo2ForConditionalGeneration.
+        scorer: None for the dense stage; else bfloat16, trained with the rest.
+        tokenizer: the embedded tokenizer.
+        out: folder for checkpoints and the log.
+        steps: optimizer steps.
+        lr: Muon's rate; the ViT gets 0.4 of it, AdamW a tenth.
+        seed: of the data.
+        decay: share of the steps over which the rate falls.
+        max_minutes: stop (with a checkpoint) after this long.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    out.mkdir(parents=True, exist_ok=True)
+    named = list(model.named_parameters()) + [(f"scorer.{n}", p) for n, p in (scorer.named_parameters() if scorer else ())]
+    optimizer = MasterOptimizer(named, muon_lr=lr, adam_lr=lr / 10, muon_scale={"model.vision_tower": 0.4})
+    checkpoint, first = out / "joint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=False)
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    writer = PromptWriter(tokenizer)
+    shares = np.array([share for _, share, _, _ in LENGTHS])
+    begin, recent, losses = time.time(), [], []
+    for step in range(first, steps):
+        shared = np.random.default_rng([seed, 40, step])  # the same on every process: like lengths wait for each other less
+        frames, _, videos, long = LENGTHS[int(shared.choice(len(LENGTHS), p=shares / shares.sum()))]
+        keep_ratio = float(shared.choice(KEEP_RATIOS, p=KEEP_SHARES)) if scorer else 1.0
+        rng = np.random.default_rng([seed, 41, step, rank])
+        clips = [draw_clip(rng, "train", frames, 8, long) for _ in range(videos)]
+        visual, kept, auxiliary = encode(model, scorer, clips, keep_ratio, rng)
+        batch = writer.batch(clips, kept)
+        logits, wanted = answer_logits(model, batch, visual)
+        loss = F.cross_entropy(logits, wanted)
+        (loss + TEMPORAL_WEIGHT * auxiliary).backward()
+        if world > 1:
+            flat = optimizer.gradients()
+            dist.all_reduce(flat)
+            optimizer.set_gradients(flat / world)
+        optimizer.step(min(1.0, (step + 1) / 40) * min(1.0, max(0.02, (steps - step) / (decay * steps))))
+        losses.append((loss.item(), float(auxiliary)))
+        if 4 < frames <= 16 and not long and keep_ratio == (0.5 if scorer else 1.0):
+            recent += exact_matches(logits, batch, clips)
+        over = torch.tensor(float((time.time() - begin) / 60 > max_minutes))
+        if world > 1:
+            dist.broadcast(over, 0)
+        last = bool(over) or step + 1 == steps
+        if rank == 0 and ((step + 1) % 50 == 0 or last):
+            line = {
+                "step": step + 1, "minutes": round((time.time() - begin) / 60, 1), "loss": round(float(np.mean([a for a, _ in losses])), 4),
+                "temporal": round(float(np.mean([b for _, b in losses])), 4), "train": by_family(recent),
+            }  # fmt: skip
+            print(json.dumps(line), flush=True)
+            with (out / "joint.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            recent, losses = [], []
+        if rank == 0 and ((step + 1) % 200 == 0 or last):
+            state = {"optimizer": optimizer.state_dict(), "step": step + 1, "model": model.state_dict()}
+            if scorer is not None:
+                state["scorer"] = scorer.state_dict()
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+        if last:
+            break

@@ -1,0 +1,70 @@
+"""The embedded model's architecture: Molmo2 at a tiny configuration, and its initialisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+FRAME_SIZE = 96
+PATCH_SIZE = 12
+POOL = 2
+
+
+def nano_config(tokenizer: Any) -> Any:
+    """Return transformers' Molmo2Config of the embedded model for a tokenizer."""
+    from transformers import Molmo2Config
+
+    def token(name: str) -> int:
+        return int(tokenizer.convert_tokens_to_ids(name))
+
+    added = len(tokenizer) - token("<im_start>")
+    return Molmo2Config(
+        vision_config={
+            "hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 12, "num_attention_heads": 3, "num_key_value_heads": 3,
+            "head_dim": 32, "image_size": [FRAME_SIZE, FRAME_SIZE], "patch_size": PATCH_SIZE, "num_position_embeddings": (FRAME_SIZE // PATCH_SIZE) ** 2,
+        },
+        adapter_config={
+            "vision_feature_layer": [11, 8], "hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 32,
+            "intermediate_size": 384, "text_hidden_size": 192,
+        },
+        text_config={
+            "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 32,
+            "vocab_size": len(tokenizer) - added, "additional_vocab_size": added, "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        image_start_token_id=token("<im_start>"), low_res_image_start_token_id=token("<low_res_im_start>"), image_end_token_id=token("<im_end>"),
+        image_patch_id=token("<im_patch>"), frame_start_token_id=token("<frame_start>"), frame_end_token_id=token("<frame_end>"),
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+def _sincos(side: int, width: int) -> torch.Tensor:
+    """Return a two-dimensional sine-cosine embedding (side * side, width): neighbours look alike from the first step on."""
+    quarter = width // 4
+    rates = torch.pi / 2 ** torch.linspace(0, 3, quarter)
+    angles = torch.arange(side)[:, None] * rates
+    one = torch.cat((angles.sin(), angles.cos()), dim=-1)
+    rows, columns = one[:, None].expand(side, side, -1), one[None].expand(side, side, -1)
+    return torch.cat((rows, columns), dim=-1).reshape(side * side, width)
+
+
+def build_nano(tokenizer: Any, seed: int = 0) -> Any:
+    """Return a fresh Molmo2ForConditionalGeneration, float32, with rates of spread that suit Muon."""
+    from transformers import Molmo2ForConditionalGeneration
+
+    torch.manual_seed(seed)
+    model = Molmo2ForConditionalGeneration(nano_config(tokenizer))
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+                if name.endswith(("o_proj", "down_proj", "fc2")):
+                    module.weight.mul_(0.3)
+                if module.bias is not None:
+                    module.bias.zero_()
+        model.lm_head.weight.mul_(0.3)
+        model.model.language_model.embed_tokens.weight.normal_(std=0.2)
+        model.model.vision_tower.positional_embedding.copy_(0.5 * _sincos(FRAME_SIZE // PATCH_SIZE, 96))
+    return model

@@ -1,0 +1,79 @@
+"""The embedded model's tokenizer: byte-level BPE over the procedural world's words, in Hugging Face format.
+
+Words of the world are one token; anything else falls back to bytes, so that no text breaks it. Special tokens carry
+Molmo2's names. A timestamp such as " 12.5 " is two tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stts_cli.shapes import questions as world_questions
+from stts_cli.shapes.world import COLORS, DIRECTIONS, SHAPES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BASE_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VISION_SPECIALS = (
+    "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>", "<im_low>",
+    "<frame_start>", "<frame_end>", "<|video|>",
+)  # fmt: skip
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{%- if message['content'] is not string -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}<|image|>{%- elif part['type'] == 'video' -%}<|video|>{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{%- endfor -%}"
+    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}{%- endif -%}"
+    "{{ '<|im_end|>\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+_WORD = r" ?\p{L}+\n?|\.\d | ?\p{N}+| ?[^\s\p{L}\p{N}]+\n?|\s+"
+
+
+def corpus() -> list[str]:
+    """Return the texts whose words become tokens: questions, answers, timestamps, chat roles."""
+    pairs = [f"{c} {s}" for c in COLORS for s in SHAPES]
+    names = [*pairs, *SHAPES, *(f"{c} object" for c in COLORS), *(f"a {p}" for p in pairs), *(f"an {p}" for p in pairs)]
+    texts = [w.format(n) for key in world_questions.WORDINGS for w in world_questions.WORDINGS[key] for n in names]
+    answers = [*COLORS, *SHAPES, *pairs, *DIRECTIONS, "nowhere", "yes", "no", *world_questions.PLACES, *world_questions.EVENTS]
+    numbers = [text for n in range(200) for d in range(10) for text in (f" {n}.{d} ", f"{n}.{d} ", f" {n}", f"{n}")]
+    return [*texts, *answers * 50, *numbers, *["user\n", "assistant\n", "\n"] * 50]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Train the tokenizer on `corpus()`; the same result every time.
+
+    Returns:
+        A fast tokenizer whose ids below `len(base vocabulary)` are words and whose last ones are the vision tokens, as in
+        Molmo2, where the language-model head does not reach them.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORD), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        min_frequency=1,
+        special_tokens=list(BASE_SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in VISION_SPECIALS])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=8192,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
