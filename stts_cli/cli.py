@@ -65,7 +65,7 @@ def ask(
         float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1; 1 is dense. (1 - the prune ratio.)")
     ] = None,
     scorer: Annotated[
-        str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, random, none.")
+        str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, reference, random, tome, none.")
     ] = None,
     prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,

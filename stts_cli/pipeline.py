@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +25,9 @@ from stts_cli.device import PeakMemory, clock, resolve_device
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.generate import VideoPrefix, prefill_video
 from stts_cli.video import Clip
+
+if TYPE_CHECKING:
+    from stts_cli.families.family import Family
 
 Progress = Callable[[str], None]
 WARM_UP_FRAMES = 2
@@ -66,6 +69,8 @@ class Arm:
         scorer: who scored the windows.
         keep_ratio: fraction of windows asked to be kept.
         prune_layer: 0-based ViT block after which they were scored.
+        kernel: attention of the packed ViT blocks, "dense" where nothing was dropped.
+        kernel_reason: why that one.
         num_windows: windows of all frames.
         num_windows_kept: those that became visual tokens.
         kept_per_frame: windows kept of each frame.
@@ -78,6 +83,8 @@ class Arm:
     scorer: str
     keep_ratio: float
     prune_layer: int
+    kernel: str
+    kernel_reason: str
     num_windows: int
     num_windows_kept: int
     kept_per_frame: list[int]
@@ -142,7 +149,7 @@ def ask(
         max_fps: the most frames a second to look at.
         options: if given, at least two: the likeliest is the answer to every question.
         keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
-        scorer: "auto", "learned", "temporal", "random" or "none".
+        scorer: "auto", or one of `pruning.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32", "bfloat16" or "float16".
@@ -168,7 +175,7 @@ def ask(
     family = load(model, device=device, dtype=dtype)
     loaded = clock("cpu")
     progress("reading the video")
-    clip = video.read_clip(path, num_frames=frames, max_fps=max_fps, size=tuple(family.frame_size))
+    clip = video.read_clip(path, num_frames=frames, max_fps=max_fps, size=family.frame_size)
     read = clock("cpu")
 
     scorer, keep_ratio, notes = resolve_scorer(family, scorer, keep_ratio)
@@ -207,7 +214,7 @@ def ask(
 
 
 def answer_questions(
-    family: Any,
+    family: Family,
     clip: Clip,
     questions: Sequence[str],
     *,
@@ -227,7 +234,7 @@ def answer_questions(
         questions: one or more.
         options: if not empty, the likeliest of them is the answer.
         keep_ratio: fraction of windows kept, in (0, 1].
-        scorer: "learned", "temporal", "random" or "none".
+        scorer: one of `pruning.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the family's own.
         max_new_tokens: the most tokens of an answer.
         seed: of the random scorer.
@@ -269,6 +276,8 @@ def answer_questions(
             prompt_tokens_pruned=ids.shape[1],
             prune_layer=prune_layer,
             new_tokens=reply.num_new_tokens,
+            scorer=encoded.scorer,
+            kept_patches_per_frame=encoded.kept_patches,
         )
         answers.append(
             Answer(
@@ -288,6 +297,8 @@ def answer_questions(
         scorer=scorer,
         keep_ratio=keep_ratio,
         prune_layer=prune_layer,
+        kernel=encoded.kernel,
+        kernel_reason=encoded.kernel_reason,
         num_windows=encoded.keep_mask.numel(),
         num_windows_kept=int(encoded.keep_mask.sum()),
         kept_per_frame=encoded.keep_mask.sum(1).tolist(),
@@ -302,7 +313,7 @@ def answer_questions(
     )
 
 
-def load(model: str, *, device: str, dtype: str) -> Any:
+def load(model: str, *, device: str, dtype: str) -> Family:
     """Load a model family with its scorer.
 
     Args:
@@ -334,12 +345,12 @@ def load(model: str, *, device: str, dtype: str) -> Any:
         ) from error
 
 
-def resolve_scorer(family: Any, scorer: str, keep_ratio: float | None) -> tuple[str, float, list[str]]:
+def resolve_scorer(family: Family, scorer: str, keep_ratio: float | None) -> tuple[str, float, list[str]]:
     """Decide who scores the windows and how many stay.
 
     Args:
         family: a loaded model family.
-        scorer: "auto", "learned", "temporal", "random" or "none".
+        scorer: "auto", or one of `pruning.SCORERS`.
         keep_ratio: fraction of windows kept, or None for the checkpoint's own.
 
     Returns:
@@ -352,7 +363,9 @@ def resolve_scorer(family: Any, scorer: str, keep_ratio: float | None) -> tuple[
     given = keep_ratio
     keep_ratio = family.settings.keep_ratio if keep_ratio is None else keep_ratio
     if scorer == "learned" and family.scorer is None:
-        raise InputError(f"{family.model_name} has no learned scorer -> temporal, random, none -> change --scorer")
+        raise InputError(
+            f"{family.model_name} has no learned scorer -> temporal, reference, random, tome, none -> change --scorer"
+        )
     if scorer == "none" and given is not None and given < 1:
         notes.append(f"scorer none keeps every window: keep ratio {given:g} has no effect")
     if scorer == "none" or keep_ratio == 1:
@@ -375,7 +388,7 @@ class _Reply:
 
 
 def _reply(
-    family: Any, prefix: VideoPrefix, question_ids: torch.Tensor, options: Sequence[str], max_new_tokens: int
+    family: Family, prefix: VideoPrefix, question_ids: torch.Tensor, options: Sequence[str], max_new_tokens: int
 ) -> _Reply:
     eos = family.eos_token_ids
     if not options:
@@ -393,7 +406,7 @@ def _reply(
     return _Reply(best, True, listed, sum(scored.num_tokens), scored.prefill_s, scored.scoring_s)
 
 
-def _warm_up(family: Any, clip: Clip, **settings: Any) -> None:
+def _warm_up(family: Family, clip: Clip, **settings: Any) -> None:
     """Let both arms run once on a few frames, so that the first one measured does not pay for first use."""
     few = dataclasses.replace(
         clip, frames=clip.frames[:WARM_UP_FRAMES], timestamps_s=clip.timestamps_s[:WARM_UP_FRAMES]

@@ -21,7 +21,7 @@ from stts_cli.errors import InputError, suggest
 
 ENVIRONMENT_VARIABLE = "STTS_PRESET"
 DEFAULT_PRESET = "nano"
-SCORERS = ("auto", "learned", "temporal", "random", "none")
+SCORERS = ("auto", "learned", "temporal", "reference", "random", "tome", "none")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

@@ -19,14 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 Document = dict[str, Any]
-STAGES = {
-    "preprocess": "preprocess",
-    "vit_dense": "ViT, dense blocks",
-    "score_select_pack": "score, select, pack",
-    "vit_packed": "ViT, packed blocks",
-    "connector": "connector",
-    "llm_prefill": "LLM prefill",
-    "decode": "LLM decode",
+STAGES = {  # row of the table -> stages that make it up; an arm that drops nothing runs every ViT block dense
+    "preprocess": ("preprocess",),
+    "ViT": ("vit_dense", "vit_packed"),
+    "score, select, pack": ("score_select_pack",),
+    "connector": ("connector",),
+    "LLM prefill": ("llm_prefill",),
+    "decode": ("decode",),
 }
 
 
@@ -121,14 +120,14 @@ def answer_lines(document: Document, *, bare: bool) -> list[str]:
     """
     arms = document["arms"]
     if bare:
-        return [" ".join(reply["text"].split()) for reply in arms[0]["answers"]]
+        return [" ".join(_printable(reply["text"]).split()) for reply in arms[0]["answers"]]
     lines = []
     for index, reply in enumerate(arms[0]["answers"]):
         if len(arms[0]["answers"]) > 1:
             lines.append(reply["question"])
         for arm in arms:
             said = arm["answers"][index]
-            lines.append(said["text"] + (f"  ({arm['name']})" if len(arms) > 1 else ""))
+            lines.append(_printable(said["text"]) + (f"  ({arm['name']})" if len(arms) > 1 else ""))
             for option in sorted(said["options"] or (), key=lambda option: -option["probability"]):
                 lines.append(f"  {option['probability']:6.1%}  {option['text']}")
     return lines
@@ -147,7 +146,7 @@ def header_lines(document: Document) -> list[str]:
         (
             f"{arm['scorer']} scorer after ViT block {arm['prune_layer']}, keep ratio {arm['keep_ratio']:g} "
             f"(drop ratio {1 - arm['keep_ratio']:g}): {arm['num_windows_kept']} of {arm['num_windows']} windows kept"
-            if arm["name"] == "pruned"
+            if arm["num_windows_kept"] < arm["num_windows"]
             else "dense: every window kept"
         )
         + (f"; {asked} questions behind one encoded video, FLOPs of the first" if asked > 1 else ""),
@@ -180,8 +179,8 @@ def savings_table(document: Document) -> Table:
         table.add_row(label, _si(row["dense"]), _si(row["pruned"]), _share(row["dense"], row["pruned"]), style=style)
     table.add_section()
     arms = (dense, pruned)
-    for stage, label in STAGES.items():
-        _add_measured(table, f"time, {label}", _seconds, [arm and arm["seconds"].get(stage) for arm in arms])
+    for label, stages in STAGES.items():
+        _add_measured(table, f"time, {label}", _seconds, [_stage_s(arm, stages) for arm in arms])
     _add_measured(table, "time to first token", _seconds, [arm and arm["answers"][0]["ttft_s"] for arm in arms])
     _add_measured(table, "peak memory", _bytes, [arm and arm["peak_bytes"] for arm in arms])
     return table
@@ -194,6 +193,16 @@ def footer_lines(document: Document) -> list[str]:
     lines = [f"loading the model {load_s}, reading the video {read_s}: in neither column"]
     convention = document["arms"][0]["answers"][0]["savings"].get("convention")
     return lines + ([f"FLOPs: {convention}"] if convention else [])
+
+
+def _stage_s(arm: Document | None, stages: tuple[str, ...]) -> float | None:
+    """Add up stages; None for an arm that did not run them."""
+    return sum(arm["seconds"].get(stage, 0.0) for stage in stages) or None if arm else None
+
+
+def _printable(text: str) -> str:
+    """Replace what could steer a terminal."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _add_measured(table: Table, label: str, form: Callable[[float], str], arms: list[float | None]) -> None:

@@ -56,3 +56,81 @@ def no_user_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STTS_DEBUG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a Molmo2 checkpoint with random weights, scorer included; it answers nonsense, always the same."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import Molmo2Config, Molmo2ForConditionalGeneration, PreTrainedTokenizerFast
+
+    from stts_cli.pruning import TokenScorer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_only = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vision = [
+        "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>", "<im_low>",
+        "<frame_start>", "<frame_end>", "<|video|>",
+    ]  # fmt: skip
+    bytes_only.add_special_tokens([AddedToken(token, special=True) for token in [*specials, *vision]])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bytes_only, bos_token=specials[0], eos_token=specials[2], pad_token=specials[0]
+    )
+
+    def token(name: str) -> int:
+        return int(tokenizer.convert_tokens_to_ids(name))
+
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    config = Molmo2Config(
+        vision_config={
+            **heads, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 8, "image_size": [24, 24],
+            "patch_size": 4, "num_position_embeddings": 36,
+        },
+        adapter_config={
+            **heads, "vision_feature_layer": [7, 4], "hidden_size": 16, "intermediate_size": 32, "text_hidden_size": 16,
+        },
+        text_config={
+            **heads, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+            "vocab_size": len(letters) + len(specials), "additional_vocab_size": len(vision),
+            "max_position_embeddings": 4096, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        image_start_token_id=token("<im_start>"), low_res_image_start_token_id=token("<low_res_im_start>"),
+        image_end_token_id=token("<im_end>"), image_patch_id=token("<im_patch>"),
+        frame_start_token_id=token("<frame_start>"), frame_end_token_id=token("<frame_end>"),
+        bos_token_id=token(specials[0]), eos_token_id=token(specials[2]), pad_token_id=token(specials[0]),
+    )  # fmt: skip
+    model = Molmo2ForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    scorer = TokenScorer(hidden_size=16, num_heads=2, mlp_size=32)
+    save_file(scorer.state_dict(), folder / "scorer.safetensors")
+    (folder / "stts.json").write_text(
+        json.dumps(
+            {
+                "format": 1,
+                "family": "molmo2",
+                "prune_layer": 3,
+                "keep_ratio": 0.5,
+                "bias_rescale": "row",
+                "scorer": "learned",
+                "scorer_file": "scorer.safetensors",
+                "demonstration": True,
+            }
+        )
+    )
+    (folder / "video_preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": 24, "width": 24}, "patch_size": 4, "pooling_size": [2, 2]})
+    )
+    return folder

@@ -56,7 +56,9 @@ def test_the_surface_is_what_is_promised():
     """The command line is a contract: a flag that goes missing or appears must change this list."""
     names = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
     assert names == {"ask", "finetune", "eval", "profile"}
-    text = " ".join(CliRunner().invoke(cli.app, ["ask", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output.split())
+    text = " ".join(
+        CliRunner().invoke(cli.app, ["ask", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output.split()
+    )
     for flag in (
         "--preset", "--model", "--options", "--frames", "--max-fps", "--keep-ratio", "--scorer", "--prune-layer",
         "--max-new-tokens", "--device", "--dtype", "--compare", "--json", "--quiet",
@@ -148,7 +150,8 @@ def test_settings_come_from_the_flag_over_the_preset(monkeypatch, tmp_path, clip
     mine = tmp_path / "mine.yaml"
     mine.write_text("model: m\nframes: 5\nmax_fps: 1.5\nscorer: temporal\n")
     CliRunner().invoke(
-        cli.app, ["ask", str(clip_file), "one?", "two?", "--preset", str(mine), "--frames", "9", "--options", "a", "--compare"]
+        cli.app,
+        ["ask", str(clip_file), "one?", "two?", "--preset", str(mine), "--frames", "9", "--options", "a", "--compare"],
     )
     assert seen["path"] == str(clip_file)
     assert seen["questions"] == ["one?", "two?"]

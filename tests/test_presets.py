@@ -101,3 +101,9 @@ def test_override_ignores_none_and_checks_values():
     assert preset.override(frames=2).frames == 2
     with pytest.raises(InputError, match="keep_ratio is 2"):
         preset.override(keep_ratio=2.0)
+
+
+def test_every_scorer_of_the_method_can_be_named():
+    from stts_cli.pruning import SCORERS
+
+    assert set(presets.SCORERS) == {"auto", *SCORERS}

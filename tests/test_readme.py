@@ -26,7 +26,9 @@ def block(name: str) -> str:
 def commands() -> list[list[str]]:
     """Every `stts` command line in README's bash blocks, as words."""
     lines = "\n".join(re.findall(r"^```bash\n(.*?)\n```$", README, re.MULTILINE | re.DOTALL))
-    found = [part.strip() for line in lines.splitlines() for part in line.split("&&") if part.strip().startswith("stts ")]
+    found = [
+        part.strip() for line in lines.splitlines() for part in line.split("&&") if part.strip().startswith("stts ")
+    ]
     assert len(found) >= 3
     return [shlex.split(command)[1:] for command in found]
 
@@ -36,7 +38,11 @@ def test_ci_takes_its_commands_from_readme(name):
     script = re.search(r"^readme_block\(\) \{.*?^\}$", CI, re.MULTILINE | re.DOTALL)
     assert script
     printed = subprocess.run(
-        ["bash", "-euc", f"{script[0]}\nreadme_block {name}"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        ["bash", "-euc", f"{script[0]}\nreadme_block {name}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert printed.stdout.rstrip("\n") == block(name)
     assert f"readme_block {name}" in CI

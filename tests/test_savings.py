@@ -1,0 +1,182 @@
+"""The FLOP count against torch's own counter, part by part, under eager attention."""
+
+import dataclasses
+
+import pytest
+
+from stts_cli.savings import CONVENTION, ModelShape, count
+
+MOLMO2_4B = ModelShape(
+    patch_dim=588, num_patches=729, num_windows=81, window_size=9, vit_blocks=25, vit_width=1152, vit_heads=16,
+    vit_head_dim=72, vit_mlp=4304, num_feature_layers=2, connector_width=1152, connector_heads=16, connector_head_dim=72,
+    connector_mlp=9728, llm_layers=36, llm_width=2560, llm_heads=32, llm_kv_heads=8, llm_head_dim=128, llm_mlp=9728,
+    vocab_size=151936,
+)  # fmt: skip
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
+
+
+@pytest.fixture(scope="module")
+def family():
+    """A Molmo2 small enough to run and wide enough that what the convention leaves out is below 1%."""
+    import torch
+    from transformers import Molmo2Config, Molmo2ForConditionalGeneration
+
+    from stts_cli.families.frames import FrameProcessor
+    from stts_cli.families.molmo2 import Molmo2Family
+    from stts_cli.families.settings import PruneSettings
+    from stts_cli.pruning import TokenScorer
+
+    torch.manual_seed(0)
+    config = Molmo2Config(
+        vision_config={**HEADS, "hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 7,
+                       "image_size": [24, 24], "patch_size": 4},
+        adapter_config={**HEADS, "vision_feature_layer": [6, 4], "hidden_size": 128, "intermediate_size": 144,
+                        "text_hidden_size": 96},
+        text_config={"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "hidden_size": 96,
+                     "intermediate_size": 200, "num_hidden_layers": 3, "vocab_size": 80, "additional_vocab_size": 8,
+                     "max_position_embeddings": 512, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        image_patch_id=84, frame_start_token_id=82, frame_end_token_id=83,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    model = Molmo2ForConditionalGeneration(config).eval()
+    assert model.model.vision_tower.config._attn_implementation == "eager"
+    return Molmo2Family(
+        model, None, scorer=TokenScorer(128, 4, 160, 32), frames=FrameProcessor((24, 24), 4, (2, 2)),
+        settings=PruneSettings(), model_name="tiny",
+    )  # fmt: skip
+
+
+def counted(work):
+    """FLOPs that torch counts while `work` runs."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        result = work()
+    return counter.get_total_flops(), result
+
+
+def measured_parts(family, keep_ratio, scorer):
+    """Run each part on its own under the counter; returns (FLOPs by part, kept windows, prompt length)."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    from stts_cli.pruning import prune_and_encode
+
+    tower = family.model.model.vision_tower
+    frames = torch.randn(5, 36, 48, generator=torch.Generator().manual_seed(0))
+    parts = {}
+    parts["patch embedding"], hidden = counted(lambda: tower.patch_embedding(frames) + tower.positional_embedding)
+
+    def vit(blocks):
+        return prune_and_encode(
+            tower.layers[:blocks], hidden, scorer=scorer, keep_ratio=keep_ratio, prune_layer=3,
+            window_index=family.window_index, grid=(6, 6), video_lengths=[5], feature_layers=[blocks - 1], kernel="eager",
+        )  # fmt: skip
+
+    # from the whole ViT, the scorer and the dense blocks are taken off
+    dense, _ = counted(lambda: prune_blocks(tower.layers[:5], hidden))
+    scoring = counted(lambda: family.scorer(hidden, family.window_index, [5]))[0] if keep_ratio < 1 else 0
+    whole, out = counted(lambda: vit(7))
+    parts["ViT dense blocks"], parts["ViT packed blocks"], parts["scorer"] = dense, whole - dense - scoring, scoring
+    features = torch.cat([out.features, out.features], -1)
+    connector = family.model.model.multi_modal_projector
+    parts["connector"], visual = counted(lambda: connector(features, out.pool_index).last_hidden_state)
+    length = 20 + len(visual)
+    ids = torch.ones(1, length, dtype=torch.long)
+    ids[0, 5 : 5 + len(visual)] = 84
+    outputs = {"video": BaseModelOutputWithPooling(pooler_output=(visual,))}
+    types = (ids == 84).long()
+    parts["LLM prefill"], prefill = counted(
+        lambda: family.model(
+            input_ids=ids, mm_token_type_ids=types, mm_encoder_outputs=outputs, logits_to_keep=1, use_cache=True
+        )
+    )
+
+    def decode():
+        cache = prefill.past_key_values
+        for _ in range(3):
+            family.model(input_ids=torch.ones(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
+
+    parts["decode"] = counted(decode)[0]
+    return parts, out, length
+
+
+def prune_blocks(blocks, hidden):
+    for block in blocks:
+        hidden = block(hidden, attention_mask=None)
+
+
+@pytest.mark.parametrize("arm", ["pruned", "dense"])
+def test_every_part_agrees_with_torch(family, arm):
+    keep_ratio, scorer = (0.4, family.scorer) if arm == "pruned" else (1.0, "none")
+    parts, out, length = measured_parts(family, keep_ratio, scorer)
+    dense_length = length + int((~out.keep_mask).sum())
+    savings = count(
+        family.shape(), 5, out.keep_mask.sum(1).tolist(), dense_length, length, 3, 4,
+        kept_patches_per_frame=out.kept_patches,
+    )  # fmt: skip
+    assert set(parts) == set(savings.flops)
+    for name, flops in parts.items():
+        analytic = savings.flops[name][1]
+        if arm == "dense" and name == "scorer":
+            assert flops == analytic == 0
+            continue
+        assert flops > 10_000, name  # nothing is compared with nothing
+        assert analytic == pytest.approx(flops, rel=0.01), name
+    assert savings.changes_nothing == (arm == "dense")
+    if arm == "dense":
+        for dense, pruned in (*savings.flops.values(), *savings.tokens.values(), savings.total):
+            assert dense == pruned
+
+
+def test_dense_column_does_not_depend_on_pruning():
+    rows = [count(MOLMO2_4B, 8, [81] + [n] * 7, 900, 900, 3, 1).to_dict()["flops"] for n in (81, 40, 0)]
+    assert [{k: v["dense"] for k, v in row.items()} for row in rows] == [
+        {k: v["dense"] for k, v in rows[0].items()}
+    ] * 3
+    totals = [row["total"]["pruned"] for row in rows]
+    assert totals == sorted(totals, reverse=True)
+
+
+@pytest.mark.parametrize(("frames", "speedup"), [(64, 1.93), (128, 2.07), (256, 2.28), (384, 2.44)])
+def test_ideal_speedups_of_the_real_model(frames, speedup):
+    kept = [81] + [(81 * frames // 2 - 81) // (frames - 1)] * (frames - 1)
+    dense = frames * (81 + 8)
+    savings = count(MOLMO2_4B, frames, kept, dense, dense - frames * 81 + sum(kept), 3, 1)
+    assert savings.to_dict()["ideal_speedup"] == pytest.approx(speedup, abs=0.02)
+
+
+def test_attention_is_quadratic_in_each_frames_own_count():
+    even = count(MOLMO2_4B, 4, [40, 40, 40, 40], 400, 240, 3, 1).flops["ViT packed blocks"][1]
+    uneven = count(MOLMO2_4B, 4, [80, 80, 0, 0], 400, 240, 3, 1).flops["ViT packed blocks"][1]
+    assert uneven - even == 20 * 4 * 16 * 72 * (2 * 720**2 - 4 * 360**2)
+
+
+def test_document():
+    document = count(MOLMO2_4B, 2, [81, 41], 180, 140, 3, 5).to_dict()
+    assert document["convention"] == CONVENTION
+    assert document["tokens"]["visual tokens"] == {"dense": 162, "pruned": 122}
+    assert document["tokens"]["ViT patches"] == {"dense": 1458, "pruned": 1098}
+    assert document["tokens"]["LLM prompt"] == {"dense": 180, "pruned": 140}
+    flops = dict(document["flops"])
+    total = flops.pop("total")
+    assert list(document["flops"])[-1] == "total"
+    assert total == {k: sum(row[k] for row in flops.values()) for k in ("dense", "pruned")}
+    assert document["decode_flops_per_token"]["dense"] * 4 == pytest.approx(flops["decode"]["dense"], rel=1e-3)
+
+
+def test_training_free_scorers_cost_no_products():
+    kept = [81, 41]
+    assert count(MOLMO2_4B, 2, kept, 180, 140, 3, 1, scorer="temporal").flops["scorer"] == (0, 0)
+    assert count(MOLMO2_4B, 2, kept, 180, 140, 3, 1).flops["scorer"][1] > 0
+
+
+@pytest.mark.parametrize("kept", [[81], [81, 82], [81, -1]])
+def test_kept_windows_must_fit(kept):
+    with pytest.raises(ValueError, match="2 frames of at most 81 windows"):
+        count(MOLMO2_4B, 2, kept, 180, 140, 3, 1)
+
+
+def test_shape_is_plain_numbers(family):
+    assert all(isinstance(value, int) for value in dataclasses.asdict(family.shape()).values())
