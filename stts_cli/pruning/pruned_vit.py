@@ -125,7 +125,7 @@ def prune_and_encode(
         window_index: int64 (W, P) window table on the patches' device.
         grid: patch rows and columns of a frame.
         video_lengths: frames of each video; they add up to T. Selection is per video.
-        feature_layers: blocks whose outputs are concatenated, negative ones from the end.
+        feature_layers: blocks whose outputs are concatenated, negative ones from the end; none runs beyond the deepest.
         bias_rescale: "row" or "frame" for the soft bias, None for no bias. Only the learned scorer has one.
         prune_from_frame: see `num_dropped`.
         seed: for "random".
@@ -153,6 +153,7 @@ def prune_and_encode(
     if sum(video_lengths) != num_frames:
         raise ValueError(f"video lengths add up to {sum(video_lengths)}, not to {num_frames} frames: they must agree")
     layers = [layer % len(blocks) for layer in feature_layers]
+    blocks = blocks[: max(layers) + 1]
     clock = _Clock(hidden_TND.device)
     run = _BlockRunner(blocks, apply_block, layers, chunk_frames or num_frames)
     num_windows = len(window_index)
@@ -325,7 +326,7 @@ def _pool_index(window_index: Tensor, keep_TW: Tensor, index: Tensor, num_patche
 def _check_prune_layer(prune_layer: int, num_blocks: int) -> None:
     if not 0 <= prune_layer <= num_blocks - 3:
         raise ValueError(
-            f"prune layer {prune_layer} of {num_blocks} ViT blocks -> the next block runs dense, at least one more packed "
+            f"prune layer {prune_layer} of {num_blocks} ViT blocks -> the next runs dense, at least one more packed "
             f"-> choose 0 to {num_blocks - 3}"
         )
 

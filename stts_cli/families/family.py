@@ -1,0 +1,99 @@
+"""What a model family is to the rest of the program: frames and a question in, visual tokens and a prompt out.
+
+A family stands between the stock transformers model and the method: it gives `pruning` the ViT's blocks, runs the
+connector, and words the prompt as the model was trained. It changes no module of the stock model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from stts_cli.families.settings import PruneSettings
+from stts_cli.savings import ModelShape
+
+
+@dataclass
+class EncodedVideo:
+    """The visual tokens of one or more videos.
+
+    Attributes:
+        visual_tokens: (V, D of the language model), frame after frame.
+        keep_mask: bool (T, W), True = kept.
+        seconds: by stage: "vit_dense" (patch embedding included), "score_select_pack", "vit_packed", "connector".
+        scorer: who scored, "none" where nothing was dropped.
+        kernel: attention kernel of the packed blocks, "dense" where nothing was dropped.
+        kernel_reason: why that one.
+        kept_patches: ViT patches kept of each frame.
+        scores: float32 (T, W), or None where nothing was scored.
+        scored_hidden: (T, N, D) what was scored; only if asked for.
+    """
+
+    visual_tokens: Tensor
+    keep_mask: Tensor
+    seconds: dict[str, float]
+    scorer: str
+    kernel: str = "dense"
+    kernel_reason: str = ""
+    kept_patches: list[int] = field(default_factory=list)
+    scores: Tensor | None = None
+    scored_hidden: Tensor | None = None
+
+
+@dataclass
+class Prompt:
+    """A prompt for the language model, without the placeholders of dropped windows.
+
+    Attributes:
+        input_ids: int64 (1, L).
+        mm_token_type_ids: int64 (1, L), 1 for the tokens of the video.
+        num_prefix: tokens before the question's text; the same for every question about the video.
+        dense_length: L before anything was deleted.
+    """
+
+    input_ids: Tensor
+    mm_token_type_ids: Tensor
+    num_prefix: int
+    dense_length: int
+
+
+class Family(Protocol):
+    """A loaded video VLM with the method built in."""
+
+    model: Any
+    tokenizer: Any
+    scorer: Any
+    settings: PruneSettings
+    model_name: str
+    is_demonstration: bool
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Turn uint8 (T, H, W, 3) frames into patches (T, N, patch_dim)."""
+
+    def encode_video(
+        self,
+        patches: Tensor,
+        *,
+        keep_ratio: float,
+        scorer: str,
+        prune_layer: int | None = None,
+        seed: int = 0,
+        video_lengths: list[int] | None = None,
+    ) -> EncodedVideo:
+        """Turn patches into the visual tokens of kept windows."""
+
+    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor) -> Prompt:
+        """Word the prompt and delete the placeholders of dropped windows."""
+
+    def shape(self) -> ModelShape:
+        """Return the sizes that FLOPs depend on."""

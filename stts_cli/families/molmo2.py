@@ -1,0 +1,374 @@
+"""Molmo2: transformers' own classes, the pruned ViT in the place of the stock one, and Molmo2's prompt.
+
+Frames become visual tokens by the stock modules (patch embedding, blocks, connector) driven by
+`pruning.prune_and_encode`; the language model takes them through `mm_encoder_outputs`, untouched. The prompt is worded
+as transformers' Molmo2Processor words it. Released checkpoints and transformers' own format load alike. Source: arXiv
+2603.18004 (method); Molmo2.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stts_cli.errors import InputError, suggest
+from stts_cli.families.family import EncodedVideo, Prompt
+from stts_cli.families.frames import FrameProcessor, read_frame_processor
+from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, load_scorer, read_settings
+from stts_cli.pruning import SCORERS, TokenScorer, prune_and_encode, shrink_placeholders, window_index
+from stts_cli.savings import ModelShape
+
+VIDEO_TOKEN = "<|video|>"
+PATCH_TOKEN = "<im_patch>"
+VISUAL_TOKENS = (
+    PATCH_TOKEN,
+    "<im_col>",
+    "<im_start>",
+    "<low_res_im_start>",
+    "<frame_start>",
+    "<im_end>",
+    "<frame_end>",
+    "<im_low>",
+)
+_CHUNK_PATCHES = 16_384  # patches that go through a block at once when no gradient is needed
+_CHUNK_TOKENS = 4_096  # visual tokens that go through the connector at once
+
+
+class Molmo2Family:
+    """A loaded Molmo2 with its scorer.
+
+    Args:
+        model: transformers' Molmo2ForConditionalGeneration, unchanged.
+        tokenizer: its tokenizer.
+        scorer: the learned scorer, or None.
+        frames: from pixels to patches.
+        settings: how it was trained to be pruned.
+        model_name: what to call it in reports.
+        is_demonstration: True for the embedded model of the procedural world.
+        processor: the checkpoint's processor_config.json: how frames are marked in the prompt.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        scorer: TokenScorer | None,
+        frames: FrameProcessor,
+        settings: PruneSettings,
+        model_name: str,
+        is_demonstration: bool = False,
+        processor: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.scorer = model, tokenizer, scorer
+        self.frames, self.settings = frames, settings
+        self.model_name, self.is_demonstration = model_name, is_demonstration
+        marks = processor or {}
+        special = marks.get("use_frame_special_tokens", True)
+        self._frame_start, self._frame_end = ("<frame_start>", "<frame_end>") if special else ("<im_start>", "<im_end>")
+        self._column = "<im_col>" if marks.get("video_use_col_tokens", False) else ""
+        num_positions = model.config.vision_config.num_position_embeddings
+        if frames.grid[0] * frames.grid[1] != num_positions:
+            raise InputError(
+                f"frames give {frames.grid[0]}x{frames.grid[1]} patches, the model has {num_positions} positions -> "
+                "use the checkpoint's own video_preprocessor_config.json"
+            )
+        self.window_index = window_index(*frames.grid, *frames.pool).to(model.device)
+
+    @classmethod
+    def load(
+        cls, model: str, *, device: torch.device, dtype: torch.dtype, attn_implementation: str, trust_remote_code: bool
+    ) -> Molmo2Family:
+        """Load a checkpoint; see `families.load_family` for the arguments.
+
+        Raises:
+            InputError: weights that are not safetensors, incomplete, or that do not fit the config.
+        """
+        from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
+        from transformers.utils import cached_file
+
+        def find_file(name: str) -> Path | None:
+            found = cached_file(
+                model, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+            )
+            return Path(found) if found else None
+
+        if Path(model).is_dir() and not list(Path(model).glob("model*.safetensors")):
+            raise InputError(f"model '{model}' holds no .safetensors weights -> only that format is loaded")
+        stock, info = Molmo2ForConditionalGeneration.from_pretrained(
+            model, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, output_loading_info=True
+        )
+        if info["missing_keys"]:
+            first = sorted(info["missing_keys"])[0]
+            raise InputError(
+                f"model '{model}' lacks {len(info['missing_keys'])} weights, such as {first} -> load a whole checkpoint"
+            )
+        settings, document = read_settings(find_file(SETTINGS_FILE))
+        vision = stock.config.vision_config
+        scorer = load_scorer(document, find_file, scorer_sizes(vision))
+        defaults = {
+            "size": dict(zip(("height", "width"), vision.image_size, strict=True)),
+            "patch_size": vision.patch_size,
+            "pooling_size": (3, 3),
+        }
+        processor = find_file("processor_config.json")
+        return cls(
+            stock.to(device).eval(),
+            AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code),
+            scorer=scorer.to(device, dtype).eval() if scorer is not None else None,
+            frames=read_frame_processor(find_file, defaults),
+            settings=settings,
+            model_name=document.get("name") or Path(model).name if Path(model).is_dir() else model,
+            is_demonstration=bool(document.get("demonstration", False)),
+            processor=json.loads(processor.read_text(encoding="utf-8")) if processor else None,
+        )
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return self.frames.size
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        given = getattr(self.model.generation_config, "eos_token_id", None)
+        given = self.tokenizer.eos_token_id if given is None else given
+        return [given] if isinstance(given, int) else list(given)
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Turn frames into patches.
+
+        Args:
+            frames: uint8 (T, H, W, 3).
+
+        Returns:
+            (T, N, patch_size^2 * 3) in the model's dtype and on its device.
+
+        Raises:
+            InputError: frames of another kind.
+        """
+        return self.frames(frames, self.model.dtype, self.model.device)
+
+    def encode_video(
+        self,
+        patches: Tensor,
+        *,
+        keep_ratio: float,
+        scorer: str,
+        prune_layer: int | None = None,
+        seed: int = 0,
+        video_lengths: list[int] | None = None,
+        kernel: str = "auto",
+        packing: str = "varlen",
+        refill_lone_frames: bool = False,
+        chunk_frames: int | None = None,
+        return_hidden: bool = False,
+    ) -> EncodedVideo:
+        """Turn patches into the visual tokens of kept windows.
+
+        Args:
+            patches: (T, N, patch_dim) from `preprocess`, the videos of a batch one after the other.
+            keep_ratio: fraction of windows kept, in (0, 1]; 1 runs the stock modules untouched.
+            scorer: one of `pruning.SCORERS`.
+            prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
+            seed: for the random scorer.
+            video_lengths: frames of each video; None for one video.
+            kernel: attention kernel of the packed blocks.
+            packing: "varlen" or "bins".
+            refill_lone_frames: see `pruning.packing.pack_bins`.
+            chunk_frames: frames that go through the ViT at once; None to choose: all with gradient, else bounded.
+            return_hidden: also return what was scored, for the temporal loss.
+
+        Returns:
+            The visual tokens, differentiable where gradients are on.
+
+        Raises:
+            InputError: a setting that cannot be honoured, or no learned scorer where one is asked for.
+        """
+        tower = self.model.model.vision_tower
+        if chunk_frames is None and not torch.is_grad_enabled():
+            chunk_frames = max(1, _CHUNK_PATCHES // patches.shape[1])
+        started = self._clock()
+        hidden = tower.patch_embedding(patches.to(tower.device, tower.dtype))
+        hidden = hidden + tower.positional_embedding[None].to(hidden)
+        embed_s = self._clock() - started
+        try:
+            vit = prune_and_encode(
+                tower.layers,
+                hidden,
+                scorer=self._find_scorer(scorer),
+                keep_ratio=keep_ratio,
+                prune_layer=self.settings.prune_layer if prune_layer is None else prune_layer,
+                window_index=self.window_index,
+                grid=self.frames.grid,
+                video_lengths=video_lengths or [len(patches)],
+                feature_layers=self.model.config.adapter_config.vision_feature_layer,
+                bias_rescale=self.settings.bias_rescale,
+                prune_from_frame=self.settings.prune_from_frame,
+                seed=seed,
+                kernel=kernel,
+                packing=packing,
+                refill_lone_frames=refill_lone_frames,
+                chunk_frames=chunk_frames,
+                return_hidden=return_hidden,
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        del hidden
+        started = self._clock()
+        visual_tokens = self._connect(vit.features, vit.pool_index)
+        seconds = {**vit.seconds, "connector": self._clock() - started}
+        seconds["vit_dense"] += embed_s
+        return EncodedVideo(
+            visual_tokens,
+            vit.keep_mask,
+            seconds,
+            scorer="none" if vit.kernel == "dense" else scorer,
+            kernel=vit.kernel,
+            kernel_reason=vit.kernel_reason,
+            kept_patches=vit.kept_patches,
+            scores=vit.scores,
+            scored_hidden=vit.scored_hidden,
+        )
+
+    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor) -> Prompt:
+        """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
+
+        Args:
+            timestamps_s: time of each frame in seconds; T of them.
+            question: the user's text.
+            keep_mask: bool (T, W), True = kept.
+
+        Returns:
+            The prompt, on the CPU.
+
+        Raises:
+            InputError: the question holds a token of the video's, the times do not fit the frames, or the prompt is
+                longer than the model can take.
+        """
+        if len(timestamps_s) != len(keep_mask):
+            raise InputError(f"{len(timestamps_s)} timestamps for {len(keep_mask)} frames -> one a frame")
+        forbidden = [token for token in (*VISUAL_TOKENS, VIDEO_TOKEN) if token in question]
+        if forbidden:
+            raise InputError(f"the question holds {forbidden[0]}, which stands for the video -> leave it out")
+        head, tail = self._chat_text(question)
+        prefix_ids = self._tokenize(head + self._video_text(timestamps_s))
+        dense = torch.tensor(prefix_ids + self._tokenize(tail))
+        try:
+            ids, index = shrink_placeholders(dense, self._token_id(PATCH_TOKEN), keep_mask.cpu())
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        limit = self.model.config.text_config.max_position_embeddings
+        if len(ids) > limit:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens, the model takes {limit} -> use fewer frames or a lower keep ratio"
+            )
+        visual = torch.tensor([self._token_id(token) for token in VISUAL_TOKENS])
+        return Prompt(ids[None], torch.isin(ids, visual).long()[None], int(index[: len(prefix_ids)].sum()), len(dense))
+
+    def shape(self) -> ModelShape:
+        """Return the sizes that FLOPs depend on."""
+        return model_shape(self.model.config, self.frames.grid, self.frames.pool)
+
+    def _find_scorer(self, name: str) -> nn.Module | str:
+        if name not in SCORERS:
+            raise InputError(f"scorer '{name}' is unknown{suggest(name, SCORERS)}")
+        if name != "learned":
+            return name
+        if self.scorer is None:
+            raise InputError(
+                f"{self.model_name} has no trained scorer -> choose temporal, reference, random, tome or none"
+            )
+        return self.scorer
+
+    def _connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
+        connector: Callable[..., Any] = self.model.model.multi_modal_projector
+        if torch.is_grad_enabled() or len(pool_index) <= _CHUNK_TOKENS:
+            return connector(features, pool_index).last_hidden_state
+        parts = [connector(features, part).last_hidden_state for part in pool_index.split(_CHUNK_TOKENS)]
+        return torch.cat(parts)
+
+    def _chat_text(self, question: str) -> tuple[str, str]:
+        """Return the text before and after the video."""
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        else:
+            text = f"{VIDEO_TOKEN}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        head, found, tail = text.partition(VIDEO_TOKEN)
+        if not found:
+            head, tail = "", text
+        start = self.tokenizer.bos_token or self.tokenizer.eos_token
+        return head if head.startswith(start) else start + head, tail
+
+    def _video_text(self, timestamps_s: list[float]) -> str:
+        rows, cols = (-(-n // pool) for n, pool in zip(self.frames.grid, self.frames.pool, strict=True))
+        frame = self._frame_start + (PATCH_TOKEN * cols + self._column) * rows + self._frame_end
+        return " ".join(f"{t:.1f} {frame}" for t in timestamps_s)
+
+    def _tokenize(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _token_id(self, token: str) -> int:
+        return self.tokenizer.convert_tokens_to_ids(token)
+
+    def _clock(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
+
+
+def scorer_sizes(vision: Any) -> dict[str, int]:
+    """Return the arguments of `TokenScorer` for a vision config."""
+    return {
+        "hidden_size": vision.hidden_size,
+        "num_heads": vision.num_attention_heads,
+        "mlp_size": vision.intermediate_size,
+        "head_dim": vision.head_dim,
+    }
+
+
+def model_shape(config: Any, grid: tuple[int, int], pool: tuple[int, int]) -> ModelShape:
+    """Read the sizes that FLOPs depend on from a config.
+
+    Args:
+        config: transformers' Molmo2Config.
+        grid: patch rows and columns of a frame.
+        pool: patch rows and columns of a window.
+
+    Returns:
+        The sizes; no weights are needed.
+    """
+    vision, adapter, text = config.vision_config, config.adapter_config, config.text_config
+    deepest = max(layer % vision.num_hidden_layers for layer in adapter.vision_feature_layer)
+    return ModelShape(
+        patch_dim=vision.patch_size**2 * vision.num_channels,
+        num_patches=grid[0] * grid[1],
+        num_windows=-(-grid[0] // pool[0]) * -(-grid[1] // pool[1]),
+        window_size=pool[0] * pool[1],
+        vit_blocks=deepest + 1,
+        vit_width=vision.hidden_size,
+        vit_heads=vision.num_attention_heads,
+        vit_head_dim=vision.head_dim,
+        vit_mlp=vision.intermediate_size,
+        num_feature_layers=len(adapter.vision_feature_layer),
+        connector_width=adapter.hidden_size,
+        connector_heads=adapter.num_attention_heads,
+        connector_head_dim=adapter.head_dim,
+        connector_mlp=adapter.intermediate_size,
+        llm_layers=text.num_hidden_layers,
+        llm_width=text.hidden_size,
+        llm_heads=text.num_attention_heads,
+        llm_kv_heads=text.num_key_value_heads,
+        llm_head_dim=text.head_dim,
+        llm_mlp=text.intermediate_size,
+        vocab_size=text.vocab_size,
+    )

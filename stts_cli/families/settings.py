@@ -1,0 +1,100 @@
+"""How a checkpoint was trained to be pruned: `stts.json` and the scorer's weights beside the model's own files.
+
+A checkpoint without `stts.json` is a stock one: the paper's defaults apply and there is no learned scorer. Weights are
+read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stts_cli.errors import InputError
+from stts_cli.pruning import TokenScorer
+
+SETTINGS_FILE = "stts.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Settings of the pruned ViT that belong to a checkpoint.
+
+    Attributes:
+        prune_layer: 0-based ViT block after which windows are scored.
+        keep_ratio: fraction of windows kept, in (0, 1].
+        bias_rescale: "row" or "frame".
+        prune_from_frame: frames before this one are kept whole.
+        scorer: the scorer it was trained with.
+    """
+
+    prune_layer: int = 3
+    keep_ratio: float = 0.5
+    bias_rescale: str = "row"
+    prune_from_frame: int = 0
+    scorer: str = "temporal"
+
+
+def read_settings(path: Path | None) -> tuple[PruneSettings, dict[str, Any]]:
+    """Read a checkpoint's `stts.json`.
+
+    Args:
+        path: the file, or None where there is none.
+
+    Returns:
+        (settings, the whole document; empty where there is no file).
+
+    Raises:
+        InputError: not a JSON object, or of another format.
+    """
+    if path is None:
+        return PruneSettings(), {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}) -> write the checkpoint again") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise InputError(
+            f"{path} has format {found!r} -> this version reads format {FORMAT} -> update stts or the file"
+        )
+    known = {f.name for f in fields(PruneSettings)}
+    return PruneSettings(**{k: v for k, v in document.items() if k in known}), document
+
+
+def load_scorer(
+    document: dict[str, Any], find_file: Callable[[str], Path | None], sizes: dict[str, int]
+) -> TokenScorer | None:
+    """Load the learned scorer that a checkpoint carries.
+
+    Args:
+        document: the checkpoint's `stts.json`.
+        find_file: name of a file of the checkpoint -> where it is, or None.
+        sizes: arguments of `TokenScorer`.
+
+    Returns:
+        The scorer in float32, or None where the checkpoint has none.
+
+    Raises:
+        InputError: the file is missing, is no safetensors file, or does not fit the model.
+    """
+    name = document.get("scorer_file")
+    if document.get("scorer") != "learned" or name is None:
+        return None
+    path = find_file(name)
+    if path is None or path.suffix != ".safetensors":
+        raise InputError(f"the checkpoint's scorer file '{name}' is missing or no .safetensors file -> restore it")
+    from safetensors.torch import load_file
+
+    scorer = TokenScorer(**sizes)
+    try:
+        scorer.load_state_dict({k: v.to(torch.float32) for k, v in load_file(path).items()})
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:160]
+        raise InputError(f"{path.name} does not fit a ViT of {sizes} ({detail}) -> use this model's own") from error
+    return scorer

@@ -1,0 +1,219 @@
+"""Oracles for the family: the stock model, and a slow path that masks instead of dropping."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from stts_cli.errors import InputError
+from stts_cli.pruning import log_score_bias, select_windows, window_index
+from stts_cli.pruning.windows import patch_window
+
+TIMES = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+QUESTION = "What color is it?"
+
+
+@pytest.fixture(scope="module")
+def frames():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (6, 10, 10, 3), generator=generator, dtype=torch.uint8)
+
+
+def encoder_outputs(visual_tokens):
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    return {"video": BaseModelOutputWithPooling(pooler_output=(visual_tokens,))}
+
+
+def logits(family, prompt, visual_tokens, **more):
+    return family.model(
+        input_ids=prompt.input_ids,
+        mm_token_type_ids=prompt.mm_token_type_ids,
+        mm_encoder_outputs=encoder_outputs(visual_tokens),
+        **more,
+    ).logits
+
+
+@torch.no_grad()
+def stock_logits(family, frames):
+    """transformers on its own: pixels, pooling indices and grids, no code of ours but the patches and the text."""
+    pooling = window_index(5, 5, 2, 2)
+    offsets = torch.arange(len(frames))[:, None, None] * 25
+    prompt = family.build_prompt(TIMES[: len(frames)], QUESTION, torch.ones(len(frames), 9, dtype=torch.bool))
+    return family.model(
+        input_ids=prompt.input_ids,
+        mm_token_type_ids=prompt.mm_token_type_ids,
+        pixel_values_videos=family.preprocess(frames),
+        video_token_pooling=torch.where(pooling >= 0, pooling + offsets, -1).flatten(0, 1),
+        video_grids=torch.tensor([[len(frames), 3, 3]]),
+    ).logits
+
+
+@pytest.mark.parametrize(("scorer", "keep_ratio"), [("learned", 1.0), ("none", 0.5), ("tome", 1.0)])
+@torch.no_grad()
+def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio):
+    encoded = family.encode_video(family.preprocess(frames), keep_ratio=keep_ratio, scorer=scorer)
+    prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
+    assert torch.equal(logits(family, prompt, encoded.visual_tokens), stock_logits(family, frames))
+    assert encoded.scorer == "none"
+    assert encoded.kernel == "dense"
+    assert prompt.dense_length == prompt.input_ids.shape[1]
+
+
+@torch.no_grad()
+def test_one_frame_is_the_stock_model(family, frames):
+    encoded = family.encode_video(family.preprocess(frames[:1]), keep_ratio=0.3, scorer="learned")
+    prompt = family.build_prompt(TIMES[:1], QUESTION, encoded.keep_mask)
+    assert torch.equal(logits(family, prompt, encoded.visual_tokens), stock_logits(family, frames[:1]))
+
+
+@torch.no_grad()
+def masked_logits(family, frames, keep_ratio):
+    """The slow path: every patch and every placeholder stays, dropped ones are masked wherever they could be seen."""
+    model, table = family.model.model, family.window_index
+    patches = family.preprocess(frames)
+    hidden = model.vision_tower.patch_embedding(patches) + model.vision_tower.positional_embedding
+    outputs = []
+    for i, block in enumerate(model.vision_tower.layers):
+        mask = None
+        if i == family.settings.prune_layer + 1:
+            scores = family.scorer(hidden, table, [len(frames)])
+            keep = select_windows(scores, keep_ratio, [len(frames)])
+            mask = log_score_bias(scores, table, (5, 5), [len(frames)])[:, None, None].expand(-1, -1, 25, -1)
+        elif i > family.settings.prune_layer:
+            kept = keep[:, patch_window(table, 25)]
+            kept = torch.where(kept.any(1, keepdim=True), kept, True)[:, None, None].expand(-1, -1, 25, -1)
+            mask = torch.zeros(kept.shape).masked_fill(~kept, torch.finfo(torch.float32).min)
+        hidden = block(hidden, attention_mask=mask)
+        outputs.append(hidden)
+    features = torch.cat([outputs[6], outputs[4]], -1)
+    offsets = torch.arange(len(frames))[:, None, None] * 25
+    pooling = torch.where(table >= 0, table + offsets, -1).flatten(0, 1)
+    visual = model.multi_modal_projector(features, pooling).last_hidden_state
+    prompt = family.build_prompt(TIMES, QUESTION, torch.ones_like(keep))
+    ids, types = prompt.input_ids, prompt.mm_token_type_ids
+    present = torch.ones_like(ids, dtype=torch.bool)
+    present[ids == family.model.config.image_patch_id] = keep.flatten()
+    length = ids.shape[1]
+    seen = torch.ones(length, length, dtype=torch.bool).tril() | ((types.T == 1) & (types == 1))
+    seen = (seen & present) | torch.eye(length, dtype=torch.bool)
+    mask = torch.zeros(1, 1, length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
+    out = family.model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(present.long().cumsum(1) - 1).clamp_min(0),
+        mm_encoder_outputs=encoder_outputs(visual),
+    )
+    return out.logits[present], keep
+
+
+@pytest.mark.parametrize("keep_ratio", [0.75, 0.5, 0.3])
+@torch.no_grad()
+def test_pruned_equals_the_masked_path(family, frames, keep_ratio):
+    encoded = family.encode_video(family.preprocess(frames), keep_ratio=keep_ratio, scorer="learned")
+    prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
+    expected, keep = masked_logits(family, frames, keep_ratio)
+    assert torch.equal(encoded.keep_mask, keep)
+    assert int(keep.sum()) < keep.numel()
+    assert len(encoded.visual_tokens) == int(keep.sum())
+    assert prompt.dense_length - prompt.input_ids.shape[1] == int((~keep).sum())
+    torch.testing.assert_close(logits(family, prompt, encoded.visual_tokens)[0], expected, atol=1e-4, rtol=1e-4)
+    dense = stock_logits(family, frames)[0, -1]
+    assert (dense - expected[-1]).abs().max() > 1e-3  # pruning does change something here
+
+
+@pytest.mark.parametrize("scorer", ["learned", "temporal", "reference", "tome", "none"])
+@torch.no_grad()
+def test_batch_of_videos_equals_each_alone(family, frames, scorer):
+    patches = family.preprocess(frames)
+    both = family.encode_video(patches, keep_ratio=0.5, scorer=scorer, video_lengths=[4, 2])
+    alone = [family.encode_video(part, keep_ratio=0.5, scorer=scorer) for part in patches.split([4, 2])]
+    assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
+    torch.testing.assert_close(both.visual_tokens, torch.cat([a.visual_tokens for a in alone]), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_chunks_and_bins_change_nothing(family, frames, monkeypatch):
+    patches = family.preprocess(frames)
+    plain = family.encode_video(patches, keep_ratio=0.5, scorer="learned")
+    bins = family.encode_video(patches, keep_ratio=0.5, scorer="learned", packing="bins")
+    monkeypatch.setattr("stts_cli.families.molmo2._CHUNK_TOKENS", 5)
+    chunked = family.encode_video(patches, keep_ratio=0.5, scorer="learned", chunk_frames=2)
+    for other in (bins, chunked):
+        assert torch.equal(plain.keep_mask, other.keep_mask)
+        torch.testing.assert_close(plain.visual_tokens, other.visual_tokens, atol=1e-4, rtol=1e-4)
+
+
+def lm_loss(family, frames):
+    encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
+    return logits(family, prompt, encoded.visual_tokens)[0, -1].log_softmax(-1)[3]
+
+
+def test_loss_reaches_the_scorer_through_the_bias_only(family, frames, monkeypatch):
+    parameters = list(family.scorer.parameters())
+    grads = torch.autograd.grad(lm_loss(family, frames), parameters, allow_unused=True)
+    assert all(g is not None for g in grads)
+    assert sum(g.abs().sum() for g in grads) > 1e-4
+    monkeypatch.setattr(family, "settings", dataclasses.replace(family.settings, bias_rescale=None))
+    grads = torch.autograd.grad(lm_loss(family, frames), parameters, allow_unused=True)
+    assert all(g is None for g in grads)
+
+
+@torch.no_grad()
+def test_generation_with_cache_equals_without(family, frames):
+    encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
+
+    def generate(use_cache):
+        return family.model.generate(
+            input_ids=prompt.input_ids,
+            mm_token_type_ids=prompt.mm_token_type_ids,
+            mm_encoder_outputs=encoder_outputs(encoded.visual_tokens),
+            max_new_tokens=6,
+            do_sample=False,
+            use_cache=use_cache,
+            eos_token_id=10**6,
+        )
+
+    with_cache = generate(True)[0, prompt.input_ids.shape[1] :].tolist()
+    ids, types = prompt.input_ids, prompt.mm_token_type_ids
+    step_by_step = []
+    for _ in range(6):
+        out = family.model(
+            input_ids=ids, mm_token_type_ids=types, mm_encoder_outputs=encoder_outputs(encoded.visual_tokens)
+        ).logits[0, -1]
+        step_by_step.append(int(out.argmax()))
+        ids = torch.cat([ids, ids.new_tensor([[step_by_step[-1]]])], 1)
+        types = torch.cat([types, types.new_zeros(1, 1)], 1)
+    assert with_cache == step_by_step
+
+
+def test_visual_tokens_must_fit_the_placeholders(family, frames):
+    encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
+    with pytest.raises(ValueError, match="do not match"):
+        logits(family, prompt, encoded.visual_tokens[:-1])
+    with pytest.raises(InputError, match="6 frames"):
+        family.build_prompt(TIMES[:-1], QUESTION, encoded.keep_mask)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep_ratio": 0.0}, "above 0 and at most 1"),
+        ({"keep_ratio": 0.1}, "first of 6 frames always stays"),
+        ({"prune_layer": 6}, "prune layer 6 of 7 ViT blocks"),
+        ({"scorer": "leraned"}, "did you mean 'learned'"),
+        ({"kernel": "quick"}, "kernel 'quick' is unknown"),
+    ],
+)
+def test_bad_settings_are_input_errors(family, frames, options, message):
+    with pytest.raises(InputError, match=message):
+        family.encode_video(family.preprocess(frames), **{"keep_ratio": 0.5, "scorer": "learned", **options})
+
+
+def test_stages_are_timed(family, frames):
+    seconds = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned").seconds
+    assert set(seconds) == {"vit_dense", "score_select_pack", "vit_packed", "connector"}
+    assert all(s > 0 for s in seconds.values())
