@@ -14,8 +14,8 @@ from typing import Any
 
 CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only, no norms, activations or softmax; attention counts "
-    "each query-key pair that is computed: a frame's own patches in the ViT, the prompt's whole square in the prefill; "
-    "the output head counts once in the prefill"
+    "query-key pairs: within each frame's own patches in the ViT, the prompt's whole square in the prefill, whose mask "
+    "is not causal; the output head counts once in the prefill"
 )
 
 

