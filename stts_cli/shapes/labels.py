@@ -38,8 +38,12 @@ def window_labels(scene: Scene, times_s: np.ndarray, grid: int = 4) -> np.ndarra
         shape = SHAPES.index(thing.shape)
         # share of each window's side that the thing's box covers, (T, grid) an axis
         reach = thing.radius * 0.85
-        over_x = np.clip(np.minimum(x[:, None] + reach, edges + 1 / grid) - np.maximum(x[:, None] - reach, edges), 0, None)
-        over_y = np.clip(np.minimum(y[:, None] + reach, edges + 1 / grid) - np.maximum(y[:, None] - reach, edges), 0, None)
+        over_x = np.clip(
+            np.minimum(x[:, None] + reach, edges + 1 / grid) - np.maximum(x[:, None] - reach, edges), 0, None
+        )
+        over_y = np.clip(
+            np.minimum(y[:, None] + reach, edges + 1 / grid) - np.maximum(y[:, None] - reach, edges), 0, None
+        )
         covered = (over_y[:, :, None] * over_x[:, None, :] * grid * grid > 0.15) & visible[:, None, None]
         t, row, col = np.nonzero(covered)
         labels[t, row, col, NUM_PAIRS + color[t]] = 1

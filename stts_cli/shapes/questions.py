@@ -56,7 +56,18 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "brief": ("Which object appears only briefly?", "What appears only briefly?", "Which object flashes up for a moment?"),
 }  # fmt: skip
 
-FAMILIES = ("color", "shape", "existence", "turned_into", "first_last", "count", "direction", "position", "happened", "brief")
+FAMILIES = (
+    "color",
+    "shape",
+    "existence",
+    "turned_into",
+    "first_last",
+    "count",
+    "direction",
+    "position",
+    "happened",
+    "brief",
+)
 
 
 def ask(scene: Scene, stream: int = 0) -> list[Question]:
@@ -108,7 +119,9 @@ def _color(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def _shape(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    return [Question("shape", _word(rng, "shape", t.color), t.shape, SHAPES, (_seen_as_first(t),)) for t in scene.things]
+    return [
+        Question("shape", _word(rng, "shape", t.color), t.shape, SHAPES, (_seen_as_first(t),)) for t in scene.things
+    ]
 
 
 def _seen_as_first(thing: Thing) -> Interval:
@@ -129,7 +142,13 @@ def _existence(scene: Scene, rng: np.random.Generator) -> list[Question]:
     else:
         pairs = [(c, s) for c in COLORS for s in SHAPES if (c, s) not in taken]
     questions = [
-        Question("existence", _word(rng, "existence", _a(there.color, there.shape)), "yes", ("yes", "no"), (_seen_as_first(there),))
+        Question(
+            "existence",
+            _word(rng, "existence", _a(there.color, there.shape)),
+            "yes",
+            ("yes", "no"),
+            (_seen_as_first(there),),
+        )
     ]
     if pairs:
         color, shape = pairs[int(rng.integers(len(pairs)))]
@@ -142,7 +161,11 @@ def _turned_into(scene: Scene, rng: np.random.Generator) -> list[Question]:
     for t in scene.things:
         if t.turn_color:
             needs = (_seen_as_first(t), (t.turn_s, scene.duration_s + 1))
-            questions.append(Question("turned_into", _word(rng, "turned_into", _refer(scene, t, rng)), t.turn_color, tuple(COLORS), needs))
+            questions.append(
+                Question(
+                    "turned_into", _word(rng, "turned_into", _refer(scene, t, rng)), t.turn_color, tuple(COLORS), needs
+                )
+            )
     return questions
 
 
@@ -172,9 +195,15 @@ def _direction(scene: Scene, rng: np.random.Generator) -> list[Question]:
             begin, end = t.move_s
             third = (end - begin) / 3
             needs = ((0.0, begin + third), (end - third, scene.duration_s + 1))
-            questions.append(Question("direction", _word(rng, "direction", _refer(scene, t, rng)), t.direction, options, needs))
+            questions.append(
+                Question("direction", _word(rng, "direction", _refer(scene, t, rng)), t.direction, options, needs)
+            )
         elif t.action == "still" and rng.random() < 0.4:
-            questions.append(Question("direction", _word(rng, "direction", _refer(scene, t, rng)), "nowhere", options, (t.visible_s,)))
+            questions.append(
+                Question(
+                    "direction", _word(rng, "direction", _refer(scene, t, rng)), "nowhere", options, (t.visible_s,)
+                )
+            )
     return questions
 
 
@@ -203,7 +232,9 @@ def _happened(scene: Scene, rng: np.random.Generator) -> list[Question]:
         needs: tuple[Interval, ...] = ((0.0, 0.6), (scene.duration_s - 0.6, scene.duration_s + 1))
         if t.action in ("appears", "disappears"):
             needs = (*needs, t.visible_s)
-        questions.append(Question("happened", _word(rng, "happened", _refer(scene, t, rng)), answers[t.action], EVENTS, needs))
+        questions.append(
+            Question("happened", _word(rng, "happened", _refer(scene, t, rng)), answers[t.action], EVENTS, needs)
+        )
     return questions
 
 

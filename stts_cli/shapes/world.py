@@ -167,7 +167,10 @@ def _place(rng, action, duration, colors, others, arrivals, long):  # type: igno
             end = (start[0] + dx * far, start[1] + dy * far)
             if not all(_MARGIN - 0.05 <= v <= 1 - _MARGIN + 0.05 for v in end):
                 continue
-        if all(_apart(start, o.start) and _apart(end, o.end) and _apart(start, o.end) and _apart(end, o.start) for o in others):
+        if all(
+            _apart(start, o.start) and _apart(end, o.end) and _apart(start, o.end) and _apart(end, o.start)
+            for o in others
+        ):
             break
     else:
         return None

@@ -47,14 +47,17 @@ def new_scorer(config: Any) -> TokenScorer:
     return TokenScorer(config.hidden_size, config.num_attention_heads, config.intermediate_size, config.head_dim)
 
 
-def encode(model: Any, scorer: TokenScorer | None, clips: list[Clip], keep_ratio: float, rng: np.random.Generator) -> tuple[Tensor, list[np.ndarray], Tensor]:
+def encode(
+    model: Any, scorer: TokenScorer | None, clips: list[Clip], keep_ratio: float, rng: np.random.Generator
+) -> tuple[Tensor, list[np.ndarray], Tensor]:
     """Render clips and encode them.
 
     Returns:
         Visual tokens (V, D) of all clips, per clip the kept windows of each frame (T,), and the temporal loss.
     """
     frames = [
-        render(c.scene, c.times_s, FRAME_SIZE, noise=float(rng.uniform(0, 6)), noise_seed=int(rng.integers(2**31))) for c in clips
+        render(c.scene, c.times_s, FRAME_SIZE, noise=float(rng.uniform(0, 6)), noise_seed=int(rng.integers(2**31)))
+        for c in clips
     ]
     lengths = [len(f) for f in frames]
     tower = model.model.vision_tower
@@ -110,7 +113,9 @@ def train_joint(
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     out.mkdir(parents=True, exist_ok=True)
-    named = list(model.named_parameters()) + [(f"scorer.{n}", p) for n, p in (scorer.named_parameters() if scorer else ())]
+    named = list(model.named_parameters()) + [
+        (f"scorer.{n}", p) for n, p in (scorer.named_parameters() if scorer else ())
+    ]
     optimizer = MasterOptimizer(named, muon_lr=lr, adam_lr=lr / 10, muon_scale={"model.vision_tower": 0.4})
     checkpoint, first = out / "joint.pt", 0
     if checkpoint.exists():
@@ -121,7 +126,9 @@ def train_joint(
     shares = np.array([share for _, share, _, _ in LENGTHS])
     begin, recent, losses = time.time(), [], []
     for step in range(first, steps):
-        shared = np.random.default_rng([seed, 40, step])  # the same on every process: like lengths wait for each other less
+        shared = np.random.default_rng(
+            [seed, 40, step]
+        )  # the same on every process: like lengths wait for each other less
         frames, _, videos, long = LENGTHS[int(shared.choice(len(LENGTHS), p=shares / shares.sum()))]
         keep_ratio = float(shared.choice(KEEP_RATIOS, p=KEEP_SHARES)) if scorer else 1.0
         rng = np.random.default_rng([seed, 41, step, rank])
@@ -136,7 +143,7 @@ def train_joint(
             dist.all_reduce(flat)
             optimizer.set_gradients(flat / world)
         optimizer.step(min(1.0, (step + 1) / 40) * min(1.0, max(0.02, (steps - step) / (decay * steps))))
-        losses.append((loss.item(), float(auxiliary)))
+        losses.append((loss.item(), auxiliary.item()))
         if 4 < frames <= 16 and not long and keep_ratio == (0.5 if scorer else 1.0):
             recent += exact_matches(logits, batch, clips)
         over = torch.tensor(float((time.time() - begin) / 60 > max_minutes))

@@ -103,7 +103,9 @@ def by_family(results: list[tuple[str, bool]]) -> dict[str, float]:
     return accuracy | {"all": round(sum(ok for _, ok in results) / max(1, len(results)), 3)}
 
 
-def train_language(model: Any, tokenizer: Any, out: Path, steps: int, seed: int = 0, max_minutes: float = 1e9) -> LabelEmbedding:
+def train_language(
+    model: Any, tokenizer: Any, out: Path, steps: int, seed: int = 0, max_minutes: float = 1e9
+) -> LabelEmbedding:
     """Train the language model on true labels; resume from `out` when it holds a checkpoint.
 
     Args:
@@ -134,7 +136,9 @@ def train_language(model: Any, tokenizer: Any, out: Path, steps: int, seed: int 
     for step in range(first, steps):
         rng = np.random.default_rng([seed, 11, step])
         progress = min(1.0, step / 600)  # few frames first
-        weights = shares * np.array([(4 - 3 * progress if frames == 4 else 1.0) if frames <= 8 else progress**2 for frames, *_ in LENGTHS])
+        weights = shares * np.array(
+            [(4 - 3 * progress if frames == 4 else 1.0) if frames <= 8 else progress**2 for frames, *_ in LENGTHS]
+        )
         frames, _, videos, long = LENGTHS[int(rng.choice(len(LENGTHS), p=weights / weights.sum()))]
         clips, batch, visual = _draw_batch(rng, "train", writer, stand_in, frames, videos, long)
         logits, wanted = answer_logits(model, batch, visual)
@@ -145,14 +149,24 @@ def train_language(model: Any, tokenizer: Any, out: Path, steps: int, seed: int 
         if frames <= 16 and not long:
             recent += exact_matches(logits, batch, clips)
         if (step + 1) % 50 == 0:
-            line = {"step": step + 1, "minutes": round((time.time() - begin) / 60, 1), "loss": round(loss.item(), 3), "train": by_family(recent)}
+            line = {
+                "step": step + 1,
+                "minutes": round((time.time() - begin) / 60, 1),
+                "loss": round(loss.item(), 3),
+                "train": by_family(recent),
+            }
             print(json.dumps(line), flush=True)
             with (out / "language.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             recent = []
         over = (time.time() - begin) / 60 > max_minutes
         if (step + 1) % 250 == 0 or over or step + 1 == steps:
-            state = {"optimizer": optimizer.state_dict(), "step": step + 1, "stand_in": stand_in.state_dict(), "model": model.state_dict()}
+            state = {
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+                "stand_in": stand_in.state_dict(),
+                "model": model.state_dict(),
+            }
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
         if over:

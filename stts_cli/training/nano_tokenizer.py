@@ -36,7 +36,17 @@ def corpus() -> list[str]:
     pairs = [f"{c} {s}" for c in COLORS for s in SHAPES]
     names = [*pairs, *SHAPES, *(f"{c} object" for c in COLORS), *(f"a {p}" for p in pairs), *(f"an {p}" for p in pairs)]
     texts = [w.format(n) for key in world_questions.WORDINGS for w in world_questions.WORDINGS[key] for n in names]
-    answers = [*COLORS, *SHAPES, *pairs, *DIRECTIONS, "nowhere", "yes", "no", *world_questions.PLACES, *world_questions.EVENTS]
+    answers = [
+        *COLORS,
+        *SHAPES,
+        *pairs,
+        *DIRECTIONS,
+        "nowhere",
+        "yes",
+        "no",
+        *world_questions.PLACES,
+        *world_questions.EVENTS,
+    ]
     numbers = [text for n in range(200) for d in range(10) for text in (f" {n}.{d} ", f"{n}.{d} ", f" {n}", f"{n}")]
     return [*texts, *answers * 50, *numbers, *["user\n", "assistant\n", "\n"] * 50]
 

@@ -115,7 +115,9 @@ def draw_frames(rng: np.random.Generator, split: str, count: int) -> tuple[np.nd
         crowd = bool(rng.random() < 0.6)
         scene = make_scene(split, int(rng.integers(2**40)), crowd=crowd)
         times = np.sort(rng.uniform(0, scene.duration_s, size=1 if crowd else 2))
-        frames.append(render(scene, times, FRAME_SIZE, noise=float(rng.uniform(0, 6)), noise_seed=int(rng.integers(2**31))))
+        frames.append(
+            render(scene, times, FRAME_SIZE, noise=float(rng.uniform(0, 6)), noise_seed=int(rng.integers(2**31)))
+        )
         labels.append(window_labels(scene, times))
     return np.concatenate(frames)[:count], np.concatenate(labels)[:count]
 
@@ -128,7 +130,9 @@ def whiten_patch_embedding(model: Any, rng: np.random.Generator) -> None:
     values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
     tower = model.model.vision_tower
     width = tower.patch_embedding.out_features
-    weight = vectors[:, -width:].T / (values[-width:].clamp_min(0).sqrt()[:, None] + 0.05)  # the floor keeps noise small
+    weight = vectors[:, -width:].T / (
+        values[-width:].clamp_min(0).sqrt()[:, None] + 0.05
+    )  # the floor keeps noise small
     with torch.no_grad():
         tower.patch_embedding.weight.copy_(weight.float() * 0.5)
         tower.patch_embedding.bias.copy_(-(weight @ mean).float() * 0.5)
@@ -140,7 +144,11 @@ def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int =
     torch.manual_seed(seed)
     whiten_patch_embedding(model, np.random.default_rng([seed, 20]))
     probe = WindowProbe(model.config.adapter_config.intermediate_size).to(torch.bfloat16)
-    named = [(n, p) for n, p in model.named_parameters() if n.startswith(("model.vision_tower", "model.multi_modal")) and "down_proj" not in n]
+    named = [
+        (n, p)
+        for n, p in model.named_parameters()
+        if n.startswith(("model.vision_tower", "model.multi_modal")) and "down_proj" not in n
+    ]
     named += [(f"probe.{n}", p) for n, p in probe.named_parameters()]
     optimizer = MasterOptimizer(named, muon_lr=0.012, adam_lr=1e-3)
     checkpoint, first = out / "vision.pt", 0
@@ -168,7 +176,10 @@ def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int =
             recent = []
         over = (time.time() - begin) / 60 > max_minutes
         if (step + 1) % 500 == 0 or over or step + 1 == steps:
-            torch.save({"optimizer": optimizer.state_dict(), "step": step + 1, "model": model.state_dict()}, checkpoint.with_suffix(".tmp"))
+            torch.save(
+                {"optimizer": optimizer.state_dict(), "step": step + 1, "model": model.state_dict()},
+                checkpoint.with_suffix(".tmp"),
+            )
             checkpoint.with_suffix(".tmp").replace(checkpoint)
         if over:
             break

@@ -66,7 +66,9 @@ class MasterOptimizer:
 
     def gradients(self) -> Tensor:
         """Return all live gradients as one flat float32 vector (for averaging over processes)."""
-        return torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float() for p in self.live])
+        return torch.cat(
+            [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float() for p in self.live]
+        )
 
     def set_gradients(self, flat: Tensor) -> None:
         """Write back what `gradients` returned."""

@@ -1,0 +1,52 @@
+"""Write the embedded model as a checkpoint folder in Hugging Face format, with its scorer and its settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stts_cli.training.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
+
+
+def export_nano(model: Any, scorer: Any, tokenizer: Any, out: Path, *, keep_ratio: float, prune_layer: int, training: dict[str, Any]) -> None:
+    """Save everything that `stts ask --model FOLDER` needs.
+
+    Args:
+        model: Molmo2ForConditionalGeneration; saved in bfloat16.
+        scorer: TokenScorer, or None for a dense checkpoint.
+        tokenizer: the embedded tokenizer.
+        out: the folder; made if needed, files in it are replaced.
+        keep_ratio: the ratio it was trained for, its default.
+        prune_layer: 0-based ViT block after which windows are scored.
+        training: summary that goes into `stts.json`.
+    """
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    generation = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "do_sample": False}
+    _write(out / "generation_config.json", generation)
+    video = {
+        "video_processor_type": "Molmo2VideoProcessor", "size": {"height": FRAME_SIZE, "width": FRAME_SIZE}, "patch_size": PATCH_SIZE,
+        "pooling_size": [POOL, POOL], "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "max_fps": 2, "num_frames": 64,
+        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_sample_frames": True, "resample": 2,
+    }  # fmt: skip
+    _write(out / "video_preprocessor_config.json", video)
+    _write(out / "processor_config.json", {"processor_class": "Molmo2Processor", "video_use_col_tokens": False, "use_frame_special_tokens": True})
+    settings: dict[str, Any] = {
+        "format": 1, "family": "molmo2", "name": "nano", "demonstration": True, "prune_layer": prune_layer, "keep_ratio": keep_ratio,
+        "bias_rescale": "row", "prune_from_frame": 0, "scorer": "learned" if scorer is not None else "temporal",
+    }  # fmt: skip
+    if scorer is not None:
+        settings["scorer_file"] = "scorer.safetensors"
+        state = {k: v.detach().to(torch.bfloat16).contiguous() for k, v in scorer.state_dict().items()}
+        save_file(state, out / "scorer.safetensors", metadata={"format": "pt"})
+    _write(out / "stts.json", settings | {"training": training})
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
