@@ -328,11 +328,17 @@ def load(model: str, *, device: str, dtype: str) -> Family:
         InputError: no such folder, or a model of a kind that is not supported.
         EnvironmentFailure: the hub cannot be reached and the model is not in the cache.
     """
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     from stts_cli.families import load_family
 
+    if "/" not in model and not Path(model).is_dir():
+        raise InputError(
+            f"model '{model}' is no folder here and no hub id -> a checkpoint folder or OWNER/NAME -> check --model"
+        )
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:

@@ -170,8 +170,10 @@ def savings_table(document: Document) -> Table:
     table.add_column("")
     for heading in ("dense", "pruned", "saved"):
         table.add_column(heading, justify="right", no_wrap=True)
+    num_frames = len(pruned["kept_per_frame"])
+    _add_counted(table, "frames with a token", num_frames, sum(kept > 0 for kept in pruned["kept_per_frame"]))
     for name, row in saved["tokens"].items():
-        table.add_row(name, f"{row['dense']:,}", f"{row['pruned']:,}", _share(row["dense"], row["pruned"]))
+        _add_counted(table, name, row["dense"], row["pruned"])
     table.add_section()
     for name, row in saved["flops"].items():
         style = "bold" if name == "total" else ""
@@ -193,6 +195,10 @@ def footer_lines(document: Document) -> list[str]:
     lines = [f"loading the model {load_s}, reading the video {read_s}: in neither column"]
     convention = document["arms"][0]["answers"][0]["savings"].get("convention")
     return lines + ([f"FLOPs: {convention}"] if convention else [])
+
+
+def _add_counted(table: Table, label: str, dense: int, pruned: int) -> None:
+    table.add_row(label, f"{dense:,}", f"{pruned:,}", _share(dense, pruned))
 
 
 def _stage_s(arm: Document | None, stages: tuple[str, ...]) -> float | None:

@@ -253,3 +253,16 @@ def test_peak_memory_sees_what_was_held_and_forgets_what_was_before():
     if not __import__("pathlib").Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux can forget")
     assert device_module.PeakMemory("cpu").peak_bytes() < with_it - 30_000_000
+
+
+def test_a_hub_that_cannot_be_reached_is_the_environments_fault(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("We could not connect.\nSecond line.")
+
+    from stts_cli import families
+
+    monkeypatch.setattr(families, "load_family", fail)
+    with pytest.raises(EnvironmentFailure, match=r"'owner/name' cannot be loaded \(We could not connect\.\)"):
+        pipeline.load("owner/name", device="cpu", dtype="float32")
+    with pytest.raises(InputError, match="no hub id"):
+        pipeline.load("name-without-owner", device="cpu", dtype="float32")

@@ -22,7 +22,7 @@ def make_arm(name, kept, text, vit_s, packed_s):
         "prune_layer": 3,
         "num_windows": 100,
         "num_windows_kept": kept,
-        "kept_per_frame": [kept],
+        "kept_per_frame": [kept, 0, 0, 0],
         "seconds": {"vit_dense": vit_s, "vit_packed": packed_s, "llm_prefill": 0.5, "decode": 0.01},
         "peak_bytes": 3 * 2**30,
         "answers": [
@@ -68,6 +68,7 @@ def test_the_table_of_one_arm(document, capsys):
     assert out.splitlines()[0] == "red"
     assert err == ""
     assert row(out, "visual tokens") == ["100", "30", "70.0%"]
+    assert row(out, "frames with a token") == ["4", "1", "75.0%"]
     assert row(out, "FLOPs, total") == ["4.00", "G", "1.00", "G", "75.0%"]
     assert row(out, "FLOPs, scorer") == ["0", "5.00", "k"], "a cost that dense does not have saves nothing"
     assert row(out, "time, ViT") == ["500.0", "ms"]
