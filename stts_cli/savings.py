@@ -187,10 +187,8 @@ def _vit_block(shape: ModelShape, patches: Sequence[int]) -> int:
 
 def _scorer_frame(shape: ModelShape) -> int:
     width, inner, mlp = shape.vit_width, shape.vit_heads * shape.vit_head_dim, shape.vit_mlp
-    keys_and_values = shape.num_patches * 2 * 2 * width * inner
-    attention = 4 * shape.num_patches * inner
-    per_window = 2 * 2 * width * inner + 2 * (2 * width * mlp + mlp * mlp + mlp)
-    return keys_and_values + attention + shape.num_windows * per_window
+    attention = 2 * 4 * width * inner + 4 * shape.window_size * shape.vit_heads * width
+    return shape.num_windows * (attention + 2 * (2 * width * mlp + mlp * mlp + mlp))
 
 
 def _connector_token(shape: ModelShape) -> int:

@@ -63,17 +63,20 @@ class WindowPool(nn.Module):
         Returns:
             (T, W, D) of the same dtype.
         """
-        num_frames = x_TND.shape[0]
         filled = window_index >= 0
-        mean = gather_windows(x_TND, window_index).sum(2) / filled.sum(1, keepdim=True).to(x_TND.dtype)
-        split = (num_frames, *window_index.shape, self.num_heads, self.head_dim)
-        q = self.q_proj(mean).view(num_frames, len(window_index), 1, self.num_heads, self.head_dim)
-        k = gather_windows(self.k_proj(x_TND), window_index).view(split)
-        v = gather_windows(self.v_proj(x_TND), window_index).view(split)
-        logits = (q * k).sum(-1) * self.head_dim**-0.5
-        logits = logits.masked_fill(~filled[..., None], float("-inf"))
-        weights = logits.softmax(2, dtype=torch.float32).to(v.dtype)
-        return self.o_proj((weights[..., None] * v).sum(2).flatten(-2))
+        x_TWPD = gather_windows(x_TND, window_index)
+        mean = x_TWPD.sum(2) / filled.sum(1, keepdim=True).to(x_TND.dtype)
+        # One query a window: projecting it by the keys' weights, and the mixed patches by the values', costs a P-th of
+        # projecting every patch, and is the same sum in another order.
+        heads = (self.num_heads, self.head_dim)
+        q_TWHK = self.q_proj(mean).unflatten(-1, heads)
+        q_TWHD = torch.einsum("twhk,hkd->twhd", q_TWHK, self.k_proj.weight.unflatten(0, heads))
+        offset = (q_TWHK * self.k_proj.bias.view(heads)).sum(-1, keepdim=True)
+        logits = (q_TWHD @ x_TWPD.transpose(2, 3) + offset) * self.head_dim**-0.5
+        weights = logits.masked_fill(~filled[:, None], float("-inf")).softmax(-1, dtype=torch.float32)
+        mixed_TWHD = weights.to(x_TWPD.dtype) @ x_TWPD
+        v_TWHK = torch.einsum("twhd,hkd->twhk", mixed_TWHD, self.v_proj.weight.unflatten(0, heads))
+        return self.o_proj(v_TWHK.flatten(-2) + self.v_proj.bias)
 
 
 class ScoreMlp(nn.Module):
