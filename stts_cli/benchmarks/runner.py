@@ -37,17 +37,29 @@ def evaluate(
         progress: called with a line after every video.
 
     Returns:
-        {"arms": {name: {"families": {family: {"n", "accuracy", "chance"}}, "accuracy", "n", "chance", "videos", "visual_tokens",
-        "flops", "seconds"}}, "samples": [...]}; tokens, FLOPs and seconds are means a question asked alone (FLOPs) or a video (others).
+        {"arms": {name: {"families": {family: {"n", "accuracy", "chance"}}, "n", "accuracy", "chance", "videos",
+        "visual_tokens", "flops", "seconds"}}, "samples": [...]}. Visual tokens and seconds are means a video, FLOPs
+        are the mean of one question asked alone.
     """
     samples: list[dict[str, Any]] = []
     costs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in arms}
     for count, video in enumerate(videos, start=1):
         clip = read_clip(video.path, num_frames=frames, max_fps=max_fps, size=family.frame_size)
-        rows = [{"video": video.id, "family": q.family, "question": q.text, "answer": q.answer, "chance": 1 / len(q.options)} for q in video.questions]
+        rows = [
+            {
+                "video": video.id,
+                "family": q.family,
+                "question": q.text,
+                "answer": q.answer,
+                "chance": 1 / len(q.options),
+            }
+            for q in video.questions
+        ]
         for name, settings in arms.items():
             begin = time.perf_counter()
-            arm = answer_questions(family, clip, [q.text for q in video.questions], max_new_tokens=max_new_tokens, **settings)
+            arm = answer_questions(
+                family, clip, [q.text for q in video.questions], max_new_tokens=max_new_tokens, **settings
+            )
             seconds = time.perf_counter() - begin
             for row, answer in zip(rows, arm.answers, strict=True):
                 row[name] = answer.text.strip()
@@ -64,8 +76,13 @@ def _summary(name: str, samples: list[dict[str, Any]], costs: list[tuple[float, 
         families[family] = _score(name, [row for row in samples if row["family"] == family])
     tokens, flops, seconds = (sum(column) / max(1, len(costs)) for column in zip(*costs, strict=True))
     return {
-        "families": families, **_score(name, samples), "videos": len(costs), "visual_tokens": tokens, "flops": flops, "seconds": seconds,
-    }  # fmt: skip
+        "families": families,
+        **_score(name, samples),
+        "videos": len(costs),
+        "visual_tokens": tokens,
+        "flops": flops,
+        "seconds": seconds,
+    }
 
 
 def _score(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

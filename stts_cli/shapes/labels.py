@@ -1,6 +1,7 @@
 """What is in each window of each frame: a `Scene` and times in, float labels (T, W, L) out.
 
-The labels supervise the ViT before it has a language model, and stand in for it while the language model learns to read a
+The labels supervise the ViT before it has a language model, and stand in for it while the language model learns to
+read a
 clip (`training`). They are never used to answer.
 """
 
@@ -25,7 +26,8 @@ def window_labels(scene: Scene, times_s: np.ndarray, grid: int = 4) -> np.ndarra
         grid: windows a side; W = grid * grid, row by row.
 
     Returns:
-        float32 (T, W, NUM_LABELS): 40 flags "the centre of a thing of this colour and shape is here", 8 "this colour covers a
+        float32 (T, W, NUM_LABELS): 40 flags "the centre of a thing of this colour and shape is here", 8 "this colour
+        covers a
         good part", 5 "this shape does", and the centre's place (x, y) in the frame, in [-1, 1], 0 without a centre.
     """
     num_frames = len(times_s)

@@ -1,6 +1,7 @@
 """Questions about a scene: a `Scene` in, `Question`s with one right answer out.
 
-Each family has several wordings. `needs` lists time intervals: a sampling of the clip that misses one of them cannot know
+Each family has several wordings. `needs` lists time intervals: a sampling of the clip that misses one of them cannot
+know
 the answer. Training asks only what its frames can know; tests ask everything.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,19 +44,56 @@ class Question:
 
 
 WORDINGS: dict[str, tuple[str, ...]] = {
-    "color": ("What color is the {0}?", "Which color does the {0} have?", "What is the color of the {0}?", "Name the color of the {0}."),
-    "shape": ("What shape is the {0} object?", "Which shape does the {0} object have?", "What is the shape of the {0} object?", "What is the {0} object?"),
+    "color": (
+        "What color is the {0}?",
+        "Which color does the {0} have?",
+        "What is the color of the {0}?",
+        "Name the color of the {0}.",
+    ),
+    "shape": (
+        "What shape is the {0} object?",
+        "Which shape does the {0} object have?",
+        "What is the shape of the {0} object?",
+        "What is the {0} object?",
+    ),
     "existence": ("Is there {0}?", "Is there {0} in the video?", "Does {0} appear in the video?", "Can you see {0}?"),
-    "turned_into": ("What color does the {0} turn into?", "Which color does the {0} become?", "What color is the {0} at the end?", "The {0} changes color. What is its new color?"),
-    "direction": ("Which way does the {0} move?", "In which direction does the {0} move?", "Where does the {0} move to?", "Which direction is the {0} moving in?"),
-    "count": ("How many objects are there?", "How many objects are in the video?", "How many shapes can you see?", "Count the objects."),
-    "position_start": ("Where is the {0} at the start?", "Where is the {0} at the beginning of the video?", "In which corner does the {0} start?"),
-    "position_end": ("Where is the {0} at the end?", "Where is the {0} at the end of the video?", "In which corner does the {0} end up?"),
+    "turned_into": (
+        "What color does the {0} turn into?",
+        "Which color does the {0} become?",
+        "What color is the {0} at the end?",
+        "The {0} changes color. What is its new color?",
+    ),
+    "direction": (
+        "Which way does the {0} move?",
+        "In which direction does the {0} move?",
+        "Where does the {0} move to?",
+        "Which direction is the {0} moving in?",
+    ),
+    "count": (
+        "How many objects are there?",
+        "How many objects are in the video?",
+        "How many shapes can you see?",
+        "Count the objects.",
+    ),
+    "position_start": (
+        "Where is the {0} at the start?",
+        "Where is the {0} at the beginning of the video?",
+        "In which corner does the {0} start?",
+    ),
+    "position_end": (
+        "Where is the {0} at the end?",
+        "Where is the {0} at the end of the video?",
+        "In which corner does the {0} end up?",
+    ),
     "first": ("Which object appears first?", "What appears first?", "Which object shows up first?"),
     "last": ("Which object appears last?", "What appears last?", "Which object shows up last?"),
     "happened": ("What happens to the {0}?", "What does the {0} do?", "What happens with the {0}?"),
-    "brief": ("Which object appears only briefly?", "What appears only briefly?", "Which object flashes up for a moment?"),
-}  # fmt: skip
+    "brief": (
+        "Which object appears only briefly?",
+        "What appears only briefly?",
+        "Which object flashes up for a moment?",
+    ),
+}
 
 FAMILIES = (
     "color",
@@ -82,8 +121,17 @@ def ask(scene: Scene, stream: int = 0) -> list[Question]:
     """
     rng = scene_rng(scene.split, scene.index, scene.long, stream=1 + stream)
     makers: tuple[Callable[[Scene, np.random.Generator], list[Question]], ...] = (
-        _color, _shape, _existence, _turned_into, _first_last, _count, _direction, _position, _happened, _brief,
-    )  # fmt: skip
+        _color,
+        _shape,
+        _existence,
+        _turned_into,
+        _first_last,
+        _count,
+        _direction,
+        _position,
+        _happened,
+        _brief,
+    )
     return [question for maker in makers for question in maker(scene, rng)]
 
 
@@ -174,7 +222,7 @@ def _first_last(scene: Scene, rng: np.random.Generator) -> list[Question]:
     if len(coming) < 2:
         return []
     edges = [0.0, *(t.visible_s[0] for t in coming), scene.duration_s + 1]
-    needs = tuple(zip(edges[:-1], edges[1:], strict=True))
+    needs = tuple(pairwise(edges))
     options = tuple(f"{t.color} {t.shape}" for t in coming)
     return [
         Question("first_last", _word(rng, "first"), options[0], options, needs),

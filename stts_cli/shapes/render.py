@@ -1,6 +1,7 @@
 """Draw scenes: a `Scene` and times in, uint8 frames (T, S, S, 3) out; cheap enough to feed training on one core.
 
-Anti-aliased masks are cached by shape, radius and sub-pixel shift; a frame is the background plus one paste a visible thing.
+Anti-aliased masks are cached by shape, radius and sub-pixel shift; a frame is the background plus one paste a visible
+thing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Scenes of the procedural world: what is in a clip and what each thing does, before anything is drawn.
 
-In: a split, an index and a length class. Out: a frozen `Scene`. Coordinates are fractions of the frame's side (0, 0 is the
+In: a split, an index and a length class. Out: a frozen `Scene`. Coordinates are fractions of the frame's side (0, 0 is
+    the
 top left corner), times are seconds. Train, validation and test scenes come from disjoint seed sequences.
 """
 
@@ -154,31 +155,26 @@ def _arrival_times(rng: np.random.Generator, count: int, duration: float) -> lis
     return [float(t) for t in rng.permutation(times)]
 
 
-def _place(rng, action, duration, colors, others, arrivals, long):  # type: ignore[no-untyped-def]
-    """Find a free place for a thing that does `action`; None when the frame is full."""
-    for _ in range(60):
-        radius = float(rng.uniform(0.085, 0.16))
-        start = tuple(float(v) for v in rng.uniform(_MARGIN, 1 - _MARGIN, size=2))
-        end, direction = start, ""
-        if action == "moves":
-            direction = str(rng.choice(list(DIRECTIONS)))
-            dx, dy = DIRECTIONS[direction]
-            far = float(rng.uniform(0.3, 0.65))
-            end = (start[0] + dx * far, start[1] + dy * far)
-            if not all(_MARGIN - 0.05 <= v <= 1 - _MARGIN + 0.05 for v in end):
-                continue
-        if all(
-            _apart(start, o.start) and _apart(end, o.end) and _apart(start, o.end) and _apart(end, o.start)
-            for o in others
-        ):
-            break
-    else:
+def _place(
+    rng: np.random.Generator,
+    action: str,
+    duration: float,
+    colors: list[str],
+    others: list[Thing],
+    arrivals: list[float],
+    long: bool,
+) -> Thing | None:
+    """Make a thing that does `action`; it takes its colours and its arrival. None when the frame is full."""
+    place = _find_place(rng, action, others)
+    if place is None:
         return None
-    visible, move, turn_color, turn_s = (0.0, duration + 1.0), (0.0, duration), "", 0.0
+    radius, start, end, direction = place
+    always, never = duration + 1.0, 0.0
+    visible, move, turn_color, turn_s = (0.0, always), (0.0, duration), "", never
     if action == "moves" and not long:
         move = (float(rng.uniform(0, 0.2)) * duration, float(rng.uniform(0.7, 1.0)) * duration)
     if action == "appears":
-        visible = (arrivals.pop(), duration + 1.0)
+        visible = (arrivals.pop(), always)
     elif action == "disappears":
         visible = (0.0, float(rng.uniform(0.3, 0.75)) * duration)
     elif action == "changes color":
@@ -188,10 +184,40 @@ def _place(rng, action, duration, colors, others, arrivals, long):  # type: igno
         begin = float(rng.uniform(0.7, duration - length - 0.7))
         visible = (begin, begin + length)
     return Thing(
-        shape=str(rng.choice(SHAPES)), color=colors.pop(), radius=radius, start=start, end=end, move_s=move,
-        visible_s=visible, action=action, direction=direction, turn_color=turn_color, turn_s=turn_s,
-    )  # fmt: skip
+        shape=str(rng.choice(SHAPES)),
+        color=colors.pop(),
+        radius=radius,
+        start=start,
+        end=end,
+        move_s=move,
+        visible_s=visible,
+        action=action,
+        direction=direction,
+        turn_color=turn_color,
+        turn_s=turn_s,
+    )
 
 
-def _apart(a: tuple[float, float], b: tuple[float, float]) -> bool:
+Point = tuple[float, float]
+
+
+def _find_place(rng: np.random.Generator, action: str, others: list[Thing]) -> tuple[float, Point, Point, str] | None:
+    """Return a free (radius, start, end, direction), or None when sixty tries find none."""
+    for _ in range(60):
+        radius = float(rng.uniform(0.085, 0.16))
+        x, y = (float(v) for v in rng.uniform(_MARGIN, 1 - _MARGIN, size=2))
+        start, end, direction = (x, y), (x, y), ""
+        if action == "moves":
+            direction = str(rng.choice(list(DIRECTIONS)))
+            dx, dy = DIRECTIONS[direction]
+            far = float(rng.uniform(0.3, 0.65))
+            end = (x + dx * far, y + dy * far)
+            if not all(_MARGIN - 0.05 <= v <= 1 - _MARGIN + 0.05 for v in end):
+                continue
+        if all(_apart(a, b) for o in others for a in (start, end) for b in (o.start, o.end)):
+            return radius, start, end, direction
+    return None
+
+
+def _apart(a: Point, b: Point) -> bool:
     return (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 >= _GAP**2

@@ -1,7 +1,8 @@
 """A leaner forward pass over transformers' own Molmo2 modules, for training small models on a CPU.
 
 Same weights, same arithmetic as the stock language model (a test compares them), with fused projections, explicit
-attention and no dtype casts: about twice as fast as the stock modules in bfloat16 at the embedded model's size. Inference never uses it.
+attention and no dtype casts: about twice as fast as the stock modules in bfloat16 at the embedded model's size.
+Inference never uses it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
@@ -54,22 +55,27 @@ def language_model(model: Any, hidden_BLD: Tensor, position_ids: Tensor, bias: T
         attn = layer.self_attn
         heads, size = attn.q_proj.out_features // attn.head_dim, attn.head_dim
         weight = torch.cat((attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight))
-        h = F.rms_norm(x, (D,), layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon)
-        q, k, v = F.linear(h, weight).view(B, L, 3, heads, size).permute(2, 0, 3, 1, 4)
-        q = _rotate(F.rms_norm(q, (size,), attn.q_norm.weight, attn.q_norm.variance_epsilon), cos, sin)
-        k = _rotate(F.rms_norm(k, (size,), attn.k_norm.weight, attn.k_norm.variance_epsilon), cos, sin)
+        h = functional.rms_norm(x, (D,), layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon)
+        q, k, v = functional.linear(h, weight).view(B, L, 3, heads, size).permute(2, 0, 3, 1, 4)
+        q = _rotate(functional.rms_norm(q, (size,), attn.q_norm.weight, attn.q_norm.variance_epsilon), cos, sin)
+        k = _rotate(functional.rms_norm(k, (size,), attn.k_norm.weight, attn.k_norm.variance_epsilon), cos, sin)
         mixed = attend(q, k, v, attn.scaling, bias).transpose(1, 2).reshape(B, L, D)
-        x = x + F.linear(mixed, attn.o_proj.weight)
-        h = F.rms_norm(x, (D,), layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon)
-        gate, up = F.linear(h, torch.cat((layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight))).chunk(2, dim=-1)
-        x = x + F.linear(F.silu(gate) * up, layer.mlp.down_proj.weight)
-    return F.rms_norm(x, (D,), model.norm.weight, model.norm.variance_epsilon)
+        x = x + functional.linear(mixed, attn.o_proj.weight)
+        h = functional.rms_norm(
+            x, (D,), layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon
+        )
+        gate, up = functional.linear(h, torch.cat((layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight))).chunk(
+            2, dim=-1
+        )
+        x = x + functional.linear(functional.silu(gate) * up, layer.mlp.down_proj.weight)
+    return functional.rms_norm(x, (D,), model.norm.weight, model.norm.variance_epsilon)
 
 
 def attention_bias(block_ids: Tensor, is_visual: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the additive mask of several questions behind one video prefix.
 
-    The prefix (block 0) is what Molmo2 makes it: causal, and every visual token sees every other. A question (block q > 0)
+    The prefix (block 0) is what Molmo2 makes it: causal, and every visual token sees every other. A question (block q
+    > 0)
     sees the prefix and itself, never another question.
 
     Args:
@@ -99,14 +105,14 @@ def vit_block(block: Any, hidden: Tensor, attend_fn: Callable[[Tensor, Tensor, T
     """
     D = hidden.shape[-1]
     attn = block.self_attn
-    h = F.layer_norm(hidden, (D,), block.layer_norm1.weight, block.layer_norm1.bias, block.layer_norm1.eps)
+    h = functional.layer_norm(hidden, (D,), block.layer_norm1.weight, block.layer_norm1.bias, block.layer_norm1.eps)
     weight = torch.cat((attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight))
     qkv_bias = torch.cat((attn.q_proj.bias, attn.k_proj.bias, attn.v_proj.bias))
-    q, k, v = F.linear(h, weight, qkv_bias).unflatten(-1, (3, -1, attn.head_dim)).unbind(-3)
-    hidden = hidden + F.linear(attend_fn(q, k, v).flatten(-2), attn.o_proj.weight, attn.o_proj.bias)
-    h = F.layer_norm(hidden, (D,), block.layer_norm2.weight, block.layer_norm2.bias, block.layer_norm2.eps)
-    h = F.gelu(F.linear(h, block.mlp.fc1.weight, block.mlp.fc1.bias), approximate="tanh")
-    return hidden + F.linear(h, block.mlp.fc2.weight, block.mlp.fc2.bias)
+    q, k, v = functional.linear(h, weight, qkv_bias).unflatten(-1, (3, -1, attn.head_dim)).unbind(-3)
+    hidden = hidden + functional.linear(attend_fn(q, k, v).flatten(-2), attn.o_proj.weight, attn.o_proj.bias)
+    h = functional.layer_norm(hidden, (D,), block.layer_norm2.weight, block.layer_norm2.bias, block.layer_norm2.eps)
+    h = functional.gelu(functional.linear(h, block.mlp.fc1.weight, block.mlp.fc1.bias), approximate="tanh")
+    return hidden + functional.linear(h, block.mlp.fc2.weight, block.mlp.fc2.bias)
 
 
 def attend_frames(q_TNHK: Tensor, k_TNHK: Tensor, v_TNHK: Tensor) -> Tensor:

@@ -79,7 +79,9 @@ def train_nano(recipe: NanoRecipe, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     record = out / "recipe.json"
     if record.exists() and json.loads(record.read_text()) != dataclasses.asdict(recipe):
-        raise InputError(f"{out} holds a run of another recipe -> the same recipe, or another --output -> choose a new folder")
+        raise InputError(
+            f"{out} holds a run of another recipe -> the same recipe, or another --output -> choose a new folder"
+        )
     record.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
     _spawn([(_language, (recipe, out)), (_vision, (recipe, out))])
     for stage in ("dense", "stts"):
@@ -102,7 +104,12 @@ def export(recipe: NanoRecipe, out: Path, stage: str, folder: Path) -> Path:
     if "scorer" in saved:
         scorer = new_scorer(model.config.vision_config)
         scorer.load_state_dict(saved["scorer"])
-    training = {"recipe": dataclasses.asdict(recipe), "stage": stage, "step": saved["step"], "data": "procedural world, training seeds"}
+    training = {
+        "recipe": dataclasses.asdict(recipe),
+        "stage": stage,
+        "step": saved["step"],
+        "data": "procedural world, training seeds",
+    }
     export_nano(model, scorer, tokenizer, folder, keep_ratio=0.5, prune_layer=PRUNE_LAYER, training=training)
     return folder
 

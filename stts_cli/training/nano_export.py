@@ -11,7 +11,9 @@ import torch
 from stts_cli.training.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 
 
-def export_nano(model: Any, scorer: Any, tokenizer: Any, out: Path, *, keep_ratio: float, prune_layer: int, training: dict[str, Any]) -> None:
+def export_nano(
+    model: Any, scorer: Any, tokenizer: Any, out: Path, *, keep_ratio: float, prune_layer: int, training: dict[str, Any]
+) -> None:
     """Save everything that `stts ask --model FOLDER` needs.
 
     Args:
@@ -28,19 +30,44 @@ def export_nano(model: Any, scorer: Any, tokenizer: Any, out: Path, *, keep_rati
     out.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    generation = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "do_sample": False}
+    generation = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "do_sample": False,
+    }
     _write(out / "generation_config.json", generation)
     video = {
-        "video_processor_type": "Molmo2VideoProcessor", "size": {"height": FRAME_SIZE, "width": FRAME_SIZE}, "patch_size": PATCH_SIZE,
-        "pooling_size": [POOL, POOL], "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "max_fps": 2, "num_frames": 64,
-        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_sample_frames": True, "resample": 2,
-    }  # fmt: skip
+        "video_processor_type": "Molmo2VideoProcessor",
+        "size": {"height": FRAME_SIZE, "width": FRAME_SIZE},
+        "patch_size": PATCH_SIZE,
+        "pooling_size": [POOL, POOL],
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "max_fps": 2,
+        "num_frames": 64,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_sample_frames": True,
+        "resample": 2,
+    }
     _write(out / "video_preprocessor_config.json", video)
-    _write(out / "processor_config.json", {"processor_class": "Molmo2Processor", "video_use_col_tokens": False, "use_frame_special_tokens": True})
+    _write(
+        out / "processor_config.json",
+        {"processor_class": "Molmo2Processor", "video_use_col_tokens": False, "use_frame_special_tokens": True},
+    )
     settings: dict[str, Any] = {
-        "format": 1, "family": "molmo2", "name": "nano", "demonstration": True, "prune_layer": prune_layer, "keep_ratio": keep_ratio,
-        "bias_rescale": "row", "prune_from_frame": 0, "scorer": "learned" if scorer is not None else "temporal",
-    }  # fmt: skip
+        "format": 1,
+        "family": "molmo2",
+        "name": "nano",
+        "demonstration": True,
+        "prune_layer": prune_layer,
+        "keep_ratio": keep_ratio,
+        "bias_rescale": "row",
+        "prune_from_frame": 0,
+        "scorer": "learned" if scorer is not None else "temporal",
+    }
     if scorer is not None:
         settings["scorer_file"] = "scorer.safetensors"
         state = {k: v.detach().to(torch.bfloat16).contiguous() for k, v in scorer.state_dict().items()}

@@ -1,7 +1,9 @@
 """Stages 3 and 4 of the embedded model: everything end to end on rendered clips, first dense, then with STTS.
 
-Several processes share the work, one core each: every one draws its own clips, gradients are averaged. In stage 4 the loss is
-the answers' cross-entropy plus `TEMPORAL_WEIGHT` times the temporal loss, and the forward pass is `prune_and_encode`, the same
+Several processes share the work, one core each: every one draws its own clips, gradients are averaged. In stage 4 the
+loss is
+the answers' cross-entropy plus `TEMPORAL_WEIGHT` times the temporal loss, and the forward pass is `prune_and_encode`,
+the same
 function that `stts ask` runs.
 """
 
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.nn import functional as F
+from torch.nn import functional
 
 from stts_cli.pruning.losses import temporal_loss
 from stts_cli.pruning.pruned_vit import prune_and_encode
@@ -34,9 +36,16 @@ PRUNE_LAYER = 3
 TEMPORAL_WEIGHT = 0.5
 # (frames, share of batches, videos a process, long clips)
 LENGTHS = (
-    (1, 0.02, 16, False), (2, 0.04, 16, False), (4, 0.10, 14, False), (8, 0.42, 10, False), (16, 0.28, 7, False),
-    (16, 0.03, 7, True), (32, 0.06, 4, True), (64, 0.04, 2, True), (128, 0.01, 1, True),
-)  # fmt: skip
+    (1, 0.02, 16, False),
+    (2, 0.04, 16, False),
+    (4, 0.10, 14, False),
+    (8, 0.42, 10, False),
+    (16, 0.28, 7, False),
+    (16, 0.03, 7, True),
+    (32, 0.06, 4, True),
+    (64, 0.04, 2, True),
+    (128, 0.01, 1, True),
+)
 # stage 4 mostly trains the advertised ratio, and the others often enough to serve them
 KEEP_RATIOS = (0.5, 1.0, 0.7, 0.3)
 KEEP_SHARES = (0.6, 0.2, 0.1, 0.1)
@@ -136,7 +145,7 @@ def train_joint(
         visual, kept, auxiliary = encode(model, scorer, clips, keep_ratio, rng)
         batch = writer.batch(clips, kept)
         logits, wanted = answer_logits(model, batch, visual)
-        loss = F.cross_entropy(logits, wanted)
+        loss = functional.cross_entropy(logits, wanted)
         (loss + TEMPORAL_WEIGHT * auxiliary).backward()
         if world > 1:
             flat = optimizer.gradients()
@@ -152,9 +161,12 @@ def train_joint(
         last = bool(over) or step + 1 == steps
         if rank == 0 and ((step + 1) % 50 == 0 or last):
             line = {
-                "step": step + 1, "minutes": round((time.time() - begin) / 60, 1), "loss": round(float(np.mean([a for a, _ in losses])), 4),
-                "temporal": round(float(np.mean([b for _, b in losses])), 4), "train": by_family(recent),
-            }  # fmt: skip
+                "step": step + 1,
+                "minutes": round((time.time() - begin) / 60, 1),
+                "loss": round(float(np.mean([a for a, _ in losses])), 4),
+                "temporal": round(float(np.mean([b for _, b in losses])), 4),
+                "train": by_family(recent),
+            }
             print(json.dumps(line), flush=True)
             with (out / "joint.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")

@@ -1,6 +1,7 @@
 """Stage 1 of the embedded model: the language model learns to read a clip from true window labels, without a ViT.
 
-A linear layer turns each window's labels (`shapes.labels`) and its place into what the connector will deliver later. A frame
+A linear layer turns each window's labels (`shapes.labels`) and its place into what the connector will deliver later. A
+frame
 costs next to nothing this way, so that direction, counting and order are learned over all frame counts. Windows are
 dropped at random keep ratios from the start: the model never relies on seeing all of them.
 """
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from stts_cli.shapes.labels import NUM_LABELS, window_labels
 from stts_cli.training import lean
@@ -25,9 +26,16 @@ from stts_cli.training.world_batches import ASK_WEIGHTS, Clip, PromptWriter, Tex
 NUM_WINDOWS = 16
 # (frames, share of batches, videos a batch, long clips)
 LENGTHS = (
-    (1, 0.02, 24, False), (2, 0.04, 24, False), (4, 0.16, 24, False), (8, 0.46, 20, False), (16, 0.20, 14, False),
-    (16, 0.03, 14, True), (32, 0.05, 8, True), (64, 0.03, 4, True), (128, 0.01, 2, True),
-)  # fmt: skip
+    (1, 0.02, 24, False),
+    (2, 0.04, 24, False),
+    (4, 0.16, 24, False),
+    (8, 0.46, 20, False),
+    (16, 0.20, 14, False),
+    (16, 0.03, 14, True),
+    (32, 0.05, 8, True),
+    (64, 0.03, 4, True),
+    (128, 0.01, 2, True),
+)
 
 
 class LabelEmbedding(nn.Module):
@@ -43,7 +51,7 @@ class LabelEmbedding(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return the features of every window."""
-        return F.linear(labels, self.label_weight) + self.label_place
+        return functional.linear(labels, self.label_weight) + self.label_place
 
 
 def draw_keep(rng: np.random.Generator, labels: np.ndarray, keep_ratio: float) -> np.ndarray:
@@ -142,7 +150,7 @@ def train_language(
         frames, _, videos, long = LENGTHS[int(rng.choice(len(LENGTHS), p=weights / weights.sum()))]
         clips, batch, visual = _draw_batch(rng, "train", writer, stand_in, frames, videos, long)
         logits, wanted = answer_logits(model, batch, visual)
-        loss = F.cross_entropy(logits, wanted)
+        loss = functional.cross_entropy(logits, wanted)
         loss.backward()
         factor = min(1.0, (step + 1) / 50) * min(1.0, max(0.03, (steps - step) / (0.3 * steps)))
         optimizer.step(factor)
@@ -174,7 +182,16 @@ def train_language(
     return stand_in
 
 
-def _draw_batch(rng, split, writer, stand_in, frames, videos, long):  # type: ignore[no-untyped-def]
+def _draw_batch(
+    rng: np.random.Generator,
+    split: str,
+    writer: PromptWriter,
+    stand_in: LabelEmbedding,
+    frames: int,
+    videos: int,
+    long: bool,
+) -> tuple[list[Clip], TextBatch, Tensor]:
+    """Draw clips, keep some of their windows and stand in for the ViT; visual tokens are (V, D)."""
     clips = [draw_clip(rng, split, frames, 8, long) for _ in range(videos)]
     labels = [window_labels(c.scene, c.times_s) for c in clips]
     keeps = [draw_keep(rng, one, 1.0 if rng.random() < 0.25 else rng.uniform(0.25, 0.75)) for one in labels]
@@ -183,5 +200,5 @@ def _draw_batch(rng, split, writer, stand_in, frames, videos, long):  # type: ig
     kept = np.concatenate([(one + rng.normal(size=one.shape) * 0.05)[k] for one, k in zip(blurred, keeps, strict=True)])
     places = torch.from_numpy(np.concatenate([np.nonzero(k)[1] for k in keeps]))
     flags = torch.from_numpy(kept).to(torch.bfloat16)
-    visual = F.linear(flags, stand_in.label_weight) + stand_in.label_place[places]
+    visual = functional.linear(flags, stand_in.label_weight) + stand_in.label_place[places]
     return clips, batch, visual

@@ -22,26 +22,51 @@ def nano_config(tokenizer: Any) -> Any:
     added = len(tokenizer) - token("<im_start>")
     return Molmo2Config(
         vision_config={
-            "hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 12, "num_attention_heads": 3, "num_key_value_heads": 3,
-            "head_dim": 32, "image_size": [FRAME_SIZE, FRAME_SIZE], "patch_size": PATCH_SIZE, "num_position_embeddings": (FRAME_SIZE // PATCH_SIZE) ** 2,
+            "hidden_size": 96,
+            "intermediate_size": 288,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "head_dim": 32,
+            "image_size": [FRAME_SIZE, FRAME_SIZE],
+            "patch_size": PATCH_SIZE,
+            "num_position_embeddings": (FRAME_SIZE // PATCH_SIZE) ** 2,
         },
         adapter_config={
-            "vision_feature_layer": [11, 8], "hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 32,
-            "intermediate_size": 384, "text_hidden_size": 192,
+            "vision_feature_layer": [11, 8],
+            "hidden_size": 96,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "head_dim": 32,
+            "intermediate_size": 384,
+            "text_hidden_size": 192,
         },
         text_config={
-            "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 32,
-            "vocab_size": len(tokenizer) - added, "additional_vocab_size": added, "max_position_embeddings": 8192,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 6,
+            "head_dim": 32,
+            "vocab_size": len(tokenizer) - added,
+            "additional_vocab_size": added,
+            "max_position_embeddings": 8192,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         },
-        image_start_token_id=token("<im_start>"), low_res_image_start_token_id=token("<low_res_im_start>"), image_end_token_id=token("<im_end>"),
-        image_patch_id=token("<im_patch>"), frame_start_token_id=token("<frame_start>"), frame_end_token_id=token("<frame_end>"),
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        image_start_token_id=token("<im_start>"),
+        low_res_image_start_token_id=token("<low_res_im_start>"),
+        image_end_token_id=token("<im_end>"),
+        image_patch_id=token("<im_patch>"),
+        frame_start_token_id=token("<frame_start>"),
+        frame_end_token_id=token("<frame_end>"),
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def _sincos(side: int, width: int) -> torch.Tensor:
-    """Return a two-dimensional sine-cosine embedding (side * side, width): neighbours look alike from the first step on."""
+    """Return a two-dimensional sine-cosine embedding (side * side, width), so that neighbours start out alike."""
     quarter = width // 4
     rates = torch.pi / 2 ** torch.linspace(0, 3, quarter)
     angles = torch.arange(side)[:, None] * rates

@@ -16,9 +16,17 @@ if TYPE_CHECKING:
 
 BASE_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISION_SPECIALS = (
-    "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>", "<im_low>",
-    "<frame_start>", "<frame_end>", "<|video|>",
-)  # fmt: skip
+    "<im_start>",
+    "<im_end>",
+    "<im_patch>",
+    "<im_col>",
+    "<low_res_im_start>",
+    "<|image|>",
+    "<im_low>",
+    "<frame_start>",
+    "<frame_end>",
+    "<|video|>",
+)
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{%- if message['content'] is not string -%}{%- for part in message['content'] -%}"
     "{%- if part['type'] == 'image' -%}<|image|>{%- elif part['type'] == 'video' -%}<|video|>{%- endif -%}"
@@ -55,7 +63,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Train the tokenizer on `corpus()`; the same result every time.
 
     Returns:
-        A fast tokenizer whose ids below `len(base vocabulary)` are words and whose last ones are the vision tokens, as in
+        A fast tokenizer whose ids below `len(base vocabulary)` are words and whose last ones are the vision tokens, as
+        in
         Molmo2, where the language-model head does not reach them.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers

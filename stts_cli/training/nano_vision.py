@@ -1,7 +1,9 @@
 """Stage 2 of the embedded model: ViT and connector learn to tell what stands in each window, from single frames.
 
-The patch embedding starts as a PCA whitening of real patches; a probe that is thrown away later reads the window labels off
-the connector's gated hidden features. `fit_connector` then solves, in closed form, for the connector's last matrix that turns those
+The patch embedding starts as a PCA whitening of real patches; a probe that is thrown away later reads the window
+labels off
+the connector's gated hidden features. `fit_connector` then solves, in closed form, for the connector's last matrix
+that turns those
 features into what the language model learned to read in stage 1.
 """
 
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from stts_cli.shapes.labels import NUM_BINARY, NUM_PAIRS, window_labels
 from stts_cli.shapes.render import render
@@ -28,7 +30,7 @@ GRID = FRAME_SIZE // PATCH_SIZE
 
 
 def patchify(frames: np.ndarray, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Return normalised patches (T, N, patch * patch * 3) of uint8 frames (T, S, S, 3), laid out as transformers does."""
+    """Return patches (T, N, patch * patch * 3) of uint8 frames (T, S, S, 3), normalised and laid out as stock."""
     T = frames.shape[0]
     pixels = (torch.from_numpy(frames).to(torch.float32) / 127.5 - 1).to(dtype)
     pixels = pixels.view(T, GRID, PATCH_SIZE, GRID, PATCH_SIZE, 3).transpose(2, 3)
@@ -63,7 +65,7 @@ def gated_features(model: Any, windows_VPD: Tensor) -> Tensor:
     k = pool.k_proj(windows_VPD).view(V, P, heads, size).transpose(1, 2)
     v = pool.v_proj(windows_VPD).view(V, P, heads, size).transpose(1, 2)
     pooled = pool.o_proj(lean.attend(q, k, v, pool.scaling).transpose(1, 2).reshape(V, heads * size))
-    return F.silu(mlp.gate_proj(pooled)) * mlp.up_proj(pooled)
+    return functional.silu(mlp.gate_proj(pooled)) * mlp.up_proj(pooled)
 
 
 class WindowProbe(nn.Module):
@@ -87,14 +89,16 @@ class WindowProbe(nn.Module):
         """Return the summed loss and what it reads right, from (V, I) features, (V, L) labels and (V,) places."""
         h = self.norm(features)
         flags = self.flags(h).float()
-        loss = F.binary_cross_entropy_with_logits(flags, labels[:, :NUM_BINARY], reduction="none").sum(1).mean()
-        loss = loss + 0.1 * F.cross_entropy(self.place(h).float(), places)
+        loss = (
+            functional.binary_cross_entropy_with_logits(flags, labels[:, :NUM_BINARY], reduction="none").sum(1).mean()
+        )
+        loss = loss + 0.1 * functional.cross_entropy(self.place(h).float(), places)
         here = labels[:, :NUM_PAIRS].sum(1) == 1
         pair = labels[here, :NUM_PAIRS].argmax(1)
         color, shape = self.color(h[here]).float(), self.shape(h[here]).float()
         color_is, shape_is = pair // len(SHAPES), pair % len(SHAPES)
-        loss = loss + F.cross_entropy(color, color_is) + F.cross_entropy(shape, shape_is)
-        offset_error = F.l1_loss(self.offset(h[here]).float(), labels[here, NUM_BINARY:])
+        loss = loss + functional.cross_entropy(color, color_is) + functional.cross_entropy(shape, shape_is)
+        offset_error = functional.l1_loss(self.offset(h[here]).float(), labels[here, NUM_BINARY:])
         found = (flags[:, :NUM_PAIRS] > 0).any(1)
         there = labels[:, :NUM_PAIRS].any(1)
         right = {
@@ -110,7 +114,8 @@ class WindowProbe(nn.Module):
 
 def draw_frames(rng: np.random.Generator, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (frames uint8 (count, S, S, 3), labels float32 (count, W, L)) from random scenes."""
-    frames, labels = [], []
+    frames: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     while sum(len(f) for f in frames) < count:
         crowd = bool(rng.random() < 0.6)
         scene = make_scene(split, int(rng.integers(2**40)), crowd=crowd)

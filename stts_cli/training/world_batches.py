@@ -14,16 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stts_cli.shapes.questions import Question, ask
 from stts_cli.shapes.clips import LONG_FPS, SHORT_FPS
+from stts_cli.shapes.questions import Question, ask
 from stts_cli.shapes.world import Scene, make_scene
 from stts_cli.video import sample_indices
 
 # how often a family is asked in training: the slow learners more often
 ASK_WEIGHTS = {
-    "color": 1.0, "shape": 1.0, "existence": 1.2, "turned_into": 1.5, "first_last": 1.5, "count": 2.0, "direction": 2.5,
-    "position": 1.5, "happened": 1.2, "brief": 1.2,
-}  # fmt: skip
+    "color": 1.0,
+    "shape": 1.0,
+    "existence": 1.2,
+    "turned_into": 1.5,
+    "first_last": 1.5,
+    "count": 2.0,
+    "direction": 2.5,
+    "position": 1.5,
+    "happened": 1.2,
+    "brief": 1.2,
+}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,12 @@ def test_same_arguments_same_scene():
 
 
 def test_splits_and_lengths_do_not_share_scenes():
-    drawn = [make_scene(split, k, long).things for split in ("train", "validation", "test") for long in (False, True) for k in range(30)]
+    drawn = [
+        make_scene(split, k, long).things
+        for split in ("train", "validation", "test")
+        for long in (False, True)
+        for k in range(30)
+    ]
     assert len(set(drawn)) == len(drawn)
 
 
@@ -90,7 +95,9 @@ def test_labels_say_where_things_are():
             x, y, visible, turned = (v[0] for v in thing.at(np.array([time_s])))
             if visible:
                 color = thing.turn_color if turned else thing.color
-                centres.add((int(y * 4) * 4 + int(x * 4), list(COLORS).index(color) * len(SHAPES) + SHAPES.index(thing.shape)))
+                centres.add(
+                    (int(y * 4) * 4 + int(x * 4), list(COLORS).index(color) * len(SHAPES) + SHAPES.index(thing.shape))
+                )
         assert {tuple(c) for c in np.argwhere(labels[t, :, :NUM_PAIRS] > 0).tolist()} == centres
         assert ((labels[t, :, NUM_BINARY:] != 0).any(-1) <= labels[t, :, :NUM_PAIRS].any(-1)).all()
 

@@ -10,7 +10,14 @@ from stts_cli.shapes.questions import ask
 from stts_cli.shapes.world import make_scene
 from stts_cli.training import lean
 from stts_cli.training.nano_joint import encode, new_scorer, train_joint
-from stts_cli.training.nano_language import LabelEmbedding, answer_logits, draw_keep, embed, exact_matches, train_language
+from stts_cli.training.nano_language import (
+    LabelEmbedding,
+    answer_logits,
+    draw_keep,
+    embed,
+    exact_matches,
+    train_language,
+)
 from stts_cli.training.nano_model import build_nano
 from stts_cli.training.nano_tokenizer import build_tokenizer
 from stts_cli.training.nano_vision import fit_connector, gated_features, patchify, vit_features, windows
@@ -115,7 +122,9 @@ def test_the_prompt_is_the_familys_own(model, tokenizer, tmp_path):
     assert batch.input_ids[0, :length].tolist() == prompt.input_ids[0].tolist()
     assert batch.is_visual[0, :length].long().tolist() == prompt.mm_token_type_ids[0].tolist()
     frames = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
-    torch.testing.assert_close(family.preprocess(torch.from_numpy(frames)), patchify(frames, torch.float32), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        family.preprocess(torch.from_numpy(frames)), patchify(frames, torch.float32), atol=1e-6, rtol=0
+    )
 
 
 def test_gradients_reach_everything_that_stage_four_trains(tokenizer):
