@@ -115,19 +115,22 @@ def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, needs_g
     if kernel not in KERNELS:
         raise ValueError(f"kernel '{kernel}' is unknown -> known: {', '.join(KERNELS)}")
     on_gpu = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
-    has_flash = importlib.util.find_spec("flash_attn") is not None
     if kernel in ("flash_attn", "torch_varlen"):
-        if kernel == "flash_attn" and not has_flash:
+        if kernel == "flash_attn" and not _has_flash():
             raise EnvironmentFailure("kernel flash_attn: flash-attn is not installed -> pip install 'stts[flash]'")
         if not on_gpu:
             raise ValueError(f"kernel {kernel} needs CUDA and half precision, not {device.type} {dtype} -> use auto")
     if kernel != "auto":
         return kernel, ""
     if on_gpu:
-        return ("flash_attn", "") if has_flash else ("torch_varlen", "flash-attn is not installed")
+        return ("flash_attn", "") if _has_flash() else ("torch_varlen", "flash-attn is not installed")
     if device.type == "cpu" and dtype == torch.bfloat16 and needs_grad:
         return "eager", "SDPA's bfloat16 backward is slow on the CPU"
     return "sdpa", f"varlen kernels need CUDA and half precision, not {device.type} {dtype}"
+
+
+def _has_flash() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
 
 
 def varlen_attention(

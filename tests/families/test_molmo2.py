@@ -144,6 +144,21 @@ def test_chunks_and_bins_change_nothing(family, frames, monkeypatch):
         torch.testing.assert_close(plain.visual_tokens, other.visual_tokens, atol=1e-4, rtol=1e-4)
 
 
+def test_long_videos_are_chunked_without_gradient_only(family, frames, monkeypatch):
+    monkeypatch.setattr("stts_cli.families.molmo2._CHUNK_PATCHES", 60)
+    chunks = []
+
+    def encode(*args, **options):
+        chunks.append(options["chunk_frames"])
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr("stts_cli.families.molmo2.prune_and_encode", encode)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad), pytest.raises(InputError, match="seen enough"):
+            family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    assert chunks == [2, None]
+
+
 def lm_loss(family, frames):
     encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
     prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)

@@ -64,8 +64,10 @@ def test_bins_hold_every_kept_patch_once(ragged):
 
 def test_refill_gives_a_lone_frame_all_its_patches():
     hidden = torch.randn(2, 6, 3)
-    keep = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    keep = torch.tensor([[True] * 6, [True, False, True, False, True, True]])
     binned = pack_bins(hidden, keep, refill_lone_frames=True)
     assert torch.equal(binned.tokens[1], hidden[1])
-    assert len(binned.kept_slot) == 10
+    assert binned.segment[1].tolist() == [1] * 6
+    assert torch.equal(binned.tokens.flatten(0, 1)[binned.kept_slot], pack(hidden, keep).tokens)
+    assert binned.kept_slot.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 10, 11]
     assert int((pack_bins(hidden, keep).segment >= 0).sum()) == 10

@@ -168,6 +168,19 @@ def test_training_free_scorers_drop_the_budget(setting):
         assert out.keep_mask[0].all()
 
 
+@pytest.mark.parametrize("keep_ratio", [1.0, 0.5])
+def test_chunks_bound_what_a_block_sees(setting, keep_ratio):
+    blocks, hidden, scorer = setting
+    seen = []
+    for block in blocks:
+        block.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].numel() // 24))
+    encode(blocks, hidden, scorer, keep_ratio, LENGTHS, chunk_frames=3)
+    assert max(seen) == 3 * 20
+    seen.clear()
+    encode(blocks, hidden, scorer, keep_ratio, LENGTHS)
+    assert max(seen) == 10 * 20
+
+
 def test_stage_times_are_there(setting):
     blocks, hidden, scorer = setting
     for keep in (1.0, 0.5):

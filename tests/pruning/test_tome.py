@@ -49,3 +49,37 @@ def test_sizes_weigh():
 def test_last_window_of_a_frame_stays():
     keep, _ = merge_windows(torch.randn(2, 16, 8), INDEX, [4], [2])
     assert int(keep[1].sum()) == 1
+
+
+def naive_tome(x, index, quota):
+    """One frame, in plain loops: groups of windows, each with its members; the mean over members is its vector."""
+    groups = {w: [w] for w in range(len(index))}
+
+    def vector(members):
+        v = torch.stack([x[index[w]].mean(0) for w in members]).mean(0)
+        return v / v.norm()
+
+    while quota:
+        alive = sorted(groups)
+        a, b = alive[0::2], alive[1::2]
+        links = []
+        for source in a:
+            similarity, into = max((float(vector(groups[source]) @ vector(groups[t])), t) for t in b)
+            links.append((similarity, source, into))
+        for _, source, into in sorted(links, reverse=True)[:quota]:
+            groups[into] = groups[into] + groups.pop(source)
+            quota -= 1
+    return {target: torch.stack([x[index[w]] for w in members]).mean(0) for target, members in groups.items()}
+
+
+@pytest.mark.parametrize("quota", [2, 7, 13, 14])
+def test_equals_a_loop(quota):
+    index = window_index(8, 8, 2, 2)
+    x = torch.randn(6, 64, 8, generator=torch.Generator().manual_seed(quota)) + 1.0
+    keep, merge = merge_windows(x, index, [5 * quota], [6])
+    merged = merge(x)
+    for t in range(1, 6):
+        expected = naive_tome(x[t], index, quota)
+        assert keep[t].nonzero().flatten().tolist() == sorted(expected)
+        for window, patches in expected.items():
+            torch.testing.assert_close(merged[t, index[window]], patches)
