@@ -113,16 +113,71 @@ def ask(
     report.show(run.to_dict(), mode="json" if json else "quiet" if quiet else "table", notes=not quiet)
 
 
-@app.command(context_settings=LATER)
-def finetune() -> None:
-    """Train the scorer and the model together. Not built yet."""
-    raise EnvironmentFailure("stts finetune is not built in this version -> stts ask is -> wait for a later version")
+@app.command()
+def finetune(
+    preset: Annotated[str, typer.Option(help="What to train; so far only nano, the embedded model.")] = "nano",
+    output: Annotated[str, typer.Option(help="Folder for checkpoints, logs and the result.")] = "runs/nano",
+    recipe: Annotated[
+        str | None, typer.Option(help="A YAML file of steps and rates instead of presets/training/nano.yaml.")
+    ] = None,
+) -> None:
+    """Train the embedded model from nothing; the same command resumes. Finetuning one's own is not built yet."""
+    from stts_cli.presets import presets_folder
+
+    if preset != "nano":
+        raise EnvironmentFailure(
+            f"stts finetune --preset {preset} is not built in this version -> only nano is -> wait for a later version"
+        )
+    from stts_cli.training.nano import read_recipe, train_nano
+
+    folder = train_nano(read_recipe(recipe or presets_folder() / "training" / "nano.yaml"), output)
+    typer.echo(str(folder))
 
 
-@app.command(name="eval", context_settings=LATER)
-def evaluate() -> None:
-    """Measure accuracy on a benchmark. Not built yet."""
-    raise EnvironmentFailure("stts eval is not built in this version -> stts ask is -> wait for a later version")
+@app.command(name="eval")
+def evaluate(
+    bench: Annotated[str, typer.Option(help="shapes (clips of 4-8 s) or shapes_long (1-3 min), both built in.")],
+    videos: Annotated[int, typer.Option(help="How many held-out clips, each with all its questions.")] = 100,
+    preset: Annotated[str | None, typer.Option(help="As in ask.")] = None,
+    model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
+    frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
+    max_fps: Annotated[float | None, typer.Option(help="The most frames a second to look at.")] = None,
+    keep_ratio: Annotated[float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="As in ask.")] = None,
+    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    compare: Annotated[bool, typer.Option("--compare", help="Also answer dense.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
+) -> None:
+    """Measure accuracy beside cost on the built-in procedural world. Public benchmarks are not built yet."""
+    from stts_cli import report
+    from stts_cli.presets import choose_preset
+
+    settings = choose_preset(preset, model=model).override(
+        frames=frames, max_fps=max_fps, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, dtype=dtype
+    )
+    with report.Progress() as progress:
+        progress("starting")
+        from stts_cli.benchmarks.runner import evaluate as run_benchmark
+
+        document = run_benchmark(
+            bench,
+            model=settings.model,
+            videos=videos,
+            frames=settings.frames,
+            max_fps=settings.max_fps,
+            keep_ratio=settings.keep_ratio,
+            scorer=settings.scorer,
+            prune_layer=settings.prune_layer,
+            device=device,
+            dtype=settings.dtype,
+            compare=compare,
+            split=split,
+            progress=progress,
+        )
+    report.show_evaluation(document, mode="json" if json else "table")
 
 
 @app.command(context_settings=LATER)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stts_cli.shapes.render import render
-from stts_cli.shapes.world import Scene
+from stts_cli.shapes.world import Scene, Thing
 
 SHORT_FPS, LONG_FPS = 12, 8
 SHORT_SIZE, LONG_SIZE = 288, 192
@@ -47,3 +47,15 @@ def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | Non
             container.mux(packet)
     part.replace(path)
     return path
+
+
+def demo_scene() -> Scene:
+    """Return the scene of the demonstration clip, presets/nano/demo.mp4: one thing of most kinds of life."""
+    always = (0.0, 7.0)
+    things = (
+        Thing("square", "blue", 0.12, (0.2, 0.8), (0.2, 0.8), always, always, "still"),
+        Thing("circle", "red", 0.12, (0.2, 0.25), (0.72, 0.25), (0.5, 5.5), always, "moves", "right"),
+        Thing("triangle", "green", 0.13, (0.52, 0.7), (0.52, 0.7), always, always, "changes color", "", "yellow", 3.0),
+        Thing("star", "white", 0.11, (0.82, 0.72), (0.82, 0.72), always, (2.2, 7.0), "appears"),
+    )
+    return Scene("test", -1, False, 6.0, things, "gradient", 7, ((38, 44, 58), (78, 70, 84)))

@@ -47,15 +47,20 @@ class NanoRecipe:
     seed: int = 0
 
 
-def read_recipe(path: Path) -> NanoRecipe:
+def read_recipe(path: str | Path) -> NanoRecipe:
     """Read a recipe from YAML.
 
     Raises:
-        InputError: a missing or unknown key.
+        InputError: no such file, or a missing or unknown key.
     """
     import yaml
 
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"recipe '{path}' cannot be read ({detail}) -> a YAML file -> check --recipe") from error
     try:
         return NanoRecipe(**document)
     except TypeError as error:
@@ -63,19 +68,20 @@ def read_recipe(path: Path) -> NanoRecipe:
         raise InputError(f"{path.name}: {error} -> keys are {known}") from error
 
 
-def train_nano(recipe: NanoRecipe, out: Path) -> Path:
+def train_nano(recipe: NanoRecipe, output: str | Path) -> Path:
     """Run what is left of the four stages and export the result.
 
     Args:
         recipe: steps and rates.
-        out: folder for checkpoints and logs; a folder that holds another recipe's run is refused.
+        output: folder for checkpoints and logs; a folder that holds another recipe's run is refused.
 
     Returns:
-        The checkpoint folder, `out`/nano.
+        The checkpoint folder, `output`/nano.
 
     Raises:
-        InputError: `out` holds a run of another recipe.
+        InputError: `output` holds a run of another recipe.
     """
+    out = Path(output)
     out.mkdir(parents=True, exist_ok=True)
     record = out / "recipe.json"
     if record.exists() and json.loads(record.read_text()) != dataclasses.asdict(recipe):

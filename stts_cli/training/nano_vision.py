@@ -155,7 +155,8 @@ def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int =
         if n.startswith(("model.vision_tower", "model.multi_modal")) and "down_proj" not in n
     ]
     named += [(f"probe.{n}", p) for n, p in probe.named_parameters()]
-    optimizer = MasterOptimizer(named, muon_lr=0.012, adam_lr=1e-3)
+    # the ViT has no q/k norm: without decay of weights and rate its attention saturates after a thousand steps
+    optimizer = MasterOptimizer(named, muon_lr=0.01, adam_lr=1e-3, weight_decay=0.1)
     checkpoint, first = out / "vision.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=False)
@@ -170,7 +171,7 @@ def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int =
         hidden = gated_features(model, windows(vit_features(model, patchify(frames))).flatten(0, 1))
         loss, right = probe.loss(hidden, torch.from_numpy(labels).flatten(0, 1), places)
         loss.backward()
-        optimizer.step(min(1.0, (step + 1) / 50) * min(1.0, max(0.03, (steps - step) / (0.4 * steps))))
+        optimizer.step(min(1.0, (step + 1) / 50) * min(1.0, max(0.03, (steps - step) / (0.75 * steps))))
         recent.append(right | {"loss": loss.item()})
         if (step + 1) % 100 == 0:
             line = {"step": step + 1, "minutes": round((time.time() - begin) / 60, 1)}

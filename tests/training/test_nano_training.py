@@ -200,3 +200,22 @@ def test_stages_run_and_resume(tokenizer, tmp_path, monkeypatch):
     train_joint(model, scorer, tokenizer, tmp_path, steps=3)
     lines = [json.loads(line) for line in (tmp_path / "joint.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 3]
+
+
+def test_a_recipe_names_its_keys(tmp_path):
+    from stts_cli.errors import InputError
+    from stts_cli.presets import presets_folder
+    from stts_cli.training.nano import NanoRecipe, read_recipe, train_nano
+
+    assert isinstance(read_recipe(presets_folder() / "training" / "nano.yaml"), NanoRecipe)
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("stepps: 3\n")
+    with pytest.raises(InputError, match="language_steps"):
+        read_recipe(bad)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_recipe(tmp_path / "none.yaml")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text("{}")
+    with pytest.raises(InputError, match="another recipe"):
+        train_nano(NanoRecipe(1, 1, 1, 1, 0.01, 0.01), run)
