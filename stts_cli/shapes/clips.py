@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from stts_cli.shapes.questions import ask
 from stts_cli.shapes.render import render
-from stts_cli.shapes.world import Scene, Thing
+from stts_cli.shapes.world import Scene, Thing, make_scene
 
 SHORT_FPS, LONG_FPS = 12, 8
 SHORT_SIZE, LONG_SIZE = 288, 192
@@ -59,3 +61,20 @@ def demo_scene() -> Scene:
         Thing("star", "white", 0.11, (0.82, 0.72), (0.82, 0.72), always, (2.2, 7.0), "appears"),
     )
     return Scene("test", -1, False, 6.0, things, "gradient", 7, ((38, 44, 58), (78, 70, 84)))
+
+
+def main(arguments: list[str]) -> None:
+    """Write held-out clips and print what may be asked of them: `python -m stts_cli.shapes.clips FOLDER [COUNT]`."""
+    if not arguments or len(arguments) > 2 or (len(arguments) == 2 and not arguments[1].isdigit()):
+        sys.exit("usage: python -m stts_cli.shapes.clips FOLDER [COUNT]")
+    folder = Path(arguments[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(int(arguments[1]) if len(arguments) == 2 else 5):
+        scene = make_scene("test", 1_000_000 + index)  # far from the clips that `stts eval` measures
+        print(write_clip(scene, folder / f"clip-{index}.mp4"))
+        for question in ask(scene):
+            print(f"  {question.text}  [{question.answer}]")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -3,8 +3,9 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 
-from stts_cli.shapes.clips import write_clip
+from stts_cli.shapes.clips import main, write_clip
 from stts_cli.shapes.labels import NUM_BINARY, NUM_LABELS, NUM_PAIRS, window_labels
 from stts_cli.shapes.questions import FAMILIES, ask
 from stts_cli.shapes.render import render
@@ -108,3 +109,12 @@ def test_a_written_file_reads_back_as_the_drawn_frames(tmp_path):
     drawn = render(scene, np.array(clip.timestamps_s), 96)
     assert np.abs(np.asarray(clip.frames).astype(int) - drawn).mean() < 4
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_fresh_clips_come_with_their_questions(tmp_path, capsys):
+    main([str(tmp_path), "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("clip-0.mp4")
+    assert len(lines) == 1 + len(ask(make_scene("test", 1_000_000)))
+    with pytest.raises(SystemExit, match="usage"):
+        main([str(tmp_path), "many"])
