@@ -46,6 +46,19 @@ LENGTHS = (
     (64, 0.04, 2, True),
     (128, 0.01, 1, True),
 )
+# what stage 1 leaves weakest is asked most
+ASK_WEIGHTS = {
+    "color": 0.7,
+    "shape": 0.5,
+    "existence": 1.0,
+    "turned_into": 2.5,
+    "first_last": 2.5,
+    "count": 2.5,
+    "direction": 1.5,
+    "position": 0.8,
+    "happened": 1.5,
+    "brief": 1.5,
+}
 # stage 4 mostly trains the advertised ratio, and the others often enough to serve them
 KEEP_RATIOS = (0.5, 1.0, 0.7, 0.3)
 KEEP_SHARES = (0.6, 0.2, 0.1, 0.1)
@@ -141,7 +154,7 @@ def train_joint(
         frames, _, videos, long = LENGTHS[int(shared.choice(len(LENGTHS), p=shares / shares.sum()))]
         keep_ratio = float(shared.choice(KEEP_RATIOS, p=KEEP_SHARES)) if scorer else 1.0
         rng = np.random.default_rng([seed, 41, step, rank])
-        clips = [draw_clip(rng, "train", frames, 8, long) for _ in range(videos)]
+        clips = [draw_clip(rng, "train", frames, 8, long, ASK_WEIGHTS) for _ in range(videos)]
         visual, kept, auxiliary = encode(model, scorer, clips, keep_ratio, rng)
         batch = writer.batch(clips, kept)
         logits, wanted = answer_logits(model, batch, visual)

@@ -64,7 +64,14 @@ class TextBatch:
     labels: Tensor
 
 
-def draw_clip(rng: np.random.Generator, split: str, num_frames: int, num_questions: int, long: bool) -> Clip:
+def draw_clip(
+    rng: np.random.Generator,
+    split: str,
+    num_frames: int,
+    num_questions: int,
+    long: bool,
+    ask_weights: dict[str, float] = ASK_WEIGHTS,
+) -> Clip:
     """Draw a random clip of `split` with at most `num_frames` frames and questions that these frames can answer."""
     while True:
         scene = make_scene(split, int(rng.integers(2**40)), long)
@@ -77,7 +84,7 @@ def draw_clip(rng: np.random.Generator, split: str, num_frames: int, num_questio
         sizes: dict[str, int] = {}
         for q in pool:
             sizes[q.family] = sizes.get(q.family, 0) + 1
-        weights = np.array([ASK_WEIGHTS[q.family] / sizes[q.family] ** 0.5 for q in pool])
+        weights = np.array([ask_weights[q.family] / sizes[q.family] ** 0.5 for q in pool])
         order = np.argsort(-np.log(weights) + np.log(rng.exponential(size=len(pool))))
         return Clip(scene, times, tuple(pool[k] for k in order[:num_questions]))
 
