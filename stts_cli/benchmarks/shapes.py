@@ -1,21 +1,101 @@
 """The procedural world as a benchmark: held-out scenes written as H.264 files, open questions, exact match.
 
-`shapes` has clips of 4-8 s, `shapes_long` clips of 1-3 min with one event of 1-2 s. The files are made on first use and
-kept in a cache folder. Results on them say nothing about real video.
+`shapes` has clips of 4-8 s, `shapes_long` clips of 1-3 min with one event of 1-2 s. The files are made when they are
+first read and kept in a cache folder. Results on them say nothing about real video.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stts_cli.benchmarks.benchmark import Benchmark
+from stts_cli.benchmarks.files import DataFolder
+from stts_cli.benchmarks.items import QaItem, Source
+from stts_cli.benchmarks.prompts import bare_question
+from stts_cli.benchmarks.scoring import exact
 from stts_cli.shapes.clips import write_clip
 from stts_cli.shapes.questions import Question, ask
 from stts_cli.shapes.world import make_scene
 
-BENCHMARKS = {"shapes": False, "shapes_long": True}
+SPLITS = ("test", "validation")
+DEFAULT_VIDEOS = 100
+
+
+def cache_folder() -> Path:
+    """Return where clips are kept: $XDG_CACHE_HOME/stts/shapes, ~/.cache/stts/shapes by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stts" / "shapes"
+
+
+def make_items(long: bool, split: str, num_videos: int, folder: Path | None = None) -> list[QaItem]:
+    """Ask everything about the first scenes of a split; no file is written yet.
+
+    Args:
+        long: of `shapes_long`.
+        split: "test" or "validation".
+        num_videos: how many scenes, from index 0 on.
+        folder: where the files will go; `cache_folder()` when not given.
+
+    Returns:
+        The items, scene after scene.
+    """
+    folder = folder or cache_folder()
+    name = "long" if long else "short"
+    items = []
+    for index in range(num_videos):
+        source = Source(folder / f"v1-{split}-{name}-{index}.mp4", scene=(split, index, long))
+        video = f"{'shapes_long' if long else 'shapes'}/{split}/{index}"
+        for number, question in enumerate(ask(make_scene(split, index, long))):
+            items.append(_item(f"{video}/{number}", video, source, question))
+    return items
+
+
+def write_missing(source: Source) -> None:
+    """Write the clip of a scene if its file is not there.
+
+    Args:
+        source: with a scene.
+    """
+    if source.scene and not source.path.exists():
+        source.path.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(make_scene(*source.scene), source.path)
+
+
+def _item(name: str, video: str, source: Source, question: Question) -> QaItem:
+    return QaItem(
+        id=name,
+        video=video,
+        source=source,
+        question=question.text,
+        answer=question.answer,
+        groups={"family": (question.family,)},
+        guess=1 / len(question.options),
+    )
+
+
+def _load(long: bool, folder: DataFolder, split: str) -> list[QaItem]:
+    return make_items(long, split, DEFAULT_VIDEOS)
+
+
+BENCHMARKS = {
+    name: Benchmark(
+        name=name,
+        title=f"the built-in procedural world, {words}",
+        length=length,
+        splits=SPLITS,
+        load=functools.partial(_load, length == "long"),
+        download="none",
+        licence="Apache-2.0",
+        prompt=bare_question,
+        scorers={"strict": exact},
+        max_new_tokens=24,
+        remark="a demonstration: says nothing about real video",
+    )
+    for name, length, words in (("shapes", "short", "clips of 4-8 s"), ("shapes_long", "long", "clips of 1-3 min"))
+}
 
 
 @dataclass(frozen=True)
@@ -25,11 +105,6 @@ class VideoItem:
     id: str
     path: Path
     questions: tuple[Question, ...]
-
-
-def cache_folder() -> Path:
-    """Return where clips are kept: $XDG_CACHE_HOME/stts/shapes, ~/.cache/stts/shapes by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stts" / "shapes"
 
 
 def items(name: str, num_videos: int, split: str = "test", folder: Path | None = None) -> Iterator[VideoItem]:
@@ -44,12 +119,11 @@ def items(name: str, num_videos: int, split: str = "test", folder: Path | None =
     Yields:
         One item a video.
     """
-    long = BENCHMARKS[name]
-    folder = folder or cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     for index in range(num_videos):
-        scene = make_scene(split, index, long)
-        path = folder / f"v1-{split}-{'long' if long else 'short'}-{index}.mp4"
-        if not path.exists():
-            write_clip(scene, path)
-        yield VideoItem(f"{name}/{split}/{index}", path, tuple(ask(scene)))
+        scene = make_scene(split, index, name == "shapes_long")
+        source = Source(
+            (folder or cache_folder()) / f"v1-{split}-{'long' if scene.long else 'short'}-{index}.mp4",
+            scene=(split, index, scene.long),
+        )
+        write_missing(source)
+        yield VideoItem(f"{name}/{split}/{index}", source.path, tuple(ask(scene)))

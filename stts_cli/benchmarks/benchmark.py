@@ -1,0 +1,135 @@
+"""What a benchmark is: where its files are, how its rows become items, how they are asked and scored.
+
+Each file beside this one describes one benchmark in a `Benchmark` and a `load` function; nothing else in the program
+knows their names. Counts and sizes are what the publishers give; an item count is checked nowhere, files get corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks.files import DataFolder, Row
+from stts_cli.benchmarks.items import QaItem
+from stts_cli.errors import InputError, suggest
+
+Loader = Callable[[DataFolder, str], list[QaItem]]
+SCORINGS = ("strict", "molmo2", "official")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        name: what --bench says.
+        title: its publishers' name.
+        length: "short" or "long", the paper's two classes.
+        splits: the default first.
+        load: (folder, split) -> items.
+        questions: how many the default split has; 0 where that depends on the user.
+        videos: how many they are about.
+        download: size of the download, in words.
+        licence: of the data.
+        repos: dataset ids on the Hugging Face hub, tried in order; () where it is not there.
+        revision: branch of the repository, or None for its main one.
+        annotations: split -> globs of the annotation files in the repository.
+        media: globs of videos, subtitles and archives in the repository.
+        terms: the page where its terms are accepted, or None where it is open.
+        where: where the files are, in words, for messages.
+        prompt: item -> the user's turn.
+        scorers: how replies are read: "strict", and "molmo2" and "official" where they differ.
+        max_new_tokens: the most tokens of an answer.
+        headline: "micro", or the breakdown whose groups' mean is the benchmark's own headline.
+        subtitles: whether its items may carry subtitles.
+        remark: what a reader of the result must know.
+    """
+
+    name: str
+    title: str
+    length: str
+    splits: tuple[str, ...]
+    load: Loader
+    questions: int = 0
+    videos: int = 0
+    download: str = ""
+    licence: str = ""
+    repos: tuple[str, ...] = ()
+    revision: str | None = None
+    annotations: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    media: tuple[str, ...] = ()
+    terms: str | None = None
+    where: str = ""
+    prompt: Callable[[QaItem], str] = prompts.letter_from_choices
+    scorers: dict[str, scoring.Scorer] = field(default_factory=lambda: {"strict": scoring.strict})
+    max_new_tokens: int = 12
+    headline: str = "micro"
+    subtitles: bool = False
+    remark: str = ""
+
+    def folder(self, *roots: Path) -> DataFolder:
+        """Return the folders its files are looked for in."""
+        return DataFolder(*roots, name=self.name, where=self.where)
+
+    def check_split(self, split: str | None) -> str:
+        """Return the split to use.
+
+        Args:
+            split: a name, or None for the default.
+
+        Raises:
+            InputError: it has no such split.
+        """
+        if split is None:
+            return self.splits[0]
+        if split not in self.splits:
+            raise InputError(f"{self.name} has no split '{split}'{suggest(split, self.splits)} -> change --split")
+        return split
+
+
+def build_items(path: Path, rows: Iterable[Row], make: Callable[[Row], QaItem | None]) -> list[QaItem]:
+    """Turn rows into items, and say which row is wrong.
+
+    Args:
+        path: where the rows come from.
+        rows: as read.
+        make: returns an item, or None for a row that is left out.
+
+    Returns:
+        The items, in the order of the file.
+
+    Raises:
+        InputError: a row lacks a column or holds a value that makes no sense, or two rows share an id.
+    """
+    items: dict[str, QaItem] = {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            item = make(row)
+        except KeyError as error:
+            raise InputError(
+                f"{path}, row {number}: no column {error}; it has {', '.join(map(str, row))} -> is it the right file?"
+            ) from error
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            raise InputError(f"{path}, row {number}: {error} -> is it the right file, and whole?") from error
+        if item is None:
+            continue
+        if item.id in items:
+            raise InputError(f"{path}, row {number}: id '{item.id}' occurs twice -> is it the right file?")
+        items[item.id] = item
+    if not items:
+        raise InputError(f"{path} holds no question for this split -> check the file and --split")
+    return list(items.values())
+
+
+def text_of(row: Row, key: str) -> str:
+    """Return a row's value as text without outer spaces; KeyError where it is missing."""
+    return str(row[key]).strip()
+
+
+def options_of(row: Row, *keys: str) -> list[str]:
+    """Return the options held in several columns, empty and "N/A" ones left out."""
+    values: list[Any] = [row[key] for key in keys if key in row]
+    return [str(value).strip() for value in values if value is not None and str(value).strip() not in ("", "N/A")]

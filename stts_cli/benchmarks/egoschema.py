@@ -1,0 +1,72 @@
+"""EgoSchema: five options about three minutes of egocentric video. The subset's 500 answers are public."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
+from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
+
+
+def load(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions of a split.
+
+    Args:
+        folder: holds `Subset/*.parquet` and `MC/*.parquet`, or `questions.json` with `subset_answers.json`.
+        split: "subset", or "full" whose answers are not public.
+    """
+    config = "Subset" if split == "subset" else "MC"
+    path = folder.find(f"**/{config}/*.parquet", "**/questions.json")
+    rows = read_rows(path) if path.suffix == ".parquet" else _json_rows(folder, path, split)
+
+    def make(row: Row) -> QaItem:
+        video = text_of(row, "video_idx")
+        options = bare_options(row["option"])
+        answer = row["answer"]
+        return QaItem(
+            id=text_of(row, "question_idx"),
+            video=video,
+            source=Source(folder.video(video)),
+            question=text_of(row, "question"),
+            options=options,
+            answer=None if answer is None or str(answer).strip() == "" else letter(answer, len(options)),
+        )
+
+    return build_items(path, rows, make)
+
+
+def _json_rows(folder: DataFolder, path: Path, split: str) -> list[Row]:
+    answers: dict[str, int] = read_json(folder.find("**/subset_answers.json")) if split == "subset" else {}
+    return [
+        {
+            "question_idx": row["q_uid"],
+            "video_idx": row["q_uid"],
+            "question": row["question"],
+            "option": [row[f"option {index}"] for index in range(5)],
+            "answer": answers.get(row["q_uid"]),
+        }
+        for row in read_rows(path)
+        if split == "full" or row["q_uid"] in answers
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="egoschema",
+    title="EgoSchema",
+    length="short",
+    splits=("subset", "full"),
+    load=load,
+    questions=500,
+    videos=500,
+    download="105 GB (the videos of all 5,031 questions)",
+    licence="MIT",
+    repos=("lmms-eval/egoschema", "lmms-lab/egoschema"),
+    annotations={"subset": ("Subset/*.parquet",), "full": ("MC/*.parquet",)},
+    media=("videos_chunked_*.zip",),
+    where="https://huggingface.co/datasets/lmms-lab/egoschema, or github.com/egoschema/EgoSchema",
+    scorers={"strict": scoring.strict, "molmo2": scoring.first_of_several},
+    max_new_tokens=32,
+    remark="answers of the split 'full' are on the publishers' server: replies are kept, not scored",
+)

@@ -1,0 +1,165 @@
+"""One question about one video: the form every benchmark's rows are brought into.
+
+Benchmarks write their options with and without letters, and their answers as letters, indices, digits in a string or
+the option's whole text. All of that ends here: a `QaItem` has bare options and a letter. Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import ascii_uppercase
+
+_LABEL = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.):])\s*")
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One subtitle: text shown from `start_s` to `end_s`, seconds from the start of the video."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the frames come from.
+
+    Attributes:
+        path: a video file, or a folder of numbered jpg frames.
+        start_s: leave out what comes before; times shown to the model then count from here.
+        end_s: leave out what comes after, or None for the end.
+        folder_fps: frames a second of a folder of frames.
+        scene: (split, index, long) of a clip of the procedural world, which is written when it is first read.
+    """
+
+    path: Path
+    start_s: float | None = None
+    end_s: float | None = None
+    folder_fps: float = 3.0
+    scene: tuple[str, int, bool] | None = None
+
+
+@dataclass(frozen=True)
+class QaItem:
+    """One question.
+
+    Attributes:
+        id: unique within the benchmark.
+        video: name of the video; questions of one video are drawn together in the statistics.
+        source: where its frames come from.
+        question: the text, without options.
+        options: bare texts in order, or () for an open question.
+        answer: a letter with options, else the right text; None where the benchmark keeps it to itself.
+        also: further letters that are right (the right text is listed twice).
+        subtitles: cues in the order of time.
+        groups: breakdown -> the values this question counts for.
+        guess: probability of a blind guess being right; None where that cannot be said.
+    """
+
+    id: str
+    video: str
+    source: Source
+    question: str
+    options: tuple[str, ...] = ()
+    answer: str | None = None
+    also: tuple[str, ...] = ()
+    subtitles: tuple[Cue, ...] = ()
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    guess: float | None = None
+
+    @property
+    def letters(self) -> str:
+        """The letters of the options, "" for an open question."""
+        return ascii_uppercase[: len(self.options)]
+
+    @property
+    def chance(self) -> float | None:
+        """What a blind guess gets on average."""
+        return self.guess if self.guess is not None else 1 / len(self.options) if self.options else None
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """Every right answer."""
+        return () if self.answer is None else (self.answer, *self.also)
+
+
+def bare(option: str) -> str:
+    """Return an option without its letter: "A. red", "A) red" and "(A) red" are all "red"."""
+    return _LABEL.sub("", option, count=1).strip()
+
+
+def bare_options(options: Sequence[str]) -> tuple[str, ...]:
+    """Strip the letters where every option carries the one its place gives it, else only outer spaces.
+
+    Args:
+        options: texts as the benchmark writes them.
+
+    Returns:
+        As many bare texts.
+    """
+    labels = [_LABEL.match(option) for option in options]
+    letters = [match and (match[1] or match[2]) for match in labels]
+    if options and letters == list(ascii_uppercase[: len(options)]):
+        return tuple(bare(option) for option in options)
+    return tuple(str(option).strip() for option in options)
+
+
+def split_question(text: str) -> tuple[str, tuple[str, ...]]:
+    """Part a question that carries its options, one a line, behind the stem.
+
+    Args:
+        text: the stem, then one line an option, lettered "A." or "(A)" in order.
+
+    Returns:
+        The stem and the bare options; () where there are none.
+    """
+    lines = text.strip().splitlines()
+    for start in range(len(lines)):
+        tail = [line for line in lines[start:] if line.strip()]
+        found = [_LABEL.match(line) for line in tail]
+        letters = "".join((match[1] or match[2]) if match else "?" for match in found)
+        if len(tail) > 1 and letters == ascii_uppercase[: len(tail)]:
+            return "\n".join(lines[:start]).strip(), tuple(bare(line) for line in tail)
+    return text.strip(), ()
+
+
+def letter(index: int | str, num_options: int) -> str:
+    """Return the letter of an option.
+
+    Args:
+        index: 0-based, an integer or its digits.
+        num_options: how many there are.
+
+    Raises:
+        ValueError: no such option.
+    """
+    number = int(index)
+    if not 0 <= number < num_options:
+        raise ValueError(f"answer {number} of {num_options} options")
+    return ascii_uppercase[number]
+
+
+def given_letter(answer: str, num_options: int) -> str:
+    """Return the letter an answer such as "b", "B." or "(B)" names.
+
+    Args:
+        answer: the benchmark's own form.
+        num_options: how many options there are.
+
+    Raises:
+        ValueError: it names none.
+    """
+    name = answer.strip().strip("().: ").upper()
+    if len(name) != 1 or name not in ascii_uppercase[:num_options]:
+        raise ValueError(f"answer '{answer}' of {num_options} options")
+    return name
+
+
+def letters_of_text(answer: str, options: Sequence[str]) -> tuple[str, ...]:
+    """Return the letters of every option whose text is the answer's; () where none is."""
+    wanted = answer.strip()
+    return tuple(ascii_uppercase[index] for index, option in enumerate(options) if option.strip() == wanted)

@@ -1,0 +1,69 @@
+"""LVBench: 103 videos of an hour and more, four options; a question may count for several abilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.benchmarks.files import DataFolder, Row, read_rows
+from stts_cli.benchmarks.items import QaItem, Source, bare_options, given_letter, split_question
+
+
+def load(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions.
+
+    Args:
+        folder: holds `video_info.meta.jsonl` (or a re-pack as parquet) and `<key>.mp4`.
+        split: "test", the only one.
+    """
+    path = folder.find("**/video_info.meta.jsonl", "**/train-*.parquet", "**/data/*.parquet")
+
+    def make(row: Row) -> QaItem:
+        stem, options = split_question(text_of(row, "question"))
+        options = options or bare_options(row["options"])
+        kinds = row.get("question_type") or []
+        groups = {"ability": tuple([kinds] if isinstance(kinds, str) else kinds)}
+        if row.get("type"):
+            groups["video type"] = (str(row["type"]),)
+        return QaItem(
+            id=text_of(row, "uid"),
+            video=row["video"],
+            source=Source(folder.video(row["video"], "videos", "video_chunks")),
+            question=stem,
+            options=options,
+            answer=given_letter(str(row["answer"]), len(options)),
+            groups=groups,
+        )
+
+    return build_items(path, _flat(path), make)
+
+
+def _flat(path: Path) -> Iterator[Row]:
+    for number, row in enumerate(read_rows(path)):
+        if "qa" not in row:
+            video = str(row["video_path"]).removesuffix(".mp4")
+            yield {**row, "video": video, "uid": row.get("uid", number)}
+            continue
+        for question in row["qa"]:
+            yield {**question, "video": row["key"], "type": row.get("type")}
+
+
+BENCHMARK = Benchmark(
+    name="lvbench",
+    title="LVBench",
+    length="long",
+    splits=("test",),
+    load=load,
+    questions=1549,
+    videos=103,
+    download="62 GB",
+    licence="CC-BY-NC-SA-4.0",
+    repos=("lmms-eval/LVBench", "lmms-lab/LVBench"),
+    annotations={"test": ("data/*.parquet",)},
+    media=("video_chunks/*.zip",),
+    where="https://huggingface.co/datasets/lmms-lab/LVBench, or questions without videos from zai-org/LVBench",
+    prompt=prompts.only_the_letter,
+    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with},
+)

@@ -1,0 +1,73 @@
+"""MotionBench: fine-grained motion in clips of a few seconds. Rows answered "NA" are the hidden test, left out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.benchmarks.files import DataFolder, Row, read_rows
+from stts_cli.benchmarks.items import QaItem, Source, given_letter, split_question
+
+
+def exact_letter(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
+    """The publishers' rule: the reply is the letter and nothing else."""
+    said = text.strip()
+    return scoring.Verdict(said if said and said in item.letters else None, said in item.right)
+
+
+def load(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions whose answers are public.
+
+    Args:
+        folder: holds `video_info.meta.jsonl`, with the videos in `self-collected/` and `public-dataset/`.
+        split: "validation", the rows with an answer.
+    """
+    path = folder.find("**/video_info.meta.jsonl")
+
+    def make(row: Row) -> QaItem | None:
+        if str(row["answer"]).strip().upper() == "NA":
+            return None
+        stem, options = split_question(text_of(row, "question"))
+        if not options:
+            raise ValueError(f"the question '{stem[:60]}' has no option lines")
+        return QaItem(
+            id=text_of(row, "uid"),
+            video=row["video_path"],
+            source=Source(folder.video(row["video_path"], *_folders("self-collected"), *_folders("public-dataset"))),
+            question=stem,
+            options=options,
+            answer=given_letter(str(row["answer"]), len(options)),
+            groups={"type": (text_of(row, "question_type"),)},
+        )
+
+    return build_items(path, _flat(path), make)
+
+
+def _folders(name: str) -> tuple[str, str]:
+    return f"MotionBench/{name}", name
+
+
+def _flat(path: Path) -> Iterator[Row]:
+    for video in read_rows(path):
+        for question in video["qa"]:
+            yield {**question, "video_path": video["video_path"], "question_type": video["question_type"]}
+
+
+BENCHMARK = Benchmark(
+    name="motionbench",
+    title="MotionBench",
+    length="short",
+    splits=("validation",),
+    load=load,
+    questions=4018,
+    licence="CC-BY-NC-SA-4.0",
+    repos=("zai-org/MotionBench", "THUDM/MotionBench"),
+    annotations={"validation": ("**/video_info.meta.jsonl",)},
+    media=("MotionBench/self-collected/**", "MotionBench/public-dataset/**"),
+    where="https://huggingface.co/datasets/zai-org/MotionBench",
+    prompt=prompts.bare_question,
+    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with, "official": exact_letter},
+)

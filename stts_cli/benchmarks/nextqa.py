@@ -1,0 +1,61 @@
+"""NExT-QA, multiple choice: why, how, when and what in everyday videos of about 40 s; five options.
+
+The parquet names videos by number; the CSV of the publishers' repository needs the map from numbers to VidOR paths.
+"""
+
+from __future__ import annotations
+
+from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
+from stts_cli.benchmarks.items import QaItem, Source, letter
+
+FAMILIES = {"CW": "causal", "CH": "causal", "TN": "temporal", "TC": "temporal", "TP": "temporal"}
+FAMILIES |= {"DC": "descriptive", "DL": "descriptive", "DO": "descriptive"}
+
+
+def load(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions of a split.
+
+    Args:
+        folder: holds `MC/test-*.parquet` or `test.csv`, and the videos.
+        split: "test" or "validation".
+    """
+    short = "val" if split == "validation" else split
+    path = folder.find(f"**/MC/{short}*.parquet", f"**/{short}-*.parquet", f"**/{short}.csv")
+    maps = folder.find_all("**/map_vid_vidorID.json") if path.suffix == ".csv" else []
+    vidor: dict[str, str] = read_json(maps[0]) if maps else {}
+
+    def make(row: Row) -> QaItem:
+        video = text_of(row, "video")
+        kind = text_of(row, "type")
+        options = tuple(str(row[f"a{index}"]).strip() for index in range(5))
+        return QaItem(
+            id=f"{video}/{text_of(row, 'qid')}/{kind}",
+            video=video,
+            source=Source(folder.video(vidor.get(video, video), "NExTVideo", "NExTVideo-all-videos")),
+            question=text_of(row, "question"),
+            options=options,
+            answer=letter(row["answer"], 5),
+            groups={"kind": (FAMILIES.get(kind, kind),), "type": ("TN" if kind == "TP" else kind,)},
+        )
+
+    return build_items(path, read_rows(path), make)
+
+
+BENCHMARK = Benchmark(
+    name="nextqa",
+    title="NExT-QA (multiple choice)",
+    length="short",
+    splits=("test", "validation"),
+    load=load,
+    questions=8564,
+    videos=1000,
+    download="6.5 GB",
+    licence="see its page",
+    repos=("lmms-eval/NExTQA", "lmms-lab/NExTQA"),
+    annotations={"test": ("MC/test-*.parquet",)},
+    media=("videos.zip",),
+    where="https://huggingface.co/datasets/lmms-lab/NExTQA, or test.csv and the map from github.com/doc-doc/NExT-QA",
+    scorers={"strict": scoring.strict, "molmo2": scoring.last_of_several},
+)

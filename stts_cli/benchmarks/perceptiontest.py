@@ -1,0 +1,68 @@
+"""Perception Test, multiple-choice video questions: memory, abstraction, physics, semantics; three options.
+
+The publishers ask to cut the end of some videos (cup games) of the validation split at a frame they list; like the
+paper's base model this reads whole files. The test split's answers are not public: replies are kept, not scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
+from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
+
+
+def load(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions of a split.
+
+    Args:
+        folder: holds `mc_question_val/*.parquet` (the hub's form) or the publishers' JSON.
+        split: "validation" or "test".
+    """
+    if split == "validation":
+        path = folder.find("**/mc_question_val/*.parquet", "**/validation-*.parquet", "**/*mc_question_valid*.json")
+    else:
+        path = folder.find("**/mc_question/test-*.parquet", "**/test-*.parquet", "**/*mc_question_test*.json")
+
+    def make(row: Row) -> QaItem:
+        video = text_of(row, "video_name")
+        options = bare_options(row["options"])
+        answer = row.get("answer_id")
+        return QaItem(
+            id=f"{video}/{row['question_id']}",
+            video=video,
+            source=Source(folder.video(video)),
+            question=text_of(row, "question"),
+            options=options,
+            answer=None if answer is None else letter(answer, len(options)),
+            groups={"area": (text_of(row, "area"),), "reasoning": (text_of(row, "reasoning"),)},
+        )
+
+    return build_items(path, read_rows(path) if path.suffix == ".parquet" else _official_rows(path), make)
+
+
+def _official_rows(path: Path) -> Iterator[Row]:
+    for video, entry in read_json(path).items():
+        for question in entry["mc_question"]:
+            yield {**question, "video_name": video, "question_id": question["id"]}
+
+
+BENCHMARK = Benchmark(
+    name="perceptiontest",
+    title="Perception Test (multiple choice)",
+    length="short",
+    splits=("validation", "test"),
+    load=load,
+    questions=19140,
+    download="70 GB",
+    licence="CC-BY-4.0",
+    repos=("lmms-eval/PerceptionTest_Val", "lmms-lab/PerceptionTest_Val"),
+    annotations={"validation": ("mc_question_val/*.parquet",)},
+    media=("*.zip", "videos/*"),
+    where="https://huggingface.co/datasets/lmms-lab/PerceptionTest_Val, or github.com/google-deepmind/perception_test",
+    scorers={"strict": scoring.strict, "molmo2": scoring.first_letter},
+    remark="videos are read whole, not cut at the publishers' cut_frame_mapping",
+)

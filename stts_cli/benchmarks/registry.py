@@ -1,0 +1,65 @@
+"""Every benchmark by its name. Modules are loaded when asked for; naming them costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from stts_cli.benchmarks.benchmark import Benchmark
+from stts_cli.errors import InputError, suggest
+
+SHORT = ("nextqa", "perceptiontest", "mvbench", "tomato", "motionbench", "tempcompass", "egoschema")
+LONG = ("videomme", "videomme_sub", "longvideobench", "mlvu", "lvbench", "videoevalpro")
+BUILT_IN = ("shapes", "shapes_long")
+NAMES = (*SHORT, *LONG, *BUILT_IN)
+SUITES = {"all-short": SHORT, "all-long": LONG, "all": (*SHORT, *LONG)}
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """Return a benchmark.
+
+    Args:
+        name: one of `NAMES`, or the path of a .jsonl file of one's own.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name.endswith(".jsonl"):
+        from stts_cli.benchmarks.jsonl import open_file
+
+        return open_file(Path(name).expanduser())
+    if name not in NAMES:
+        raise InputError(
+            f"unknown benchmark '{name}'{suggest(name, [*NAMES, *SUITES])} -> stts eval --list shows them all; "
+            "a file of your own ends in .jsonl"
+        )
+    if name in BUILT_IN:
+        from stts_cli.benchmarks import shapes
+
+        return shapes.BENCHMARKS[name]
+    benchmark: Benchmark = importlib.import_module(f"stts_cli.benchmarks.{name}").BENCHMARK
+    return benchmark
+
+
+def describe() -> list[dict[str, object]]:
+    """Return what `stts eval --list` shows, a dict a benchmark."""
+    return [
+        {
+            "name": each.name,
+            "title": each.title,
+            "class": each.length,
+            "questions": each.questions,
+            "videos": each.videos,
+            "download": each.download,
+            "terms": each.terms or "",
+            "licence": each.licence,
+            "splits": list(each.splits),
+            "scorings": list(each.scorers),
+            "repositories": list(each.repos),
+            "remark": each.remark,
+        }
+        for each in map(get_benchmark, NAMES)
+    ]

@@ -1,0 +1,127 @@
+"""TempCompass: order, direction, speed, action and change of attributes, asked in three ways about altered clips.
+
+Multiple choice, yes/no and caption matching; the fourth task (captioning) needs a language model as judge and is left
+out. Copies of a clip that are reversed or slowed down are different videos and stay so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
+from stts_cli.benchmarks.items import QaItem, Source, bare, letters_of_text, split_question
+
+TASKS = ("multi-choice", "yes_no", "caption_matching")
+BEST, YES_NO = "Please directly give the best option:", "Please answer yes or no:"
+
+
+def prompt(item: QaItem) -> str:
+    """The question as its publishers wrote it, and a short cue."""
+    (task,) = item.groups["task"]
+    if task == "yes_no":
+        return f"{item.question}\n{YES_NO}"
+    if task == "caption_matching":
+        return "\n".join([item.question, *item.options, BEST])
+    lines = [f"{name}. {option}" for name, option in zip(item.letters, item.options, strict=True)]
+    return "\n".join([item.question, *lines, BEST])
+
+
+def official(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
+    """The publishers' rules, without the language model they ask where these fail."""
+    (task,) = item.groups["task"]
+    rules = {"yes_no": scoring.yes_or_no, "caption_matching": scoring.caption_line}
+    return rules.get(task, scoring.option_line)(text, item, rng)
+
+
+def strict(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
+    """The publishers' rules, and for multiple choice every usual way of naming an option."""
+    (task,) = item.groups["task"]
+    return scoring.strict(text, item, rng) if task == "multi-choice" else official(text, item, rng)
+
+
+def molmo2(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
+    """Molmo2's rules: caption matching is scored like multiple choice."""
+    (task,) = item.groups["task"]
+    return (scoring.yes_or_no if task == "yes_no" else scoring.option_line)(text, item, rng)
+
+
+def load(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions of the three tasks.
+
+    Args:
+        folder: holds `<task>/test-*.parquet` or the publishers' `questions/<task>.json`, and `videos/`.
+        split: "test", the only one.
+    """
+    path = folder.find(*(f"**/{task}/test-*.parquet" for task in TASKS), *(f"**/{task}.json" for task in TASKS))
+    numbers: dict[str, int] = {}
+
+    def make(row: Row) -> QaItem:
+        video, task, dim = text_of(row, "video_id"), row["task"], text_of(row, "dim")
+        key = f"{task}/{video}/{dim}"
+        numbers[key] = numbers.get(key, -1) + 1
+        question, options, answer = _read(task, text_of(row, "question"), text_of(row, "answer"))
+        return QaItem(
+            id=f"{key}/{numbers[key]}",
+            video=video,
+            source=Source(folder.video(video)),
+            question=question,
+            options=options,
+            answer=answer,
+            groups={"task": (task,), "dim": (dim,), "task and dim": (f"{task}, {dim}",)},
+            guess=0.5 if task == "yes_no" else None,
+        )
+
+    return build_items(path, _rows(folder), make)
+
+
+def _read(task: str, question: str, answer: str) -> tuple[str, tuple[str, ...], str]:
+    if task == "yes_no":
+        return question, (), answer.lower().rstrip(".")
+    if task == "multi-choice":
+        stem, options = split_question(question)
+        right = letters_of_text(bare(answer), options)
+    else:
+        lines = [line.strip() for line in question.splitlines() if line.strip()]
+        options = tuple(line for line in lines if ": " in line)[-2:]
+        stem = "\n".join(line for line in lines if line not in options)
+        right = letters_of_text(answer, options)
+    if not right:
+        raise ValueError(f"the answer '{answer}' is none of the question's options")
+    return stem, options, right[0]
+
+
+def _rows(folder: DataFolder) -> Iterator[Row]:
+    for task in TASKS:
+        for path in folder.find_all(f"**/{task}/test-*.parquet", f"**/{task}.json"):
+            if path.suffix == ".parquet":
+                for row in read_rows(path):
+                    yield {**row, "task": task}
+                continue
+            for video, dims in read_json(path).items():
+                for dim, questions in dims.items():
+                    for question in questions:
+                        yield {**question, "video_id": video, "dim": dim, "task": task}
+
+
+BENCHMARK = Benchmark(
+    name="tempcompass",
+    title="TempCompass (multiple choice, yes/no, caption matching)",
+    length="short",
+    splits=("test",),
+    load=load,
+    questions=5536,
+    videos=410,
+    download="0.4 GB",
+    licence="see its page",
+    repos=("lmms-eval/TempCompass", "lmms-lab/TempCompass"),
+    annotations={"test": tuple(f"{task}/test-*.parquet" for task in TASKS)},
+    media=("tempcompass_videos.zip",),
+    where="https://huggingface.co/datasets/lmms-lab/TempCompass, or github.com/llyx97/TempCompass",
+    prompt=prompt,
+    scorers={"strict": strict, "molmo2": molmo2, "official": official},
+    max_new_tokens=192,
+    remark="captioning, which needs a judge model, is left out",
+)

@@ -1,0 +1,56 @@
+"""VideoEval-Pro, asked as multiple choice: harder questions drawn from four long-video benchmarks.
+
+Its publishers ask it open-ended, with a language model as judge; what is measured here is the variant with options.
+"""
+
+from __future__ import annotations
+
+from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.benchmarks.files import DataFolder, Row, read_rows
+from stts_cli.benchmarks.items import QaItem, Source, bare_options, given_letter
+
+
+def load(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions.
+
+    Args:
+        folder: holds `data/test-*.parquet` and `videos_filtered/`.
+        split: "test", the only one.
+    """
+    path = folder.find("**/data/test-*.parquet", "**/test-*.parquet")
+    rows = [{**row, "number": number} for number, row in enumerate(read_rows(path))]
+
+    def make(row: Row) -> QaItem:
+        options = bare_options(row["options"])
+        return QaItem(
+            id=str(row["number"]),
+            video=text_of(row, "video"),
+            source=Source(folder.video(text_of(row, "video"), "videos/videos_filtered", "videos_filtered")),
+            question=text_of(row, "question"),
+            options=options,
+            answer=given_letter(text_of(row, "answer"), len(options)),
+            groups={"type": (text_of(row, "qa_type"),), "source": (text_of(row, "source"),)},
+        )
+
+    return build_items(path, rows, make)
+
+
+BENCHMARK = Benchmark(
+    name="videoevalpro",
+    title="VideoEval-Pro (as multiple choice)",
+    length="long",
+    splits=("test",),
+    load=load,
+    questions=1289,
+    videos=465,
+    licence="see its page",
+    repos=("TIGER-Lab/VideoEval-Pro",),
+    annotations={"test": ("data/test-*.parquet",)},
+    media=("videos/videos_part_*.tar.gz",),
+    where="https://huggingface.co/datasets/TIGER-Lab/VideoEval-Pro",
+    prompt=prompts.only_the_letter,
+    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with},
+    max_new_tokens=32,
+    remark="multiple choice; the publishers' open-ended protocol needs a judge model",
+)

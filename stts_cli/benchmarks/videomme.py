@@ -1,0 +1,77 @@
+"""Video-MME: 900 videos of 11 s to an hour, three questions each, four options; with and without subtitles."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows, read_srt
+from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter
+
+
+def load(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions, without subtitles.
+
+    Args:
+        folder: holds `videomme/test-*.parquet` and the videos in `data/` or `video/`.
+        split: "test", the only one.
+    """
+    path = folder.find("**/videomme/test-*.parquet", "**/test-*.parquet")
+
+    def make(row: Row) -> QaItem:
+        video, duration = text_of(row, "videoID"), text_of(row, "duration")
+        options = bare_options(row["options"])
+        return QaItem(
+            id=text_of(row, "question_id"),
+            video=video,
+            source=Source(folder.video(video, "data", "video")),
+            question=text_of(row, "question"),
+            options=options,
+            answer=given_letter(text_of(row, "answer"), len(options)),
+            groups={
+                "duration": (duration, *(("medium+long",) if duration != "short" else ())),
+                "task": (text_of(row, "task_type"),),
+                "sub-category": (text_of(row, "sub_category"),),
+            },
+        )
+
+    return build_items(path, read_rows(path), make)
+
+
+def load_with_subtitles(folder: DataFolder, split: str) -> list[QaItem]:
+    """Read the questions with the subtitles of the videos that have any.
+
+    Args:
+        folder: as in `load`, and `subtitle/<video>.srt` or Molmo2's `subtitles.json`.
+        split: "test", the only one.
+    """
+    items = load(folder, split)
+    path = folder.find("**/subtitles.json", "**/subtitle/*.srt", "**/*.srt")
+    cues: dict[str, tuple[Cue, ...]] = {}
+    if path.suffix == ".json":
+        for video, entries in read_json(path).items():
+            spoken = (entries[key] for key in sorted(entries, key=int))
+            cues[video] = tuple(Cue(float(e["start"]), float(e["end"]), str(e["text"]).strip()) for e in spoken)
+    else:
+        cues = {file.stem: read_srt(file) for file in folder.find_all("**/subtitle/*.srt", "**/*.srt")}
+    return [dataclasses.replace(item, subtitles=cues.get(item.video, ())) for item in items]
+
+
+BENCHMARK = Benchmark(
+    name="videomme",
+    title="Video-MME (without subtitles)",
+    length="long",
+    splits=("test",),
+    load=load,
+    questions=2700,
+    videos=900,
+    download="about 100 GB",
+    licence="research only",
+    repos=("lmms-eval/Video-MME", "lmms-lab/Video-MME"),
+    annotations={"test": ("videomme/test-*.parquet",)},
+    media=("videos_chunked_*.zip",),
+    where="https://huggingface.co/datasets/lmms-lab/Video-MME",
+    prompt=prompts.best_answer,
+    scorers={"strict": scoring.strict, "molmo2": scoring.after_phrases, "official": scoring.after_phrases},
+)
