@@ -46,6 +46,40 @@ def clock(device: torch.device | str) -> float:
     return time.perf_counter()
 
 
+def resident_bytes() -> int | None:
+    """Return the memory this process holds now; None where the system does not tell."""
+    try:
+        return _status_bytes("VmRSS:")
+    except (OSError, StopIteration):
+        return None
+
+
+def free_bytes(device: torch.device | str) -> int | None:
+    """Return the memory that a run can still have.
+
+    Args:
+        device: a GPU, whose own memory counts, or the CPU: the machine's, or what is left of a container's limit.
+
+    Returns:
+        Bytes, or None where the system does not tell.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(stat["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
+        return free
+    return min(free, max(0, limit - used))
+
+
 class PeakMemory:
     """The most memory held since this object was made: of the GPU if there is one, else of this process."""
 
@@ -64,8 +98,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+            return _status_bytes("VmHWM:")
         except (OSError, StopIteration):
             pass
         try:
@@ -74,3 +107,8 @@ class PeakMemory:
             return None
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

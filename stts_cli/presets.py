@@ -84,6 +84,11 @@ def presets_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "presets"
 
 
+def demo_video() -> str:
+    """Return the path of the embedded model's demo clip."""
+    return str(presets_folder() / "nano" / "demo.mp4")
+
+
 def preset_names() -> list[str]:
     """Return the names of the presets that ship, sorted."""
     return sorted(path.stem for path in presets_folder().glob("*.yaml"))

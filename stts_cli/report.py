@@ -178,20 +178,22 @@ def savings_table(document: Document) -> Table:
     for name, row in saved["flops"].items():
         style = "bold" if name == "total" else ""
         label = "FLOPs, total" if name == "total" else f"FLOPs, {name}"
-        table.add_row(label, _si(row["dense"]), _si(row["pruned"]), _share(row["dense"], row["pruned"]), style=style)
+        table.add_row(
+            label, format_si(row["dense"]), format_si(row["pruned"]), _share(row["dense"], row["pruned"]), style=style
+        )
     table.add_section()
     arms = (dense, pruned)
     for label, stages in STAGES.items():
-        _add_measured(table, f"time, {label}", _seconds, [_stage_s(arm, stages) for arm in arms])
-    _add_measured(table, "time to first token", _seconds, [arm and arm["answers"][0]["ttft_s"] for arm in arms])
-    _add_measured(table, "peak memory", _bytes, [arm and arm["peak_bytes"] for arm in arms])
+        _add_measured(table, f"time, {label}", format_seconds, [_stage_s(arm, stages) for arm in arms])
+    _add_measured(table, "time to first token", format_seconds, [arm and arm["answers"][0]["ttft_s"] for arm in arms])
+    _add_measured(table, "peak memory", format_bytes, [arm and arm["peak_bytes"] for arm in arms])
     return table
 
 
 def footer_lines(document: Document) -> list[str]:
     """Return the times outside both arms, and how the figures are counted."""
     seconds = document["seconds"]
-    load_s, read_s = (_seconds(seconds[name]) for name in ("load", "read"))
+    load_s, read_s = (format_seconds(seconds[name]) for name in ("load", "read"))
     lines = [f"loading the model {load_s}, reading the video {read_s}: in neither column"]
     convention = document["arms"][0]["answers"][0]["savings"].get("convention")
     return lines + ([f"FLOPs: {convention}"] if convention else [])
@@ -233,8 +235,8 @@ def show_evaluation(document: Document, *, mode: str) -> None:
         table.add_row(name, f"{row['n']:,}", f"{row['chance']:.1%}", *(f"{score['accuracy']:.1%}" for score in scores))
     table.add_section()
     table.add_row("visual tokens a video", "", "", *(f"{arm['visual_tokens']:,.0f}" for arm in arms.values()))
-    table.add_row("FLOPs a question alone", "", "", *(_si(arm["flops"]) for arm in arms.values()))
-    table.add_row("time a video, all its questions", "", "", *(_seconds(arm["seconds"]) for arm in arms.values()))
+    table.add_row("FLOPs a question alone", "", "", *(format_si(arm["flops"]) for arm in arms.values()))
+    table.add_row("time a video, all its questions", "", "", *(format_seconds(arm["seconds"]) for arm in arms.values()))
     console.print(table)
 
 
@@ -268,16 +270,19 @@ def _share(dense: float, pruned: float) -> str:
     return f"{1 - pruned / dense:.1%}" if dense else ""
 
 
-def _si(value: float) -> str:
+def format_si(value: float) -> str:
+    """Write a count with a unit prefix: 1,230,000,000 -> "1.23 G"."""
     for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.2f} {unit}"
     return f"{value:.0f} "
 
 
-def _seconds(value: float) -> str:
+def format_seconds(value: float) -> str:
+    """Write a time: "1.23 s", or "45.6 ms" below a second."""
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
 
 
-def _bytes(value: float) -> str:
+def format_bytes(value: float) -> str:
+    """Write an amount of memory: "1.23 GiB", or "456 MiB" below that."""
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"

@@ -16,20 +16,28 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "savings": {"errors"},
     "presets": {"errors"},
+    "architectures": {"presets", "savings", "errors"},
+    "estimate": {"architectures", "savings", "errors", "__init__"},
+    "plots": {"errors"},
     "device": {"errors"},
     "video": {"errors"},
     "visual": {"errors"},
     "pruning": {"errors"},
     "generate": {"device", "errors"},
-    "families": {"pruning", "savings", "device", "errors"},
+    "families": {"pruning", "savings", "architectures", "device", "errors"},
     "shapes": {"errors"},
     "pipeline": BELOW_COMMANDS,
-    "profiling": BELOW_COMMANDS | {"pipeline"},
+    "profiling": BELOW_COMMANDS | {"pipeline", "architectures", "estimate"},
     "training": BELOW_COMMANDS | {"shapes"},
     "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes"},
     "report": {"errors", "__init__"},
+    "report_profile": {"report", "errors", "__init__"},
     "cli": {
         "report",
+        "report_profile",
+        "plots",
+        "architectures",
+        "estimate",
         "pipeline",
         "benchmarks",
         "training",
@@ -45,14 +53,27 @@ ALLOWED: dict[str, set[str]] = {
 # package -> rooms that may import it
 CONFINED = {
     "typer": {"cli", "report"},
-    "rich": {"cli", "report"},
+    "rich": {"cli", "report", "report_profile"},
+    "matplotlib": {"plots"},
     "decord": {"video"},
     "av": {"video", "shapes"},  # shapes writes H.264 files
     "transformers": {"families", "generate", "pipeline", "training", "benchmarks"},
     "click": set(),
     "torchvision": set(),
 }
-WITHOUT_TORCH = {"__init__", "errors", "savings", "presets", "video", "report", "cli"}
+WITHOUT_TORCH = {
+    "__init__",
+    "errors",
+    "savings",
+    "presets",
+    "architectures",
+    "estimate",
+    "video",
+    "plots",
+    "report",
+    "report_profile",
+    "cli",
+}
 
 
 def sources() -> list[Path]:

@@ -74,6 +74,10 @@ class Family(Protocol):
         """Height and width of a frame in pixels."""
 
     @property
+    def vit_blocks(self) -> list[Any]:
+        """Blocks of the ViT in order, up to the deepest that runs."""
+
+    @property
     def eos_token_ids(self) -> list[int]:
         """Tokens that end an answer."""
 
@@ -89,6 +93,7 @@ class Family(Protocol):
         prune_layer: int | None = None,
         seed: int = 0,
         video_lengths: list[int] | None = None,
+        kernel: str = "auto",
     ) -> EncodedVideo:
         """Turn patches into the visual tokens of kept windows."""
 

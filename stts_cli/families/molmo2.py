@@ -135,6 +135,13 @@ class Molmo2Family:
         return self.frames.size
 
     @property
+    def vit_blocks(self) -> list[nn.Module]:
+        """Blocks of the ViT in order, up to the deepest that the connector reads."""
+        layers = self.model.model.vision_tower.layers
+        deepest = max(n % len(layers) for n in self.model.config.adapter_config.vision_feature_layer)
+        return list(layers[: deepest + 1])
+
+    @property
     def eos_token_ids(self) -> list[int]:
         """Tokens that end an answer."""
         given = getattr(self.model.generation_config, "eos_token_id", None)

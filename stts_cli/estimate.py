@@ -1,0 +1,359 @@
+"""What a video will cost, told before anything runs: tokens, FLOPs and memory of an architecture. No torch.
+
+`stts profile --analytic` prints this and nothing else; a measured profile checks with it that the run makes sense and
+fits in memory. The plan of kept windows here spreads the budget evenly over the frames that may drop any; a real scorer
+spreads it unevenly, which costs a little more attention, and a measured run counts its real windows instead.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from stts_cli import __version__, savings
+from stts_cli.architectures import Architecture, unknown
+from stts_cli.errors import InputError
+from stts_cli.savings import CONVENTION, Savings
+
+QUESTION = "What happens in this video?"
+SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
+SECONDS_APART = 0.5  # times of frames that come from no video of the user's: two a second, as Molmo2 samples
+DECODE = "decode"
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_VIT_FRAMES_AT_ONCE = 16_384  # patches that go through the ViT together, as families/molmo2.py does
+_Number = TypeVar("_Number", int, float)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One point of a profile, before it is measured.
+
+    Attributes:
+        num_frames: T.
+        keep_ratio: fraction of windows asked to be kept.
+        scorer: who scores; "none" where nothing will be dropped.
+        savings: tokens and FLOPs, dense and pruned.
+        memory: bytes by use of the dense and of the pruned arm, see `estimate_memory`.
+    """
+
+    num_frames: int
+    keep_ratio: float
+    scorer: str
+    savings: Savings
+    memory: dict[str, dict[str, int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the point as plain data."""
+        return {
+            "num_frames": self.num_frames,
+            "keep_ratio": self.keep_ratio,
+            "scorer": self.scorer,
+            **counts(self.savings),
+            "memory_estimate_bytes": self.memory,
+        }
+
+
+def counts(saved: Savings) -> dict[str, Any]:
+    """Return tokens and FLOPs as plain data, the ideal speed-ups with them.
+
+    Args:
+        saved: one question's count.
+
+    Returns:
+        "tokens", "flops" (parts, and "total" without decoding), "decode_flops_per_token", "ideal_speedup" from the
+        first ViT block to the end of the prefill, and "changes_nothing".
+    """
+    document = saved.to_dict()
+    parts = {name: row for name, row in document["flops"].items() if name not in (DECODE, "total")}
+    total = {arm: sum(row[arm] for row in parts.values()) for arm in ("dense", "pruned")}
+    return {
+        "tokens": document["tokens"],
+        "flops": {**parts, "total": total},
+        "decode_flops_per_token": document["decode_flops_per_token"],
+        "ideal_speedup": total["dense"] / total["pruned"],
+        "changes_nothing": document["changes_nothing"],
+    }
+
+
+def plan(
+    architecture: Architecture,
+    *,
+    frames: Sequence[int],
+    keep_ratios: Sequence[float],
+    scorer: str,
+    prune_layer: int | None,
+    dtype: str,
+    on_gpu: bool,
+) -> list[Plan]:
+    """Plan every point of a profile, and refuse what cannot be run.
+
+    Args:
+        architecture: the sizes.
+        frames: frame counts, each >= 1.
+        keep_ratios: fractions of windows kept, each in (0, 1].
+        scorer: one of `SCORERS`.
+        prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
+        dtype: of the weights.
+        on_gpu: whether it would run on a GPU, whose attention holds less.
+
+    Returns:
+        One plan for each frame count and keep ratio, in that order.
+
+    Raises:
+        InputError: a setting out of range, with the first point that it hits.
+    """
+    layer = architecture.prune_layer if prune_layer is None else prune_layer
+    num_blocks = architecture.vision["num_hidden_layers"]
+    if not 0 <= layer <= num_blocks - 3:
+        raise InputError(
+            f"prune layer {layer} of {num_blocks} ViT blocks -> the next block runs dense, at least one more packed "
+            f"-> choose 0 to {num_blocks - 3}"
+        )
+    plans = []
+    for num_frames in frames:
+        if num_frames < 1:
+            raise InputError(f"frames is {num_frames} -> at least 1 -> raise it")
+        for keep_ratio in keep_ratios:
+            ratio = 1.0 if scorer == "none" else keep_ratio
+            windows = kept_windows(architecture, num_frames, ratio)
+            saved = count(architecture, num_frames, windows, layer, scorer)
+            longest, limit = saved.tokens["LLM prompt"][0], architecture.text["max_position_embeddings"]
+            if longest > limit:
+                raise InputError(
+                    f"{num_frames} frames make a dense prompt of {longest} tokens, {architecture.name} takes {limit} "
+                    "-> use fewer frames"
+                )
+            memory = {
+                arm: estimate_memory(
+                    architecture, num_frames, kept, saved.tokens["LLM prompt"][i], dtype=dtype, on_gpu=on_gpu
+                )
+                for i, (arm, kept) in enumerate((("dense", None), ("pruned", sum(windows))))
+            }
+            plans.append(Plan(num_frames, ratio, "none" if saved.changes_nothing else scorer, saved, memory))
+    return plans
+
+
+def resolve_scorer(architecture: Architecture, scorer: str) -> tuple[str, list[str]]:
+    """Decide who scores the windows.
+
+    Args:
+        architecture: what can be scored.
+        scorer: "auto", or one of `SCORERS`.
+
+    Returns:
+        The scorer, "auto" decided, and notes for the user.
+
+    Raises:
+        InputError: an unknown scorer, or the learned one of a checkpoint that has none.
+    """
+    if scorer == "auto":
+        if architecture.scorer == "learned":
+            return "learned", []
+        return "temporal", ["this checkpoint has no learned scorer: the training-free temporal scorer is used"]
+    if scorer not in SCORERS:
+        raise InputError(f"scorer {unknown(scorer, ['auto', *SCORERS])}")
+    if scorer == "learned" and architecture.scorer != "learned":
+        raise InputError(
+            f"{architecture.name} has no learned scorer -> temporal, reference, random, tome, none -> change --scorer"
+        )
+    return scorer, []
+
+
+def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float) -> list[int]:
+    """Spread the windows that stay evenly over the frames that may drop any.
+
+    Args:
+        architecture: the sizes.
+        num_frames: T, >= 1.
+        keep_ratio: fraction of windows kept, in (0, 1].
+
+    Returns:
+        Windows kept of each frame; their sum is the real budget's, float32 and truncated as in
+        `pruning.num_dropped`.
+
+    Raises:
+        InputError: keep_ratio is outside (0, 1], or less than the first frame alone.
+    """
+    if not (math.isfinite(keep_ratio) and 0 < keep_ratio <= 1):
+        raise InputError(f"keep ratio is {keep_ratio:g} -> above 0 and at most 1 -> change --keep-ratio")
+    windows = architecture.sizes().num_windows
+    if num_frames == 1:
+        return [windows]
+    first = architecture.prune_from_frame
+    prunable = windows * max(0, num_frames - first)
+    dropped = int(_float32(_float32(1.0 - keep_ratio) * prunable))
+    free = max(0, num_frames - max(1, first))
+    if dropped > free * windows:
+        raise InputError(
+            f"keep ratio {keep_ratio:g} drops {dropped} of {prunable} windows but the first of {num_frames} frames "
+            f"always stays, so at most {free * windows} can go -> keep at least 1/{num_frames}, or use more frames"
+        )
+    each, rest = divmod(dropped, free) if free else (0, 0)
+    return [windows] * (num_frames - free) + [windows - each - (i < rest) for i in range(free)]
+
+
+def count(
+    architecture: Architecture, num_frames: int, windows: Sequence[int], prune_layer: int, scorer: str
+) -> Savings:
+    """Count one question on frames half a second apart.
+
+    Args:
+        architecture: the sizes.
+        num_frames: T.
+        windows: windows kept of each frame.
+        prune_layer: 0-based ViT block after which they were scored.
+        scorer: one of `SCORERS`.
+
+    Returns:
+        Tokens and FLOPs. The prompt's text counts a token a byte, frame markers one each.
+    """
+    sizes = architecture.sizes()
+    dropped = num_frames * sizes.num_windows - sum(windows)
+    length = prompt_length(num_frames, sizes.num_windows)
+    return savings.count(sizes, num_frames, windows, length, length - dropped, prune_layer, new_tokens=1, scorer=scorer)
+
+
+def prompt_length(num_frames: int, num_windows: int, question: str = QUESTION) -> int:
+    """Count the tokens of a dense prompt, a token a byte of text.
+
+    Args:
+        num_frames: T, half a second apart.
+        num_windows: W, placeholders a frame.
+        question: the user's text.
+
+    Returns:
+        The length as `Molmo2Family.build_prompt` makes it with a byte tokenizer and no chat template.
+    """
+    times = sum(len(f"{SECONDS_APART * i:.1f} ") for i in range(num_frames))
+    chat = 4 + len("user\n" + question + "\n" + "assistant\n")
+    return times + num_frames * (num_windows + 2) + (num_frames - 1) + chat
+
+
+def estimate_memory(
+    architecture: Architecture, num_frames: int, num_kept: int | None, prompt_tokens: int, *, dtype: str, on_gpu: bool
+) -> dict[str, int]:
+    """Estimate the memory of one arm.
+
+    Args:
+        architecture: the sizes.
+        num_frames: T.
+        num_kept: windows kept in all, or None for dense.
+        prompt_tokens: L of this arm.
+        dtype: of the weights.
+        on_gpu: whether it runs on a GPU.
+
+    Returns:
+        Bytes: "weights", "frames" as decoded, "vit" and "llm" (the activations' peaks, which do not add up), and
+        "total" = weights + frames + the larger peak.
+    """
+    s, number = architecture.sizes(), BYTES[dtype]
+    patches = num_frames * s.num_patches
+    share = 1.0 if num_kept is None else num_kept / (num_frames * s.num_windows)
+    # The ViT holds all patches' input and a few copies of what the next block and the connector need of them.
+    copies = 5.0 if num_kept is None else 3.0 + 3.0 * share
+    chunk = min(patches, _VIT_FRAMES_AT_ONCE) * (4 * s.vit_width + 2 * s.vit_mlp)
+    vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))
+    queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim
+    cache = 2 * s.llm_layers * keys
+    layer = 4 * s.llm_width + 3 * max(s.llm_mlp, queries + keys)
+    # The mask is the prompt's square: as booleans, and on a CPU once more as numbers inside the attention.
+    square = prompt_tokens**2 * (2 + (0 if on_gpu else 4))
+    llm = number * prompt_tokens * (cache + layer) + square
+    weights = number * architecture.num_parameters()
+    height, width = architecture.frame_size
+    frames = num_frames * height * width * 3
+    return {"weights": weights, "frames": frames, "vit": vit, "llm": llm, "total": weights + frames + max(vit, llm)}
+
+
+def analytic(
+    *,
+    architecture: Architecture,
+    frames: Sequence[int],
+    keep_ratios: Sequence[float],
+    scorer: str = "auto",
+    prune_layer: int | None = None,
+    dtype: str = "auto",
+) -> dict[str, Any]:
+    """Count a profile without running it.
+
+    Args:
+        architecture: the sizes.
+        frames: frame counts.
+        keep_ratios: fractions of windows kept; empty for the architecture's own.
+        scorer: "auto", or one of `SCORERS`.
+        prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
+        dtype: of the weights, for the memory estimate; "auto" counts bfloat16.
+
+    Returns:
+        The document that report_profile.py prints: "mode" is "analytic", "points" are the plans.
+
+    Raises:
+        InputError: a setting that cannot be honoured.
+    """
+    scorer, notes = resolve_scorer(architecture, scorer)
+    dtype = "bfloat16" if dtype == "auto" else dtype
+    plans = plan(
+        architecture,
+        frames=frames,
+        keep_ratios=keep_ratios or [architecture.keep_ratio],
+        scorer=scorer,
+        prune_layer=prune_layer,
+        dtype=dtype,
+        on_gpu=True,
+    )
+    return {
+        "stts": __version__,
+        "command": "profile",
+        "mode": "analytic",
+        "model": describe(architecture, random_weights=False, is_demonstration=False),
+        "settings": {
+            "prune_layer": architecture.prune_layer if prune_layer is None else prune_layer,
+            "dtype": dtype,
+            "question": QUESTION,
+        },
+        "notes": [*notes, "counted, nothing was run: windows spread evenly over the frames, text a token a byte"],
+        "convention": CONVENTION,
+        "points": [point.to_dict() for point in plans],
+    }
+
+
+def describe(architecture: Architecture, *, random_weights: bool, is_demonstration: bool) -> dict[str, Any]:
+    """Return the model's part of a profile's document."""
+    return {
+        "name": architecture.name,
+        "description": architecture.description,
+        "num_parameters": architecture.num_parameters(),
+        "random_weights": random_weights,
+        "is_demonstration": is_demonstration,
+    }
+
+
+def number_list(text: str, flag: str, number: Callable[[str], _Number]) -> list[_Number]:
+    """Read a flag's list of numbers.
+
+    Args:
+        text: numbers with commas between them.
+        flag: what to call it in the complaint.
+        number: int or float.
+
+    Returns:
+        The numbers, each once, in the order given.
+
+    Raises:
+        InputError: not a list of such numbers.
+    """
+    try:
+        values = [number(word) for word in text.split(",")]
+    except ValueError:
+        kind = "whole numbers" if number is int else "numbers"
+        raise InputError(
+            f"{flag} is '{text}' -> {kind} with commas between them, e.g. 1 or 1,2 -> correct it"
+        ) from None
+    return list(dict.fromkeys(values))
+
+
+def _float32(value: float) -> float:
+    return struct.unpack("f", struct.pack("f", value))[0]

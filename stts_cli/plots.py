@@ -1,0 +1,106 @@
+"""Draw a profile as a picture: where the time goes, and the speed-up beside its ideal.
+
+In: the document of `profiling.profile` or `estimate.analytic`. Out: a PNG file. The one user of matplotlib, which the
+extra `plot` installs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from stts_cli.errors import EnvironmentFailure, InputError
+
+STAGES = {
+    "vit_dense": "ViT, dense part",
+    "score_select_pack": "score, select, pack",
+    "vit_packed": "ViT, packed part",
+    "connector": "connector",
+    "llm_prefill": "LLM prefill",
+}
+
+
+def check_target(path: str) -> None:
+    """Refuse what could not be drawn, before anything is measured.
+
+    Args:
+        path: the picture's file.
+
+    Raises:
+        InputError: not a .png, or its folder does not exist.
+        EnvironmentFailure: matplotlib is not installed.
+    """
+    target = Path(path).expanduser()
+    if target.suffix.lower() != ".png" or target.is_dir():
+        raise InputError(f"--plot is '{path}' -> a file that ends in .png -> change it")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"--plot is '{path}' -> its folder does not exist -> make it first")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise EnvironmentFailure("--plot needs matplotlib, which is not installed -> pip install 'stts[plot]'")
+
+
+def plot(document: dict[str, Any], path: str) -> None:
+    """Draw a profile.
+
+    Args:
+        document: from `profiling.profile` or `estimate.analytic`.
+        path: the .png file; replaced when there is one.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = document["points"]
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    bars = _bars(points)
+    bottom = [0.0] * len(bars)
+    for name in next(iter(bars.values())):
+        heights = [parts[name] for parts in bars.values()]
+        left.bar(list(bars), heights, bottom=bottom, label=name)
+        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+    measured = document["mode"] == "measured"
+    left.set_ylabel("seconds, medians" if measured else "TFLOPs, counted")
+    left.tick_params(axis="x", rotation=90 if len(bars) > 6 else 0)
+    left.legend()
+    _speedups(right, points, measured)
+    model = document["model"]
+    weights = " (random weights: timings only)" if model["random_weights"] else ""
+    place = f", {document['machine']['device_name']}, {document['machine']['dtype']}" if measured else ""
+    figure.suptitle(f"{model['name']}{weights}{place}")
+    figure.savefig(Path(path).expanduser(), dpi=120)
+
+
+def _bars(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Label of a bar -> its parts; the dense arm once for each frame count."""
+    bars: dict[str, dict[str, float]] = {}
+    for point in points:
+        for arm in ("dense", "pruned"):
+            if "seconds" in point:
+                parts = {name: point["seconds"][stage][arm]["median"] for stage, name in STAGES.items()}
+            else:
+                parts = {name: row[arm] / 1e12 for name, row in point["flops"].items() if name != "total"}
+            what = "dense" if arm == "dense" else f"keep {point['keep_ratio']:g}"
+            bars.setdefault(f"{point['num_frames']}\n{what}", parts)
+    return bars
+
+
+def _speedups(axes: Any, points: list[dict[str, Any]], measured: bool) -> None:
+    for i, ratio in enumerate(dict.fromkeys(point["keep_ratio"] for point in points)):
+        rows = [point for point in points if point["keep_ratio"] == ratio]
+        frames = [row["num_frames"] for row in rows]
+        axes.plot(frames, [row["ideal_speedup"] for row in rows], "o--", color=f"C{i}", label=f"FLOP-ideal, {ratio:g}")
+        if measured:
+            gains = [row["speedup"]["vit_to_prefill"] for row in rows]
+            achieved = [gain["achieved"] for gain in gains]
+            error = [
+                [gain["achieved"] - gain["low"] for gain in gains],
+                [gain["high"] - gain["achieved"] for gain in gains],
+            ]
+            error = [[max(0.0, e) for e in side] for side in error]
+            axes.errorbar(frames, achieved, yerr=error, fmt="s-", color=f"C{i}", label=f"measured, {ratio:g}")
+    axes.axhline(1.0, color="grey", linewidth=0.8)
+    axes.set_xlabel("frames")
+    axes.set_ylabel("speed-up, ViT to prefill")
+    axes.legend(title="keep ratio")

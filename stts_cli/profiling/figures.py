@@ -1,0 +1,129 @@
+"""From timed passes to figures: medians and their spread, speed-ups beside what the FLOPs promise, the break-even."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from stts_cli import estimate, savings
+from stts_cli.estimate import Plan
+from stts_cli.profiling.passes import STAGES, SUMS, Pass
+from stts_cli.savings import ModelShape
+
+
+def point(
+    shape: ModelShape,
+    plan: Plan,
+    dense: Sequence[Pass],
+    pruned: Sequence[Pass],
+    *,
+    prune_layer: int,
+    held: Sequence[dict[str, int] | None],
+) -> dict[str, Any]:
+    """Put both arms of a frame count and keep ratio side by side.
+
+    Args:
+        shape: the model's sizes.
+        plan: what was planned.
+        dense: timed passes of the dense arm.
+        pruned: timed passes of the pruned arm, the same number in the same turns.
+        prune_layer: 0-based ViT block after which windows were scored.
+        held: what `memory.peak_of_process` said of (dense, pruned); passes that know their own peak win.
+
+    Returns:
+        One entry of the document's "points". Tokens and FLOPs are those of the windows that were really kept.
+    """
+    last = pruned[-1]
+    saved = savings.count(
+        shape,
+        plan.num_frames,
+        last.kept_per_frame,
+        *last.prompt_tokens,
+        prune_layer,
+        new_tokens=1,
+        scorer=last.scorer,
+        kept_patches_per_frame=last.kept_patches,
+    )
+    counted = estimate.counts(saved)
+    arms = {"dense": dense, "pruned": pruned}
+    seconds = {
+        stage: {name: spread([p.seconds[stage] for p in passes]) for name, passes in arms.items()}
+        for stage in (*STAGES, *SUMS, "decode_per_token")
+    }
+    if dense[0].peak_bytes is not None:
+        held = [{"peak": max(p.peak_bytes or 0 for p in passes)} for passes in (dense, pruned)]
+    vit = sum(seconds[stage]["pruned"]["median"] for stage in ("vit_dense", "score_select_pack", "vit_packed"))
+    return {
+        "num_frames": plan.num_frames,
+        "keep_ratio": plan.keep_ratio,
+        "scorer": last.scorer,
+        "kernel": last.kernel,
+        "kernel_reason": last.kernel_reason,
+        "kept_per_frame": last.kept_per_frame,
+        **counted,
+        "seconds": seconds,
+        "speedup": {name: _speedup(dense, pruned, name, counted["ideal_speedup"]) for name in SUMS},
+        "score_select_pack_share_of_vit": seconds["score_select_pack"]["pruned"]["median"] / vit,
+        "peak_bytes": {name: row and row["peak"] for name, row in zip(arms, held, strict=True)},
+        "baseline_bytes": next((row["baseline"] for row in held if row and "baseline" in row), None),
+        "memory_estimate_bytes": plan.memory,
+    }
+
+
+def spread(samples: Sequence[float]) -> dict[str, Any]:
+    """Return median, lowest, highest and all of some samples, by those names; at least one sample."""
+    return {
+        "median": statistics.median(samples),
+        "low": min(samples),
+        "high": max(samples),
+        "samples": list(samples),
+    }
+
+
+def _speedup(dense: Sequence[Pass], pruned: Sequence[Pass], name: str, ideal: float) -> dict[str, float | None]:
+    """Dense over pruned: the ratio of the medians, and the lowest and highest of the turns."""
+    slow, fast = ([p.seconds[name] for p in passes] for passes in (dense, pruned))
+    turns = [a / b for a, b in zip(slow, fast, strict=True)]
+    achieved = statistics.median(slow) / statistics.median(fast)
+    whole = name == "vit_to_prefill"  # only there do time and FLOPs cover the same stages
+    return {
+        "achieved": achieved,
+        "low": min(turns),
+        "high": max(turns),
+        "ideal": ideal if whole else None,
+        "achieved_of_ideal": achieved / ideal if whole else None,
+    }
+
+
+def break_even(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Find from how many frames on pruning takes less time than it costs.
+
+    Args:
+        points: of a document; several frame counts of each keep ratio.
+
+    Returns:
+        For each keep ratio measured at two or more frame counts: "keep_ratio", "frames" (interpolated between the last
+        count without a gain and the next; the lowest count where all gain; None where the largest has no gain), and
+        "is_bound", True where the true number may be lower.
+    """
+    found = []
+    for keep_ratio in dict.fromkeys(point["keep_ratio"] for point in points):
+        rows = sorted((p for p in points if p["keep_ratio"] == keep_ratio), key=lambda p: p["num_frames"])
+        if len(rows) < 2:
+            continue
+        gains = [
+            (p["num_frames"], row["dense"]["median"] - row["pruned"]["median"])
+            for p, row in ((p, p["seconds"]["vit_to_prefill"]) for p in rows)
+        ]
+        losing = [i for i, (_, gain) in enumerate(gains) if gain <= 0]
+        frames: float | None
+        if not losing:
+            frames = gains[0][0]
+        elif losing[-1] == len(gains) - 1:
+            frames = None
+        else:
+            (left, loss), (right, gain) = gains[losing[-1]], gains[losing[-1] + 1]
+            frames = left + (right - left) * -loss / (gain - loss)
+        found.append({"keep_ratio": keep_ratio, "frames": frames, "is_bound": not losing})
+    return found

@@ -1,0 +1,97 @@
+"""Peak memory on a CPU: a process of its own for each arm, and a check that a run will fit at all.
+
+A process that has run one arm holds on to memory that the next would seem to need, so each arm is measured in a fresh
+one. On a GPU the allocator tells the peak of each pass and nothing here is needed but the check.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from stts_cli.device import PeakMemory, free_bytes, resident_bytes
+from stts_cli.errors import EnvironmentFailure
+from stts_cli.estimate import Plan
+from stts_cli.profiling.passes import DENSE, Arm, Job, Progress, build, read_frames, run_pass
+
+
+def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | None:
+    """Load the model, run one pass, and tell the most memory this process held above what was there before.
+
+    Args:
+        job: see `Job`.
+        num_frames: T.
+        arm: what to run.
+
+    Returns:
+        Bytes: "baseline" with model and frames in memory, and "peak" above it; None where the system does not tell.
+    """
+    family = build(job)
+    clip, _ = read_frames(job, num_frames, family.frame_size)
+    few = dataclasses.replace(clip, frames=clip.frames[:2], timestamps_s=clip.timestamps_s[:2])
+    run_pass(family, few, Arm(max(arm.keep_ratio, 0.5), arm.scorer), job)
+    gc.collect()
+    memory = PeakMemory("cpu")
+    baseline = resident_bytes() or memory.peak_bytes()
+    run_pass(family, clip, arm, job)
+    peak = memory.peak_bytes()
+    return None if peak is None or baseline is None else {"baseline": baseline, "peak": max(0, peak - baseline)}
+
+
+def peaks_of_processes(
+    job: Job, plans: Sequence[Plan], notes: list[str], progress: Progress
+) -> dict[tuple[int, Arm], dict[str, int] | None]:
+    """Measure every arm of every frame count in a process of its own.
+
+    Args:
+        job: see `Job`.
+        plans: the points of the profile.
+        notes: what could not be measured is told here.
+        progress: called with each arm.
+
+    Returns:
+        By frame count and arm, what `peak_of_process` returns.
+    """
+    arms = [(plan.num_frames, arm) for plan in plans for arm in (DENSE, Arm(plan.keep_ratio, plan.scorer))]
+    peaks: dict[tuple[int, Arm], dict[str, int] | None] = {}
+    for num_frames, arm in dict.fromkeys(arms):
+        progress(f"{num_frames} frames: measuring memory, {arm.name}")
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                peaks[num_frames, arm] = pool.submit(peak_of_process, job, num_frames, arm).result()
+            except BrokenProcessPool:
+                peaks[num_frames, arm] = None
+                notes.append(
+                    f"peak memory of {num_frames} frames, {arm.name}: not known, the process that measured it was "
+                    "ended from outside, most likely for want of memory"
+                )
+    return peaks
+
+
+def check_memory(plans: Sequence[Plan], device: str) -> None:
+    """Refuse a run that the estimate says cannot fit.
+
+    Args:
+        plans: the points of the profile.
+        device: where it would run.
+
+    Raises:
+        EnvironmentFailure: the largest dense arm needs more than is free.
+    """
+    free = free_bytes(device)
+    if free is None:
+        return
+    largest = max(plans, key=lambda plan: plan.memory["dense"]["total"])
+    need = largest.memory["dense"]
+    if need["total"] <= free:
+        return
+    gib = 2**30
+    raise EnvironmentFailure(
+        f"{largest.num_frames} frames need about {need['total'] / gib:.1f} GiB dense ({need['weights'] / gib:.1f} of "
+        f"weights, {(need['total'] - need['weights']) / gib:.1f} of frames and activations), {free / gib:.1f} GiB are "
+        f"free on {device} -> fewer --frames, --dtype bfloat16, or --analytic, which runs nothing"
+    )

@@ -1,0 +1,269 @@
+"""One pass of one arm, timed stage by stage, and many of them in turns.
+
+In: a `Job`, frames and arms. Out: `Pass`es. A pass is the path of `stts ask` with the number of decoded tokens fixed,
+so that both arms do the same; figures.py makes medians of the passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stts_cli import estimate, generate, pipeline, video
+from stts_cli.architectures import Architecture
+from stts_cli.device import PeakMemory, clock
+from stts_cli.video import Clip
+
+if TYPE_CHECKING:
+    from stts_cli.families.family import Family
+
+Progress = Callable[[str], None]
+STAGES = ("preprocess", "vit_dense", "score_select_pack", "vit_packed", "connector", "llm_prefill")
+SUMS = {"vit_to_prefill": STAGES[1:], "ttft": STAGES}
+NEW_TOKENS = 9  # the first comes with the prefill, so that decoding is the mean of eight steps
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of looking at the video.
+
+    Attributes:
+        keep_ratio: fraction of windows kept; 1 with scorer "none" is dense.
+        scorer: who scores.
+    """
+
+    keep_ratio: float
+    scorer: str
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return "dense" if self == DENSE else f"{self.scorer} at {self.keep_ratio:g}"
+
+
+DENSE = Arm(1.0, "none")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every pass of a profile shares; plain data, so that it can be handed to another process.
+
+    Attributes:
+        architecture: the sizes.
+        model: a checkpoint folder or a hub id, or None for random weights.
+        video: the file that frames are taken from.
+        restamp: give the frames times half a second apart instead of their own.
+        prune_layer: 0-based ViT block after which windows are scored.
+        device: where it runs.
+        dtype: of the weights.
+        kernel: attention of the packed blocks, one of `pruning.KERNELS`.
+    """
+
+    architecture: Architecture
+    model: str | None
+    video: str
+    restamp: bool
+    prune_layer: int
+    device: str
+    dtype: str
+    kernel: str
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of one arm.
+
+    Attributes:
+        seconds: time by stage, "decode_per_token", and the sums of `SUMS`.
+        kept_per_frame: windows kept of each frame.
+        kept_patches: patches kept of each frame.
+        prompt_tokens: the prompt's length, (dense, as it was run).
+        scorer: who scored, "none" where nothing was dropped.
+        kernel: attention of the packed blocks, "dense" where nothing was dropped.
+        kernel_reason: why that one.
+        peak_bytes: GPU memory above the model's; None on a CPU.
+    """
+
+    seconds: dict[str, float]
+    kept_per_frame: list[int]
+    kept_patches: list[int]
+    prompt_tokens: tuple[int, int]
+    scorer: str
+    kernel: str
+    kernel_reason: str
+    peak_bytes: int | None
+
+
+def build(job: Job) -> Family:
+    """Load or make the model of a job.
+
+    Args:
+        job: see `Job`.
+
+    Returns:
+        The family, ready to encode.
+
+    Raises:
+        InputError: the checkpoint cannot be used.
+        EnvironmentFailure: the hub cannot be reached.
+    """
+    if job.model is not None:
+        return pipeline.load(job.model, device=job.device, dtype=job.dtype)
+    from stts_cli.families.random_molmo2 import random_family
+
+    return random_family(job.architecture, device=torch.device(job.device), dtype=getattr(torch, job.dtype))
+
+
+def read_frames(
+    job: Job, num_frames: int, size: tuple[int, int], progress: Progress = lambda stage: None
+) -> tuple[Clip, dict[str, Any]]:
+    """Take a number of frames from the job's video, the whole of it evenly, and repeat it where it holds too few.
+
+    Args:
+        job: names the video, and whether the frames keep their times.
+        num_frames: T.
+        size: height and width wanted.
+        progress: called when reading starts.
+
+    Returns:
+        The clip of exactly T frames, and what to say about it: "path", "num_frames", "num_source_frames",
+        "num_distinct", "seconds" of reading, and "text".
+    """
+    progress(f"reading {num_frames} frames")
+    started = clock("cpu")
+    clip = video.read_clip(job.video, num_frames=num_frames, max_fps=1000.0, size=size)
+    seconds = clock("cpu") - started
+    num_distinct, times = len(clip.timestamps_s), clip.timestamps_s
+    text = f"{num_distinct} of the {clip.num_source_frames} frames of {Path(job.video).name}, spread evenly"
+    if num_distinct < num_frames:
+        step = (times[-1] - times[0]) / (num_distinct - 1) if num_distinct > 1 else estimate.SECONDS_APART
+        times = [times[0] + i * step for i in range(num_frames)]
+        clip = dataclasses.replace(clip, frames=clip.frames[np.arange(num_frames) % num_distinct])
+        text += f", repeated to make {num_frames}"
+    if job.restamp:
+        times = [i * estimate.SECONDS_APART for i in range(num_frames)]
+        text += f", stamped {estimate.SECONDS_APART:g} s apart"
+    about = {
+        "path": job.video,
+        "num_frames": num_frames,
+        "num_source_frames": clip.num_source_frames,
+        "num_distinct": num_distinct,
+        "seconds": seconds,
+        "text": f"{text}; read by {clip.backend}",
+    }
+    return dataclasses.replace(clip, timestamps_s=times), about
+
+
+def take_turns(
+    family: Family, clip: Clip, arms: Sequence[Arm], job: Job, repeats: int, progress: Progress = lambda stage: None
+) -> list[list[Pass]]:
+    """Run every arm once to warm up, then all of them `repeats` times in changing order.
+
+    Args:
+        family: the model.
+        clip: the frames.
+        arms: what to run.
+        job: the other settings.
+        repeats: timed passes of each arm.
+        progress: called with each round.
+
+    Returns:
+        The timed passes of each arm, in the order of `arms`.
+    """
+    for arm in arms:
+        progress(f"{len(clip.timestamps_s)} frames: warming up, {arm.name}")
+        run_pass(family, clip, arm, job)
+    passes: list[list[Pass]] = [[] for _ in arms]
+    for turn in range(repeats):
+        for i in range(len(arms)):
+            which = (i + turn) % len(arms)
+            progress(f"{len(clip.timestamps_s)} frames: {arms[which].name}, {turn + 1} of {repeats}")
+            passes[which].append(run_pass(family, clip, arms[which], job))
+    return passes
+
+
+def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
+    """Take one clip from frames in memory to the last decoded token, and time each stage.
+
+    Args:
+        family: the model.
+        clip: the frames.
+        arm: who scores and how much stays.
+        job: the other settings.
+
+    Returns:
+        Times and what was kept.
+    """
+    device = family.model.device
+    gc.collect()
+    memory = PeakMemory(device) if device.type == "cuda" else None
+    held = torch.cuda.memory_allocated(device) if memory else 0
+    started = clock(device)
+    with torch.inference_mode():
+        patches = family.preprocess(torch.from_numpy(clip.frames))
+        preprocessed = clock(device)
+        with _late_blocks(family, job.prune_layer, arm == DENSE) as late:
+            encoded = family.encode_video(
+                patches, keep_ratio=arm.keep_ratio, scorer=arm.scorer, prune_layer=job.prune_layer, kernel=job.kernel
+            )
+        del patches
+    prompt = family.build_prompt(clip.timestamps_s, estimate.QUESTION, encoded.keep_mask)
+    ids = prompt.input_ids.to(device)
+    types = prompt.mm_token_type_ids[:, : prompt.num_prefix].to(device)
+    prefix = generate.prefill_video(family.model, ids[:, : prompt.num_prefix], types, encoded.visual_tokens)
+    said = generate.answer(
+        family.model, prefix, ids[:, prompt.num_prefix :], max_new_tokens=NEW_TOKENS, eos_token_ids=[]
+    )
+    seconds = {"preprocess": preprocessed - started, **encoded.seconds}
+    seconds["vit_dense"] -= late.seconds
+    seconds["vit_packed"] += late.seconds
+    seconds["llm_prefill"] = prefix.seconds + said.prefill_s
+    seconds |= {name: sum(seconds[stage] for stage in stages) for name, stages in SUMS.items()}
+    seconds["decode_per_token"] = said.decode_s / (NEW_TOKENS - 1)
+    return Pass(
+        seconds=seconds,
+        kept_per_frame=encoded.keep_mask.sum(1).tolist(),
+        kept_patches=encoded.kept_patches,
+        prompt_tokens=(prompt.dense_length, ids.shape[1]),
+        scorer=encoded.scorer,
+        kernel=encoded.kernel,
+        kernel_reason=encoded.kernel_reason,
+        peak_bytes=(memory.peak_bytes() or 0) - held if memory else None,
+    )
+
+
+@dataclass
+class _Late:
+    seconds: float = 0.0
+
+
+@contextmanager
+def _late_blocks(family: Family, prune_layer: int, is_dense: bool) -> Iterator[_Late]:
+    """Time the blocks of a dense pass that a pruned pass would run packed; the stock blocks say nothing themselves."""
+    late, entered = _Late(), [0.0]
+    blocks = family.vit_blocks[prune_layer + 2 :]
+    if not is_dense or not blocks:
+        yield late
+        return
+    device = family.model.device
+
+    def enter(*_: Any) -> None:
+        entered[0] = clock(device)
+
+    def leave(*_: Any) -> None:
+        late.seconds += clock(device) - entered[0]
+
+    hooks = [blocks[0].register_forward_pre_hook(enter), blocks[-1].register_forward_hook(leave)]
+    try:
+        yield late
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,153 @@
+"""`stts profile`, measured: check, plan, measure memory, load, take turns, write the document."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from stts_cli import __version__, estimate, savings
+from stts_cli.architectures import Architecture, unknown
+from stts_cli.device import resolve_device
+from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.profiling.figures import break_even, point
+from stts_cli.profiling.machine import busy, machine
+from stts_cli.profiling.memory import check_memory, peaks_of_processes
+from stts_cli.profiling.passes import DENSE, NEW_TOKENS, Arm, Job, Progress, build, read_frames, take_turns
+from stts_cli.pruning.attention import KERNELS, choose_kernel
+
+ON_CPU = "resident memory of a process of its own for each arm, above the loaded model and the decoded frames"
+ON_GPU = "the CUDA allocator's peak, above the loaded model"
+
+
+def profile(
+    *,
+    architecture: Architecture,
+    model: str | None,
+    video_path: str,
+    restamp: bool,
+    frames: Sequence[int],
+    keep_ratios: Sequence[float] = (),
+    scorer: str = "auto",
+    prune_layer: int | None = None,
+    repeats: int = 5,
+    device: str = "auto",
+    dtype: str = "auto",
+    kernel: str = "auto",
+    memory: bool = True,
+    progress: Progress = lambda stage: None,
+) -> dict[str, Any]:
+    """Measure every frame count and keep ratio, dense and pruned in turns.
+
+    Args:
+        architecture: the sizes.
+        model: a checkpoint folder or a hub id, or None for random weights.
+        video_path: where frames are taken from; repeated where it holds too few.
+        restamp: give the frames times half a second apart instead of their own.
+        frames: frame counts.
+        keep_ratios: fractions of windows kept; empty for the architecture's own.
+        scorer: "auto", or one of `estimate.SCORERS`.
+        prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
+        repeats: timed passes of each arm, >= 1.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        kernel: attention of the packed blocks, one of `pruning.KERNELS`.
+        memory: measure peak memory too; on a CPU that takes one more pass of each arm.
+        progress: called with the name of each stage as it starts.
+
+    Returns:
+        The document: "mode" is "measured"; "points" hold tokens, FLOPs, "seconds" and "peak_bytes", dense and pruned.
+
+    Raises:
+        InputError: a setting that cannot be honoured.
+        EnvironmentFailure: the device, a kernel's package or the memory is not there.
+    """
+    if repeats < 1:
+        raise InputError(f"repeats is {repeats} -> at least 1 -> raise it")
+    device = resolve_device(device)
+    on_gpu = device.startswith("cuda")
+    dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
+    _check_kernel(kernel, device, dtype)
+    scorer, notes = estimate.resolve_scorer(architecture, scorer)
+    layer = architecture.prune_layer if prune_layer is None else prune_layer
+    plans = estimate.plan(
+        architecture,
+        frames=frames,
+        keep_ratios=keep_ratios or [architecture.keep_ratio],
+        scorer=scorer,
+        prune_layer=layer,
+        dtype=dtype,
+        on_gpu=on_gpu,
+    )
+    plans = list({(plan.num_frames, plan.keep_ratio): plan for plan in plans}.values())  # scorer none has one ratio
+    check_memory(plans, device)
+    notes += busy(device)
+    job = Job(architecture, model, video_path, restamp, layer, device, dtype, kernel)
+    peaks = peaks_of_processes(job, plans, notes, progress) if memory and not on_gpu else {}
+    progress("loading the model")
+    family = build(job)
+    points, clips = [], []
+    for num_frames in dict.fromkeys(plan.num_frames for plan in plans):
+        here = [plan for plan in plans if plan.num_frames == num_frames]
+        clip, about = read_frames(job, num_frames, family.frame_size, progress)
+        clips.append(about)
+        arms = [DENSE] + [Arm(plan.keep_ratio, plan.scorer) for plan in here]
+        passes = take_turns(family, clip, arms, job, repeats, progress)
+        for plan, pruned in zip(here, passes[1:], strict=True):
+            held = [peaks.get((num_frames, arm)) for arm in (DENSE, Arm(plan.keep_ratio, plan.scorer))]
+            row = point(family.shape(), plan, passes[0], pruned, prune_layer=layer, held=held)
+            points.append({**row, "read_s": about["seconds"]})
+    return {
+        "stts": __version__,
+        "command": "profile",
+        "mode": "measured",
+        "model": estimate.describe(
+            architecture, random_weights=model is None, is_demonstration=family.is_demonstration
+        ),
+        "machine": machine(device, dtype),
+        "settings": {
+            "prune_layer": layer,
+            "kernel": kernel,
+            "repeats": repeats,
+            "warm_up": 1,
+            "new_tokens": NEW_TOKENS,
+            "question": estimate.QUESTION,
+            "memory": (ON_GPU if on_gpu else ON_CPU) if memory else None,
+        },
+        "clips": clips,
+        "notes": notes,
+        "convention": savings.CONVENTION,
+        "points": points,
+        "break_even": break_even(points),
+    }
+
+
+def architecture_of(model: str) -> Architecture:
+    """Read a checkpoint's sizes, without its weights.
+
+    Args:
+        model: a checkpoint folder or a hub id.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        InputError: no such folder, or not a Molmo2.
+        EnvironmentFailure: the hub cannot be reached and the config is not in the cache.
+    """
+    from stts_cli.families.random_molmo2 import read_architecture
+
+    return read_architecture(model)
+
+
+def _check_kernel(kernel: str, device: str, dtype: str) -> None:
+    if kernel not in KERNELS:
+        raise InputError(f"kernel {unknown(kernel, list(KERNELS))}")
+    if kernel == "flash_attn" and importlib.util.find_spec("flash_attn") is None:
+        raise EnvironmentFailure("kernel flash_attn: flash-attn is not installed -> pip install 'stts[flash]'")
+    try:
+        choose_kernel(kernel, torch.device(device), getattr(torch, dtype), needs_grad=False)
+    except ValueError as error:
+        raise InputError(str(error)) from error

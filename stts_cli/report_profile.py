@@ -1,0 +1,245 @@
+"""Show a profile: one table for one point, a row each for several, and what follows from it.
+
+In: the document of `profiling.profile` or `estimate.analytic`. Out: text on stdout, notes on stderr; with JSON the
+document and nothing else. "ratio" is pruned / dense throughout: below 1 is a saving. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stts_cli.report import Document, format_bytes, format_seconds, format_si
+
+STAGES = {
+    "preprocess": "preprocess",
+    "ViT, dense part": "vit_dense",
+    "score, select, pack": "score_select_pack",
+    "ViT, packed part": "vit_packed",
+    "connector": "connector",
+    "LLM prefill": "llm_prefill",
+    "ViT to prefill": "vit_to_prefill",
+    "time to first token": "ttft",
+    "decode, a token": "decode_per_token",
+}
+RANDOM_WEIGHTS = "random weights: timings only, what this model says means nothing"
+
+
+def show(document: Document, *, json_only: bool = False) -> None:
+    """Print a profile.
+
+    Args:
+        document: from `profiling.profile` or `estimate.analytic`.
+        json_only: the document on stdout and nothing else there.
+    """
+    for note in note_lines(document):
+        sys.stderr.write(f"stts: {note}\n")
+    if json_only:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        return
+    console = Console(file=sys.stdout, highlight=False)
+    points = document["points"]
+    for line in header_lines(document):
+        console.print(Text(line), soft_wrap=True)
+    console.print(point_table(points[0]) if len(points) == 1 else points_table(points))
+    for line in footer_lines(document):
+        console.print(Text(line), soft_wrap=True)
+
+
+def note_lines(document: Document) -> list[str]:
+    """Return what a user should know about a profile, a line each."""
+    notes = list(document["notes"])
+    if document["model"]["random_weights"]:
+        notes.insert(0, RANDOM_WEIGHTS)
+    return notes
+
+
+def header_lines(document: Document) -> list[str]:
+    """Return what was measured, on what."""
+    model, settings = document["model"], document["settings"]
+    about = f": {model['description']}" if model["description"] else ""
+    lines = [f"{model['name']}{about}; {format_si(model['num_parameters']).strip()} parameters"]
+    if model["random_weights"]:
+        lines.append(RANDOM_WEIGHTS)
+    if model["is_demonstration"]:
+        lines.append("demonstration model of a world of moving coloured shapes")
+    if document["mode"] == "analytic":
+        return [*lines, "counted from the sizes, nothing was run"]
+    place = document["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in place["versions"].items())
+    on = place["device_name"]
+    if place["device"] == "cpu":
+        on = f"{place['threads']} {'thread' if place['threads'] == 1 else 'threads'} of {on}"
+    lines += [f"frames: {clip['text']}" for clip in document["clips"]]
+    first = document["points"][0]
+    reason = f" ({first['kernel_reason']})" if first["kernel_reason"] else ""
+    return [
+        *lines,
+        f"on {place['device']}, {on}, {place['dtype']}; {versions}",
+        f"{first['scorer']} scorer after ViT block {settings['prune_layer']}; kernel of the packed blocks: "
+        f"{first['kernel']}{reason}",
+        f"medians of {settings['repeats']} runs in turns after {settings['warm_up']} to warm up; ± half the range; "
+        f"decoding is the mean of {settings['new_tokens'] - 1} tokens",
+    ]
+
+
+def point_table(point: dict[str, Any]) -> Table:
+    """Draw one frame count and keep ratio: tokens, FLOPs by part, time by stage, memory.
+
+    Args:
+        point: one of the document's "points".
+
+    Returns:
+        A table of dense, pruned and their ratio.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(f"{point['num_frames']} frames, keep ratio {point['keep_ratio']:g}")
+    for heading in ("dense", "pruned", "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in point["tokens"].items():
+        _add(table, name, f"{row['dense']:,}", f"{row['pruned']:,}", row["dense"], row["pruned"])
+    table.add_section()
+    for name, row in point["flops"].items():
+        label, style = ("FLOPs, ViT to prefill", "bold") if name == "total" else (f"FLOPs, {name}", "")
+        _add(table, label, format_si(row["dense"]), format_si(row["pruned"]), row["dense"], row["pruned"], style)
+    row = point["decode_flops_per_token"]
+    _add(
+        table, "FLOPs, decode, a token", format_si(row["dense"]), format_si(row["pruned"]), row["dense"], row["pruned"]
+    )
+    table.add_section()
+    if "seconds" in point:
+        table.add_row("time, read (once, in neither)", format_seconds(point["read_s"]), "", "")
+        for label, stage in STAGES.items():
+            arms = point["seconds"][stage]
+            dense, pruned = (arms[arm]["median"] for arm in ("dense", "pruned"))
+            style = "bold" if stage == "vit_to_prefill" else ""
+            _add(table, f"time, {label}", _timed(arms["dense"]), _timed(arms["pruned"]), dense, pruned, style)
+        held = point["peak_bytes"]
+        if held["dense"] is not None and held["pruned"] is not None:
+            cells = (format_bytes(held["dense"]), format_bytes(held["pruned"]))
+            _add(table, "peak memory above the model", *cells, held["dense"], held["pruned"])
+    else:
+        held = point["memory_estimate_bytes"]
+        for name, part in (("weights", "weights"), ("all, estimated", "total")):
+            dense, pruned = held["dense"][part], held["pruned"][part]
+            _add(table, f"memory, {name}", format_bytes(dense), format_bytes(pruned), dense, pruned)
+    return table
+
+
+def points_table(points: list[dict[str, Any]]) -> Table:
+    """Draw a row for each frame count and keep ratio.
+
+    Args:
+        points: the document's "points".
+
+    Returns:
+        A table of prompt tokens, times from the ViT to the prefill, and speed-ups; counted ones where nothing ran.
+    """
+    measured = "seconds" in points[0]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    headings = ["frames", "keep", "tokens\npruned"]
+    if measured:
+        headings += ["time\ndense", "time\npruned", "speed\nup", "FLOP\nideal", "of\nideal", "memory\nratio"]
+    else:
+        headings += ["FLOPs\ndense", "FLOPs\npruned", "ideal\nspeed-up", "memory\nratio"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for point in points:
+        prompt = point["tokens"]["LLM prompt"]["pruned"]
+        cells = [str(point["num_frames"]), f"{point['keep_ratio']:g}", f"{prompt:,}"]
+        if measured:
+            times, gain = point["seconds"]["vit_to_prefill"], point["speedup"]["vit_to_prefill"]
+            held = point["peak_bytes"]
+            known = held["dense"] and held["pruned"] is not None
+            cells += [format_seconds(times[arm]["median"]) for arm in ("dense", "pruned")]
+            cells += [f"{gain['achieved']:.2f}", f"{gain['ideal']:.2f}", f"{gain['achieved_of_ideal']:.2f}"]
+            cells += [f"{held['pruned'] / held['dense']:.2f}" if known else ""]
+        else:
+            flops, held = point["flops"]["total"], point["memory_estimate_bytes"]
+            cells += [format_si(flops["dense"]), format_si(flops["pruned"]), f"{point['ideal_speedup']:.2f}"]
+            cells += [f"{held['pruned']['total'] / held['dense']['total']:.2f}"]
+        table.add_row(*cells)
+    return table
+
+
+def footer_lines(document: Document) -> list[str]:
+    """Return what follows from the figures, and how they are made."""
+    points = document["points"]
+    lines: list[str] = []
+    if document["mode"] == "analytic":
+        if len(points) == 1:
+            lines.append(f"FLOP-ideal speed-up, ViT to prefill: {points[0]['ideal_speedup']:.2f}")
+        lines += _unchanged(points)
+    else:
+        for point in points:
+            lines += verdict(point, alone=len(points) == 1)
+        lines += [_break_even(row) for row in document["break_even"]]
+        how = document["settings"]["memory"]
+        lines.append(f"peak memory: {how}" if how else "peak memory: not measured")
+    if len(points) > 1:
+        lines.append("tokens: of the prompt; time, FLOPs and speed-ups: from the ViT to the end of the prefill")
+        lines.append(
+            "memory ratio: pruned / dense" + ("" if "seconds" in points[0] else ", weights included, estimated")
+        )
+    lines.append(f"FLOPs: {document['convention']}")
+    return lines
+
+
+def verdict(point: dict[str, Any], *, alone: bool) -> list[str]:
+    """Say what pruning gained at one point.
+
+    Args:
+        point: a measured one.
+        alone: whether it is the only one; otherwise only what spoils a row of the table is said.
+
+    Returns:
+        Lines.
+    """
+    where = "" if alone else f"{point['num_frames']} frames, keep ratio {point['keep_ratio']:g}: "
+    if point["changes_nothing"]:
+        return _unchanged([point], where)
+    whole, first = point["speedup"]["vit_to_prefill"], point["speedup"]["ttft"]
+    lines = []
+    if alone:
+        lines = [
+            f"speed-up, ViT to prefill: {whole['achieved']:.2f} ({whole['low']:.2f} to {whole['high']:.2f}); "
+            f"FLOP-ideal {whole['ideal']:.2f}; achieved / ideal {whole['achieved_of_ideal']:.2f}",
+            f"speed-up, time to first token: {first['achieved']:.2f} ({first['low']:.2f} to {first['high']:.2f})",
+            f"score, select, pack: {point['score_select_pack_share_of_vit']:.1%} of the pruned arm's ViT time",
+        ]
+    if whole["achieved"] <= 1:
+        lines.append(f"{where}no gain here: pruned takes {1 / whole['achieved']:.2f} times as long as dense")
+    elif whole["low"] <= 1:
+        lines.append(f"{where}no sure gain here: in the slowest turn pruned took as long as dense")
+    return lines
+
+
+def _unchanged(points: list[dict[str, Any]], where: str = "") -> list[str]:
+    if not any(point["changes_nothing"] for point in points):
+        return []
+    return [f"{where}no gain here: nothing was pruned, every window was kept; both columns are the dense model"]
+
+
+def _break_even(row: dict[str, Any]) -> str:
+    ratio = f"break-even at keep ratio {row['keep_ratio']:g}: "
+    if row["frames"] is None:
+        return ratio + "none among these frame counts; no gain here"
+    bound = "at or below " if row["is_bound"] else "about "
+    return f"{ratio}{bound}{row['frames']:.0f} frames"
+
+
+def _add(table: Table, label: str, dense: str, pruned: str, slow: float, fast: float, style: str = "") -> None:
+    table.add_row(label, dense, pruned, f"{fast / slow:.2f}" if slow else "", style=style)
+
+
+def _timed(row: dict[str, Any]) -> str:
+    """A median and half the range of its samples in percent."""
+    if not row["median"]:
+        return "-"
+    return f"{format_seconds(row['median'])} ±{(row['high'] - row['low']) / 2 / row['median']:.0%}"

@@ -1,0 +1,88 @@
+"""Sizes from files: the ones that ship, and what a file may not say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from stts_cli.architectures import load_architecture, shape_names, shapes_folder
+from stts_cli.errors import InputError
+
+
+def test_the_shapes_that_ship():
+    assert shape_names() == ["mini", "molmo2-4b", "molmo2-8b", "nano"]
+    for name in shape_names():
+        architecture = load_architecture(name)
+        assert architecture.name == name
+        assert architecture.frame_size[0] == architecture.grid[0] * architecture.vision["patch_size"]
+
+
+def test_the_sizes_of_molmo2_4b():
+    sizes = load_architecture("molmo2-4b").sizes()
+    assert (sizes.vit_blocks, sizes.vit_width, sizes.vit_heads, sizes.vit_head_dim, sizes.vit_mlp) == (
+        25, 1152, 16, 72, 4304,
+    )  # fmt: skip
+    assert (sizes.num_patches, sizes.num_windows, sizes.window_size, sizes.patch_dim) == (729, 81, 9, 588)
+    assert (sizes.llm_layers, sizes.llm_width, sizes.llm_heads, sizes.llm_kv_heads, sizes.llm_head_dim) == (
+        36, 2560, 32, 8, 128,
+    )  # fmt: skip
+    assert (sizes.llm_mlp, sizes.vocab_size, sizes.connector_mlp) == (9728, 151936, 9728)
+
+
+@pytest.mark.parametrize("name", ["nano", "mini", "molmo2-4b", "molmo2-8b"])
+def test_sizes_and_weights_are_those_of_the_model_built(name):
+    """Built on the meta device, so that the big ones cost nothing."""
+    from transformers import Molmo2ForConditionalGeneration
+
+    from stts_cli.families.molmo2 import model_shape
+    from stts_cli.families.random_molmo2 import random_config
+
+    architecture = load_architecture(name)
+    config = random_config(architecture)
+    with torch.device("meta"):
+        model = Molmo2ForConditionalGeneration(config)
+    assert architecture.num_parameters() == sum(p.numel() for p in model.parameters())
+    assert architecture.sizes() == model_shape(model.config, architecture.grid, architecture.pooling)
+
+
+def test_the_8b_is_what_transformers_takes_for_granted():
+    """Its config's defaults are the 8B's, but for the connector's way out, which must fit the language model."""
+    from transformers import Molmo2Config
+
+    architecture, default = load_architecture("molmo2-8b"), Molmo2Config()
+    assert architecture.vision == {key: getattr(default.vision_config, key) for key in architecture.vision}
+    assert architecture.text == {key: getattr(default.text_config, key) for key in architecture.text}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.update(colour=1), "unknown key 'colour'"),
+        (lambda d: d["text_config"].update(hiden_size=1), "did you mean 'hidden_size'"),
+        (lambda d: d["vision_config"].pop("head_dim"), "the key 'vision_config.head_dim' is missing"),
+        (lambda d: d["vision_config"].update(head_dim="64"), "vision_config.head_dim is '64' -> a whole number"),
+        (lambda d: d["vision_config"].update(image_size=[378]), "image_size is [378] -> a list"),
+        (lambda d: d["text_config"].update(num_hidden_layers=0), "num_hidden_layers is 0"),
+        (lambda d: d.update(text_config=[1]), "text_config is [1]"),
+    ],
+)
+def test_a_wrong_file_is_told_by_its_key(change, words, tmp_path):
+    document = yaml.safe_load((shapes_folder() / "nano.yaml").read_text())
+    change(document)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(InputError) as error:
+        load_architecture(path)
+    assert words in str(error.value)
+
+
+def test_a_file_of_ones_own_and_an_unknown_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((shapes_folder() / "nano.yaml").read_text())
+    assert load_architecture(path).name == "mine"
+    with pytest.raises(InputError, match=r"'minni' is unknown -> mini, molmo2-4b, .*did you mean 'mini'\?"):
+        load_architecture("minni")
+    path.write_text(":\n- {")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_architecture(path)

@@ -1,0 +1,354 @@
+"""Measured runs on a tiny model: what is timed, what is counted, what is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stts_cli import estimate, profiling
+from stts_cli.architectures import load_architecture
+from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.presets import demo_video
+from stts_cli.profiling import figures, memory, passes, run
+from stts_cli.profiling.passes import DENSE, NEW_TOKENS, STAGES, Arm, Job, Pass
+
+NANO = load_architecture("nano")
+
+
+def make_job(**changes):
+    settings = {
+        "architecture": NANO, "model": None, "video": demo_video(), "restamp": True, "prune_layer": 3, "device": "cpu",
+        "dtype": "float32", "kernel": "auto",
+    }  # fmt: skip
+    return Job(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def family():
+    return passes.build(make_job())
+
+
+@pytest.fixture(scope="module")
+def clip(family):
+    return passes.read_frames(make_job(), 6, family.frame_size)[0]
+
+
+def measured(**changes):
+    settings = {
+        "architecture": NANO, "model": None, "video_path": demo_video(), "restamp": True, "frames": [4],
+        "keep_ratios": [0.5], "repeats": 2, "memory": False,
+    }  # fmt: skip
+    return profiling.profile(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def document():
+    return measured(frames=[4, 8], keep_ratios=[0.75, 0.5])
+
+
+def test_a_profile_says_what_it_is(document):
+    assert (document["command"], document["mode"]) == ("profile", "measured")
+    assert document["model"]["random_weights"] is True
+    assert document["machine"]["device"] == "cpu"
+    assert document["machine"]["threads"] == torch.get_num_threads()
+    assert {"python", "torch", "transformers"} <= set(document["machine"]["versions"])
+    assert [(p["num_frames"], p["keep_ratio"]) for p in document["points"]] == [
+        (4, 0.75),
+        (4, 0.5),
+        (8, 0.75),
+        (8, 0.5),
+    ]
+    assert len(document["break_even"]) == 2
+    json.dumps(document, allow_nan=False)
+
+
+def test_tokens_and_flops_are_those_of_the_windows_kept(document):
+    point = document["points"][3]
+    assert sum(point["kept_per_frame"]) == point["tokens"]["visual tokens"]["pruned"] == 64
+    assert point["tokens"]["ViT patches"] == {"dense": 512, "pruned": 256}
+    assert point["kept_per_frame"][0] == 16
+    parts = [row for name, row in point["flops"].items() if name != "total"]
+    assert sum(row["pruned"] for row in parts) == point["flops"]["total"]["pruned"]
+    assert point["ideal_speedup"] == point["flops"]["total"]["dense"] / point["flops"]["total"]["pruned"]
+    assert point["speedup"]["vit_to_prefill"]["ideal"] == point["ideal_speedup"]
+
+
+def test_every_stage_is_timed_in_both_arms(document):
+    for point in document["points"]:
+        for stage in (*STAGES, "vit_to_prefill", "ttft", "decode_per_token"):
+            for arm in ("dense", "pruned"):
+                row = point["seconds"][stage][arm]
+                assert len(row["samples"]) == 2
+                assert row["low"] <= row["median"] <= row["high"]
+                assert row["low"] > 0 or (stage == "score_select_pack" and arm == "dense")
+        gain = point["speedup"]["vit_to_prefill"]
+        assert gain["low"] <= gain["achieved"] <= gain["high"] or gain["high"] - gain["low"] < 0.5
+        assert gain["achieved_of_ideal"] == pytest.approx(gain["achieved"] / gain["ideal"])
+
+
+def test_stages_add_up(family, clip):
+    for arm in (DENSE, Arm(0.5, "learned")):
+        seconds = passes.run_pass(family, clip, arm, make_job()).seconds
+        assert seconds["ttft"] == pytest.approx(sum(seconds[stage] for stage in STAGES))
+        assert seconds["vit_to_prefill"] == pytest.approx(seconds["ttft"] - seconds["preprocess"])
+
+
+def test_the_dense_arms_late_blocks_are_told_apart(family, clip, monkeypatch):
+    """Make block l + 2 slow: the time must land in the packed part of the dense arm, and block l + 1's must not."""
+    import time
+
+    def slow(*_):
+        time.sleep(0.05)
+
+    for block, stage, other in ((5, "vit_packed", "vit_dense"), (4, "vit_dense", "vit_packed")):
+        before = passes.run_pass(family, clip, DENSE, make_job()).seconds
+        hook = family.vit_blocks[block].register_forward_hook(slow)
+        seconds = passes.run_pass(family, clip, DENSE, make_job()).seconds
+        hook.remove()
+        assert seconds[stage] >= 0.05
+        assert seconds[other] < before[other] + 0.04
+    assert not family.vit_blocks[5]._forward_hooks
+    assert not family.vit_blocks[5]._forward_pre_hooks
+
+
+def test_the_dense_arm_is_the_stock_model(family, clip):
+    """Timing must not change what is computed."""
+    with torch.inference_mode():
+        patches = family.preprocess(torch.from_numpy(clip.frames))
+        with passes._late_blocks(family, 3, True):
+            timed = family.encode_video(patches, keep_ratio=1.0, scorer="none").visual_tokens
+        assert torch.equal(timed, family.encode_video(patches, keep_ratio=1.0, scorer="none").visual_tokens)
+
+
+@pytest.mark.parametrize("scorer", estimate.SCORERS)
+def test_every_scorer_can_be_profiled(family, clip, scorer):
+    arm = DENSE if scorer == "none" else Arm(0.5, scorer)
+    one = passes.run_pass(family, clip, arm, make_job())
+    assert one.scorer == scorer
+    assert sum(one.kept_per_frame) == (96 if scorer == "none" else 48)
+    assert one.prompt_tokens[0] - one.prompt_tokens[1] == 96 - sum(one.kept_per_frame)
+    assert (one.kernel == "dense") == (scorer == "none")
+
+
+def test_the_kernel_asked_for_runs(family, clip):
+    one = passes.run_pass(family, clip, Arm(0.5, "learned"), make_job(kernel="eager"))
+    assert (one.kernel, one.kernel_reason) == ("eager", "")
+
+
+def test_decoding_is_of_a_fixed_length(family, clip, monkeypatch):
+    """The end token does not end it, or arms would be compared on answers of different lengths."""
+    from stts_cli import generate
+
+    decoded = []
+    real = generate.answer
+
+    def spy(*arguments, **settings):
+        said = real(*arguments, **settings)
+        decoded.append(said.num_decoded)
+        return said
+
+    monkeypatch.setattr(passes.generate, "answer", spy)
+    passes.run_pass(family, clip, DENSE, make_job())
+    assert decoded == [NEW_TOKENS]
+
+
+def test_arms_take_turns_in_changing_order(monkeypatch):
+    order = []
+    monkeypatch.setattr(passes, "run_pass", lambda family, clip, arm, job: order.append(arm) or len(order))
+    clip = type("Clip", (), {"timestamps_s": [0.0]})()
+    a, b, c = DENSE, Arm(0.7, "random"), Arm(0.5, "random")
+    found = passes.take_turns(None, clip, [a, b, c], None, 3)
+    assert order == [a, b, c, a, b, c, b, c, a, c, a, b]
+    assert [len(one) for one in found] == [3, 3, 3]
+    assert min(found[0]) > 3, "warm-up passes are not among those timed"
+    assert found[0] == [4, 9, 11]
+
+
+def test_frames_are_repeated_and_said_to_be(clip_file):
+    clip, about = passes.read_frames(make_job(video=str(clip_file), restamp=False), 60, (24, 24))
+    assert len(clip.frames) == len(clip.timestamps_s) == 60
+    assert (clip.frames[50] == clip.frames[0]).all()
+    assert clip.timestamps_s == pytest.approx([i / 10 for i in range(60)])
+    assert (about["num_distinct"], about["num_source_frames"]) == (50, 50)
+    assert "repeated to make 60" in about["text"]
+    clip, about = passes.read_frames(make_job(video=str(clip_file)), 20, (24, 24))
+    assert clip.timestamps_s == [i * 0.5 for i in range(20)]
+    assert "repeated" not in about["text"]
+    assert "stamped 0.5 s apart" in about["text"]
+
+
+def test_nothing_pruned_is_not_a_gain():
+    (point,) = measured(scorer="none", keep_ratios=[0.5, 0.3])["points"]
+    assert point["changes_nothing"] is True
+    assert point["keep_ratio"] == 1
+    assert point["ideal_speedup"] == 1
+
+
+def make_pass(seconds):
+    times = dict.fromkeys((*STAGES, "ttft", "decode_per_token"), 0.1)
+    return Pass({**times, "vit_to_prefill": seconds}, [16, 0], [64, 0], (60, 44), "random", "sdpa", "", None)
+
+
+def test_medians_speedups_and_peaks():
+    (plan,) = estimate.plan(
+        NANO, frames=[2], keep_ratios=[0.5], scorer="random", prune_layer=3, dtype="float32", on_gpu=False
+    )
+    dense, pruned = ([make_pass(s) for s in samples] for samples in ([4.0, 2.0, 30.0], [2.0, 2.0, 2.5]))
+    held = [{"baseline": 7, "peak": 100}, {"baseline": 8, "peak": 60}]
+    row = figures.point(NANO.sizes(), plan, dense, pruned, prune_layer=3, held=held)
+    assert row["seconds"]["vit_to_prefill"]["dense"] == {"median": 4, "low": 2, "high": 30, "samples": [4, 2, 30]}
+    gain = row["speedup"]["vit_to_prefill"]
+    assert (gain["achieved"], gain["low"], gain["high"]) == (2, 1, 12)
+    assert row["peak_bytes"] == {"dense": 100, "pruned": 60}
+    assert row["baseline_bytes"] == 7
+    assert figures.point(NANO.sizes(), plan, dense, pruned, prune_layer=3, held=[None, None])["peak_bytes"] == {
+        "dense": None, "pruned": None,
+    }  # fmt: skip
+
+
+def make_points(*gains, keep_ratio=0.5):
+    return [
+        {
+            "num_frames": 16 * 2**i,
+            "keep_ratio": keep_ratio,
+            "seconds": {"vit_to_prefill": {"dense": {"median": 10.0}, "pruned": {"median": 10.0 - gain}}},
+        }
+        for i, gain in enumerate(gains)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gains", "frames", "is_bound"),
+    [
+        ((-1, 1, 5), 24, False),
+        ((-1, -3, 1), 56, False),
+        ((1, -1, 1), 48, False),
+        ((1, 2), 16, True),
+        ((0, 1), 16, False),
+        ((-1, -1), None, False),
+        ((1, 1, -1), None, False),
+    ],
+)
+def test_break_even(gains, frames, is_bound):
+    (row,) = figures.break_even(make_points(*gains)[::-1])
+    assert row == {"keep_ratio": 0.5, "frames": frames, "is_bound": is_bound}
+
+
+def test_break_even_needs_two_frame_counts():
+    assert figures.break_even(make_points(1)) == []
+    assert len(figures.break_even(make_points(1, 2) + make_points(1, 2, keep_ratio=0.3))) == 2
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own():
+    """The dense arm of a language model that sees all tokens holds more than an arm that keeps an eighth."""
+    notes: list[str] = []
+    plans = estimate.plan(
+        NANO, frames=[128], keep_ratios=[0.125], scorer="random", prune_layer=3, dtype="float32", on_gpu=False
+    )
+    peaks = memory.peaks_of_processes(make_job(), plans, notes, lambda stage: None)
+    assert notes == []
+    dense, pruned = peaks[128, DENSE], peaks[128, Arm(0.125, "random")]
+    assert dense is not None
+    assert pruned is not None
+    assert dense["baseline"] > 50 * 2**20, "torch alone is larger"
+    assert 0 < pruned["peak"] < 0.8 * dense["peak"]
+    assert 0.4 < plans[0].memory["dense"]["llm"] / dense["peak"] < 2.5, "the estimate is of the right size"
+
+
+def test_a_process_that_dies_leaves_a_note(monkeypatch):
+    class Pool:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, *_):
+            raise memory.BrokenProcessPool("gone")
+
+    monkeypatch.setattr(memory, "ProcessPoolExecutor", Pool)
+    notes: list[str] = []
+    plans = estimate.plan(
+        NANO, frames=[2], keep_ratios=[0.5], scorer="random", prune_layer=3, dtype="float32", on_gpu=False
+    )
+    peaks = memory.peaks_of_processes(make_job(), plans, notes, lambda stage: None)
+    assert set(peaks.values()) == {None}
+    assert "peak memory of 2 frames, dense: not known" in notes[0]
+
+
+def test_a_run_that_does_not_fit_is_refused_before_it_starts(monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr(run, "build", lambda job: pytest.fail("the model was built"))
+    with pytest.raises(EnvironmentFailure, match=r"4 frames need about .* GiB dense .* are free on cpu"):
+        measured()
+
+
+@pytest.mark.parametrize(
+    ("changes", "failure", "words"),
+    [
+        ({"repeats": 0}, InputError, "repeats is 0"),
+        ({"kernel": "sdpaa"}, InputError, r"auto, flash_attn, torch_varlen, sdpa, eager; did you mean 'sdpa'"),
+        ({"kernel": "torch_varlen"}, InputError, "needs CUDA"),
+        ({"scorer": "magic"}, InputError, "is unknown -> auto, learned"),
+        ({"keep_ratios": [0.1]}, InputError, "keep at least 1/4"),
+        ({"device": "tpu"}, InputError, "device is 'tpu'"),
+    ],
+)
+def test_bad_settings_are_told_before_the_model_is_built(changes, failure, words, monkeypatch):
+    monkeypatch.setattr(run, "build", lambda job: pytest.fail("the model was built"))
+    with pytest.raises(failure, match=words):
+        measured(**changes)
+
+
+def test_flash_attn_by_name_without_the_package(monkeypatch):
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFailure, match=r"pip install 'stts\[flash\]'") as error:
+        measured(kernel="flash_attn")
+    assert error.value.exit_code == 3
+
+
+def test_a_checkpoint_is_profiled_with_its_own_settings(tiny_checkpoint, clip_file):
+    architecture = profiling.architecture_of(str(tiny_checkpoint))
+    loaded = passes.build(make_job(model=str(tiny_checkpoint)))
+    assert architecture.sizes() == loaded.shape()
+    assert architecture.num_parameters() == sum(p.numel() for p in loaded.model.parameters())
+    assert (architecture.scorer, architecture.prune_layer, architecture.keep_ratio) == ("learned", 3, 0.5)
+    document = measured(
+        architecture=architecture, model=str(tiny_checkpoint), video_path=str(clip_file), restamp=False, keep_ratios=[]
+    )
+    assert document["model"]["random_weights"] is False
+    assert document["model"]["is_demonstration"] is True
+    assert document["points"][0]["keep_ratio"] == 0.5
+    assert document["points"][0]["scorer"] == "learned"
+    assert document["clips"][0]["num_frames"] == 4
+
+
+def test_a_stock_checkpoint_has_no_learned_scorer(tiny_checkpoint, tmp_path):
+    stock = shutil.copytree(tiny_checkpoint, tmp_path / "stock", ignore=shutil.ignore_patterns("stts.json", "scorer*"))
+    architecture = profiling.architecture_of(str(stock))
+    assert (architecture.scorer, architecture.pooling) == ("temporal", (2, 2))
+    with pytest.raises(InputError, match="holds no config"):
+        profiling.architecture_of(str(tmp_path))
+
+
+def test_the_command_prints_one_document_and_nothing_else():
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "stts_cli.cli", "profile", "--shape", "nano", "--frames", "4", "--repeats", "1",
+            "--no-memory", "--json",
+        ],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["points"][0]["num_frames"] == 4
+    assert "random weights: timings only" in done.stderr
