@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stts_cli import cli, presets
+from stts_cli import cli, estimate, plots, presets
+from stts_cli.architectures import shape_names
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -59,10 +60,14 @@ def test_both_commands_set_up_a_fresh_machine():
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
     """Parse each one for real, up to the call that would load a model."""
-    from stts_cli import pipeline
+    from stts_cli import pipeline, profiling
 
     asked = []
     monkeypatch.setattr(pipeline, "ask", lambda path, questions, **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(profiling, "profile", lambda **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(estimate, "analytic", lambda **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(profiling, "architecture_of", lambda model: None)
+    monkeypatch.setattr(plots, "check_target", lambda path: None)
     typed = [str(clip_file) if word.endswith(".mp4") else word for word in words]
     monkeypatch.setenv("STTS_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
@@ -70,15 +75,19 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
     assert len(asked) == 1
 
 
-def test_the_flags_of_readme_exist():
+@pytest.mark.parametrize("name", ["ask", "profile"])
+def test_the_flags_of_readme_exist(name):
     from typer.main import get_command
 
-    ask = get_command(cli.app).commands["ask"]
-    real = {option for parameter in ask.params for option in parameter.opts if option.startswith("--")}
-    told = set(re.findall(r"`(--[a-z-]+)", README))
+    command = get_command(cli.app).commands[name]
+    options = [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]
+    real = {option for option in options if option.startswith("--")}
+    section = re.search(rf"^## `stts {name}\b.*?(?=^## )", README, re.MULTILINE | re.DOTALL)
+    assert section
+    told = set(re.findall(r"`(--[a-z-]+)", section[0]))
     assert told <= real
     assert real <= told, "a flag README does not tell"
 
 
 def test_the_presets_readme_names_exist():
-    assert {name for name in re.findall(r"molmo2-\d+b|nano", README)} <= set(presets.preset_names())
+    assert {name for name in re.findall(r"molmo2-\d+b|nano", README)} <= {*presets.preset_names(), *shape_names()}
