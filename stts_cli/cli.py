@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stts_cli import __version__
+from stts_cli import __version__, cli_eval
 from stts_cli.errors import EnvironmentFailure, InputError, SttsError
 
 app = typer.Typer(
@@ -134,50 +134,7 @@ def finetune(
     typer.echo(str(folder))
 
 
-@app.command(name="eval")
-def evaluate(
-    bench: Annotated[str, typer.Option(help="shapes (clips of 4-8 s) or shapes_long (1-3 min), both built in.")],
-    videos: Annotated[int, typer.Option(help="How many held-out clips, each with all its questions.")] = 100,
-    preset: Annotated[str | None, typer.Option(help="As in ask.")] = None,
-    model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
-    frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
-    max_fps: Annotated[float | None, typer.Option(help="The most frames a second to look at.")] = None,
-    keep_ratio: Annotated[float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="As in ask.")] = None,
-    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
-    compare: Annotated[bool, typer.Option("--compare", help="Also answer dense.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
-) -> None:
-    """Measure accuracy beside cost on the built-in procedural world. Public benchmarks are not built yet."""
-    from stts_cli import report
-    from stts_cli.presets import choose_preset
-
-    settings = choose_preset(preset, model=model).override(
-        frames=frames, max_fps=max_fps, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, dtype=dtype
-    )
-    with report.Progress() as progress:
-        progress("starting")
-        from stts_cli.benchmarks.runner import evaluate as run_benchmark
-
-        document = run_benchmark(
-            bench,
-            model=settings.model,
-            videos=videos,
-            frames=settings.frames,
-            max_fps=settings.max_fps,
-            keep_ratio=settings.keep_ratio,
-            scorer=settings.scorer,
-            prune_layer=settings.prune_layer,
-            device=device,
-            dtype=settings.dtype,
-            compare=compare,
-            split=split,
-            progress=progress,
-        )
-    report.show_evaluation(document, mode="json" if json else "table")
+app.command(name="eval")(cli_eval.evaluate)
 
 
 @app.command()
@@ -265,7 +222,7 @@ def profile(
 
 
 def spread_options(arguments: Sequence[str]) -> list[str]:
-    """Let `--options A B C` mean `--options A --options B --options C`.
+    """Let `--options A B C` mean `--options A --options B --options C`, and `eval --compare` alone `--compare dense`.
 
     Args:
         arguments: the command line without the program's name.
@@ -281,6 +238,8 @@ def spread_options(arguments: Sequence[str]) -> list[str]:
             continue
         inside = inside and not word.startswith("-")
         spread += ["--options", word] if inside else [word]
+        if word == "--compare" and following.startswith("-") and arguments[0] == "eval":
+            spread.append("dense")
     return spread
 
 

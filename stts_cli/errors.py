@@ -29,6 +29,12 @@ class EnvironmentFailure(SttsError):
     exit_code = 3
 
 
+class Interrupted(SttsError):
+    """The user stopped a run that can go on later."""
+
+    exit_code = 130
+
+
 def suggest(given: str, known: Iterable[str]) -> str:
     """Return a hint that names the known word nearest to the given one.
 

@@ -161,6 +161,35 @@ def choose_preset(
     return load_preset(_configured_preset(environment) or DEFAULT_PRESET)
 
 
+def vary_preset(base: Preset, text: str) -> Preset:
+    """Read the second arm of a comparison.
+
+    Args:
+        base: the first arm.
+        text: "dense", a keep ratio, a scorer, or a preset's name or file.
+
+    Returns:
+        The second arm: the base with that one thing changed, or the other preset as it is.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if text == "dense":
+        return base.override(keep_ratio=1.0, scorer="none")
+    if text in SCORERS:
+        return base.override(scorer=text)
+    try:
+        ratio = float(text)
+    except ValueError:
+        pass
+    else:
+        return base.override(keep_ratio=ratio)
+    if text.endswith((".yaml", ".yml")) or text in preset_names():
+        return load_preset(text)
+    known = ["dense", *SCORERS, *preset_names()]
+    raise InputError(f"--compare {text} is no keep ratio, scorer or preset{suggest(text, known)}")
+
+
 def config_path(environment: Mapping[str, str] | None = None) -> Path:
     """Return where the user's config file is looked for: $XDG_CONFIG_HOME/stts/config.yaml, ~/.config by default."""
     environment = os.environ if environment is None else environment

@@ -199,47 +199,6 @@ def footer_lines(document: Document) -> list[str]:
     return lines + ([f"FLOPs: {convention}"] if convention else [])
 
 
-def show_evaluation(document: Document, *, mode: str) -> None:
-    """Print a benchmark's result.
-
-    Args:
-        document: from `benchmarks.runner.evaluate`.
-        mode: "table", or "json" for the document.
-    """
-    for line in document["notes"]:
-        sys.stderr.write(f"stts: {line}\n")
-    if mode == "json":
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-        return
-    console = Console(file=sys.stdout, highlight=False)
-    demonstration = " (demonstration model)" if document["is_demonstration"] else ""
-    arms = document["arms"]
-    console.print(
-        Text(
-            f"{document['bench']}, {document['split']} split, the built-in procedural world: "
-            f"{arms['pruned']['videos']} clips; {document['model']}{demonstration}, at most {document['frames']} "
-            f"frames, {document['scorer']} scorer, keep ratio {document['keep_ratio']:g} "
-            f"(drop ratio {1 - document['keep_ratio']:g}), {document['scoring']}"
-        ),
-        soft_wrap=True,
-    )
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("family")
-    for heading in ("questions", "chance", *arms):
-        table.add_column(heading, justify="right", no_wrap=True)
-    rows = {name: arms["pruned"]["families"][name] for name in arms["pruned"]["families"]}
-    for name, row in {**rows, "all": arms["pruned"]}.items():
-        scores = [arm if name == "all" else arm["families"][name] for arm in arms.values()]
-        if name == "all":
-            table.add_section()
-        table.add_row(name, f"{row['n']:,}", f"{row['chance']:.1%}", *(f"{score['accuracy']:.1%}" for score in scores))
-    table.add_section()
-    table.add_row("visual tokens a video", "", "", *(f"{arm['visual_tokens']:,.0f}" for arm in arms.values()))
-    table.add_row("FLOPs a question alone", "", "", *(format_si(arm["flops"]) for arm in arms.values()))
-    table.add_row("time a video, all its questions", "", "", *(format_seconds(arm["seconds"]) for arm in arms.values()))
-    console.print(table)
-
-
 def _add_counted(table: Table, label: str, dense: int, pruned: int) -> None:
     table.add_row(label, f"{dense:,}", f"{pruned:,}", _share(dense, pruned))
 

@@ -32,7 +32,10 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes"},
     "report": {"errors", "__init__"},
     "report_profile": {"report", "errors", "__init__"},
+    "report_eval": {"report"},
+    "cli_eval": {"report_eval", "benchmarks", "presets", "errors"},
     "cli": {
+        "cli_eval",
         "report",
         "report_profile",
         "plots",
@@ -52,11 +55,11 @@ ALLOWED: dict[str, set[str]] = {
 }
 # package -> rooms that may import it
 CONFINED = {
-    "typer": {"cli", "report"},
-    "rich": {"cli", "report", "report_profile"},
+    "typer": {"cli", "cli_eval", "report"},
+    "rich": {"cli", "report", "report_profile", "report_eval"},
     "matplotlib": {"plots"},
     "decord": {"video"},
-    "av": {"video", "shapes"},  # shapes writes H.264 files
+    "av": {"video", "shapes", "benchmarks"},  # shapes writes H.264 files, benchmarks read folders of jpg frames
     "transformers": {"families", "generate", "pipeline", "training", "benchmarks"},
     "click": set(),
     "torchvision": set(),
@@ -73,6 +76,8 @@ WITHOUT_TORCH = {
     "report",
     "report_profile",
     "cli",
+    "cli_eval",
+    "report_eval",
 }
 
 

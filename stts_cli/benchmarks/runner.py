@@ -1,135 +1,332 @@
-"""Ask every question of a benchmark and score it: videos with questions in, accuracy beside cost out.
+"""Ask every question of a benchmark under every arm and score it: items in, accuracy beside cost out.
 
-Every arm (pruned, dense) answers the same questions about the same decoded frames. Scoring is exact match on the text.
+One video after another is read ahead (`reader`), encoded once an arm and asked all its questions behind one prefix
+(`pipeline.answer_questions`). Every arm answers the same questions about the same decoded frames. Each answer goes to
+the journal at once; what is there already is not asked again.
 """
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stts_cli import __version__
-from stts_cli.benchmarks.shapes import BENCHMARKS, items
+from stts_cli.benchmarks.benchmark import Benchmark
+from stts_cli.benchmarks.items import QaItem, Source
+from stts_cli.benchmarks.journal import Journal, Row
+from stts_cli.benchmarks.metrics import compare, summarize
+from stts_cli.benchmarks.prompts import prompt_hash, subtitle_block
+from stts_cli.benchmarks.ranks import Ranks
+from stts_cli.benchmarks.reader import ReadRequest, ReadResult, read_ahead
+from stts_cli.benchmarks.settings import ArmSettings, items_hash, versions, weights_hash
 from stts_cli.device import resolve_device
-from stts_cli.errors import InputError, suggest
+from stts_cli.errors import InputError, Interrupted, SttsError
 from stts_cli.pipeline import answer_questions, load, resolve_scorer
-from stts_cli.video import read_clip
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from stts_cli.families.family import Family
+
+Progress = Callable[..., None]  # (what is going on, done, total)
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """Settings with everything decided, and the model."""
+
+    settings: ArmSettings
+    family: Family
+    frames: int
+    keep_ratio: float
+    scorer: str
+    dtype: str
+
+    def request(self, source: Source) -> ReadRequest:
+        return ReadRequest(source, self.frames, self.settings.max_fps, self.family.frame_size)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is asked, and how.
+
+    Attributes:
+        benchmark: the questions' benchmark.
+        split: of it.
+        items: the questions.
+        arms: at least one; each answers all of them.
+        num_missing: questions left out because their video is not there.
+        scoring: a key of the benchmark's scorers.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        output: folder of the journal, or None.
+        workers: processes that read videos.
+        timeout_s: seconds after which a video is given up.
+        max_new_tokens: None for the benchmark's own.
+        seed: of guesses and of the random scorer.
+    """
+
+    benchmark: Benchmark
+    split: str
+    items: Sequence[QaItem]
+    arms: Sequence[ArmSettings]
+    num_missing: int = 0
+    scoring: str = "strict"
+    device: str = "auto"
+    output: Path | None = None
+    workers: int = 1
+    timeout_s: float = 120.0
+    max_new_tokens: int | None = None
+    seed: int = 0
 
 
 def evaluate(
-    bench: str,
+    run: Run,
     *,
-    model: str,
-    videos: int,
-    frames: int,
-    max_fps: float,
-    keep_ratio: float | None = None,
-    scorer: str = "auto",
-    prune_layer: int | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    max_new_tokens: int = 24,
-    compare: bool = False,
-    split: str = "test",
-    progress: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Run a benchmark of the procedural world.
+    progress: Progress = lambda *_: None,
+    ranks: Ranks | None = None,
+    families: dict[tuple[str, str], Family] | None = None,
+) -> dict[str, Any] | None:
+    """Answer and score everything that is not answered yet.
 
     Args:
-        bench: a key of `shapes.BENCHMARKS`.
-        model: a checkpoint folder or a hub id.
-        videos: how many clips, each with all its questions.
-        frames: at most this many frames a video.
-        max_fps: at most this many a second.
-        keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
-        scorer: "auto", or one of `pruning.SCORERS`.
-        prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        max_new_tokens: the most tokens of an answer.
-        compare: also answer dense.
-        split: "test" or "validation".
-        progress: called with a line after every video.
+        run: what to do.
+        progress: called with what is going on, and behind it questions done and in all.
+        ranks: the processes that share the work; None for those the environment names.
+        families: models that are loaded already, by name and dtype; what is loaded here is added.
 
     Returns:
-        The run's settings, per arm a summary ({"families": {family: score}, **score, "videos", "visual_tokens",
-        "flops", "seconds"} with score = {"n", "accuracy", "chance"}), and every sample. Visual tokens and seconds are
-        means a video, FLOPs the mean of one question asked alone.
+        The document: settings, per arm a summary (`metrics.summarize`), comparisons with the last arm, and every row;
+        None in every process but the first.
 
     Raises:
-        InputError: an unknown benchmark, a bad number of videos, or what loading raises.
+        InputError: a setting is wrong, the folder holds another run, or nothing could be answered.
+        Interrupted: stopped by Ctrl-C; it says how to go on.
     """
-    if bench not in BENCHMARKS:
-        raise InputError(f"benchmark '{bench}' is not built in{suggest(bench, BENCHMARKS)} -> choose one of them")
-    if videos < 1:
-        raise InputError(f"videos is {videos} -> at least 1 -> raise it")
-    device = resolve_device(device)
-    dtype = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
+    ranks = ranks or Ranks()
+    if run.scoring not in run.benchmark.scorers:
+        raise InputError(
+            f"{run.benchmark.name} has no scoring '{run.scoring}' -> {', '.join(run.benchmark.scorers)} "
+            "-> change --scoring"
+        )
+    device = resolve_device(ranks.device(run.device))
     progress("loading the model")
-    family = load(model, device=device, dtype=dtype)
-    scorer, keep_ratio, notes = resolve_scorer(family, scorer, keep_ratio)
-    arms = {"pruned": (keep_ratio, scorer)}
-    if compare:
-        arms["dense"] = (1.0, "none")
-    samples: list[Row] = []
-    costs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in arms}
-    for count, item in enumerate(items(bench, videos, split), start=1):
-        clip = read_clip(item.path, num_frames=frames, max_fps=max_fps, size=family.frame_size)
-        rows = [
-            {"video": item.id, "family": q.family, "question": q.text, "answer": q.answer, "chance": 1 / len(q.options)}
-            for q in item.questions
-        ]
-        for name, (ratio, who) in arms.items():
-            begin = time.perf_counter()
-            arm = answer_questions(
-                family,
-                clip,
-                [q.text for q in item.questions],
-                keep_ratio=ratio,
-                scorer=who,
-                prune_layer=prune_layer,
-                max_new_tokens=max_new_tokens,
-            )
-            seconds = time.perf_counter() - begin
-            for row, answer in zip(rows, arm.answers, strict=True):
-                row[name] = answer.text.strip()
-            costs[name].append((arm.num_windows_kept, arm.answers[0].savings["flops"]["total"]["pruned"], seconds))
-        samples += rows
-        progress(f"{count} of {videos} videos, {len(samples)} questions")
+    arms, notes = _load_arms(run.arms, device, {} if families is None else families)
+    config = _config(run, arms, device)
+    journal = Journal(run.output, config, ranks.rank)
+    ranks.wait()  # everyone has read what is there before anyone writes
+    resumed = len(journal.rows)
+    if resumed:
+        notes.append(f"{resumed} of {len(run.items) * len(arms)} answers were there already")
+    journal.open()
+    try:
+        _answer_all(run, arms, journal, ranks, progress)
+    except KeyboardInterrupt:
+        raise Interrupted(_how_to_resume(run, len(journal.rows), len(run.items) * len(arms))) from None
+    finally:
+        journal.close()
+    rows: dict[tuple[str, str], Row] = {}
+    for part in ranks.collect(journal.rows):
+        rows |= {key: row for key, row in part.items() if key not in rows or rows[key].get("error")}
+    if ranks.rank:
+        return None
+    ordered = [rows[arm.settings.name, item.id] for item in run.items for arm in arms]
+    journal.merge(ordered)
+    if all(row.get("error") for row in ordered):
+        raise InputError(f"no question could be answered; the first: {ordered[0]['error']}")
+    return _document(run, arms, config, notes, ordered)
+
+
+def _load_arms(
+    settings: Sequence[ArmSettings], device: str, families: dict[tuple[str, str], Family]
+) -> tuple[list[_Arm], list[str]]:
+    arms: list[_Arm] = []
+    notes: list[str] = []
+    for each in settings:
+        dtype = ("bfloat16" if device.startswith("cuda") else "float32") if each.dtype == "auto" else each.dtype
+        if (each.model, dtype) not in families:
+            families[each.model, dtype] = load(each.model, device=device, dtype=dtype)
+        family = families[each.model, dtype]
+        scorer, keep_ratio, more = resolve_scorer(family, each.scorer, each.keep_ratio)
+        notes += [note for note in more if note not in notes]
+        frames = round(each.frames / keep_ratio) if each.spend_savings else each.frames
+        arms.append(_Arm(each, family, frames, keep_ratio, scorer, dtype))
+    return arms, notes
+
+
+def _config(run: Run, arms: Sequence[_Arm], device: str) -> dict[str, Any]:
+    hashes = {id(arm.family): weights_hash(arm.family) for arm in arms}
     return {
-        "stts": __version__,
-        "command": "eval",
-        "bench": bench,
-        "split": split,
-        "model": family.model_name,
-        "is_demonstration": family.is_demonstration,
-        "device": device,
-        "dtype": dtype,
-        "frames": frames,
-        "max_fps": max_fps,
-        "keep_ratio": keep_ratio,
-        "scorer": scorer,
-        "scoring": "exact match",
-        "notes": notes,
-        "arms": {name: _summary(name, samples, costs[name]) for name in arms},
-        "samples": samples,
+        "bench": run.benchmark.name,
+        "split": run.split,
+        "questions": len(run.items),
+        "items": items_hash(run.items),
+        "scoring": run.scoring,
+        "seed": run.seed,
+        "max_new_tokens": run.max_new_tokens or run.benchmark.max_new_tokens,
+        "device": device.split(":")[0],
+        "arms": {
+            arm.settings.name: {
+                "model": arm.family.model_name,
+                "weights": hashes[id(arm.family)],
+                "frames": arm.frames,
+                "max_fps": arm.settings.max_fps,
+                "keep_ratio": arm.keep_ratio,
+                "scorer": arm.scorer,
+                "prune_layer": _prune_layer(arm),
+                "dtype": arm.dtype,
+            }
+            for arm in arms
+        },
+        "versions": versions(),
     }
 
 
-def _summary(name: str, samples: list[Row], costs: list[tuple[float, float, float]]) -> dict[str, Any]:
-    names = dict.fromkeys(row["family"] for row in samples)
-    families = {family: _score(name, [row for row in samples if row["family"] == family]) for family in names}
-    tokens, flops, seconds = (sum(column) / len(costs) for column in zip(*costs, strict=True))
-    cost = {"videos": len(costs), "visual_tokens": tokens, "flops": flops, "seconds": seconds}
-    return {"families": families, **_score(name, samples), **cost}
+def _prune_layer(arm: _Arm) -> int:
+    given = arm.settings.prune_layer
+    return arm.family.settings.prune_layer if given is None else given
 
 
-def _score(name: str, rows: list[Row]) -> dict[str, Any]:
+def _answer_all(run: Run, arms: Sequence[_Arm], journal: Journal, ranks: Ranks, progress: Progress) -> None:
+    """Go through this process's share of the videos."""
+    by_source: dict[Source, list[QaItem]] = {}
+    for item in run.items:
+        by_source.setdefault(item.source, []).append(item)
+    work: list[tuple[Source, dict[str, list[QaItem]]]] = []
+    for source, items in by_source.items():
+        open_ones = {arm.settings.name: _open_questions(items, arm, journal) for arm in arms}
+        if any(open_ones.values()):
+            work.append((source, open_ones))
+    work = ranks.deal(work)
+    requests = [list(dict.fromkeys(arm.request(src) for arm in arms if todo[arm.settings.name])) for src, todo in work]
+    clips = read_ahead([one for some in requests for one in some], workers=run.workers, timeout_s=run.timeout_s)
+    total = sum(len(questions) for _, todo in work for questions in todo.values())
+    done, started = 0, time.monotonic()
+    try:
+        for (source, todo), wanted in zip(work, requests, strict=True):
+            results = {request: next(clips) for request in wanted}
+            for arm in arms:
+                asked = todo[arm.settings.name]
+                if not asked:
+                    continue
+                journal.append(_answer(run, arm, asked, results[arm.request(source)]))
+                done += len(asked)
+                rate = done / (time.monotonic() - started)
+                progress(f"{rate:.2f} answers/s; {_running(arms, journal)}", done, total)
+    finally:
+        clips.close()  # type: ignore[attr-defined]  # a generator
+
+
+def _open_questions(items: Sequence[QaItem], arm: _Arm, journal: Journal) -> list[QaItem]:
+    return [item for item in items if not journal.is_done(arm.settings.name, item.id)]
+
+
+def _running(arms: Sequence[_Arm], journal: Journal) -> str:
+    """Return the accuracy so far of every arm."""
+    parts = []
+    for arm in arms:
+        marks = [row["correct"] for (name, _), row in journal.rows.items() if name == arm.settings.name]
+        known = [mark for mark in marks if mark is not None]
+        parts.append(f"{arm.settings.name} {sum(known) / len(known):.1%}" if known else f"{arm.settings.name} -")
+    return ", ".join(parts)
+
+
+def _answer(run: Run, arm: _Arm, items: Sequence[QaItem], read: ReadResult) -> Iterator[Row]:
+    """Answer the questions about one clip; a failure becomes the error of each."""
+    if read.clip is None:
+        yield from (_row(arm, item, error=read.error or "no clip") for item in items)
+        return
+    prompts = [subtitle_block(item, read.clip.timestamps_s) + run.benchmark.prompt(item) for item in items]
+    try:
+        result = answer_questions(
+            arm.family,
+            read.clip,
+            prompts,
+            keep_ratio=arm.keep_ratio,
+            scorer=arm.scorer,
+            prune_layer=arm.settings.prune_layer,
+            max_new_tokens=run.max_new_tokens or run.benchmark.max_new_tokens,
+            seed=run.seed,
+        )
+    except SttsError as error:
+        yield from (_row(arm, item, error=str(error)) for item in items)
+        return
+    share = 1 / len(items)  # what all questions of a clip share is divided among them
+    encode_s = sum(seconds for stage, seconds in result.seconds.items() if stage not in ("llm_prefill", "decode"))
+    own_prefill_s = sum(answer.seconds["llm_prefill"] for answer in result.answers)
+    for item, prompt, answer in zip(items, prompts, result.answers, strict=True):
+        text = answer.text.strip()
+        verdict = run.benchmark.scorers[run.scoring](text, item, random.Random(f"{run.seed} {item.id}"))
+        yield _row(
+            arm,
+            item,
+            prompt=prompt_hash(f"{read.clip.timestamps_s} {prompt}"),
+            text=text,
+            finished=answer.finished,
+            parsed=verdict.parsed,
+            correct=None if item.answer is None else int(verdict.correct),
+            counted=verdict.counted,
+            num_frames=len(read.clip.timestamps_s),
+            tokens_in=answer.num_prompt_tokens,
+            visual_tokens=result.num_windows_kept,
+            visual_tokens_dense=result.num_windows,
+            flops=answer.savings["flops"]["total"]["pruned"],
+            read_s=read.read_s * share,
+            encode_s=encode_s * share,
+            prefill_s=(result.seconds["llm_prefill"] - own_prefill_s) * share + answer.seconds["llm_prefill"],
+            decode_s=answer.seconds["decode"],
+            peak_bytes=result.peak_bytes,
+            backend=read.clip.backend,
+        )
+
+
+def _row(arm: _Arm, item: QaItem, *, error: str | None = None, **answer: Any) -> Row:
     return {
-        "n": len(rows),
-        "accuracy": sum(row[name] == row["answer"] for row in rows) / len(rows),
-        "chance": sum(row["chance"] for row in rows) / len(rows),
+        "arm": arm.settings.name,
+        "id": item.id,
+        "video": item.video,
+        "segment": f"{item.video} {item.source.start_s}-{item.source.end_s}",
+        "groups": {name: list(values) for name, values in item.groups.items()},
+        "question": item.question,
+        "answer": item.answer,
+        "chance": item.chance,
+        **({"error": error, "correct": None} if error else answer),
+    }
+
+
+def _how_to_resume(run: Run, done: int, total: int) -> str:
+    if run.output is None:
+        return f"stopped after {done} of {total} answers; nothing was kept -> --output DIR keeps them"
+    return f"stopped after {done} of {total} answers -> the same command goes on from there"
+
+
+def _document(
+    run: Run, arms: Sequence[_Arm], config: dict[str, Any], notes: list[str], rows: list[Row]
+) -> dict[str, Any]:
+    by_arm = {arm.settings.name: [row for row in rows if row["arm"] == arm.settings.name] for arm in arms}
+    headline = "micro" if run.scoring == "molmo2" else run.benchmark.headline
+    *others, base = by_arm
+    if any(row.get("backend") == "pyav" for row in rows):
+        count = len({row["segment"] for row in rows if row.get("backend") == "pyav"})
+        notes.append(f"{count} videos were read with PyAV")
+    failed = {row["video"]: row["error"] for row in rows if row.get("error")}
+    notes += [f"{len(failed)} videos failed, {next(iter(failed.values()))}"] if failed else []
+    return {
+        "stts": __version__,
+        "command": "eval",
+        "bench": run.benchmark.name,
+        "title": run.benchmark.title,
+        "remark": run.benchmark.remark,
+        "class": run.benchmark.length,
+        "split": run.split,
+        "scoring": run.scoring,
+        "is_demonstration": any(arm.family.is_demonstration for arm in arms),
+        "num_missing": run.num_missing,
+        "config": config,
+        "notes": notes,
+        "arms": {name: summarize(mine, headline) for name, mine in by_arm.items()},
+        "comparisons": [{"arm": name, "against": base, **compare(by_arm[name], by_arm[base])} for name in others],
+        "failed": failed,
+        "samples": rows,
     }

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from stts_cli.benchmarks.benchmark import Benchmark
@@ -96,34 +94,3 @@ BENCHMARKS = {
     )
     for name, length, words in (("shapes", "short", "clips of 4-8 s"), ("shapes_long", "long", "clips of 1-3 min"))
 }
-
-
-@dataclass(frozen=True)
-class VideoItem:
-    """One video and what is asked about it."""
-
-    id: str
-    path: Path
-    questions: tuple[Question, ...]
-
-
-def items(name: str, num_videos: int, split: str = "test", folder: Path | None = None) -> Iterator[VideoItem]:
-    """Yield held-out videos with all their questions, writing files that are not there yet.
-
-    Args:
-        name: a key of `BENCHMARKS`.
-        num_videos: how many, from index 0 on.
-        split: "test" or "validation".
-        folder: where the files go; `cache_folder()` when not given.
-
-    Yields:
-        One item a video.
-    """
-    for index in range(num_videos):
-        scene = make_scene(split, index, name == "shapes_long")
-        source = Source(
-            (folder or cache_folder()) / f"v1-{split}-{'long' if scene.long else 'short'}-{index}.mp4",
-            scene=(split, index, scene.long),
-        )
-        write_missing(source)
-        yield VideoItem(f"{name}/{split}/{index}", source.path, tuple(ask(scene)))

@@ -6,69 +6,70 @@ import pytest
 from typer.testing import CliRunner
 
 from stts_cli import cli
-from stts_cli.benchmarks.runner import evaluate
-from stts_cli.benchmarks.shapes import items
+from stts_cli.benchmarks.data import gather
+from stts_cli.benchmarks.shapes import make_items, write_missing
 from stts_cli.errors import InputError
 from stts_cli.shapes.questions import ask
 from stts_cli.shapes.world import make_scene
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    from stts_cli.training.nano_export import export_nano
-    from stts_cli.training.nano_joint import new_scorer
-    from stts_cli.training.nano_model import build_nano
-    from stts_cli.training.nano_tokenizer import build_tokenizer
-
-    folder = tmp_path_factory.mktemp("random-nano")
-    tokenizer = build_tokenizer()
-    model = build_nano(tokenizer)
-    scorer = new_scorer(model.config.vision_config)
-    export_nano(model, scorer, tokenizer, folder, keep_ratio=0.5, prune_layer=3, training={})
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def test_items_are_the_test_scenes_and_files_are_made_once(tmp_path):
-    first = list(items("shapes", 2, folder=tmp_path))
-    written = [item.path.stat().st_mtime_ns for item in first]
-    again = list(items("shapes", 2, folder=tmp_path))
-    assert [item.path.stat().st_mtime_ns for item in again] == written
-    assert again[1].questions == tuple(ask(make_scene("test", 1)))
-    assert len({item.id for item in again}) == 2
+    items = make_items(False, "test", 2, tmp_path)
+    asked = [question for index in range(2) for question in ask(make_scene("test", index))]
+    assert [(item.question, item.answer) for item in items] == [(q.text, q.answer) for q in asked]
+    assert len({item.id for item in items}) == len(items)
+    sources = list(dict.fromkeys(item.source for item in items))
+    assert not sources[0].path.exists(), "nothing is written before it is read"
+    write_missing(sources[0])
+    written = sources[0].path.stat().st_mtime_ns
+    write_missing(sources[0])
+    assert sources[0].path.stat().st_mtime_ns == written
 
 
-def test_arms_answer_the_same_questions_and_the_sums_are_theirs(checkpoint):
-    document = evaluate("shapes", model=str(checkpoint), videos=2, frames=4, max_fps=2, compare=True, max_new_tokens=2)
-    samples, arms = document["samples"], document["arms"]
-    assert len(samples) == sum(len(ask(make_scene("test", k))) for k in range(2))
-    assert arms["dense"]["visual_tokens"] == 4 * 16
-    assert arms["pruned"]["visual_tokens"] == 4 * 16 / 2
-    assert arms["pruned"]["flops"] < arms["dense"]["flops"]
+def test_arms_answer_the_same_questions_and_the_sums_are_theirs(run_shapes):
+    document = run_shapes()
+    rows, arms = document["samples"], document["arms"]
+    asked = [question for index in range(2) for question in ask(make_scene("test", index))]
+    windows = 9
     for name, arm in arms.items():
-        right = [row for row in samples if row[name] == row["answer"]]
-        assert arm["accuracy"] == len(right) / len(samples)
-        assert sum(family["n"] for family in arm["families"].values()) == arm["n"] == len(samples)
-    color = [row for row in samples if row["family"] == "color"]
-    assert arms["pruned"]["families"]["color"]["chance"] == pytest.approx(1 / 8)
-    assert arms["pruned"]["families"]["color"]["n"] == len(color)
+        mine = [row for row in rows if row["arm"] == name]
+        assert [row["question"] for row in mine] == [question.text for question in asked]
+        assert arm["micro"] == arm["accuracy"] == sum(row["correct"] for row in mine) / len(mine)
+        assert all(row["correct"] == (row["text"] == row["answer"]) for row in mine)
+        family = arm["groups"]["family"]
+        assert sum(score["n"] for score in family.values()) == arm["n"] == len(asked)
+        assert family["color"]["chance"] == pytest.approx(1 / 8)
+        assert arm["seconds"] * arm["videos"] == pytest.approx(
+            sum(row["encode_s"] + row["prefill_s"] + row["decode_s"] for row in mine)
+        )
+    assert arms["dense"]["visual_tokens"] == 4 * windows
+    assert arms["pruned"]["visual_tokens"] == 4 * windows / 2
+    assert arms["pruned"]["flops"] < arms["dense"]["flops"]
+    (comparison,) = document["comparisons"]
+    assert (comparison["arm"], comparison["against"], comparison["n"]) == ("pruned", "dense", len(asked))
+    assert comparison["flops_ratio"] == pytest.approx(arms["pruned"]["flops"] / arms["dense"]["flops"])
 
 
-def test_the_command_prints_a_table_or_json(checkpoint):
-    words = ["eval", "--bench", "shapes", "--videos", "1", "--frames", "2", "--model", str(checkpoint)]
-    table = CliRunner().invoke(cli.app, words)
+def test_the_command_prints_a_table_or_json(tiny_checkpoint):
+    words = ["eval", "--bench", "shapes", "--videos", "1", "--frames", "2", "--model", str(tiny_checkpoint)]
+    table = CliRunner().invoke(cli.app, [*words, "--workers", "0"])
     assert table.exit_code == 0, table.output
     assert "demonstration model" in table.stdout
     assert "existence" in table.stdout
-    printed = CliRunner().invoke(cli.app, [*words, "--json"])
+    printed = CliRunner().invoke(cli.app, [*words, "--workers", "0", "--json"])
     assert json.loads(printed.stdout)["arms"]["pruned"]["videos"] == 1
 
 
+def test_compare_alone_means_dense(tiny_checkpoint, capsys):
+    words = ["eval", "--bench", "shapes", "--limit", "3", "--compare", "--model", str(tiny_checkpoint)]
+    with pytest.raises(SystemExit) as end:
+        cli.main([*words, "--frames", "2", "--workers", "0", "--json"])
+    assert end.value.code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {name: arm["n"] for name, arm in document["arms"].items()} == {"pruned": 3, "dense": 3}
+
+
 @pytest.mark.parametrize(("bench", "videos"), [("shape", 1), ("shapes", 0)])
-def test_bad_input_is_refused_before_loading(bench, videos):
+def test_bad_input_is_refused(bench, videos):
     with pytest.raises(InputError, match="->"):
-        evaluate(bench, model="/nowhere", videos=videos, frames=4, max_fps=2)
+        gather(bench, videos=videos)

@@ -1,0 +1,128 @@
+"""From a benchmark's name to the questions that will be asked: find or fetch its files, choose, check the videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stts_cli.benchmarks import shapes
+from stts_cli.benchmarks.benchmark import Benchmark
+from stts_cli.benchmarks.hub import fetch
+from stts_cli.benchmarks.items import QaItem
+from stts_cli.benchmarks.registry import BUILT_IN, get_benchmark
+from stts_cli.errors import InputError
+
+LISTED = 5  # missing videos named in the message
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What will be asked.
+
+    Attributes:
+        benchmark: whose questions.
+        split: of it.
+        items: the questions whose videos are there.
+        missing: names of the videos that are not.
+        num_missing: questions about them.
+    """
+
+    benchmark: Benchmark
+    split: str
+    items: list[QaItem]
+    missing: list[str]
+    num_missing: int
+
+
+def gather(
+    bench: str,
+    *,
+    split: str | None = None,
+    videos: int | None = None,
+    limit: int | None = None,
+    data_dir: Path | None = None,
+    hf_repo: str | None = None,
+    allow_missing: bool = False,
+) -> Questions:
+    """Get a benchmark's questions and see that their videos are there.
+
+    Args:
+        bench: a name, or the path of a .jsonl file.
+        split: of it; None for its default.
+        videos: only this many videos, evenly spread over the benchmark, with all their questions.
+        limit: only this many questions.
+        data_dir: a folder that holds the benchmark, or a sub-folder of its name that does; None for the hub.
+        hf_repo: a dataset id on the hub instead of the benchmark's own.
+        allow_missing: leave out questions whose video is not there.
+
+    Returns:
+        The questions.
+
+    Raises:
+        InputError: an unknown name or split, files that are not there, or videos that are not.
+    """
+    for name, number in (("videos", videos), ("limit", limit)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} is {number} -> at least 1 -> raise it")
+    benchmark = get_benchmark(bench)
+    split = benchmark.check_split(split)
+    if bench in BUILT_IN:
+        items = _scenes(bench, split, videos, limit)
+    else:
+        roots = _roots(benchmark, bench, split, data_dir, hf_repo)
+        folder = benchmark.folder(*roots)
+        items = choose(benchmark.load(folder, split), videos, limit)
+        there = {item.source: item.source.path.exists() for item in items}
+        missing = list(dict.fromkeys(str(source.path) for source, exists in there.items() if not exists))
+        kept = [item for item in items if there[item.source]]
+        if missing and not (allow_missing and kept):
+            raise InputError(_missing_text(benchmark, missing, len(there), folder.archives()))
+        return Questions(benchmark, split, kept, missing, len(items) - len(kept))
+    return Questions(benchmark, split, items, [], 0)
+
+
+def choose(items: Sequence[QaItem], videos: int | None, limit: int | None) -> list[QaItem]:
+    """Choose some of the questions; those of one video stay together.
+
+    Args:
+        items: all of them.
+        videos: this many videos, evenly spread, so that every part of the benchmark is met; None for all.
+        limit: the first so many of what remains; None for all.
+
+    Returns:
+        The chosen, in their order.
+    """
+    names = list(dict.fromkeys(item.video for item in items))
+    if videos is not None and videos < len(names):
+        names = [names[index * len(names) // videos] for index in range(videos)]
+    wanted = set(names)
+    return [item for item in items if item.video in wanted][:limit]
+
+
+def _scenes(bench: str, split: str, videos: int | None, limit: int | None) -> list[QaItem]:
+    long = bench == "shapes_long"
+    count = videos or (shapes.DEFAULT_VIDEOS if limit is None else limit)  # a scene has a question at least
+    return shapes.make_items(long, split, count)[:limit]
+
+
+def _roots(
+    benchmark: Benchmark, bench: str, split: str, data_dir: Path | None, hf_repo: str | None
+) -> tuple[Path, ...]:
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise InputError(f"--data-dir {data_dir} is no folder -> the folder that holds the benchmark -> check it")
+        own = data_dir / benchmark.name
+        return (own, data_dir) if own.is_dir() else (data_dir,)
+    if bench.endswith(".jsonl"):
+        return (Path(bench).expanduser().parent,)
+    return fetch(benchmark, split, hf_repo)
+
+
+def _missing_text(benchmark: Benchmark, missing: list[str], total: int, archives: list[Path]) -> str:
+    named = ", ".join(missing[:LISTED]) + (", ..." if len(missing) > LISTED else "")
+    hint = f"{archives[0].name} and others there may not be unpacked" if archives else f"get them: {benchmark.where}"
+    return (
+        f"{benchmark.name}: {len(missing)} of {total} videos are missing ({named}) -> {hint} -> put them there, or "
+        "leave their questions out with --allow-missing"
+    )

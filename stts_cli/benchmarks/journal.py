@@ -1,0 +1,157 @@
+"""Keep every answer as soon as it is there: one JSON line each, behind a first line that holds the run's settings.
+
+A run that was stopped, also by SIGKILL in the middle of a write, goes on behind its last good line. A folder that holds
+a run with other settings is refused: an answer of another keep ratio must never pass for one of this run. Several
+processes write a file each; together they are the run, however many there were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stts_cli.errors import InputError
+
+Row = dict[str, Any]
+Key = tuple[str, str]  # arm, item
+MERGED, PART = "samples.jsonl", "samples.rank*.jsonl"
+
+
+class Journal:
+    """The answers of a run.
+
+    Args:
+        folder: where they are kept, or None to keep them in memory only.
+        config: the run's settings, plain JSON data.
+        rank: which of several processes this is.
+
+    Raises:
+        InputError: the folder holds a run with other settings, or something else.
+    """
+
+    def __init__(self, folder: Path | None, config: Mapping[str, Any], rank: int = 0) -> None:
+        self.folder = folder
+        self.rows: dict[Key, Row] = {}
+        self._config = json.loads(json.dumps(config))
+        self._file: Any = None
+        self._path: Path | None = None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in [folder / MERGED, *sorted(folder.glob(PART))]:
+            if path.exists():
+                self._take(path)
+        self._path = folder / f"samples.rank{rank}.jsonl"
+
+    def open(self) -> None:
+        """Start to write. Where there are several processes, all of them have read by now."""
+        if self._path is None:
+            return
+        good = _good_bytes(self._path) if self._path.exists() else 0
+        self._file = self._path.open("r+b" if self._path.exists() else "w+b")
+        self._file.truncate(good)
+        self._file.seek(good)
+        if not good:
+            self._write({"config": self._config})
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add answers; they are on their way to the disk when this returns.
+
+        Args:
+            rows: each with "arm" and "id".
+        """
+        for row in rows:
+            self.rows[row["arm"], row["id"]] = row
+            if self._file:
+                self._write(row)
+
+    def is_done(self, arm: str, item: str) -> bool:
+        """Return whether an answer is there; one that failed is tried again."""
+        row = self.rows.get((arm, item))
+        return row is not None and not row.get("error")
+
+    def close(self) -> None:
+        """Stop writing; the file stays."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def merge(self, rows: Iterable[Row]) -> None:
+        """Write all answers of a finished run into one file and delete the processes' own.
+
+        Args:
+            rows: in the order they shall have.
+        """
+        self.close()
+        if self.folder is None:
+            return
+        part = self.folder / f".{MERGED}.part"
+        with part.open("w", encoding="utf-8") as file:
+            for row in ({"config": self._config}, *rows):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        os.replace(part, self.folder / MERGED)
+        for path in self.folder.glob(PART):
+            path.unlink()
+
+    def _write(self, row: Row) -> None:
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def _take(self, path: Path) -> None:
+        lines = [row for row, _ in _good_lines(path)]
+        if not lines:
+            return
+        if "config" not in lines[0]:
+            raise InputError(f"{path} is not of a run of stts eval -> name another --output")
+        check_same(lines[0]["config"], self._config, path.parent)
+        self.rows |= {(row["arm"], row["id"]): row for row in lines[1:]}
+
+
+def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run that has other settings.
+
+    Args:
+        there: of the run in the folder.
+        here: of this run.
+        folder: for the message.
+
+    Raises:
+        InputError: a setting differs; it says which.
+    """
+    old, new = dict(_flat(there)), dict(_flat(here))
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            raise InputError(
+                f"{folder} holds a run with {key} {old.get(key)!r}, this one has {new.get(key)!r} -> the same settings "
+                "go on with it -> change the setting back, or name another --output"
+            )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _good_lines(path: Path) -> Iterator[tuple[Row, int]]:
+    """Yield rows and the length of the file up to each, until the first line that is not whole."""
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n") or not isinstance(row, dict):
+                return
+            end += len(line)
+            yield row, end
+
+
+def _good_bytes(path: Path) -> int:
+    return max((end for _, end in _good_lines(path)), default=0)

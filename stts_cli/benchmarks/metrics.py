@@ -1,0 +1,119 @@
+"""From answered questions to a result: accuracy as the benchmark defines it, its breakdowns, and what it cost.
+
+In: rows of the journal. Out: plain dicts for the report. Questions without a public answer, and those whose video could
+not be read, are counted apart and never enter an accuracy.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from stts_cli.benchmarks.statistics import mcnemar_p, mean_interval
+
+Row = dict[str, Any]
+
+
+def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
+    """Sum up an arm.
+
+    Args:
+        rows: its answers.
+        headline: "micro", or the breakdown whose groups' mean is the accuracy.
+
+    Returns:
+        "accuracy" (the headline) and "micro" with a 95 % interval, "macro" by breakdown, "groups" by breakdown and
+        value, counts, and means: visual tokens and seconds a video, FLOPs a question.
+    """
+    answered = [row for row in rows if not row.get("error")]
+    scored = [row for row in answered if row["correct"] is not None and row["counted"]]
+    micro = _mean(row["correct"] for row in scored)
+    groups: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in scored:
+        for name, values in row["groups"].items():
+            for value in values:
+                groups[name][value].append(row)
+    tables = {
+        name: {value: _score(members) for value, members in sorted(by_value.items(), key=_natural)}
+        for name, by_value in groups.items()
+    }
+    macro = {name: _mean(score["accuracy"] for score in table.values()) for name, table in tables.items()}
+    first = {row["segment"]: row for row in answered}
+    return {
+        "n": len(scored),
+        "n_total": len(rows),
+        "n_unscored": sum(row["correct"] is None for row in answered),
+        "n_left_out": sum(not row["counted"] for row in answered),
+        "n_errors": len(rows) - len(answered),
+        "unparsed_rate": _mean(row["parsed"] is None for row in answered),
+        "accuracy": macro.get(headline, micro) if headline != "micro" else micro,
+        "headline": headline,
+        "micro": micro,
+        "interval": mean_interval([row["correct"] for row in scored], [row["video"] for row in scored]),
+        "macro": macro,
+        "chance": _score(scored)["chance"],
+        "groups": tables,
+        "videos": len(first),
+        "visual_tokens": _mean(row["visual_tokens"] for row in first.values()),
+        "flops": _mean(row["flops"] for row in answered),
+        "seconds": _sum(answered, "encode_s", "prefill_s", "decode_s") / max(1, len(first)),
+        "read_s": _sum(answered, "read_s") / max(1, len(first)),
+        "peak_bytes": max((row["peak_bytes"] or 0 for row in answered), default=0) or None,
+    }
+
+
+def compare(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> dict[str, Any]:
+    """Compare two arms on the questions that both answered.
+
+    Args:
+        rows_a: of one arm.
+        rows_b: of the other.
+
+    Returns:
+        The difference of accuracies (a - b, over questions) with its 95 % interval, McNemar's p, and cost ratios a / b.
+    """
+    others = {row["id"]: row for row in rows_b if not row.get("error")}
+    pairs = [(row, others[row["id"]]) for row in rows_a if not row.get("error") and row["id"] in others]
+    scored = [(a, b) for a, b in pairs if a["correct"] is not None and a["counted"] and b["counted"]]
+    differences = [a["correct"] - b["correct"] for a, b in scored]
+    only_a, only_b = differences.count(1), differences.count(-1)
+    sides = [[pair[side] for pair in pairs] for side in (0, 1)]
+    seconds = [_sum(side, "encode_s", "prefill_s", "decode_s") for side in sides]
+    flops = [_sum(side, "flops") for side in sides]
+    return {
+        "n": len(scored),
+        "a": _mean(a["correct"] for a, _ in scored),
+        "b": _mean(b["correct"] for _, b in scored),
+        "difference": _mean(differences),
+        "interval": mean_interval(differences, [a["video"] for a, _ in scored]),
+        "only_a": only_a,
+        "only_b": only_b,
+        "mcnemar_p": mcnemar_p(only_a, only_b),
+        "flops_ratio": flops[0] / flops[1] if flops[1] else None,
+        "seconds_ratio": seconds[0] / seconds[1] if seconds[1] else None,
+    }
+
+
+def _score(rows: Sequence[Row]) -> dict[str, Any]:
+    chances = [row["chance"] for row in rows if row["chance"] is not None]
+    return {
+        "n": len(rows),
+        "accuracy": _mean(row["correct"] for row in rows),
+        "chance": _mean(chances) if len(chances) == len(rows) else None,
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None
+
+
+def _sum(rows: Iterable[Row], *keys: str) -> float:
+    return sum(row[key] for row in rows for key in keys)
+
+
+def _natural(entry: tuple[str, Any]) -> float:
+    """Sort "15 s" before "600 s"; names stay in the order they come in."""
+    head = entry[0].split(" ")[0]
+    return float(head) if head.isdigit() else float("inf")

@@ -1,0 +1,172 @@
+"""Write a result where it stays: results.json, results.md and plot.svg. samples.jsonl is the journal's.
+
+The picture is accuracy against FLOPs, one point an arm with its interval, as plain SVG: no package is needed for it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+Document = dict[str, Any]
+WIDTH, HEIGHT, MARGIN = 560, 360, 64
+
+
+def write_results(document: Document, folder: Path) -> None:
+    """Write a document's files into a folder.
+
+    Args:
+        document: of a benchmark, or of a suite.
+        folder: made if it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    short = without_samples(document)
+    (folder / "results.json").write_text(json.dumps(short, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "results.md").write_text("\n".join(markdown(document)) + "\n", encoding="utf-8")
+    if "arms" in document:
+        (folder / "plot.svg").write_text(plot(document), encoding="utf-8")
+
+
+def without_samples(document: Document) -> Document:
+    """Return a document without its single answers."""
+    short = {key: value for key, value in document.items() if key != "samples"}
+    if "benchmarks" in short:
+        short["benchmarks"] = [without_samples(each) for each in short["benchmarks"]]
+    return short
+
+
+def markdown(document: Document) -> list[str]:
+    """Return a result as the lines of a Markdown page.
+
+    Args:
+        document: of a benchmark, or of a suite.
+    """
+    if "benchmarks" in document:
+        return _suite_page(document)
+    arms = document["arms"]
+    first = next(iter(arms.values()))
+    lines = [f"# {document['title']}, {document['split']} split", ""]
+    if document["is_demonstration"]:
+        lines += ["Demonstration model: says nothing about real video.", ""]
+    if document["remark"]:
+        lines += [f"{document['remark'][0].upper()}{document['remark'][1:]}.", ""]
+    lines += [_line("", *arms), _line("---", *("---:" for _ in arms))]
+    lines.append(_line(f"accuracy ({first['headline']}) %", *(_percent(arm["accuracy"]) for arm in arms.values())))
+    lines.append(_line("over questions %", *(_with_interval(arm["micro"], arm["interval"]) for arm in arms.values())))
+    for label, key, form in (
+        ("questions scored", "n", "{:,}"),
+        ("visual tokens a video", "visual_tokens", "{:,.1f}"),
+        ("FLOPs a question", "flops", "{:.4g}"),
+        ("seconds a video", "seconds", "{:.3f}"),
+    ):
+        lines.append(_line(label, *(form.format(arm[key] or 0) for arm in arms.values())))
+    lines.append(_line("unparsed %", *(_percent(arm["unparsed_rate"]) for arm in arms.values())))
+    for name, table in first["groups"].items():
+        lines += ["", f"## By {name}", "", _line(name, "questions", "chance %", *arms)]
+        lines.append(_line("---", *("---:" for _ in range(len(arms) + 2))))
+        for value, score in table.items():
+            shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
+            lines.append(_line(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares)))
+    for each in document["comparisons"]:
+        lines += ["", comparison_line(each)]
+    counts = f"{first['n']:,} of {first['n_total']:,} questions scored; {first['n_errors']} failed"
+    lines += ["", f"{counts}; {document['num_missing']} left out, their videos missing.", "", "```json"]
+    return [*lines, json.dumps(document["config"], indent=2), "```"]
+
+
+def comparison_line(comparison: Document) -> str:
+    """Return a comparison of two arms in a sentence.
+
+    Args:
+        comparison: from `metrics.compare`, with "arm" and "against".
+    """
+    if comparison["difference"] is None:
+        return f"{comparison['arm']} - {comparison['against']}: no question is scored in both"
+    points = f"{comparison['difference'] * 100:+.1f} points"
+    if comparison["interval"]:
+        points += " (95% interval {:+.1f} to {:+.1f})".format(*(100 * end for end in comparison["interval"]))
+    costs = ", ".join(
+        f"{comparison[key]:.2f} x {label}"
+        for key, label in (("flops_ratio", "FLOPs"), ("seconds_ratio", "time"))
+        if comparison[key] is not None
+    )
+    return (
+        f"{comparison['arm']} - {comparison['against']}: {points} over {comparison['n']:,} questions; right alone "
+        f"{comparison['only_a']} against {comparison['only_b']}, McNemar p = {comparison['mcnemar_p']:.3g}; {costs}"
+    )
+
+
+def plot(document: Document) -> str:
+    """Draw accuracy against FLOPs a question, a point an arm.
+
+    Args:
+        document: of a benchmark.
+
+    Returns:
+        An SVG document.
+    """
+    points = [
+        (name, arm["flops"] or 0.0, arm["micro"] or 0.0, arm["interval"] or (arm["micro"] or 0.0,) * 2)
+        for name, arm in document["arms"].items()
+    ]
+    top = max(flops for _, flops, _, _ in points) * 1.15 or 1.0
+    low = max(0.0, min(ends[0] for *_, ends in points) - 0.05)
+    high = min(1.0, max(ends[1] for *_, ends in points) + 0.05)
+
+    def x(flops: float) -> float:
+        return MARGIN + (WIDTH - 2 * MARGIN) * flops / top
+
+    def y(share: float) -> float:
+        return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (share - low) / ((high - low) or 1.0)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<text x="{WIDTH / 2}" y="24" text-anchor="middle" font-size="14">{escape(document["title"])}: accuracy '
+        "against FLOPs</text>",
+        f'<path d="M{MARGIN} {MARGIN / 1.5} V{HEIGHT - MARGIN} H{WIDTH - MARGIN / 2}" fill="none" stroke="black"/>',
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 16}" text-anchor="middle">FLOPs a question</text>',
+    ]
+    for step in range(5):
+        share, flops = low + (high - low) * step / 4, top * step / 4
+        parts.append(f'<text x="{MARGIN - 6}" y="{y(share) + 4:.1f}" text-anchor="end">{share:.0%}</text>')
+        parts.append(f'<text x="{x(flops):.1f}" y="{HEIGHT - MARGIN + 18}" text-anchor="middle">{flops:.2g}</text>')
+    for name, flops, share, ends in points:
+        where = f"{x(flops):.1f}"
+        parts.append(f'<path d="M{where} {y(ends[0]):.1f} V{y(ends[1]):.1f}" stroke="#888"/>')
+        parts.append(f'<circle cx="{where}" cy="{y(share):.1f}" r="5" fill="#1f77b4"/>')
+        parts.append(f'<text x="{x(flops) + 9:.1f}" y="{y(share) + 4:.1f}">{escape(name)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _suite_page(document: Document) -> list[str]:
+    arms = list(document["benchmarks"][0]["arms"])
+    lines = [
+        f"# {document['suite']}",
+        "",
+        _line("benchmark", "class", *arms),
+        _line("---", "---", *["---:"] * len(arms)),
+    ]
+    for each in document["benchmarks"]:
+        shares = [_percent(arm["accuracy"]) for arm in each["arms"].values()]
+        lines.append(_line(f"{each['title']}, {each['split']}, {each['scoring']}", each["class"], *shares))
+    for name, means in document["averages"].items():
+        lines.append(_line(f"**{name} average**", "", *(_percent(share) for share in means.values())))
+    for each in document["benchmarks"]:
+        lines += ["", *(f"#{line}" if line.startswith("#") else line for line in markdown(each))]
+    return lines
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share * 100:.1f}"
+
+
+def _with_interval(share: float | None, ends: tuple[float, float] | None) -> str:
+    return _percent(share) + (f" ({_percent(ends[0])} to {_percent(ends[1])})" if ends else "")

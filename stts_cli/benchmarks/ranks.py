@@ -1,0 +1,68 @@
+"""Several processes on one evaluation, as torchrun and accelerate launch start them: who am I, wait, collect.
+
+Videos are dealt out to the processes like cards; each answers and keeps its own, and the first one sums up. With one
+process nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+Card = TypeVar("Card")
+
+
+class Ranks:
+    """The processes of this run.
+
+    Args:
+        environment: holds RANK, WORLD_SIZE and LOCAL_RANK under a launcher; None for the process's own.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        environment = os.environ if environment is None else environment
+        self.rank = int(environment.get("RANK", 0))
+        self.size = int(environment.get("WORLD_SIZE", 1))
+        self.local_rank = int(environment.get("LOCAL_RANK", self.rank))
+        if self.size > 1:
+            from torch import distributed
+
+            if not distributed.is_initialized():
+                # a process may be done long before the slowest one
+                distributed.init_process_group("gloo", timeout=timedelta(days=7))
+
+    def deal(self, cards: Sequence[Card]) -> list[Card]:
+        """Return this process's share of a list that all processes hold in the same order."""
+        return list(cards[self.rank :: self.size])
+
+    def device(self, device: str) -> str:
+        """Return this process's own GPU where several processes would share "auto" or "cuda"."""
+        if self.size > 1 and device in ("auto", "cuda"):
+            import torch
+
+            if torch.cuda.is_available():
+                return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+        return device
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.barrier()
+
+    def collect(self, mine: Any) -> list[Any]:
+        """Return every process's object, to every process.
+
+        Args:
+            mine: this process's, picklable.
+        """
+        if self.size == 1:
+            return [mine]
+        from torch import distributed
+
+        everyone: list[Any] = [None] * self.size
+        distributed.all_gather_object(everyone, mine)
+        return everyone

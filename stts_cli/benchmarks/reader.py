@@ -1,0 +1,232 @@
+"""Read videos ahead in worker processes while the model runs, and give up on one that hangs.
+
+In: requests. Out: results in the same order, a clip or the reason there is none. A decoder that loops in native code
+cannot be interrupted, so it runs in a process that can be killed; another takes its place. A worker keeps at most one
+clip waiting, so memory stays at about `workers` clips. No torch in the workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stts_cli.benchmarks.items import Source
+from stts_cli.benchmarks.shapes import write_missing
+from stts_cli.errors import InputError
+from stts_cli.video import Clip, read_clip, sample_indices
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """What to read.
+
+    Attributes:
+        source: the file and the part of it.
+        num_frames: the most frames.
+        max_fps: the most frames a second.
+        size: (height, width) in pixels, or None for the file's own.
+    """
+
+    source: Source
+    num_frames: int
+    max_fps: float
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """What came of a request.
+
+    Attributes:
+        clip: the frames, or None.
+        error: why there are none, or None.
+        read_s: seconds it took.
+    """
+
+    clip: Clip | None
+    error: str | None
+    read_s: float
+
+
+def read_source(request: ReadRequest) -> Clip:
+    """Read one clip here and now.
+
+    Args:
+        request: what to read; a missing clip of the procedural world is written first.
+
+    Returns:
+        The clip; with a start, its times count from there.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    source = request.source
+    write_missing(source)
+    if source.path.is_dir():
+        clip = _read_folder(request)
+    else:
+        clip = read_clip(
+            source.path,
+            num_frames=request.num_frames,
+            max_fps=request.max_fps,
+            size=request.size,
+            start=source.start_s,
+            end=source.end_s,
+        )
+    if not source.start_s:
+        return clip
+    return dataclasses.replace(clip, timestamps_s=[round(t - source.start_s, 4) for t in clip.timestamps_s])
+
+
+def read_ahead(requests: Sequence[ReadRequest], *, workers: int, timeout_s: float) -> Iterator[ReadResult]:
+    """Read clips in worker processes, in order.
+
+    Args:
+        requests: what to read.
+        workers: how many processes; 0 reads in this one, with nothing to stop a decoder that hangs.
+        timeout_s: seconds after which a clip is given up.
+
+    Yields:
+        One result a request.
+    """
+    if workers < 1:
+        for request in requests:
+            yield _attempt(request)
+        return
+    pool = [_Worker() for _ in range(min(workers, len(requests)))]
+    waiting = deque(enumerate(requests))
+    ready: dict[int, ReadResult] = {}
+    try:
+        for index in range(len(requests)):
+            while index not in ready:
+                for worker in pool:
+                    if worker.index is None and waiting:
+                        worker.start(*waiting.popleft())
+                ready |= _collect(pool, timeout_s)
+            yield ready.pop(index)
+    finally:
+        for worker in pool:
+            worker.close()
+
+
+def _collect(pool: list[_Worker], timeout_s: float) -> dict[int, ReadResult]:
+    """Wait until a busy worker has delivered, died or run out of time; return what there is."""
+    busy = [worker for worker in pool if worker.index is not None]
+    nearest = min(worker.started for worker in busy) + timeout_s - time.monotonic()
+    delivered = connection.wait([worker.pipe for worker in busy], timeout=max(nearest, 0))
+    results: dict[int, ReadResult] = {}
+    for worker in busy:
+        index, took = worker.index, time.monotonic() - worker.started
+        assert index is not None
+        if worker.pipe in delivered:
+            try:
+                results[index] = worker.pipe.recv()
+                worker.index = None
+            except (EOFError, OSError):
+                results[index] = ReadResult(None, "the process that decoded it died", took)
+                worker.restart()
+        elif took >= timeout_s:
+            results[index] = ReadResult(None, f"the decoder did not finish in {timeout_s:g} s", took)
+            worker.restart()
+    return results
+
+
+class _Worker:
+    """A process that reads one clip at a time."""
+
+    def __init__(self) -> None:
+        self._open()
+
+    def _open(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
+        self.index: int | None = None
+        self.started = 0.0
+
+    def start(self, index: int, request: ReadRequest) -> None:
+        self.index, self.started = index, time.monotonic()
+        try:
+            self.pipe.send(request)
+        except OSError:
+            pass  # it died; the next wait sees that
+
+    def restart(self) -> None:
+        self.close()
+        self._open()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Any) -> None:
+    """Answer requests until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
+    while True:
+        try:
+            pipe.send(_attempt(pipe.recv()))
+        except (EOFError, OSError):
+            return
+
+
+def _attempt(request: ReadRequest) -> ReadResult:
+    started = time.perf_counter()
+    try:
+        clip, error = read_source(request), None
+    except InputError as problem:
+        clip, error = None, str(problem)
+    except Exception as problem:
+        clip, error = None, f"{request.source.path}: {type(problem).__name__}: {problem}"[:300]
+    return ReadResult(clip, error, time.perf_counter() - started)
+
+
+def _read_folder(request: ReadRequest) -> Clip:
+    """Read a folder of numbered jpg frames as a video of `folder_fps` frames a second."""
+    import av
+
+    source = request.source
+    files = sorted(_pictures(source.path), key=lambda path: int(path.stem))
+    if not files:
+        raise InputError(f"{source.path} holds no numbered .jpg frames -> check the folder")
+    times = np.arange(len(files)) / source.folder_fps
+    end_s = np.inf if source.end_s is None else source.end_s
+    inside = np.flatnonzero((times >= (source.start_s or 0.0)) & (times <= end_s))
+    if not len(inside):
+        raise InputError(
+            f"no frame of {source.path} lies between {source.start_s:g} and {end_s:g} s -> it has {times[-1]:.1f} s"
+        )
+    chosen = [int(inside[i]) for i in sample_indices(times[inside], request.num_frames, request.max_fps)]
+    frames = []
+    for index in chosen:
+        with av.open(str(files[index])) as container:
+            frame = next(container.decode(video=0))
+            height, width = request.size or (frame.height, frame.width)
+            frames.append(
+                frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+            )
+    return Clip(
+        frames=np.stack(frames),
+        timestamps_s=[round(float(times[index]), 4) for index in chosen],
+        duration_s=len(files) / source.folder_fps,
+        source_fps=source.folder_fps,
+        num_source_frames=len(files),
+        backend="pyav",
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg") and path.stem.isdigit()]

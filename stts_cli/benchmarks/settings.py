@@ -1,0 +1,84 @@
+"""What a run was made with, so that two runs can be told apart: settings, weights, questions, versions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from stts_cli import __version__
+from stts_cli.benchmarks.items import QaItem
+
+SAMPLED = 4096  # numbers of each weight that enter the hash
+PACKAGES = ("torch", "transformers", "decord2", "av", "numpy")
+
+
+@dataclass(frozen=True)
+class ArmSettings:
+    """One way of looking at the videos.
+
+    Attributes:
+        name: for tables.
+        model: a checkpoint folder or a hub id.
+        frames: at most this many frames a video.
+        max_fps: at most this many a second.
+        keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
+        scorer: "auto", or one of `pruning.SCORERS`.
+        prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        spend_savings: take frames / keep_ratio frames instead, which cost about as much as `frames` dense ones.
+    """
+
+    name: str
+    model: str
+    frames: int
+    max_fps: float = 2.0
+    keep_ratio: float | None = None
+    scorer: str = "auto"
+    prune_layer: int | None = None
+    dtype: str = "auto"
+    spend_savings: bool = False
+
+
+def weights_hash(family: Any) -> str:
+    """Return 16 hex digits that stand for a model's weights and its scorer's.
+
+    Args:
+        family: a loaded model family.
+
+    Returns:
+        A hash over every weight's name, shape and evenly spread numbers; training changes them all.
+    """
+    digest = hashlib.sha256()
+    modules = [family.model, *([family.scorer] if family.scorer is not None else [])]
+    with torch.inference_mode():
+        for module in modules:
+            for name, weight in module.state_dict().items():
+                numbers = weight.detach().reshape(-1)[:: max(1, weight.numel() // SAMPLED)]
+                digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+                digest.update(numbers.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def items_hash(items: Iterable[QaItem]) -> str:
+    """Return 16 hex digits that stand for the questions, their options and answers."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr((item.id, item.video, item.question, item.options, item.answer, item.also)).encode())
+        digest.update(repr((item.source.start_s, item.source.end_s, item.subtitles)).encode())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of stts and of the packages that can change an answer."""
+    found = {"stts": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,158 @@
+"""Run one benchmark or a suite of them, and keep the results: the entry for `stts eval`.
+
+In: a name and settings. Out: one document; with an output folder also results.json, results.md, samples.jsonl and
+plot.svg, a sub-folder a benchmark for a suite. The table of a suite is the paper's: every benchmark, and the averages
+of the short ones, the long ones and all (arXiv 2603.18004, results).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stts_cli import __version__
+from stts_cli.benchmarks.data import Questions, gather
+from stts_cli.benchmarks.output import write_results
+from stts_cli.benchmarks.ranks import Ranks
+from stts_cli.benchmarks.registry import SUITES
+from stts_cli.benchmarks.runner import Progress, Run, evaluate
+from stts_cli.benchmarks.settings import ArmSettings
+from stts_cli.errors import InputError
+
+
+def plan_arms(first: ArmSettings, second: ArmSettings | None, scaling: bool) -> list[ArmSettings]:
+    """Decide which arms run.
+
+    Args:
+        first: what the user asked for.
+        second: what it is compared with, or None.
+        scaling: test-time scaling instead: dense at T frames against pruned at T and at T / keep_ratio frames, the
+            second of which costs about as much as dense.
+
+    Returns:
+        The arms; the last is the one the others are compared with.
+
+    Raises:
+        InputError: both were asked for, or the arms are the same.
+    """
+    if not scaling:
+        if second is not None and dataclasses.replace(second, name=first.name) == first:
+            raise InputError(f"both arms are {first.name} -> two that differ -> change --compare or --keep-ratio")
+        return [first] if second is None else [first, second]
+    if second is not None:
+        raise InputError("--test-time-scaling and --compare are given -> one of them -> leave one out")
+    if first.name == "dense":
+        raise InputError("--test-time-scaling of a dense arm -> a keep ratio below 1 -> lower --keep-ratio")
+    dense = dataclasses.replace(first, name="dense", keep_ratio=1.0, scorer="none")
+    longer = dataclasses.replace(first, name="pruned, more frames", spend_savings=True)
+    return [first, longer, dense]
+
+
+def run_benchmarks(
+    bench: str,
+    arms: Sequence[ArmSettings],
+    *,
+    split: str | None = None,
+    scoring: str = "strict",
+    videos: int | None = None,
+    limit: int | None = None,
+    data_dir: Path | None = None,
+    hf_repo: str | None = None,
+    allow_missing: bool = False,
+    output: Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    timeout_s: float = 120.0,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any] | None:
+    """Evaluate on one benchmark, or on every one of a suite.
+
+    Args:
+        bench: a benchmark's name, a .jsonl file, or a key of `SUITES`.
+        arms: from `plan_arms`.
+        split: None for the benchmark's default.
+        scoring: "strict", "molmo2" or "official"; in a suite, strict where a benchmark has no such rule.
+        videos: only so many videos.
+        limit: only so many questions.
+        data_dir: where the files are, or None for the hub.
+        hf_repo: a dataset id instead of the benchmark's own.
+        allow_missing: leave out questions whose video is not there.
+        output: a folder for the results, or None.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        workers: processes that read videos; None for as many as the machine can spare.
+        timeout_s: seconds after which a video is given up.
+        max_new_tokens: None for the benchmark's own.
+        seed: of guesses and of the random scorer.
+        progress: called with what is going on, and behind it questions done and in all.
+
+    Returns:
+        The document (`runner.evaluate`'s; for a suite {"suite", "benchmarks", "averages"}); None in every process of a
+        launcher but the first.
+    """
+    names = SUITES.get(bench, (bench,))
+    is_suite = bench in SUITES
+    if is_suite and (split or hf_repo):
+        raise InputError("--split and --hf-repo are for one benchmark, not for a suite -> leave them out")
+    progress("looking for the questions")
+    choice = {"videos": videos, "limit": limit, "data_dir": data_dir, "hf_repo": hf_repo}
+    ranks = Ranks()
+    gathered: list[Questions] = [
+        gather(name, split=split, allow_missing=allow_missing, **choice)  # type: ignore[arg-type]
+        for name in names
+    ]
+    families: dict[Any, Any] = {}
+    documents = []
+    for questions in gathered:
+        known = scoring in questions.benchmark.scorers
+        run = Run(
+            benchmark=questions.benchmark,
+            split=questions.split,
+            items=questions.items,
+            arms=arms,
+            num_missing=questions.num_missing,
+            scoring=scoring if known or not is_suite else "strict",
+            device=device,
+            output=output / questions.benchmark.name if output and is_suite else output,
+            workers=_spare_workers() if workers is None else workers,
+            timeout_s=timeout_s,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        document = evaluate(run, progress=progress, ranks=ranks, families=families)
+        if document is not None:
+            document["missing"] = questions.missing
+            documents.append(document)
+            if run.output:
+                write_results(document, run.output)
+    if not documents:
+        return None
+    if not is_suite:
+        return documents[0]
+    suite: dict[str, Any] = {"stts": __version__, "command": "eval", "suite": bench, "benchmarks": documents}
+    suite["averages"] = averages(documents)
+    if output:
+        write_results(suite, output)
+    return suite
+
+
+def averages(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the mean accuracy of every arm over the short benchmarks, the long ones, and all.
+
+    Args:
+        documents: one a benchmark.
+    """
+    means: dict[str, dict[str, float]] = {}
+    for name in ("short", "long", "all"):
+        rows = [document["arms"] for document in documents if name in (document["class"], "all")]
+        if rows:
+            means[name] = {arm: sum(row[arm]["accuracy"] for row in rows) / len(rows) for arm in rows[0]}
+    return means
+
+
+def _spare_workers() -> int:
+    return max(1, min(4, (os.cpu_count() or 2) // 2))

@@ -1,0 +1,109 @@
+"""The `eval` command: parse, decide the arms, call `benchmarks`, report. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stts_cli.errors import InputError
+
+
+def evaluate(
+    bench: Annotated[
+        str | None,
+        typer.Option(help="A benchmark (--list shows them), items.jsonl of your own, all-short, all-long or all."),
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="Show the benchmarks and exit.")] = False,
+    videos: Annotated[
+        int | None, typer.Option(help="Only so many videos, each with all its questions; 100 for the built-in ones.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many questions.")] = None,
+    split: Annotated[str | None, typer.Option(help="A split; else the benchmark's default.")] = None,
+    scoring: Annotated[str, typer.Option(help="How replies are read: strict, molmo2 or official.")] = "strict",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="A folder with the benchmark's files; else the Hugging Face hub.")
+    ] = None,
+    hf_repo: Annotated[str | None, typer.Option(help="A dataset id on the hub instead of the benchmark's own.")] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out questions whose video is not there.")
+    ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="A second arm on the same questions: dense (the default), a keep ratio, a scorer, a preset."),
+    ] = None,
+    test_time_scaling: Annotated[
+        bool, typer.Option("--test-time-scaling", help="Dense at T frames against pruned at T and at T / keep ratio.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="A folder for the answers and results; the same command goes on with it.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="As in ask.")] = None,
+    model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
+    frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
+    max_fps: Annotated[float | None, typer.Option(help="The most frames a second to look at.")] = None,
+    keep_ratio: Annotated[float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="As in ask.")] = None,
+    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read videos ahead; 0 reads in this one, without a timeout.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a video is given up.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="Of guesses and of the random scorer.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
+) -> None:
+    """Measure accuracy beside cost, with a second arm on the same questions if asked for."""
+    from stts_cli import report_eval
+    from stts_cli.presets import Preset, choose_preset, vary_preset
+
+    if list_them:
+        from stts_cli.benchmarks.registry import describe
+
+        report_eval.show_list(describe(), json_only=json)
+        return
+    if bench is None:
+        raise InputError("no benchmark is named -> --bench NAME, or --list to see them -> name one")
+    settings = choose_preset(preset, model=model).override(
+        frames=frames, max_fps=max_fps, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, dtype=dtype
+    )
+    other = None if compare is None else vary_preset(settings, compare)
+    with report_eval.EvalProgress() as progress:
+        progress("starting")
+        from stts_cli.benchmarks.settings import ArmSettings
+        from stts_cli.benchmarks.suite import plan_arms, run_benchmarks
+
+        def arm(preset: Preset, name: str) -> ArmSettings:
+            dense = preset.scorer == "none" or preset.keep_ratio == 1
+            return ArmSettings(
+                "dense" if dense else name,
+                preset.model,
+                preset.frames,
+                preset.max_fps,
+                preset.keep_ratio,
+                preset.scorer,
+                preset.prune_layer,
+                preset.dtype,
+            )
+
+        document = run_benchmarks(
+            bench,
+            plan_arms(arm(settings, "pruned"), None if other is None else arm(other, str(compare)), test_time_scaling),
+            split=split,
+            scoring=scoring,
+            videos=videos,
+            limit=limit,
+            data_dir=data_dir,
+            hf_repo=hf_repo,
+            allow_missing=allow_missing,
+            output=output,
+            device=device,
+            workers=workers,
+            timeout_s=timeout,
+            seed=seed,
+            progress=progress,
+        )
+    if document is not None:
+        report_eval.show_evaluation(document, json_only=json)

@@ -1,0 +1,241 @@
+"""Show an evaluation: a bar while it runs, and tables of accuracy beside cost.
+
+In: the document of `benchmarks.suite.run_benchmarks`. Out: text; tables and JSON go to stdout, the bar and notes to
+stderr. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from stts_cli.report import format_seconds, format_si
+
+Document = dict[str, Any]
+LINE_EVERY_S = 60.0  # where stderr is no terminal
+
+
+class EvalProgress:
+    """What is going on, on stderr: a bar in a terminal, a line a minute elsewhere."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._bar.add_task("starting", total=None) if self._bar else None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> EvalProgress:
+        """Show the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, what: str, done: int = 0, total: int | None = None) -> None:
+        """Say what is going on.
+
+        Args:
+            what: a few words.
+            done: answers given.
+            total: answers to give, or None while that is not known.
+        """
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, description=what, completed=done, total=total)
+        elif total and time.monotonic() - self._said > LINE_EVERY_S:
+            self._said = time.monotonic()
+            sys.stderr.write(f"stts: {done} of {total} answers, {what}\n")
+            sys.stderr.flush()
+
+
+def show_evaluation(document: Document, *, json_only: bool) -> None:
+    """Print a result.
+
+    Args:
+        document: of a benchmark, or of a suite.
+        json_only: the document instead of tables.
+    """
+    for each in document.get("benchmarks", [document]):
+        for line in each["notes"]:
+            sys.stderr.write(f"stts: {each['bench']}: {line}\n")
+        if each.get("missing"):
+            listed = ", ".join(each["missing"][:5]) + (", ..." if len(each["missing"]) > 5 else "")
+            sys.stderr.write(f"stts: {each['bench']}: {len(each['missing'])} videos are missing: {listed}\n")
+    if json_only:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        return
+    console = Console(file=sys.stdout, highlight=False)
+    if "benchmarks" in document:
+        console.print(_suite_table(document))
+        return
+    for line in _header_lines(document):
+        console.print(Text(line), soft_wrap=True)
+    for table in _tables(document):
+        console.print(table)
+    for line in _footer_lines(document):
+        console.print(Text(line), soft_wrap=True)
+
+
+def show_list(rows: list[Document], *, json_only: bool) -> None:
+    """Print the benchmarks there are.
+
+    Args:
+        rows: from `benchmarks.registry.describe`.
+        json_only: as JSON.
+    """
+    if json_only:
+        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("name", "class"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("questions", "videos"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("download", "terms", "licence", "splits", "scoring"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["class"],
+            f"{row['questions']:,}" if row["questions"] else "",
+            f"{row['videos']:,}" if row["videos"] else "",
+            row["download"],
+            "accept first" if row["terms"] else "open",
+            row["licence"],
+            ", ".join(row["splits"]),
+            ", ".join(row["scorings"]),
+        )
+    Console(file=sys.stdout, highlight=False).print(table)
+    sys.stdout.write(
+        "Defaults come first. A file of your own: --bench items.jsonl. Suites: all-short, all-long, all.\n"
+    )
+
+
+def _header_lines(document: Document) -> list[str]:
+    config, arms = document["config"], document["arms"]
+    demonstration = " (demonstration model)" if document["is_demonstration"] else ""
+    first = next(iter(arms.values()))
+    lines = [
+        f"{document['bench']}, {document['split']} split, {document['title']}: {first['videos']} clips, "
+        f"{first['n_total']:,} questions, {document['scoring']} scoring{demonstration}"
+    ]
+    for name, arm in config["arms"].items():
+        kept = (
+            "every window kept"
+            if arm["keep_ratio"] == 1
+            else f"{arm['scorer']} scorer, keep ratio {arm['keep_ratio']:g} (drop ratio {1 - arm['keep_ratio']:g})"
+        )
+        lines.append(
+            f"{name}: {arm['model']}, at most {arm['frames']} frames and {arm['max_fps']:g} a second, {kept}, "
+            f"{arm['dtype']} on {config['device']}"
+        )
+    return lines + ([f"note: {document['remark']}"] if document["remark"] else [])
+
+
+def _tables(document: Document) -> list[Table]:
+    arms = document["arms"]
+    first = next(iter(arms.values()))
+    tables = []
+    names = list(first["groups"]) or [""]
+    for position, name in enumerate(names):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column(name)
+        for heading in ("questions", "chance", *arms):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for value, score in first["groups"].get(name, {}).items():
+            shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
+            table.add_row(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares))
+        if name:
+            means = [arm["macro"].get(name) for arm in arms.values()]
+            mark = " (headline)" if first["headline"] == name else ""
+            table.add_row(f"mean of these{mark}", "", "", *map(_percent, means), style="dim")
+        if position == len(names) - 1:
+            _add_totals(table, arms)
+        tables.append(table)
+    return tables
+
+
+def _add_totals(table: Table, arms: dict[str, Document]) -> None:
+    first = next(iter(arms.values()))
+    table.add_section()
+    shares = [_percent(arm["micro"]) for arm in arms.values()]
+    table.add_row("all", f"{first['n']:,}", _percent(first["chance"]), *shares)
+    if first["interval"]:
+        ends = [f"{arm['interval'][0] * 100:.1f}-{arm['interval'][1] * 100:.1f}%" for arm in arms.values()]
+        table.add_row("95% interval, by videos", "", "", *ends)
+    table.add_row("unparsed", "", "", *(_percent(arm["unparsed_rate"]) for arm in arms.values()))
+    table.add_section()
+    for label, key, form in (
+        ("visual tokens a video", "visual_tokens", "{:,.0f}".format),
+        ("FLOPs a question alone", "flops", format_si),
+        ("time a video, all its questions", "seconds", format_seconds),
+        ("reading a video", "read_s", format_seconds),
+    ):
+        table.add_row(label, "", "", *(form(arm[key] or 0.0) for arm in arms.values()))
+
+
+def _footer_lines(document: Document) -> list[str]:
+    lines = []
+    for each in document["comparisons"]:
+        if each["difference"] is None:
+            continue
+        ends = "{:+.1f} to {:+.1f}".format(*(100 * end for end in each["interval"])) if each["interval"] else "unknown"
+        costs = [
+            f"{each[key]:.2f} x its {label}"
+            for key, label in (("flops_ratio", "FLOPs"), ("seconds_ratio", "time"))
+            if each[key] is not None
+        ]
+        lines.append(
+            f"{each['arm']} against {each['against']}: {each['difference'] * 100:+.1f} points (95% interval {ends}, "
+            f"McNemar p = {each['mcnemar_p']:.2g}) for {' and '.join(costs)}"
+        )
+    first = next(iter(document["arms"].values()))
+    counts = {
+        "failed": first["n_errors"],
+        "without a public answer": first["n_unscored"],
+        "left out by the rule, unread": first["n_left_out"],
+        "about missing videos": document["num_missing"],
+    }
+    told = [f"{number:,} questions {label}" for label, number in counts.items() if number]
+    return lines + ([f"not scored: {', '.join(told)}"] if told else [])
+
+
+def _suite_table(document: Document) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in (document["suite"], "class", "split"):
+        table.add_column(heading)
+    arms = list(document["benchmarks"][0]["arms"])
+    for heading in ("questions", *arms):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in document["benchmarks"]:
+        scores = list(each["arms"].values())
+        table.add_row(
+            each["bench"],
+            each["class"],
+            each["split"],
+            f"{scores[0]['n']:,}",
+            *(_percent(s["accuracy"]) for s in scores),
+        )
+    table.add_section()
+    for name, means in document["averages"].items():
+        table.add_row(f"{name} average", "", "", "", *map(_percent, means.values()), style="bold")
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
