@@ -25,6 +25,9 @@ from stts_cli.benchmarks.shapes import write_missing
 from stts_cli.errors import InputError
 from stts_cli.video import Clip, read_clip, sample_indices
 
+READY = "ready"
+START_UP_S = 120.0  # a worker that takes longer to start is given up too
+
 
 @dataclass(frozen=True)
 class ReadRequest:
@@ -122,7 +125,8 @@ def read_ahead(requests: Sequence[ReadRequest], *, workers: int, timeout_s: floa
 def _collect(pool: list[_Worker], timeout_s: float) -> dict[int, ReadResult]:
     """Wait until a busy worker has delivered, died or run out of time; return what there is."""
     busy = [worker for worker in pool if worker.index is not None]
-    nearest = min(worker.started for worker in busy) + timeout_s - time.monotonic()
+    limits = {worker: timeout_s if worker.is_ready else START_UP_S for worker in busy}
+    nearest = min(worker.started + limit for worker, limit in limits.items()) - time.monotonic()
     delivered = connection.wait([worker.pipe for worker in busy], timeout=max(nearest, 0))
     results: dict[int, ReadResult] = {}
     for worker in busy:
@@ -130,13 +134,17 @@ def _collect(pool: list[_Worker], timeout_s: float) -> dict[int, ReadResult]:
         assert index is not None
         if worker.pipe in delivered:
             try:
-                results[index] = worker.pipe.recv()
+                message = worker.pipe.recv()
+                if message == READY:  # starting up is not the video's time
+                    worker.is_ready, worker.started = True, time.monotonic()
+                    continue
+                results[index] = message
                 worker.index = None
             except (EOFError, OSError):
                 results[index] = ReadResult(None, "the process that decoded it died", took)
                 worker.restart()
-        elif took >= timeout_s:
-            results[index] = ReadResult(None, f"the decoder did not finish in {timeout_s:g} s", took)
+        elif took >= limits[worker]:
+            results[index] = ReadResult(None, f"the decoder did not finish in {limits[worker]:g} s", took)
             worker.restart()
     return results
 
@@ -153,6 +161,7 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(other,), daemon=True)
         self.process.start()
         other.close()
+        self.is_ready = False
         self.index: int | None = None
         self.started = 0.0
 
@@ -176,11 +185,12 @@ class _Worker:
 def _serve(pipe: Any) -> None:
     """Answer requests until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
-    while True:
-        try:
+    try:
+        pipe.send(READY)
+        while True:
             pipe.send(_attempt(pipe.recv()))
-        except (EOFError, OSError):
-            return
+    except (EOFError, OSError):
+        return
 
 
 def _attempt(request: ReadRequest) -> ReadResult:

@@ -1,0 +1,106 @@
+"""Videos are read ahead in other processes, in order; one that hangs or kills its process costs only itself."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from stts_cli.benchmarks import reader
+from stts_cli.benchmarks.items import Source
+from stts_cli.benchmarks.reader import ReadRequest, read_ahead, read_source
+from stts_cli.errors import InputError
+from stts_cli.video import read_clip
+from tests.conftest import frame_value
+
+
+def request(path, **source):
+    return ReadRequest(Source(path, **source), 4, 2.0, (24, 32))
+
+
+def test_workers_return_what_reading_here_returns_in_order(write_video, tmp_path):
+    paths = [write_video(f"r{count}.mp4", num_frames=count) for count in (10, 20, 30)]
+    requests = [request(path) for path in [*paths, tmp_path / "missing.mp4", paths[0]]]
+    results = list(read_ahead(requests, workers=2, timeout_s=100))
+    for path, result in zip([*paths, None, paths[0]], results, strict=True):
+        if path is None:
+            assert result.clip is None
+            assert "missing.mp4 does not exist" in result.error
+            continue
+        here = read_clip(path, num_frames=4, size=(24, 32))
+        np.testing.assert_array_equal(result.clip.frames, here.frames)
+        assert result.clip.timestamps_s == here.timestamps_s
+        assert result.read_s > 0
+
+
+def _hang_or_die(given):
+    name = given.source.path.name
+    if name == "hangs":
+        time.sleep(1000)
+    if name == "dies":
+        os._exit(9)
+    return reader.ReadResult(None, f"read {name}", 0.0)
+
+
+def _serve_badly(pipe):
+    pipe.send(reader.READY)
+    while True:
+        try:
+            pipe.send(_hang_or_die(pipe.recv()))
+        except EOFError:
+            return
+
+
+def test_a_hanging_or_dying_decoder_costs_its_own_video_only(monkeypatch, tmp_path):
+    monkeypatch.setattr(reader, "_serve", _serve_badly)
+    requests = [request(tmp_path / name) for name in ("a", "hangs", "b", "dies", "c")]
+    said = [result.error for result in read_ahead(requests, workers=1, timeout_s=4)]
+    assert said == [
+        "read a",
+        "the decoder did not finish in 4 s",
+        "read b",
+        "the process that decoded it died",
+        "read c",
+    ]
+
+
+def test_times_of_a_part_count_from_its_start(write_video):
+    path = write_video("part.mp4", num_frames=50, fps=10)
+    clip = read_source(request(path, start_s=2.0, end_s=3.0))
+    assert clip.timestamps_s == [0.0, 0.5, 1.0]
+    right = clip.frames[:, :, -4:].mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(right, [frame_value(index) for index in (20, 25, 30)], atol=4)
+    with pytest.raises(InputError, match=r"no frame of .* lies between 7 and 8 s"):
+        read_source(request(path, start_s=7.0, end_s=8.0))
+
+
+def test_webm_and_a_folder_of_frames(tmp_path):
+    import av
+
+    folder = tmp_path / "castle"
+    folder.mkdir()
+    webm = tmp_path / "clip.webm"
+    with av.open(str(webm), "w") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(12):
+            grey = np.full((48, 64, 3), frame_value(index), np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+            with av.open(str(folder / f"{index + 1:05d}.jpg"), "w", format="mjpeg") as picture:
+                still = picture.add_stream("mjpeg", rate=1)
+                still.width, still.height, still.pix_fmt = 64, 48, "yuvj420p"
+                for packet in [*still.encode(frame.reformat(format="yuvj420p")), *still.encode()]:
+                    picture.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    assert len(read_source(request(webm)).timestamps_s) == 4
+    clip = read_source(request(folder, start_s=1.0, end_s=3.0))
+    assert clip.timestamps_s == [0.0, 0.6667, 1.3333, 2.0], "three frames a second, counted from the start of the part"
+    grey = clip.frames.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(grey, [frame_value(index) for index in (3, 5, 7, 9)], atol=4)
+    assert clip.frames.shape == (4, 24, 32, 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no numbered \.jpg"):
+        read_source(request(tmp_path / "empty"))

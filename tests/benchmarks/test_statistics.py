@@ -1,0 +1,92 @@
+"""Intervals and p-values against plain loops and known figures."""
+
+import random
+from math import comb
+
+import pytest
+
+from stts_cli.benchmarks.metrics import compare, summarize
+from stts_cli.benchmarks.statistics import mcnemar_p, mean_interval
+
+
+def loop_interval(values, clusters, resamples):
+    """The bootstrap over clusters, one draw at a time."""
+    names = list(dict.fromkeys(clusters))
+    members = {name: [v for v, c in zip(values, clusters, strict=True) if c == name] for name in names}
+    rng = random.Random(1)
+    means = []
+    for _ in range(resamples):
+        drawn = [value for _ in names for value in members[rng.choice(names)]]
+        means.append(sum(drawn) / len(drawn))
+    means.sort()
+    return means[int(0.025 * resamples)], means[int(0.975 * resamples)]
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap_over_videos():
+    rng = random.Random(0)
+    clusters = [f"v{index // 4}" for index in range(160)]
+    luck = {name: rng.random() for name in set(clusters)}
+    values = [float(rng.random() < luck[name]) for name in clusters]
+    low, high = mean_interval(values, clusters)
+    plain_low, plain_high = loop_interval(values, clusters, 4000)
+    assert (low, high) == pytest.approx((plain_low, plain_high), abs=0.012)
+    alone = mean_interval(values, [str(index) for index in range(160)])
+    assert high - low > 1.2 * (alone[1] - alone[0]), "questions of one video go together"
+    assert mean_interval(values, clusters) == mean_interval(values, clusters), "seeded"
+    assert mean_interval([1.0, 0.0], ["v", "v"]) is None
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (8, 1), (3, 12), (700, 640)])
+def test_mcnemar_is_the_exact_binomial(b, c):
+    total = b + c
+    exact = min(1.0, 2 * sum(comb(total, k) for k in range(min(b, c) + 1)) / 2**total)
+    assert mcnemar_p(b, c) == pytest.approx(exact, rel=1e-9)
+
+
+def row(number, correct, *, arm="a", video=None, error=None, counted=True, parsed="A", **groups):
+    return {
+        "arm": arm, "id": str(number), "video": video or str(number), "segment": video or str(number),
+        "correct": correct, "counted": counted, "parsed": parsed, "chance": 0.25, "visual_tokens": 10, "flops": 100.0,
+        "encode_s": 1.0, "prefill_s": 0.5, "decode_s": 0.5, "read_s": 0.25, "peak_bytes": 5,
+        "groups": {name: [value] if isinstance(value, str) else value for name, value in groups.items()},
+        **({"error": error} if error else {}),
+    }  # fmt: skip
+
+
+def test_micro_macro_and_what_is_not_counted():
+    rows = [
+        row(1, 1, task="x"), row(2, 1, task="x"), row(3, 1, task="x"), row(4, 0, task="y", parsed=None),
+        row(5, None, task="x"), row(6, 0, task="y", counted=False), {**row(7, None, error="broken")},
+    ]  # fmt: skip
+    result = summarize(rows, "task")
+    assert (result["n"], result["n_total"], result["n_unscored"], result["n_left_out"]) == (4, 7, 1, 1)
+    assert result["n_errors"] == 1
+    assert (result["micro"], result["accuracy"], result["macro"]["task"]) == (0.75, 0.5, 0.5)
+    assert summarize(rows, "micro")["accuracy"] == 0.75
+    assert result["unparsed_rate"] == pytest.approx(1 / 6)
+    assert result["groups"]["task"]["y"] == {"n": 1, "accuracy": 0.0, "chance": 0.25}
+
+
+def test_a_question_may_count_in_several_groups_and_durations_are_in_order():
+    rows = [
+        row(1, 1, ability=["x", "y"]),
+        row(2, 0, ability="y"),
+        row(3, 1, duration="600 s"),
+        row(4, 1, duration="15 s"),
+    ]
+    result = summarize(rows, "micro")
+    assert result["groups"]["ability"]["y"]["n"] == 2
+    assert list(result["groups"]["duration"]) == ["15 s", "600 s"]
+
+
+def test_arms_are_compared_on_what_both_answered():
+    a = [row(1, 1), row(2, 1), row(3, 0), row(4, 1), row(5, 1)]
+    b = [row(1, 1), row(2, 0), row(3, 1), row(4, 0), {**row(5, None, error="broken")}]
+    for each in b:
+        each["flops"] = 200.0
+    result = compare(a, b)
+    assert (result["n"], result["a"], result["b"], result["difference"]) == (4, 0.75, 0.5, 0.25)
+    assert (result["only_a"], result["only_b"]) == (2, 1)
+    assert result["mcnemar_p"] == mcnemar_p(2, 1)
+    assert (result["flops_ratio"], result["seconds_ratio"]) == (0.5, 1.0)
+    assert compare(a, [])["difference"] is None
