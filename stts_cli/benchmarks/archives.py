@@ -113,9 +113,12 @@ def _write(source: IO[bytes], target: Path) -> None:
     """Write beside the target first, so that a broken run leaves no half video."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    with part.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
-    part.replace(target)
+    try:
+        with part.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _name_without_part(path: Path) -> str:

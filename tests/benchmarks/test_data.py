@@ -1,0 +1,52 @@
+"""Which questions are asked: the whole benchmark, a fair part of it, or an error that says what is missing."""
+
+import json
+
+import pytest
+
+from stts_cli.benchmarks.data import choose, gather
+from stts_cli.errors import InputError
+
+
+def test_missing_videos_are_listed_and_refused_unless_allowed(items_file):
+    (items_file.parent / "two.mp4").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 videos are missing \(.*two\.mp4\) .*--allow-missing"):
+        gather(str(items_file))
+    questions = gather(str(items_file), allow_missing=True)
+    assert [item.id for item in questions.items] == ["one-0", "one-1"]
+    assert (questions.num_missing, len(questions.missing)) == (2, 1)
+    (items_file.parent / "one.mp4").unlink()
+    (items_file.parent / "videos_chunked_01.zip").touch()
+    with pytest.raises(
+        InputError, match=r"2 of 2 videos .*videos_chunked_01\.zip and others there may not be unpacked"
+    ):
+        gather(str(items_file), allow_missing=True)
+
+
+def test_a_part_is_spread_over_the_benchmark_and_keeps_videos_whole(items_file):
+    rows = [{"video": f"{index // 2}.mp4", "question": "?", "id": str(index)} for index in range(40)]
+    items_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        (items_file.parent / row["video"]).touch()
+    items = gather(str(items_file)).items
+    assert len(items) == 40
+    assert [item.video for item in choose(items, 4, None)] == [f"{n}.mp4" for n in (0, 0, 5, 5, 10, 10, 15, 15)]
+    assert [item.id for item in choose(items, None, 3)] == ["0", "1", "2"]
+    assert choose(items, 100, None) == items
+
+
+def test_a_folder_may_hold_several_benchmarks(tmp_path):
+    row = {"video": "x", "question": "?", "options": ["A. a", "B. b"], "answer": "B", "qa_type": "t", "source": "s"}
+    path = tmp_path / "videoevalpro/test-0.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([row]))
+    with pytest.raises(InputError, match=r"none of \*\*/data/test-\*\.parquet"):
+        gather("videoevalpro", data_dir=tmp_path)
+    with pytest.raises(InputError, match="is no folder"):
+        gather("videoevalpro", data_dir=tmp_path / "nowhere")
+
+
+def test_shapes_by_videos_or_by_questions():
+    assert len(gather("shapes", limit=7).items) == 7
+    assert len({item.video for item in gather("shapes", videos=3).items}) == 3
+    assert gather("shapes_long", videos=1, split="validation").items[0].id.startswith("shapes_long/validation/0/")

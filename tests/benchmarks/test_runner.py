@@ -1,0 +1,227 @@
+"""A run that is killed, split over processes or stopped ends in the result of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stts_cli import cli
+from stts_cli.benchmarks import runner
+from stts_cli.benchmarks.data import gather
+from stts_cli.benchmarks.runner import Run, evaluate
+from stts_cli.errors import InputError, Interrupted
+
+REPOSITORY = Path(__file__).parent.parent.parent
+FILES = ["plot.svg", "results.json", "results.md", "samples.jsonl"]
+
+
+@pytest.fixture
+def words(tiny_checkpoint):
+    """The command line of a run over three scenes, both arms."""
+    return [
+        "eval", "--bench", "shapes", "--videos", "3", "--frames", "3", "--compare", "--model", str(tiny_checkpoint),
+        "--workers", "0",
+    ]  # fmt: skip
+
+
+def start(words, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "stts_cli.cli", *words],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    said = capsys.readouterr()
+    assert end.value.code == 0, said.err
+    return said
+
+
+def result(folder: Path):
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    return json.loads((folder / "results.json").read_text())
+
+
+def rows(folder: Path):
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_the_same_as_never_killed(words, tmp_path, capsys, without_times):
+    finish([*words, "--output", str(tmp_path / "whole")], capsys)
+    whole = rows(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    journal = folder / "samples.rank0.jsonl"
+    when = random.randrange(2, len(whole) - 12)
+    process = start([*words, "--output", str(folder)])
+    try:
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > when):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    kept = journal.read_bytes()
+    assert 0 < kept.count(b"\n") < len(whole), "it was killed before its end"
+    journal.write_bytes(kept + b'{"arm": "dense", "id": "sha')  # killed in the middle of a line
+    said = finish([*words, "--output", str(folder)], capsys)
+    assert "answers were there already" in said.err
+    assert without_times(rows(folder)) == without_times(whole)
+    assert without_times(result(folder)) == without_times(result(tmp_path / "whole"))
+    again = [*words, "--output", str(folder)]
+    again[again.index("--compare")] = "--keep-ratio=0.3"
+    with pytest.raises(SystemExit) as end:
+        cli.main(again)
+    assert end.value.code == 2
+    assert "holds a run with arms." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one(words, tmp_path, capsys, without_times):
+    finish([*words, "--output", str(tmp_path / "one")], capsys)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    pair = [
+        start([*words, "--output", str(tmp_path / "two"), "--json"], RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert said[1][0] == "", "only the first process reports"
+    assert without_times(result(tmp_path / "two")) == without_times(result(tmp_path / "one"))
+    assert without_times(rows(tmp_path / "two")) == without_times(rows(tmp_path / "one"))
+    assert without_times(json.loads(said[0][0])["samples"]) == without_times(rows(tmp_path / "one")[1:])
+
+
+def test_both_processes_have_work():
+    from stts_cli.benchmarks.ranks import Ranks
+
+    ranks = [Ranks({"RANK": "0", "WORLD_SIZE": "1"}) for _ in range(2)]
+    ranks[1].rank, ranks[0].size, ranks[1].size = 1, 2, 2
+    assert [each.deal("abcde") for each in ranks] == [["a", "c", "e"], ["b", "d"]]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(words, tmp_path, capsys):
+    folder = tmp_path / "stopped"
+    process = start([*words, "--output", str(folder), "--workers", "1"])
+    journal = folder / "samples.rank0.jsonl"
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), err
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    finish([*words, "--output", str(folder)], capsys)
+    assert result(folder)["arms"]["dense"]["n"] > 0
+
+
+def run_file(items_file, arms, **settings):
+    questions = gather(str(items_file))
+    wanted = {"arms": arms, "workers": 0, "max_new_tokens": 2, **settings}
+    return evaluate(Run(questions.benchmark, questions.split, questions.items, **wanted))
+
+
+def test_a_broken_video_is_an_error_row_and_is_tried_again(items_file, arms, tmp_path):
+    video = items_file.parent / "two.mp4"
+    good = video.read_bytes()
+    video.write_bytes(good[:200])
+    document = run_file(items_file, arms, output=tmp_path / "out", workers=1)
+    for arm in document["arms"].values():
+        assert (arm["n"], arm["n_errors"], arm["n_total"]) == (2, 2, 4)
+    assert "two.mp4" in document["failed"]["two.mp4"]
+    assert any("1 videos failed" in note for note in document["notes"])
+    broken = [row for row in document["samples"] if row["video"] == "two.mp4"]
+    assert len(broken) == 4
+    assert all(row["error"] and row["correct"] is None for row in broken)
+    video.write_bytes(good)
+    document = run_file(items_file, arms, output=tmp_path / "out")
+    assert [(arm["n"], arm["n_errors"]) for arm in document["arms"].values()] == [(4, 0), (4, 0)]
+    for path in items_file.parent.glob("*.mp4"):
+        path.write_bytes(b"no video")
+    with pytest.raises(InputError, match="no question could be answered; the first: "):
+        run_file(items_file, arms)
+
+
+def test_an_interrupted_run_without_a_folder_says_so(items_file, arms, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "answer_questions", stop)
+    with pytest.raises(Interrupted, match=r"0 of 8 answers; nothing was kept -> --output DIR"):
+        run_file(items_file, arms)
+
+
+def test_a_video_is_encoded_once_an_arm_whatever_is_asked(items_file, arms, monkeypatch):
+    calls = []
+    real = runner.answer_questions
+    monkeypatch.setattr(
+        runner, "answer_questions", lambda *given, **more: calls.append(given[2]) or real(*given, **more)
+    )
+    document = run_file(items_file, arms)
+    assert [len(prompts) for prompts in calls] == [2, 2, 2, 2]
+    assert calls[0][0] == (
+        "What is it?\nA. a dog\nB. a cat\nAnswer with the option's letter from the given choices directly."
+    )
+    first, second = document["samples"][0], document["samples"][2]
+    assert first["prompt"] == second["prompt"], "the same words about the same frames"
+    assert first["encode_s"] == second["encode_s"], "shared costs are divided evenly"
+
+
+def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys):
+    words = ["eval", "--bench", "shapes", "--limit", "2", "--frames", "4", "--max-fps", "8", "--keep-ratio", "0.5"]
+    said = finish([*words, "--test-time-scaling", "--model", str(tiny_checkpoint), "--workers", "0", "--json"], capsys)
+    document = json.loads(said.out)
+    arms = document["arms"]
+    assert {name: arm["frames"] for name, arm in document["config"]["arms"].items()} == {
+        "pruned": 4,
+        "pruned, more frames": 8,
+        "dense": 4,
+    }
+    assert arms["pruned, more frames"]["visual_tokens"] == arms["dense"]["visual_tokens"]
+    assert [(each["arm"], each["against"]) for each in document["comparisons"]] == [
+        ("pruned", "dense"),
+        ("pruned, more frames", "dense"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "words_said"),
+    [
+        (["--compare", "0.5", "--keep-ratio", "0.5"], "both arms are"),
+        (["--compare", "sideways"], "is no keep ratio, scorer or preset"),
+        (["--compare", "dense", "--test-time-scaling"], "leave one out"),
+        (["--scoring", "official"], "has no scoring 'official' -> strict"),
+        (["--split", "train"], "no split 'train'"),
+        (["--bench", "shappes"], "did you mean 'shapes'"),
+        (["--bench", "all-short", "--split", "test"], "for one benchmark"),
+        (["--bench", "nextqa", "--data-dir", "nowhere"], "--data-dir nowhere is no folder"),
+        (["--limit", "0"], "limit is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(more, words_said, tiny_checkpoint, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["eval", "--bench", "shapes", "--videos", "1", "--model", str(tiny_checkpoint), *more])
+    said = capsys.readouterr()
+    assert (end.value.code, said.out) == (2, "")
+    assert words_said in said.err
+    assert said.err.count("\n") == 1
