@@ -149,6 +149,7 @@ def averages(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
     means: dict[str, dict[str, float]] = {}
     for name in ("short", "long", "all"):
         rows = [document["arms"] for document in documents if name in (document["class"], "all")]
+        rows = [row for row in rows if all(arm["accuracy"] is not None for arm in row.values())]
         if rows:
             means[name] = {arm: sum(row[arm]["accuracy"] for row in rows) / len(rows) for arm in rows[0]}
     return means

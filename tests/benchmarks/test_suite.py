@@ -1,0 +1,172 @@
+"""Suites, averages, the files of a result, and what is printed."""
+
+import json
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from stts_cli import cli, report_eval
+from stts_cli.benchmarks import registry, suite
+from stts_cli.benchmarks.output import comparison_line, markdown, plot
+from stts_cli.benchmarks.settings import ArmSettings, items_hash, weights_hash
+from stts_cli.benchmarks.suite import averages, plan_arms, run_benchmarks
+from stts_cli.errors import InputError
+
+
+@pytest.fixture
+def data(tmp_path, write_video):
+    """Two public benchmarks in one folder, with a real clip each: one short, one long."""
+    clip = write_video("suite.mp4", num_frames=20)
+    short, long = tmp_path / "data/tomato", tmp_path / "data/lvbench"
+    for path in (short / "videos/object/k.mp4", long / "key.mp4"):
+        path.parent.mkdir(parents=True)
+        shutil.copy(clip, path)
+    row = {"question": "Which?", "options": ["x", "y"], "key": "k", "demonstration_type": "object"}
+    (short / "count.json").write_text(json.dumps({"1": {**row, "answer": 0}, "2": {**row, "answer": 1}}))
+    qa = {"uid": "1", "question": "Who?\n(A) he\n(B) she", "answer": "B", "question_type": ["reasoning"]}
+    (long / "video_info.meta.jsonl").write_text(json.dumps({"key": "key", "type": "tv", "qa": [qa]}) + "\n")
+    return tmp_path / "data"
+
+
+def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(suite, "SUITES", {"all": ("tomato", "lvbench")})
+    out = tmp_path / "out"
+    document = run_benchmarks("all", arms, scoring="molmo2", data_dir=data, output=out, workers=0, max_new_tokens=2)
+    assert [each["bench"] for each in document["benchmarks"]] == ["tomato", "lvbench"]
+    tomato, lvbench = (each["arms"]["pruned"]["accuracy"] for each in document["benchmarks"])
+    assert document["averages"]["short"]["pruned"] == tomato
+    assert document["averages"]["long"]["pruned"] == lvbench
+    assert document["averages"]["all"]["pruned"] == pytest.approx((tomato + lvbench) / 2)
+    assert sorted(path.name for path in out.iterdir()) == ["lvbench", "results.json", "results.md", "tomato"]
+    saved = json.loads((out / "results.json").read_text())
+    assert saved["averages"] == document["averages"]
+    assert "samples" not in saved["benchmarks"][0]
+    assert "| **all average** |" in (out / "results.md").read_text()
+    report_eval.show_evaluation(document, json_only=False)
+    printed = capsys.readouterr().out
+    assert "short average" in printed
+    assert "lvbench" in printed
+
+
+def test_a_rule_a_benchmark_lacks_falls_back_in_a_suite_and_says_so(data, arms, monkeypatch):
+    monkeypatch.setattr(suite, "SUITES", {"all": ("tomato",)})
+    document = run_benchmarks("all", arms, scoring="official", data_dir=data, workers=0, max_new_tokens=1)
+    assert document["benchmarks"][0]["scoring"] == "strict"
+
+
+def test_the_headline_is_the_benchmarks_own(data, arms, monkeypatch):
+    monkeypatch.setattr(suite, "SUITES", {})
+    document = run_benchmarks("tomato", arms, data_dir=data, workers=0, max_new_tokens=1)
+    arm = document["arms"]["dense"]
+    assert (arm["headline"], arm["n"]) == ("micro", 2)
+    assert set(arm["groups"]) == {"reasoning", "demonstration"}
+
+
+def arm_summary(**values):
+    return {
+        "n": 4, "n_total": 5, "n_unscored": 0, "n_left_out": 0, "n_errors": 1, "unparsed_rate": 0.25, "accuracy": 0.5,
+        "headline": "task", "micro": 0.75, "interval": (0.5, 1.0), "macro": {"task": 0.5}, "chance": 0.25,
+        "groups": {"task": {"x|y": {"n": 4, "accuracy": 0.75, "chance": 0.25}}}, "videos": 2, "visual_tokens": 36.0,
+        "flops": 2e9, "seconds": 1.5, "read_s": 0.1, "peak_bytes": None, **values,
+    }  # fmt: skip
+
+
+def document(**values):
+    seen = {"model": "m", "frames": 4, "max_fps": 2.0, "dtype": "float32"}
+    comparison = {
+        "arm": "pruned", "against": "dense", "n": 4, "difference": -0.25, "interval": (-0.5, 0.0), "only_a": 0,
+        "only_b": 1, "mcnemar_p": 1.0, "flops_ratio": 0.5, "seconds_ratio": 0.6,
+    }  # fmt: skip
+    return {
+        "bench": "x", "title": "X <bench>", "class": "short", "split": "test", "scoring": "strict", "remark": "read me",
+        "is_demonstration": False, "num_missing": 3, "notes": ["a note"], "missing": ["gone.mp4"], "samples": [],
+        "arms": {"pruned": arm_summary(), "dense": arm_summary(flops=4e9, micro=1.0, accuracy=0.75)},
+        "comparisons": [comparison], "failed": {},
+        "config": {"device": "cpu", "arms": {
+            "pruned": {**seen, "keep_ratio": 0.5, "scorer": "learned"},
+            "dense": {**seen, "keep_ratio": 1.0, "scorer": "none"},
+        }}, **values,
+    }  # fmt: skip
+
+
+def test_the_page_the_picture_and_the_table_say_the_same(capsys):
+    page = "\n".join(markdown(document()))
+    assert "| accuracy (task) % | 50.0 | 75.0 |" in page
+    assert "| over questions % | 75.0 (50.0 to 100.0) |" in page
+    assert "| x y | 4 | 25.0 | 75.0 | 75.0 |" in page, "a bar in a name does not break the table"
+    assert "4 of 5 questions scored; 1 failed; 3 left out" in page
+    assert comparison_line(document()["comparisons"][0]) == (
+        "pruned - dense: -25.0 points (95% interval -50.0 to +0.0) over 4 questions; right alone 0 against 1, "
+        "McNemar p = 1; 0.50 x FLOPs, 0.60 x time"
+    )
+    drawn = ElementTree.fromstring(plot(document()))
+    circles = [part for part in drawn if part.tag.endswith("circle")]
+    assert len(circles) == 2
+    assert float(circles[0].get("cx")) < float(circles[1].get("cx")), "pruned costs less"
+    assert float(circles[0].get("cy")) > float(circles[1].get("cy")), "and is lower"
+    report_eval.show_evaluation(document(), json_only=False)
+    said = capsys.readouterr()
+    for words in (
+        "mean of these (headline)",
+        "95% interval, by videos",
+        "-25.0 points",
+        "note: read me",
+        "50.0-100.0%",
+    ):
+        assert words in said.out
+    assert "not scored: 1 questions failed, 3 questions about missing videos" in said.out
+    assert "x: a note" in said.err
+    assert "1 videos are missing: gone.mp4" in said.err
+
+
+def test_an_arm_without_anything_scored_is_still_drawn(capsys):
+    nothing = arm_summary(micro=None, accuracy=None, interval=None, groups={}, macro={}, chance=None, n=0)
+    empty = document(arms={"pruned": nothing}, comparisons=[])
+    report_eval.show_evaluation(empty, json_only=False)
+    assert "all" in capsys.readouterr().out
+    assert markdown(empty)
+    assert ElementTree.fromstring(plot(empty)) is not None
+
+
+def test_averages_are_of_benchmarks_not_of_questions():
+    rows = [document(), document(**{"class": "long", "arms": {"pruned": arm_summary(accuracy=1.0)}})]
+    rows[0]["arms"].pop("dense")
+    assert averages(rows) == {"short": {"pruned": 0.5}, "long": {"pruned": 1.0}, "all": {"pruned": 0.75}}
+
+
+def test_arms():
+    pruned = ArmSettings("pruned", "m", 8, keep_ratio=0.5)
+    assert [arm.name for arm in plan_arms(pruned, None, False)] == ["pruned"]
+    with pytest.raises(InputError, match="dense arm"):
+        plan_arms(ArmSettings("dense", "m", 8, scorer="none"), None, True)
+
+
+def test_the_list_shows_every_benchmark():
+    printed = CliRunner().invoke(cli.app, ["eval", "--list"], env={"COLUMNS": "250"}).stdout
+    for name in registry.NAMES:
+        assert f"\n{name} " in printed
+    assert "8,564" in printed
+    assert "accept first" in printed
+    listed = json.loads(CliRunner().invoke(cli.app, ["eval", "--list", "--json"]).stdout)
+    assert [row["name"] for row in listed] == list(registry.NAMES)
+
+
+def test_hashes_see_one_changed_weight_and_one_changed_answer(tiny_checkpoint):
+    import dataclasses
+
+    import torch
+
+    from stts_cli.benchmarks.data import gather
+    from stts_cli.pipeline import load
+
+    family = load(str(tiny_checkpoint), device="cpu", dtype="float32")
+    before = weights_hash(family)
+    assert before == weights_hash(load(str(tiny_checkpoint), device="cpu", dtype="float32"))
+    with torch.no_grad():
+        next(family.scorer.parameters()).view(-1)[0] += 1
+    assert weights_hash(family) != before
+    items = gather("shapes", limit=3).items
+    changed = [dataclasses.replace(items[0], answer="no"), *items[1:]]
+    assert items_hash(items) != items_hash(changed)
