@@ -14,6 +14,8 @@ import dataclasses
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,11 +209,19 @@ def _spawn(jobs: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
 def _worker(index: int, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     import torch
 
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):  # one core each: two small models on one core slow both
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[index % len(cores)]})
     job(*arguments)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, however it went: an orphan would go on writing checkpoints."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)
 
 
 def _free_port() -> int:
