@@ -1,0 +1,147 @@
+"""The model `stts` inside lmms-eval: its simple API, answered by `pipeline.answer_questions`.
+
+    lmms-eval --model stts --model_args pretrained=allenai/Molmo2-4B,keep_ratio=0.5,max_frames=64 --tasks mvbench
+
+Requests in, texts out, in the order of the requests. Those about one video are answered together, behind one encoded
+video. lmms-eval words the prompts and reads the replies in its own way, so its scores differ from those of `stts eval`.
+Only imported where lmms-eval is installed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lmms_eval.api.model import lmms
+
+from stts_cli.device import resolve_device
+from stts_cli.errors import InputError, suggest
+from stts_cli.pipeline import answer_questions, load, resolve_scorer
+from stts_cli.video import read_clip
+
+DEFAULT_NEW_TOKENS = 64
+GREEDY = {"temperature": (0, 0.0, None), "do_sample": (False, None), "num_beams": (1, None), "top_p": (1, 1.0, None)}
+OTHERS = ("pretrained", "max_frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "dtype")
+
+
+class Stts(lmms):
+    """A video VLM with token pruning.
+
+    Args:
+        pretrained: a checkpoint folder or a hub id.
+        max_frames: at most this many frames a video.
+        max_fps: at most this many a second.
+        keep_ratio: fraction of windows kept, in (0, 1]; the checkpoint's own when not given. 1 is dense.
+        scorer: "auto", or one of `pruning.SCORERS`.
+        prune_layer: 0-based ViT block after which windows are scored; the checkpoint's own when not given.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        batch_size: lmms-eval's; questions about one video are answered together whatever it is.
+        max_batch_size: lmms-eval's; not used.
+        **unknown: refused.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str,
+        max_frames: int = 64,
+        max_fps: float = 2.0,
+        keep_ratio: float | None = None,
+        scorer: str = "auto",
+        prune_layer: int | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        for name in unknown:
+            raise InputError(f"model_args has no '{name}'{suggest(name, OTHERS)}")
+        name = resolve_device(device or "auto")
+        dtype = ("bfloat16" if name.startswith("cuda") else "float32") if dtype == "auto" else dtype
+        self.family = load(pretrained, device=name, dtype=dtype)
+        self.scorer, self.keep_ratio, notes = resolve_scorer(
+            self.family, scorer, None if keep_ratio is None else float(keep_ratio)
+        )
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        self.max_frames, self.max_fps = int(max_frames), float(max_fps)
+        self.prune_layer = None if prune_layer is None else int(prune_layer)
+        self.batch_size = batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.family.model.device
+        return device
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Answer requests.
+
+        Args:
+            requests: lmms-eval's; `args` is (context, gen_kwargs, doc_to_visual, doc_id, task, split).
+
+        Returns:
+            One text a request, in their order.
+
+        Raises:
+            InputError: a document has no video file, or several.
+        """
+        groups: dict[tuple[str, int], list[int]] = {}
+        for index, request in enumerate(requests):
+            _, options, to_visual, doc_id, task, split = request.args
+            video = _only_video(to_visual(self.task_dict[task][split][doc_id]), task, doc_id)
+            limit = int(options.get("max_new_tokens") or DEFAULT_NEW_TOKENS)
+            groups.setdefault((video, limit), []).append(index)
+        texts: dict[int, str] = {}
+        for (video, limit), members in groups.items():
+            clip = read_clip(video, num_frames=self.max_frames, max_fps=self.max_fps, size=self.family.frame_size)
+            arm = answer_questions(
+                self.family,
+                clip,
+                [requests[index].args[0] for index in members],
+                keep_ratio=self.keep_ratio,
+                scorer=self.scorer,
+                prune_layer=self.prune_layer,
+                max_new_tokens=limit,
+            )
+            for index, answer in zip(members, arm.answers, strict=True):
+                context, options, *_ = requests[index].args
+                texts[index] = _cut(answer.text, options)
+                self.cache_hook.add_partial("generate_until", (context, options), texts[index])
+        return [texts[index] for index in range(len(requests))]
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Not offered: only lmms-eval's perplexity tasks ask for it."""
+        raise NotImplementedError("stts answers generate_until tasks only -> choose a task that generates")
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        """Not offered: a video and a question are one round."""
+        raise NotImplementedError("stts answers generate_until tasks only -> choose a task of one round")
+
+
+def _only_video(visuals: Any, task: str, doc_id: Any) -> str:
+    """Return the path of a document's one video."""
+    given = list(visuals) if isinstance(visuals, (list, tuple)) else [visuals]
+    if len(given) != 1 or not isinstance(given[0], (str, Path)):
+        kinds = ", ".join(type(one).__name__ for one in given) or "nothing"
+        raise InputError(f"{task} {doc_id} shows {kinds} -> one video file a question -> choose a video task")
+    return str(given[0])
+
+
+def _cut(text: str, options: dict[str, Any]) -> str:
+    """End a text where lmms-eval wants it ended, and say what cannot be honoured."""
+    for name, greedy in GREEDY.items():
+        if name in options and options[name] not in greedy:
+            warnings.warn(f"{name} {options[name]} has no effect: stts decodes greedily", stacklevel=2)
+    until = options.get("until") or ()
+    for stop in [until] if isinstance(until, str) else until:
+        if stop:
+            text = text.split(stop, 1)[0]
+    return text
