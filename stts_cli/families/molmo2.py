@@ -201,14 +201,11 @@ class Molmo2Family:
         tower = self.model.model.vision_tower
         if chunk_frames is None and not torch.is_grad_enabled():
             chunk_frames = max(1, _CHUNK_PATCHES // patches.shape[1])
-        started = self._clock()
-        hidden = tower.patch_embedding(patches.to(tower.device, tower.dtype))
-        hidden = hidden + tower.positional_embedding[None].to(hidden)
-        embed_s = self._clock() - started
         try:
             vit = prune_and_encode(
                 tower.layers,
-                hidden,
+                patches.to(tower.device, tower.dtype),
+                embed=self._embed,
                 scorer=self._find_scorer(scorer),
                 keep_ratio=keep_ratio,
                 prune_layer=self.settings.prune_layer if prune_layer is None else prune_layer,
@@ -227,11 +224,9 @@ class Molmo2Family:
             )
         except ValueError as error:
             raise InputError(str(error)) from error
-        del hidden
         started = self._clock()
         visual_tokens = self._connect(vit.features, vit.pool_index)
         seconds = {**vit.seconds, "connector": self._clock() - started}
-        seconds["vit_dense"] += embed_s
         return EncodedVideo(
             visual_tokens,
             vit.keep_mask,
@@ -293,6 +288,11 @@ class Molmo2Family:
                 f"{self.model_name} has no trained scorer -> choose temporal, reference, random, tome or none"
             )
         return self.scorer
+
+    def _embed(self, patches: Tensor) -> Tensor:
+        tower = self.model.model.vision_tower
+        hidden = tower.patch_embedding(patches)
+        return hidden + tower.positional_embedding[None].to(hidden)
 
     def _connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
         connector: Callable[..., Any] = self.model.model.multi_modal_projector

@@ -112,6 +112,7 @@ def prune_and_encode(
     chunk_frames: int | None = None,
     return_hidden: bool = False,
     apply_block: ApplyBlock = prenorm_block,
+    embed: Callable[[Tensor], Tensor] | None = None,
 ) -> VitOutput:
     """Encode the frames of one or more videos, dropping low-scored windows on the way.
 
@@ -136,6 +137,8 @@ def prune_and_encode(
             selection still span whole videos.
         return_hidden: also return block l's output, which the temporal loss needs.
         apply_block: runs one block with a given attention.
+        embed: makes embedded patches of each chunk of `hidden_TND` as block 0 takes it, so that they are never held for
+            a whole video; None where they are embedded already.
 
     Returns:
         Features of kept patches, differentiable end to end.
@@ -155,7 +158,7 @@ def prune_and_encode(
     layers = [layer % len(blocks) for layer in feature_layers]
     blocks = blocks[: max(layers) + 1]
     clock = _Clock(hidden_TND.device)
-    run = _BlockRunner(blocks, apply_block, layers, chunk_frames or num_frames, kernel)
+    run = _BlockRunner(blocks, apply_block, layers, chunk_frames or num_frames, kernel, embed)
     num_windows = len(window_index)
     dropped = [num_dropped(length, num_windows, keep_ratio, prune_from_frame) for length in video_lengths]
     if scorer == "none" or not any(dropped):
@@ -174,19 +177,24 @@ def prune_and_encode(
             bias = log_score_bias(scores, window_index, grid, video_lengths, bias_rescale)
     clock.lap("score_select_pack")
     scored = hidden_TND if return_hidden else None
-    hidden_TND, late = run.dense(hidden_TND, [prune_layer + 1], bias)
-    clock.lap("vit_dense")
-    if merge is not None:
-        hidden_TND = merge(hidden_TND)
-        late = {layer: merge(x) for layer, x in late.items()}
     keep_TN = keep_TW.index_select(1, patch_window(window_index, num_patches))
-    after = range(prune_layer + 2, len(blocks))
+    entry, after = prune_layer + 1, range(prune_layer + 2, len(blocks))
     name, reason = choose_kernel(kernel, hidden_TND.device, hidden_TND.dtype, _needs_grad(hidden_TND, blocks))
-    if packing == "bins":
-        name, reason = "sdpa", "bins carry a mask"
-        packed = run.bins(hidden_TND, keep_TN, after, refill_lone_frames, clock)
+    late: dict[int, Tensor] = {}
+    if packing == "varlen" and merge is None:
+        packed = run.varlen(hidden_TND, keep_TN, after, name, clock, entry, bias)
     else:
-        packed = run.varlen(hidden_TND, keep_TN, after, name, clock)
+        hidden_TND, late = run.dense(hidden_TND, [entry], bias)
+        clock.lap("vit_dense")
+        if merge is not None:
+            hidden_TND = merge(hidden_TND)
+            late = {layer: merge(x) for layer, x in late.items()}
+        if packing == "bins":
+            name, reason = "sdpa", "bins carry a mask"
+            packed = run.bins(hidden_TND, keep_TN, after, refill_lone_frames, clock)
+        else:
+            packed = run.varlen(hidden_TND, keep_TN, after, name, clock)
+    del hidden_TND
     index = keep_TN.reshape(-1).nonzero().squeeze(1)
     dense_features = {k: x.flatten(0, 1).index_select(0, index) for k, x in {**early, **late}.items()}
     features = torch.cat([{**dense_features, **packed}[layer] for layer in layers], -1)
@@ -200,19 +208,27 @@ class _BlockRunner:
     """Run ranges of blocks over frames, a chunk at a time, remembering the outputs that are features."""
 
     def __init__(
-        self, blocks: Sequence[nn.Module], apply: ApplyBlock, layers: list[int], chunk_frames: int, kernel: str
+        self,
+        blocks: Sequence[nn.Module],
+        apply: ApplyBlock,
+        layers: list[int],
+        chunk_frames: int,
+        kernel: str,
+        embed: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.blocks, self.apply, self.layers = blocks, apply, layers
-        self.chunk_frames, self.kernel = chunk_frames, kernel
+        self.chunk_frames, self.kernel, self.embed = chunk_frames, kernel, embed
 
     def dense(
-        self, hidden: Tensor, which: Sequence[int], bias_TN: Tensor | None = None
+        self, hidden: Tensor, which: Sequence[int], bias_TN: Tensor | None = None, features_only: bool = False
     ) -> tuple[Tensor, dict[int, Tensor]]:
         outputs: list[Tensor] = []
         features: dict[int, list[Tensor]] = {i: [] for i in which if i in self.layers}
         explicit = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and _needs_grad(hidden, self.blocks)
         for start in range(0, len(hidden), self.chunk_frames):
             x = hidden[start : start + self.chunk_frames]
+            if self.embed is not None and which[0] == 0:
+                x = self.embed(x)
             key_bias = None if bias_TN is None else bias_TN[start : start + self.chunk_frames, None, None]
             for i in which:
                 block = self.blocks[i]
@@ -222,24 +238,40 @@ class _BlockRunner:
                     x = self.apply(block, x, _dense_attend(key_bias, explicit or self.kernel == "eager"))
                 if i in features:
                     features[i].append(x)
-            outputs.append(x)
-        return _cat(outputs), {i: _cat(parts) for i, parts in features.items()}
+            if not features_only:
+                outputs.append(x)
+        return (hidden if features_only else _cat(outputs)), {i: _cat(parts) for i, parts in features.items()}
 
     def varlen(
-        self, hidden_TND: Tensor, keep_TN: Tensor, which: Sequence[int], kernel: str, clock: _Clock
+        self,
+        hidden_TND: Tensor,
+        keep_TN: Tensor,
+        which: Sequence[int],
+        kernel: str,
+        clock: _Clock,
+        entry: int | None = None,
+        bias_TN: Tensor | None = None,
     ) -> dict[int, Tensor]:
-        features: dict[int, list[Tensor]] = {i: [] for i in which if i in self.layers}
+        """Run blocks on kept patches; before them block `entry` on all, whose output is then held a chunk at a time."""
+        features: dict[int, list[Tensor]] = {i: [] for i in (entry, *which) if i is not None and i in self.layers}
         for start in range(0, len(hidden_TND), self.chunk_frames):
-            keep = keep_TN[start : start + self.chunk_frames]
-            packed = pack(hidden_TND[start : start + self.chunk_frames], keep)
+            chunk = slice(start, start + self.chunk_frames)
+            x = hidden_TND[chunk]
+            if entry is not None:
+                x, _ = self.dense(x, [entry], None if bias_TN is None else bias_TN[chunk])
+                clock.lap("vit_dense")
+            packed = pack(x, keep_TN[chunk])
+            del x
             if not packed.lengths:
                 continue
+            if entry is not None and entry in features:
+                features[entry].append(packed.tokens)
             clock.lap("score_select_pack")
-            x, attend = packed.tokens, _packed_attend(packed, kernel)
+            tokens, attend = packed.tokens, _packed_attend(packed, kernel)
             for i in which:
-                x = self.apply(self.blocks[i], x, attend)
+                tokens = self.apply(self.blocks[i], tokens, attend)
                 if i in features:
-                    features[i].append(x)
+                    features[i].append(tokens)
             clock.lap("vit_packed")
         return {i: _cat(parts) for i, parts in features.items()}
 
@@ -287,7 +319,7 @@ def _dense(
         hidden, features = run.dense(scored, range(prune_layer + 1, len(run.blocks)))
         features = {**early, **features}
     else:
-        _, features = run.dense(hidden, range(max(run.layers) + 1))
+        _, features = run.dense(hidden, range(max(run.layers) + 1), features_only=True)
     keep_TW = torch.ones(num_frames, len(window_index), dtype=torch.bool, device=hidden.device)
     flat = torch.cat([features[layer] for layer in run.layers], -1).flatten(0, 1)
     offset = torch.arange(num_frames, device=hidden.device)[:, None, None] * num_patches
