@@ -68,6 +68,12 @@ def test_the_surface_is_what_is_promised():
             "--device --dtype --compare --json --quiet",
         ),
         (
+            "eval",
+            "--bench --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing --compare "
+            "--test-time-scaling --output --preset --model --frames --max-fps --keep-ratio --scorer --prune-layer "
+            "--device --dtype --workers --timeout --seed --json",
+        ),
+        (
             "profile",
             "--frames --video --shape --model --preset --keep-ratio --sweep-frames --scorer --prune-layer --repeats "
             "--device --dtype --kernel --memory --analytic --plot --json",
@@ -96,6 +102,10 @@ def test_the_flags_are_what_is_promised(command, flags):
         (["ask", "v", "q", "--frames", "3"], ["ask", "v", "q", "--frames", "3"]),
         (["ask", "v", "q", "--options"], ["ask", "v", "q", "--options"]),
         (["ask", "v", "q", "--options", "--json"], ["ask", "v", "q", "--options", "--json"]),
+        (["ask", "v", "q", "--compare"], ["ask", "v", "q", "--compare"]),
+        (["eval", "--compare", "--json"], ["eval", "--compare", "dense", "--json"]),
+        (["eval", "--compare"], ["eval", "--compare", "dense"]),
+        (["eval", "--compare", "0.3"], ["eval", "--compare", "0.3"]),
     ],
 )
 def test_options_takes_several_words(typed, meant):

@@ -61,12 +61,15 @@ def test_both_commands_set_up_a_fresh_machine():
 def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
     """Parse each one for real, up to the call that would load a model."""
     from stts_cli import pipeline, profiling
+    from stts_cli.benchmarks import registry, suite
 
     asked = []
     monkeypatch.setattr(pipeline, "ask", lambda path, questions, **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(profiling, "profile", lambda **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(estimate, "analytic", lambda **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(profiling, "architecture_of", lambda model: None)
+    monkeypatch.setattr(suite, "run_benchmarks", lambda bench, arms, **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(registry, "describe", lambda: asked.append({}) or 1 / 0)
     monkeypatch.setattr(plots, "check_target", lambda path: None)
     typed = [str(clip_file) if word.endswith(".mp4") else word for word in words]
     monkeypatch.setenv("STTS_DEBUG", "1")
@@ -75,7 +78,7 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("name", ["ask", "profile"])
+@pytest.mark.parametrize("name", ["ask", "eval", "profile"])
 def test_the_flags_of_readme_exist(name):
     from typer.main import get_command
 
