@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from stts_cli.errors import InputError
+from stts_cli.errors import EnvironmentFailure, InputError
 
 MARKERS = ".unpacked"
 
@@ -29,6 +29,7 @@ def unpack_all(archives: Iterable[Path], into: Path) -> None:
 
     Raises:
         InputError: an archive is not whole, or a member wants to leave the folder.
+        EnvironmentFailure: the disk is full, or the folder cannot be written.
     """
     whole: dict[str, list[Path]] = {}
     for path in sorted(archives):
@@ -37,12 +38,18 @@ def unpack_all(archives: Iterable[Path], into: Path) -> None:
         marker = into / MARKERS / f"{name}-{sum(path.stat().st_size for path in parts)}"
         if marker.exists():
             continue
-        if parts[0].suffix == ".zip":
-            unpack_zip(parts[0], into)
-        else:
-            unpack_tar(parts, into)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        try:
+            if parts[0].suffix == ".zip":
+                unpack_zip(parts[0], into)
+            else:
+                unpack_tar(parts, into)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"{parts[0].name} cannot be unpacked into {into} ({error.strerror or error}) -> make room there, or "
+                "set XDG_CACHE_HOME to another disk"
+            ) from error
 
 
 def unpack_zip(path: Path, into: Path) -> None:
@@ -93,6 +100,8 @@ def unpack_tar(parts: list[Path], into: Path) -> None:
                 if not (target.exists() and target.stat().st_size == member.size):
                     _write(source, target)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk, not the archive
+            raise
         raise InputError(
             f"{parts[0].parent / names} is not a whole tar ({error}): half downloaded, or a part missing? "
             "-> fetch it again"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def gather(
     data_dir: Path | None = None,
     hf_repo: str | None = None,
     allow_missing: bool = False,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> Questions:
     """Get a benchmark's questions and see that their videos are there.
 
@@ -55,6 +56,7 @@ def gather(
         data_dir: a folder that holds the benchmark, or a sub-folder of its name that does; None for the hub.
         hf_repo: a dataset id on the hub instead of the benchmark's own.
         allow_missing: leave out questions whose video is not there.
+        progress: called with what is going on.
 
     Returns:
         The questions.
@@ -70,6 +72,9 @@ def gather(
     if bench in BUILT_IN:
         items = _scenes(bench, split, videos, limit)
     else:
+        size = f" ({benchmark.download})" if benchmark.download else ""
+        fetched = data_dir is None and not bench.endswith(".jsonl")
+        progress(f"{benchmark.name}: {f'fetching from the hub{size}' if fetched else 'reading the questions'}")
         roots = _roots(benchmark, bench, split, data_dir, hf_repo)
         folder = benchmark.folder(*roots)
         items = choose(benchmark.load(folder, split), videos, limit)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import InputError
+from stts_cli.errors import EnvironmentFailure, InputError
 
 Row = dict[str, Any]
 Key = tuple[str, str]  # arm, item
@@ -40,7 +40,10 @@ class Journal:
         self._path: Path | None = None
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output {folder} cannot be made ({error.strerror}) -> name another folder") from error
         for path in [folder / MERGED, *sorted(folder.glob(PART))]:
             if path.exists():
                 self._take(path)
@@ -97,8 +100,13 @@ class Journal:
             path.unlink()
 
     def _write(self, row: Row) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"{self._path} cannot be written ({error.strerror}) -> make room there; the same command goes on"
+            ) from error
 
     def _take(self, path: Path) -> None:
         lines = [row for row, _ in _good_lines(path)]

@@ -20,13 +20,16 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 
     Args:
         folder: holds `lvb_val.json` or `validation-*.parquet`, `videos/` and `subtitles/`.
-        split: "validation", "test" (answers not public), or "validation_no_subtitles".
+        split: "validation", "test" (answers not public), or "validation_no_subtitles", without the questions that
+            speak of subtitles.
     """
     short = "val" if split.startswith("validation") else "test"
     path = folder.find(f"**/lvb_{short}*.json", f"**/{'validation' if short == 'val' else 'test'}-*.parquet")
     cues: dict[str, tuple[Cue, ...]] = {}
 
-    def make(row: Row) -> QaItem:
+    def make(row: Row) -> QaItem | None:
+        if split.endswith("no_subtitles") and "subtitle" in text_of(row, "question").lower():
+            return None  # it cannot be answered without
         options = tuple(row["candidates"]) if "candidates" in row else tuple(options_of(row, *OPTION_COLUMNS))
         answer = row.get("correct_choice")
         file, start, duration = (row["subtitle_path"], row["starting_timestamp_for_subtitles"], row["duration"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,6 +203,7 @@ def _answer_all(run: Run, arms: Sequence[_Arm], journal: Journal, ranks: Ranks, 
     clips = read_ahead([one for some in requests for one in some], workers=run.workers, timeout_s=run.timeout_s)
     total = sum(len(questions) for _, todo in work for questions in todo.values())
     done, started = 0, time.monotonic()
+    tally = _Tally(arms, journal.rows.values())
     try:
         for (source, todo), wanted in zip(work, requests, strict=True):
             results = {request: next(clips) for request in wanted}
@@ -210,10 +211,12 @@ def _answer_all(run: Run, arms: Sequence[_Arm], journal: Journal, ranks: Ranks, 
                 asked = todo[arm.settings.name]
                 if not asked:
                     continue
-                journal.append(_answer(run, arm, asked, results[arm.request(source)]))
+                rows = list(_answer(run, arm, asked, results[arm.request(source)]))
+                journal.append(rows)
+                tally.add(rows)
                 done += len(asked)
                 rate = done / (time.monotonic() - started)
-                progress(f"{rate:.2f} answers/s; {_running(arms, journal)}", done, total)
+                progress(f"{rate:.2f} answers/s; {tally}", done, total)
     finally:
         clips.close()  # type: ignore[attr-defined]  # a generator
 
@@ -222,14 +225,21 @@ def _open_questions(items: Sequence[QaItem], arm: _Arm, journal: Journal) -> lis
     return [item for item in items if not journal.is_done(arm.settings.name, item.id)]
 
 
-def _running(arms: Sequence[_Arm], journal: Journal) -> str:
-    """Return the accuracy so far of every arm."""
-    parts = []
-    for arm in arms:
-        marks = [row["correct"] for (name, _), row in journal.rows.items() if name == arm.settings.name]
-        known = [mark for mark in marks if mark is not None]
-        parts.append(f"{arm.settings.name} {sum(known) / len(known):.1%}" if known else f"{arm.settings.name} -")
-    return ", ".join(parts)
+class _Tally:
+    """The accuracy so far of every arm."""
+
+    def __init__(self, arms: Sequence[_Arm], rows: Iterable[Row]) -> None:
+        self._marks = {arm.settings.name: [0, 0] for arm in arms}
+        self.add(rows)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if row["correct"] is not None:
+                self._marks[row["arm"]][0] += row["correct"]
+                self._marks[row["arm"]][1] += 1
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {right / asked:.1%}" for name, (right, asked) in self._marks.items() if asked)
 
 
 def _answer(run: Run, arm: _Arm, items: Sequence[QaItem], read: ReadResult) -> Iterator[Row]:

@@ -102,7 +102,7 @@ def run_benchmarks(
     choice = {"videos": videos, "limit": limit, "data_dir": data_dir, "hf_repo": hf_repo}
     ranks = Ranks()
     gathered: list[Questions] = [
-        gather(name, split=split, allow_missing=allow_missing, **choice)  # type: ignore[arg-type]
+        gather(name, split=split, allow_missing=allow_missing, progress=progress, **choice)  # type: ignore[arg-type]
         for name in names
     ]
     families: dict[Any, Any] = {}

@@ -327,6 +327,14 @@ def test_longvideobench_both_subtitle_schemas(tmp_path, cues, form):
     assert load("longvideobench", tmp_path, "validation_no_subtitles")[1][0].subtitles == ()
 
 
+def test_longvideobench_without_subtitles_leaves_out_questions_about_them(tmp_path):
+    rows = [longvideobench_row(candidates=["x", "y"]), longvideobench_row(candidates=["x", "y"], id="v1_1")]
+    rows[1]["question"] = "When does the Subtitle say so?"
+    dump(tmp_path / "lvb_val.json", rows)
+    assert [item.id for item in load("longvideobench", tmp_path, "validation_no_subtitles")[1]] == ["v1_0"]
+    assert len(load("longvideobench", tmp_path)[1]) == 2
+
+
 def test_mlvu_json_keeps_unscorable_questions_and_twin_answers(tmp_path):
     row = {"video": "needle_4.mp4", "duration": 480.0, "question": "Who?", "candidates": ["a", "b", "a"]}
     dump(tmp_path / "MLVU/json/2_needle.json", [{**row, "answer": "lake", "question_type": "findNeedle"}])
