@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from lmms_eval.api.model import lmms
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from stts_cli.device import resolve_device
 from stts_cli.errors import InputError, suggest
@@ -100,7 +101,7 @@ class Stts(lmms):
             limit = int(options.get("max_new_tokens") or DEFAULT_NEW_TOKENS)
             groups.setdefault((video, limit), []).append(index)
         texts: dict[int, str] = {}
-        for (video, limit), members in groups.items():
+        for (video, limit), members in tqdm(groups.items(), desc="videos", disable=self.rank != 0):
             clip = read_clip(video, num_frames=self.max_frames, max_fps=self.max_fps, size=self.family.frame_size)
             arm = answer_questions(
                 self.family,

@@ -65,7 +65,7 @@ def read_source(request: ReadRequest) -> Clip:
     """Read one clip here and now.
 
     Args:
-        request: what to read; a missing clip of the procedural world is written first.
+        request: what to read; it is there.
 
     Returns:
         The clip; with a start, its times count from there.
@@ -74,7 +74,6 @@ def read_source(request: ReadRequest) -> Clip:
         InputError: it cannot be read.
     """
     source = request.source
-    write_missing(source)
     if source.path.is_dir():
         clip = _read_folder(request)
     else:
@@ -196,6 +195,8 @@ def _serve(pipe: Any) -> None:
 def _attempt(request: ReadRequest) -> ReadResult:
     started = time.perf_counter()
     try:
+        write_missing(request.source)
+        started = time.perf_counter()  # drawing a scene is not reading it
         clip, error = read_source(request), None
     except InputError as problem:
         clip, error = None, str(problem)

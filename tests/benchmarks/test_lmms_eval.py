@@ -28,7 +28,7 @@ def stts_class(monkeypatch):
         is_simple = True
 
         def __init__(self):
-            self._rank, self._world_size, self.task_dict, self.cached = 0, 1, {}, []
+            self.rank, self.task_dict, self.cached = 0, {}, []
             self.cache_hook = types.SimpleNamespace(add_partial=lambda *given: self.cached.append(given))
 
     model = types.ModuleType("lmms_eval.api.model")
