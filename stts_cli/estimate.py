@@ -23,7 +23,7 @@ SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
 SECONDS_APART = 0.5  # times of frames that come from no video of the user's: two a second, as Molmo2 samples
 DECODE = "decode"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_VIT_FRAMES_AT_ONCE = 16_384  # patches that go through the ViT together, as families/molmo2.py does
+_VIT_PATCHES_AT_ONCE = 16_384  # patches that go through the ViT together, as families/molmo2.py does
 _Number = TypeVar("_Number", int, float)
 
 
@@ -252,16 +252,17 @@ def estimate_memory(
     s, number = architecture.sizes(), BYTES[dtype]
     patches = num_frames * s.num_patches
     share = 1.0 if num_kept is None else num_kept / (num_frames * s.num_windows)
-    # The ViT holds all patches' input and a few copies of what the next block and the connector need of them.
-    copies = 5.0 if num_kept is None else 3.0 + 3.0 * share
-    chunk = min(patches, _VIT_FRAMES_AT_ONCE) * (4 * s.vit_width + 2 * s.vit_mlp)
+    # The ViT holds the pixels, what was scored (pruned) or a feature layer (dense), features of what is kept, and a chunk.
+    copies = 2.0 if num_kept is None else 1.0 + 2.0 * share
+    chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + 2 * s.vit_mlp)
     vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))
     queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim
-    cache = 2 * s.llm_layers * keys
-    layer = 4 * s.llm_width + 3 * max(s.llm_mlp, queries + keys)
-    # The mask is the prompt's square: as booleans, and on a CPU once more as numbers inside the attention.
-    square = prompt_tokens**2 * (2 + (0 if on_gpu else 4))
-    llm = number * prompt_tokens * (cache + layer) + square
+    cache, hidden = number * prompt_tokens * 2 * s.llm_layers * keys, number * prompt_tokens * 4 * s.llm_width
+    # The mask is the prompt's square: made of booleans, and inside the attention once more of numbers.
+    square = prompt_tokens**2
+    attention = square * (2 + (number if on_gpu else 4)) + number * prompt_tokens * 2 * queries
+    mlp = square + number * prompt_tokens * 3 * s.llm_mlp
+    llm = cache + hidden + max(attention, mlp)
     weights = number * architecture.num_parameters()
     height, width = architecture.frame_size
     frames = num_frames * height * width * 3

@@ -18,7 +18,10 @@ from stts_cli.profiling.memory import check_memory, peaks_of_processes
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, Arm, Job, Progress, build, read_frames, take_turns
 from stts_cli.pruning.attention import KERNELS, choose_kernel
 
-ON_CPU = "resident memory of a process of its own for each arm, above the loaded model and the decoded frames"
+ON_CPU = (
+    "resident memory of a process of its own for each arm, which gives back what it frees, above the loaded model and "
+    "the decoded frames"
+)
 ON_GPU = "the CUDA allocator's peak, above the loaded model"
 
 
