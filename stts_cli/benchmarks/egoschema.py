@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from stts_cli.benchmarks import scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
+from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
 
 
@@ -18,8 +16,9 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         split: "subset", or "full" whose answers are not public.
     """
     config = "Subset" if split == "subset" else "MC"
-    path = folder.find(f"**/{config}/*.parquet", "**/questions.json")
-    rows = read_rows(path) if path.suffix == ".parquet" else _json_rows(folder, path, split)
+    path, rows = folder.rows(f"**/{config}/*.parquet", "**/questions.json")
+    if path.suffix == ".json":
+        rows = _json_rows(folder, rows, split)
 
     def make(row: Row) -> QaItem:
         video = text_of(row, "video_idx")
@@ -37,7 +36,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
     return build_items(path, rows, make)
 
 
-def _json_rows(folder: DataFolder, path: Path, split: str) -> list[Row]:
+def _json_rows(folder: DataFolder, rows: list[Row], split: str) -> list[Row]:
     answers: dict[str, int] = read_json(folder.find("**/subset_answers.json")) if split == "subset" else {}
     return [
         {
@@ -47,7 +46,7 @@ def _json_rows(folder: DataFolder, path: Path, split: str) -> list[Row]:
             "option": [row[f"option {index}"] for index in range(5)],
             "answer": answers.get(row["q_uid"]),
         }
-        for row in read_rows(path)
+        for row in rows
         if split == "full" or row["q_uid"] in answers
     ]
 

@@ -61,6 +61,22 @@ class DataFolder:
                     return found
         return []
 
+    def rows(self, *patterns: str) -> tuple[Path, list[Row]]:
+        """Read a table that may be cut into several files.
+
+        Args:
+            *patterns: globs under a root, the likeliest first.
+
+        Returns:
+            The first file, and the rows of all files beside it that match.
+
+        Raises:
+            InputError: there is none, or one is damaged.
+        """
+        first = self.find(*patterns)
+        pieces = [path for path in self.find_all(*patterns) if path.parent == first.parent]
+        return first, [row for path in pieces for row in read_rows(path)]
+
     def video(self, name: str, *folders: str) -> Path:
         """Return where a video is, or where it is expected when it is not there.
 
@@ -113,7 +129,7 @@ def read_rows(path: Path) -> list[Row]:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 return list(csv.DictReader(file))
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({_first_line(error)}): half downloaded? -> fetch it again") from error
     rows = read_json(path)
@@ -132,7 +148,7 @@ def read_json(path: Path) -> Any:
         InputError: it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise InputError(f"{path} cannot be read ({_first_line(error)}): half downloaded? -> fetch it again") from error
 

@@ -14,6 +14,8 @@ from stts_cli.benchmarks.benchmark import Benchmark
 from stts_cli.benchmarks.files import ARCHIVES
 from stts_cli.errors import EnvironmentFailure, InputError
 
+ANY_TABLE = ("**/*.parquet", "**/*.json", "**/*.jsonl", "**/*.csv")
+
 
 def unpack_folder(name: str) -> Path:
     """Return where archives are unpacked: $XDG_CACHE_HOME/stts/benchmarks/NAME, ~/.cache by default."""
@@ -46,7 +48,12 @@ def fetch(benchmark: Benchmark, split: str, repo: str | None = None) -> tuple[Pa
 
     if not (repo or benchmark.repos):
         raise InputError(f"{benchmark.name} is not on the hub -> get it: {benchmark.where} -> --data-dir")
-    patterns = [*benchmark.annotations.get(split, ("**",)), *benchmark.media]
+    if not repo and split not in benchmark.annotations:
+        raise InputError(
+            f"the split '{split}' of {benchmark.name} is not in its repository on the hub -> get it: {benchmark.where} "
+            "-> --data-dir"
+        )
+    patterns = [*benchmark.annotations.get(split, ANY_TABLE), *benchmark.media]
     tried = [repo] if repo else list(benchmark.repos)
     for name in tried:
         page = benchmark.terms or f"https://huggingface.co/datasets/{name}"

@@ -69,6 +69,8 @@ def _checked(path: Path) -> list[Row]:
 def _make(row: Row, folder: DataFolder) -> QaItem:
     video = text_of(row, "video")
     path = Path(video) if Path(video).is_absolute() else folder.roots[0] / video
+    if not isinstance(row.get("options") or [], list):
+        raise ValueError("'options' is no list")
     given = [str(option) for option in row.get("options") or ()]
     options = bare_options(given)
     answer = row.get("answer")
@@ -83,7 +85,7 @@ def _make(row: Row, folder: DataFolder) -> QaItem:
     return QaItem(
         id=text_of(row, "id"),
         video=video,
-        source=Source(path if path.exists() else folder.video(video), row.get("start"), row.get("end")),
+        source=Source(path if path.exists() else folder.video(video), _number(row, "start"), _number(row, "end")),
         question=text_of(row, "question"),
         options=options,
         answer=right[0] if right else None,
@@ -91,6 +93,10 @@ def _make(row: Row, folder: DataFolder) -> QaItem:
         subtitles=_cues(row.get("subtitles"), folder),
         groups={str(key): (str(value),) for key, value in (row.get("groups") or {}).items()},
     )
+
+
+def _number(row: Row, key: str) -> float | None:
+    return None if row.get(key) is None else float(row[key])
 
 
 def _cues(given: Any, folder: DataFolder) -> tuple[Cue, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stts_cli.benchmarks import scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, options_of, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
+from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import Cue, QaItem, Source, letter
 
 SPLITS = ("validation", "test", "validation_no_subtitles")
@@ -24,7 +24,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             speak of subtitles.
     """
     short = "val" if split.startswith("validation") else "test"
-    path = folder.find(f"**/lvb_{short}*.json", f"**/{'validation' if short == 'val' else 'test'}-*.parquet")
+    path, rows = folder.rows(f"**/lvb_{short}*.json", f"**/{'validation' if short == 'val' else 'test'}-*.parquet")
     cues: dict[str, tuple[Cue, ...]] = {}
 
     def make(row: Row) -> QaItem | None:
@@ -49,7 +49,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             },
         )
 
-    return build_items(path, read_rows(path), make)
+    return build_items(path, rows, make)
 
 
 OPTION_COLUMNS = tuple(f"option{index}" for index in range(5))

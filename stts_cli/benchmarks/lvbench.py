@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from stts_cli.benchmarks import prompts, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_rows
+from stts_cli.benchmarks.files import DataFolder, Row
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, given_letter, split_question
 
 
@@ -18,7 +17,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         folder: holds `video_info.meta.jsonl` (or a re-pack as parquet) and `<key>.mp4`.
         split: "test", the only one.
     """
-    path = folder.find("**/video_info.meta.jsonl", "**/train-*.parquet", "**/data/*.parquet")
+    path, rows = folder.rows("**/video_info.meta.jsonl", "**/train-*.parquet", "**/data/*.parquet")
 
     def make(row: Row) -> QaItem:
         stem, options = split_question(text_of(row, "question"))
@@ -37,11 +36,11 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             groups=groups,
         )
 
-    return build_items(path, _flat(path), make)
+    return build_items(path, _flat(rows), make)
 
 
-def _flat(path: Path) -> Iterator[Row]:
-    for number, row in enumerate(read_rows(path)):
+def _flat(rows: list[Row]) -> Iterator[Row]:
+    for number, row in enumerate(rows):
         if "qa" not in row:
             video = str(row["video_path"]).removesuffix(".mp4")
             yield {**row, "video": video, "uid": row.get("uid", number)}

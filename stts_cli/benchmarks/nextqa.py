@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from stts_cli.benchmarks import scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
+from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import QaItem, Source, letter
 
 FAMILIES = {"CW": "causal", "CH": "causal", "TN": "temporal", "TC": "temporal", "TP": "temporal"}
@@ -22,7 +22,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         split: "test" or "validation".
     """
     short = "val" if split == "validation" else split
-    path = folder.find(f"**/MC/{short}*.parquet", f"**/{short}-*.parquet", f"**/{short}.csv")
+    path, rows = folder.rows(f"**/MC/{short}*.parquet", f"**/{short}-*.parquet", f"**/{short}.csv")
     maps = folder.find_all("**/map_vid_vidorID.json") if path.suffix == ".csv" else []
     vidor: dict[str, str] = read_json(maps[0]) if maps else {}
 
@@ -40,7 +40,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             groups={"kind": (FAMILIES.get(kind, kind),), "type": ("TN" if kind == "TP" else kind,)},
         )
 
-    return build_items(path, read_rows(path), make)
+    return build_items(path, rows, make)
 
 
 BENCHMARK = Benchmark(

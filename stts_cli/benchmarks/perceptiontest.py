@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stts_cli.benchmarks import scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
+from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
 
 
@@ -23,9 +23,11 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         split: "validation" or "test".
     """
     if split == "validation":
-        path = folder.find("**/mc_question_val/*.parquet", "**/validation-*.parquet", "**/*mc_question_valid*.json")
+        patterns = ("**/mc_question_val/*.parquet", "**/validation-*.parquet", "**/*mc_question_valid*.json")
     else:
-        path = folder.find("**/mc_question/test-*.parquet", "**/test-*.parquet", "**/*mc_question_test*.json")
+        patterns = ("**/mc_question/test-*.parquet", "**/test-*.parquet", "**/*mc_question_test*.json")
+    path = folder.find(*patterns)
+    rows = folder.rows(*patterns)[1] if path.suffix == ".parquet" else _official_rows(path)
 
     def make(row: Row) -> QaItem:
         video = text_of(row, "video_name")
@@ -41,7 +43,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             groups={"area": (text_of(row, "area"),), "reasoning": (text_of(row, "reasoning"),)},
         )
 
-    return build_items(path, read_rows(path) if path.suffix == ".parquet" else _official_rows(path), make)
+    return build_items(path, rows, make)
 
 
 def _official_rows(path: Path) -> Iterator[Row]:

@@ -1,8 +1,8 @@
 """Read videos ahead in worker processes while the model runs, and give up on one that hangs.
 
 In: requests. Out: results in the same order, a clip or the reason there is none. A decoder that loops in native code
-cannot be interrupted, so it runs in a process that can be killed; another takes its place. A worker keeps at most one
-clip waiting, so memory stays at about `workers` clips. No torch in the workers.
+cannot be interrupted, so it runs in a process that can be killed; another takes its place. No more than two clips a
+worker are held. No torch in the workers.
 """
 
 from __future__ import annotations
@@ -108,13 +108,19 @@ def read_ahead(requests: Sequence[ReadRequest], *, workers: int, timeout_s: floa
     pool = [_Worker() for _ in range(min(workers, len(requests)))]
     waiting = deque(enumerate(requests))
     ready: dict[int, ReadResult] = {}
+
+    def hand_out(index: int) -> None:
+        """Give idle workers the next requests, but let none run far ahead of the one that is waited for."""
+        for worker in pool:
+            if worker.index is None and waiting and waiting[0][0] < index + 2 * len(pool):
+                worker.start(*waiting.popleft())
+
     try:
         for index in range(len(requests)):
+            hand_out(index)
             while index not in ready:
-                for worker in pool:
-                    if worker.index is None and waiting:
-                        worker.start(*waiting.popleft())
                 ready |= _collect(pool, timeout_s)
+                hand_out(index)
             yield ready.pop(index)
     finally:
         for worker in pool:

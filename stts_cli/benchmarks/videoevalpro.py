@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from stts_cli.benchmarks import prompts, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_rows
+from stts_cli.benchmarks.files import DataFolder, Row
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, given_letter
 
 
@@ -18,8 +18,8 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         folder: holds `data/test-*.parquet` and `videos_filtered/`.
         split: "test", the only one.
     """
-    path = folder.find("**/data/test-*.parquet", "**/test-*.parquet")
-    rows = [{**row, "number": number} for number, row in enumerate(read_rows(path))]
+    path, found = folder.rows("**/data/test-*.parquet", "**/test-*.parquet")
+    rows = [{**row, "number": number} for number, row in enumerate(found)]
 
     def make(row: Row) -> QaItem:
         options = bare_options(row["options"])

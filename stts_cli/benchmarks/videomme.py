@@ -6,7 +6,7 @@ import dataclasses
 
 from stts_cli.benchmarks import prompts, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows, read_srt
+from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_srt
 from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter
 
 
@@ -17,7 +17,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         folder: holds `videomme/test-*.parquet` and the videos in `data/` or `video/`.
         split: "test", the only one.
     """
-    path = folder.find("**/videomme/test-*.parquet", "**/test-*.parquet")
+    path, rows = folder.rows("**/videomme/test-*.parquet", "**/test-*.parquet")
 
     def make(row: Row) -> QaItem:
         video, duration = text_of(row, "videoID"), text_of(row, "duration")
@@ -36,7 +36,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             },
         )
 
-    return build_items(path, read_rows(path), make)
+    return build_items(path, rows, make)
 
 
 def load_with_subtitles(folder: DataFolder, split: str) -> list[QaItem]:

@@ -153,6 +153,8 @@ def test_the_second_repository_is_used_and_its_zips_are_unpacked(hub, tmp_path):
     assert unpacked(roots[1]) == CONTENT
     assert [name for name, _ in hub["asked"]] == ["lmms-eval/NExTQA", "lmms-lab/NExTQA"]
     assert hub["asked"][0][1]["allow_patterns"] == ["MC/test-*.parquet", "videos.zip"]
+    with pytest.raises(InputError, match="the split 'validation' of nextqa is not in its repository"):
+        fetch(get_benchmark("nextqa"), "validation")
     with pytest.raises(InputError, match="none of me/mine is on the hub -> get it: "):
         fetch(get_benchmark("nextqa"), "test", "me/mine")
 

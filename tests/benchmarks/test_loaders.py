@@ -34,7 +34,7 @@ def dump(path: Path, value: object) -> None:
 
 def lines(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def touch(*paths: Path) -> None:
@@ -349,6 +349,14 @@ def test_mlvu_json_keeps_unscorable_questions_and_twin_answers(tmp_path):
     assert benchmark.headline == "task"
 
 
+def test_a_table_in_several_files_is_read_whole_and_its_copies_elsewhere_are_not(tmp_path):
+    row = {"video_path": "a.mp4", "question": "Who?", "options": ["(A) he", "(B) she"], "answer": "B"}
+    for number in range(3):
+        parquet(tmp_path / f"data/train-0000{number}-of-00003.parquet", [{**row, "uid": str(number)}])
+    parquet(tmp_path / "old/data/train-00000-of-00001.parquet", [{**row, "uid": "0"}])
+    assert [item.id for item in load("lvbench", tmp_path)[1]] == ["0", "1", "2"]
+
+
 def test_mlvu_parquet(tmp_path):
     row = {"video_name": "v.mp4", "duration": 9.0, "question": "Who?\n(A) he\n(B) she", "candidates": ["he", "she"]}
     parquet(tmp_path / "data/test-0.parquet", [{**row, "answer": "B", "task_type": "ego", "question_id": "q1"}])
@@ -391,7 +399,7 @@ def test_jsonl_of_ones_own(tmp_path):
         {"video": "clips/a.mp4", "question": "Who?", "options": ["he", "she"], "answer": "she", "start": 1, "end": 2.5},
         {"video": "clips/a.mp4", "question": "Who?", "options": ["he", "she"], "answer": 0, "subtitles": "a.srt"},
         {"video": "clips/a.mp4", "question": "Who?", "options": ["he", "she"], "answer": "b", "groups": {"kind": 1}},
-        {"video": "clips/a.mp4", "question": "What?", "answer": "a tree", "id": "open"},
+        {"video": "clips/a.mp4", "question": "What\u2028is it?", "answer": "a tree", "id": "open"},
     ])  # fmt: skip
     benchmark, items = load(str(path), tmp_path)
     assert [item.answer for item in items] == ["B", "A", "B", "a tree"]
@@ -410,6 +418,8 @@ def test_jsonl_of_ones_own(tmp_path):
         ('{"video": "a.mp4", "question": "x", "options": ["a", "b"], "answer": 2}', "answer 2 of 2 options"),
         ('{"video": "a.mp4", ', "half downloaded"),
         ("[1]", "a list"),
+        ('{"video": "a.mp4", "question": "x", "options": "ab"}', "'options' is no list"),
+        ('{"video": "a.mp4", "question": "x", "start": "soon"}', "row 1: could not convert"),
         ("", "holds no question"),
     ],
 )

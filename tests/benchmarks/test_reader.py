@@ -64,6 +64,40 @@ def test_a_hanging_or_dying_decoder_costs_its_own_video_only(monkeypatch, tmp_pa
     ]
 
 
+def _serve_and_tell(pipe):
+    pipe.send(reader.READY)
+    while True:
+        try:
+            path = pipe.recv().source.path
+        except EOFError:
+            return
+        with (path.parent / "log").open("a") as file:
+            file.write(f"{path.name} ")
+        if path.name == "slow":
+            time.sleep(2)
+        pipe.send(reader.ReadResult(None, path.name, 0.0))
+
+
+def test_the_next_clip_is_read_while_the_caller_is_busy(monkeypatch, tmp_path):
+    monkeypatch.setattr(reader, "_serve", _serve_and_tell)
+    clips = read_ahead([request(tmp_path / str(number)) for number in range(5)], workers=1, timeout_s=60)
+    assert next(clips).error == "0"
+    give_up = time.monotonic() + 20
+    while "1" not in (tmp_path / "log").read_text():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    assert [result.error for result in clips] == ["1", "2", "3", "4"]
+
+
+def test_workers_do_not_run_far_ahead_of_a_slow_clip(monkeypatch, tmp_path):
+    monkeypatch.setattr(reader, "_serve", _serve_and_tell)
+    names = ["slow", *map(str, range(30))]
+    clips = read_ahead([request(tmp_path / name) for name in names], workers=2, timeout_s=60)
+    assert next(clips).error == "slow"
+    assert len((tmp_path / "log").read_text().split()) <= 5, "clips that wait take memory"
+    assert [result.error for result in clips] == names[1:]
+
+
 def test_times_of_a_part_count_from_its_start(write_video):
     path = write_video("part.mp4", num_frames=50, fps=10)
     clip = read_source(request(path, start_s=2.0, end_s=3.0))

@@ -187,6 +187,20 @@ def test_a_video_is_encoded_once_an_arm_whatever_is_asked(items_file, arms, monk
     assert first["encode_s"] == second["encode_s"], "shared costs are divided evenly"
 
 
+def test_subtitles_open_the_prompt(items_file, arms, monkeypatch):
+    rows = [json.loads(line) for line in items_file.read_text().splitlines()]
+    rows[0]["subtitles"] = [[0.0, 0.4, "hello"], [100.0, 101.0, "too late"]]
+    items_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = []
+    real = runner.answer_questions
+    monkeypatch.setattr(
+        runner, "answer_questions", lambda *given, **more: asked.extend(given[2]) or real(*given, **more)
+    )
+    run_file(items_file, arms[:1])
+    assert asked[0].startswith("subtitle\n0.0 - 0.4 hello\nWhat is it?\nA. a dog")
+    assert asked[1].startswith("What is it?")
+
+
 def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys):
     words = ["eval", "--bench", "shapes", "--limit", "2", "--frames", "4", "--max-fps", "8", "--keep-ratio", "0.5"]
     said = finish([*words, "--test-time-scaling", "--model", str(tiny_checkpoint), "--workers", "0", "--json"], capsys)
