@@ -252,7 +252,7 @@ def estimate_memory(
     s, number = architecture.sizes(), BYTES[dtype]
     patches = num_frames * s.num_patches
     share = 1.0 if num_kept is None else num_kept / (num_frames * s.num_windows)
-    # The ViT holds the pixels, what was scored (pruned) or a feature layer (dense), features of what is kept, and a chunk.
+    # The ViT holds the pixels, what was scored (pruned), two layers of features of what is kept, and a chunk.
     copies = 2.0 if num_kept is None else 1.0 + 2.0 * share
     chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + 2 * s.vit_mlp)
     vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))

@@ -183,10 +183,10 @@ def footer_lines(document: Document) -> list[str]:
         how = document["settings"]["memory"]
         lines.append(f"peak memory: {how}" if how else "peak memory: not measured")
     if len(points) > 1:
-        lines.append("tokens: of the prompt; time, FLOPs and speed-ups: from the ViT to the end of the prefill")
-        lines.append(
-            "memory ratio: pruned / dense" + ("" if "seconds" in points[0] else ", weights included, estimated")
-        )
+        counted = document["mode"] == "analytic"
+        what = "FLOPs and speed-ups" if counted else "times and speed-ups"
+        lines.append(f"tokens: of the prompt; {what}: from the ViT to the end of the prefill")
+        lines.append("memory ratio: pruned / dense" + (", weights included, estimated" if counted else ""))
     lines.append(f"FLOPs: {document['convention']}")
     return lines
 
