@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -73,15 +73,12 @@ def test_counts_without_torch_in_less_than_a_second():
         "except SystemExit:\n    pass\n"
         "print('LOADED', [name for name in ('torch', 'transformers') if name in sys.modules], file=sys.stderr)\n"
     )
-    took = []
-    for _ in range(5):
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-        took.append(time.perf_counter() - started)
-        assert done.stderr.splitlines()[-1] == "LOADED []", done.stderr
-        if took[-1] < 1:
-            return
-    pytest.fail(f"counting took {min(took):.2f} s at best")
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    after = os.times()
+    assert done.stderr.splitlines()[-1] == "LOADED []", done.stderr
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 1, "processor time, so that a busy machine does not fail"
 
 
 def test_prompt_and_placeholders_are_those_of_the_family():

@@ -135,7 +135,7 @@ def test_what_was_only_counted_shows_no_time(frames, capsys):
     assert "1.94" in out
     assert "…" not in out, "the table fits a narrow terminal"
     table = [line for line in out.splitlines() if line[-1:].isdigit()]
-    assert len(table) > len(frames)
+    assert len(table) >= len(frames)
     assert max(map(len, table)) <= 80
 
 
