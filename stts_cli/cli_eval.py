@@ -46,6 +46,9 @@ def evaluate(
     keep_ratio: Annotated[float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1.")] = None,
     scorer: Annotated[str | None, typer.Option(help="As in ask.")] = None,
     prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="The most tokens of an answer; else the benchmark's own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     workers: Annotated[
@@ -102,6 +105,7 @@ def evaluate(
             device=device,
             workers=workers,
             timeout_s=timeout,
+            max_new_tokens=max_new_tokens,
             seed=seed,
             progress=progress,
         )

@@ -71,7 +71,7 @@ def test_the_surface_is_what_is_promised():
             "eval",
             "--bench --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing --compare "
             "--test-time-scaling --output --preset --model --frames --max-fps --keep-ratio --scorer --prune-layer "
-            "--device --dtype --workers --timeout --seed --json",
+            "--max-new-tokens --device --dtype --workers --timeout --seed --json",
         ),
         (
             "profile",

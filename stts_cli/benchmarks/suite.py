@@ -94,6 +94,8 @@ def run_benchmarks(
         The document (`runner.evaluate`'s; for a suite {"suite", "benchmarks", "averages"}); None in every process of a
         launcher but the first.
     """
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens} -> at least 1 -> raise it")
     names = SUITES.get(bench, (bench,))
     is_suite = bench in SUITES
     if is_suite and (split or hf_repo):
