@@ -72,7 +72,7 @@ def evaluate(
     settings = choose_preset(preset, model=model).override(
         frames=frames, max_fps=max_fps, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, dtype=dtype
     )
-    other = None if compare is None else vary_preset(settings, compare)
+    varied = None if compare is None else vary_preset(settings, compare)
     with report_eval.EvalProgress() as progress:
         progress("starting")
         from stts_cli.benchmarks.settings import ArmSettings
@@ -91,9 +91,10 @@ def evaluate(
                 preset.dtype,
             )
 
+        second = None if varied is None else arm(varied[1], varied[0])
         document = run_benchmarks(
             bench,
-            plan_arms(arm(settings, "pruned"), None if other is None else arm(other, str(compare)), test_time_scaling),
+            plan_arms(arm(settings, "pruned"), second, test_time_scaling),
             split=split,
             scoring=scoring,
             videos=videos,

@@ -161,7 +161,7 @@ def choose_preset(
     return load_preset(_configured_preset(environment) or DEFAULT_PRESET)
 
 
-def vary_preset(base: Preset, text: str) -> Preset:
+def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
     """Read the second arm of a comparison.
 
     Args:
@@ -169,23 +169,23 @@ def vary_preset(base: Preset, text: str) -> Preset:
         text: "dense", a keep ratio, a scorer, or a preset's name or file.
 
     Returns:
-        The second arm: the base with that one thing changed, or the other preset as it is.
+        A name for it, and the second arm: the base with that one thing changed, or the other preset as it is.
 
     Raises:
         InputError: it is none of these.
     """
     if text == "dense":
-        return base.override(keep_ratio=1.0, scorer="none")
+        return text, base.override(keep_ratio=1.0, scorer="none")
     if text in SCORERS:
-        return base.override(scorer=text)
+        return text, base.override(scorer=text)
     try:
         ratio = float(text)
     except ValueError:
         pass
     else:
-        return base.override(keep_ratio=ratio)
+        return f"keep {ratio:g}", base.override(keep_ratio=ratio)
     if text.endswith((".yaml", ".yml")) or text in preset_names():
-        return load_preset(text)
+        return text, load_preset(text)
     known = ["dense", *SCORERS, *preset_names()]
     raise InputError(f"--compare {text} is no keep ratio, scorer or preset{suggest(text, known)}")
 

@@ -101,29 +101,19 @@ def show_list(rows: list[Document], *, json_only: bool) -> None:
     if json_only:
         sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("name", "class"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("questions", "videos"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("download", "terms", "licence", "splits", "scoring"):
-        table.add_column(heading)
+    sys.stdout.write("\n".join(_list_lines(rows)) + "\n")
+
+
+def _list_lines(rows: list[Document]) -> list[str]:
+    """Return two lines a benchmark: figures, and what one must know to use it."""
+    lines = [f"{'name':16} {'class':5} {'questions':>9} {'videos':>6}  download"]
     for row in rows:
-        table.add_row(
-            row["name"],
-            row["class"],
-            f"{row['questions']:,}" if row["questions"] else "",
-            f"{row['videos']:,}" if row["videos"] else "",
-            row["download"],
-            "accept first" if row["terms"] else "open",
-            row["licence"],
-            ", ".join(row["splits"]),
-            ", ".join(row["scorings"]),
-        )
-    Console(file=sys.stdout, highlight=False).print(table)
-    sys.stdout.write(
-        "Defaults come first. A file of your own: --bench items.jsonl. Suites: all-short, all-long, all.\n"
-    )
+        counts = [f"{row[key]:,}" if row[key] else "" for key in ("questions", "videos")]
+        lines.append(f"{row['name']:16} {row['class']:5} {counts[0]:>9} {counts[1]:>6}  {row['download'] or '?'}")
+        terms = f"accept the terms at {row['terms']}" if row["terms"] else "open"
+        splits, scorings = ", ".join(row["splits"]), ", ".join(row["scorings"])
+        lines.append(f"    splits {splits}; scoring {scorings}; licence: {row['licence']}; {terms}")
+    return [*lines, "Defaults come first. A file of your own: --bench items.jsonl. Suites: all-short, all-long, all."]
 
 
 def _header_lines(document: Document) -> list[str]:

@@ -107,3 +107,25 @@ def test_every_scorer_of_the_method_can_be_named():
     from stts_cli.pruning import SCORERS
 
     assert set(presets.SCORERS) == {"auto", *SCORERS}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "changed"),
+    [
+        ("dense", "dense", {"keep_ratio": 1.0, "scorer": "none"}),
+        ("0.30", "keep 0.3", {"keep_ratio": 0.3}),
+        ("random", "random", {"scorer": "random"}),
+    ],
+)
+def test_a_second_arm_changes_one_thing(text, name, changed):
+    base = Preset("m", frames=9, keep_ratio=0.5)
+    assert presets.vary_preset(base, text) == (name, base.override(**changed))
+
+
+def test_a_second_arm_may_be_another_preset():
+    base = Preset("m")
+    assert presets.vary_preset(base, "molmo2-4b") == ("molmo2-4b", presets.load_preset("molmo2-4b"))
+    with pytest.raises(InputError, match="did you mean 'dense'"):
+        presets.vary_preset(base, "dens")
+    with pytest.raises(InputError, match=r"keep_ratio is 1\.5"):
+        presets.vary_preset(base, "1.5")

@@ -43,7 +43,6 @@ BENCHMARK = Benchmark(
     splits=("test",),
     load=load,
     questions=1289,
-    videos=465,
     licence="see its page",
     repos=("TIGER-Lab/VideoEval-Pro",),
     annotations={"test": ("data/test-*.parquet",)},

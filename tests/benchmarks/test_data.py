@@ -50,3 +50,31 @@ def test_shapes_by_videos_or_by_questions():
     assert len(gather("shapes", limit=7).items) == 7
     assert len({item.video for item in gather("shapes", videos=3).items}) == 3
     assert gather("shapes_long", videos=1, split="validation").items[0].id.startswith("shapes_long/validation/0/")
+
+
+def test_a_download_with_archives_becomes_questions_about_real_clips(tmp_path, monkeypatch, write_video):
+    import io
+    import tarfile
+
+    import huggingface_hub
+
+    from stts_cli.benchmarks.reader import ReadRequest, read_source
+
+    row = {"video": "x.mp4", "question": "?", "answer": "B", "options": ["A. a", "B. b"], "qa_type": "t", "source": "s"}
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow (the eval extra) reads parquet")
+    writer = pytest.importorskip("pyarrow.parquet")
+    snapshot = tmp_path / "snapshot"
+    for folder in ("data", "videos"):
+        (snapshot / folder).mkdir(parents=True)
+    writer.write_table(pyarrow.Table.from_pylist([row]), snapshot / "data/test-00000-of-00001.parquet")
+    box = io.BytesIO()
+    with tarfile.open(fileobj=box, mode="w:gz") as archive:
+        archive.add(write_video("inside.mp4", num_frames=20), "videos_filtered/x.mp4")
+    for number, start in enumerate(range(0, len(box.getvalue()), 400)):
+        (snapshot / f"videos/videos_part_{number:03d}.tar.gz").write_bytes(box.getvalue()[start : start + 400])
+    assert number > 1, "cut into parts"
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **settings: str(snapshot))
+    said = []
+    (item,) = gather("videoevalpro", progress=said.append).items
+    assert said == ["videoevalpro: fetching from the hub"]
+    assert len(read_source(ReadRequest(item.source, 4, 2.0, (24, 24))).frames) == 4

@@ -148,7 +148,7 @@ def test_the_list_shows_every_benchmark():
     for name in registry.NAMES:
         assert f"\n{name} " in printed
     assert "8,564" in printed
-    assert "accept first" in printed
+    assert "accept the terms at https://huggingface.co/datasets/OpenGVLab/MVBench" in printed
     listed = json.loads(CliRunner().invoke(cli.app, ["eval", "--list", "--json"]).stdout)
     assert [row["name"] for row in listed] == list(registry.NAMES)
 
