@@ -50,13 +50,17 @@ class Journal:
         self._path = folder / f"samples.rank{rank}.jsonl"
 
     def open(self) -> None:
-        """Start to write. Where there are several processes, all of them have read by now."""
+        """Start to write. Where there are several processes, all of them have read by now.
+
+        Raises:
+            InputError: another run writes there.
+        """
         if self._path is None:
             return
-        good = _good_bytes(self._path) if self._path.exists() else 0
-        self._file = self._path.open("r+b" if self._path.exists() else "w+b")
+        self._file = self._path.open("a+b")
+        _lock(self._file, self._path)
+        good = _good_bytes(self._path)
         self._file.truncate(good)
-        self._file.seek(good)
         if not good:
             self._write({"config": self._config})
 
@@ -159,6 +163,20 @@ def _good_lines(path: Path) -> Iterator[tuple[Row, int]]:
                 return
             end += len(line)
             yield row, end
+
+
+def _lock(file: Any, path: Path) -> None:
+    """Keep a second run out of a file, as long as it is open."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"another run writes into {path.parent} -> wait for it, or name another --output") from error
+    except OSError:
+        return  # a file system without locks
 
 
 def _good_bytes(path: Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 Document = dict[str, Any]
+Point = tuple[str, float, float, tuple[float, float]]  # name, FLOPs, accuracy, the ends of its interval
 WIDTH, HEIGHT, MARGIN = 560, 360, 64
 
 
@@ -25,8 +26,7 @@ def write_results(document: Document, folder: Path) -> None:
     short = without_samples(document)
     (folder / "results.json").write_text(json.dumps(short, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "results.md").write_text("\n".join(markdown(document)) + "\n", encoding="utf-8")
-    if "arms" in document:
-        (folder / "plot.svg").write_text(plot(document), encoding="utf-8")
+    (folder / "plot.svg").write_text(plot(document), encoding="utf-8")
 
 
 def without_samples(document: Document) -> Document:
@@ -99,21 +99,19 @@ def comparison_line(comparison: Document) -> str:
 
 
 def plot(document: Document) -> str:
-    """Draw accuracy against FLOPs a question, a point an arm.
+    """Draw accuracy against FLOPs a question, a point an arm; of a suite the means over its benchmarks.
 
     Args:
-        document: of a benchmark.
+        document: of a benchmark, or of a suite.
 
     Returns:
         An SVG document.
     """
-    points = [
-        (name, arm["flops"] or 0.0, arm["micro"] or 0.0, arm["interval"] or (arm["micro"] or 0.0,) * 2)
-        for name, arm in document["arms"].items()
-    ]
-    top = max(flops for _, flops, _, _ in points) * 1.15 or 1.0
-    low = max(0.0, min(ends[0] for *_, ends in points) - 0.05)
-    high = min(1.0, max(ends[1] for *_, ends in points) + 0.05)
+    title = document["suite"] if "benchmarks" in document else document["title"]
+    points = _suite_points(document) if "benchmarks" in document else _points(document)
+    top = max((flops for _, flops, _, _ in points), default=0.0) * 1.15 or 1.0
+    low = max(0.0, min((ends[0] for *_, ends in points), default=0.0) - 0.05)
+    high = min(1.0, max((ends[1] for *_, ends in points), default=1.0) + 0.05)
 
     def x(flops: float) -> float:
         return MARGIN + (WIDTH - 2 * MARGIN) * flops / top
@@ -125,7 +123,7 @@ def plot(document: Document) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" '
         'font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{WIDTH / 2}" y="24" text-anchor="middle" font-size="14">{escape(document["title"])}: accuracy '
+        f'<text x="{WIDTH / 2}" y="24" text-anchor="middle" font-size="14">{escape(title)}: accuracy '
         "against FLOPs</text>",
         f'<path d="M{MARGIN} {MARGIN / 1.5} V{HEIGHT - MARGIN} H{WIDTH - MARGIN / 2}" fill="none" stroke="black"/>',
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 16}" text-anchor="middle">FLOPs a question</text>',
@@ -140,6 +138,21 @@ def plot(document: Document) -> str:
         parts.append(f'<circle cx="{where}" cy="{y(share):.1f}" r="5" fill="#1f77b4"/>')
         parts.append(f'<text x="{x(flops) + 9:.1f}" y="{y(share) + 4:.1f}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _points(document: Document) -> list[Point]:
+    return [
+        (name, arm["flops"] or 0.0, arm["micro"] or 0.0, arm["interval"] or (arm["micro"] or 0.0,) * 2)
+        for name, arm in document["arms"].items()
+    ]
+
+
+def _suite_points(document: Document) -> list[Point]:
+    points = []
+    for name, share in document["averages"].get("all", {}).items():
+        flops = [each["arms"][name]["flops"] or 0.0 for each in document["benchmarks"]]
+        points.append((name, sum(flops) / len(flops), share, (share, share)))
+    return points
 
 
 def _suite_page(document: Document) -> list[str]:

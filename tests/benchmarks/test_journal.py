@@ -77,6 +77,19 @@ def test_other_settings_are_refused_by_name(tmp_path):
         Journal(tmp_path, CONFIG)
 
 
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    pytest.importorskip("fcntl")
+    first = Journal(tmp_path, CONFIG)
+    first.open()
+    first.append(rows(1))
+    before = (tmp_path / "samples.rank0.jsonl").read_bytes()
+    with pytest.raises(InputError, match="another run writes into"):
+        Journal(tmp_path, CONFIG).open()
+    assert (tmp_path / "samples.rank0.jsonl").read_bytes() == before
+    first.close()
+    Journal(tmp_path, CONFIG).open()
+
+
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     journal = Journal(None, CONFIG)

@@ -39,7 +39,15 @@ def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, mon
     assert document["averages"]["short"]["pruned"] == tomato
     assert document["averages"]["long"]["pruned"] == lvbench
     assert document["averages"]["all"]["pruned"] == pytest.approx((tomato + lvbench) / 2)
-    assert sorted(path.name for path in out.iterdir()) == ["lvbench", "results.json", "results.md", "tomato"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "lvbench",
+        "plot.svg",
+        "results.json",
+        "results.md",
+        "tomato",
+    ]
+    drawn = ElementTree.parse(out / "plot.svg").getroot()
+    assert len([part for part in drawn if part.tag.endswith("circle")]) == 2
     saved = json.loads((out / "results.json").read_text())
     assert saved["averages"] == document["averages"]
     assert "samples" not in saved["benchmarks"][0]
