@@ -7,6 +7,7 @@ stderr. No torch.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from types import TracebackType
@@ -25,12 +26,15 @@ LINE_EVERY_S = 60.0  # where stderr is no terminal
 
 
 class EvalProgress:
-    """What is going on, on stderr: a bar in a terminal, a line a minute elsewhere."""
+    """What is going on, on stderr: a bar in a terminal, a line a minute elsewhere; of several processes the first's."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
+        self._is_first = os.environ.get("RANK", "0") == "0"
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._bar = (
+            Progress(*columns, console=console, transient=True) if console.is_terminal and self._is_first else None
+        )
         self._task = self._bar.add_task("starting", total=None) if self._bar else None
         self._said = time.monotonic()
 
@@ -57,7 +61,7 @@ class EvalProgress:
         """
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=what, completed=done, total=total)
-        elif total and time.monotonic() - self._said > LINE_EVERY_S:
+        elif self._is_first and total and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
             sys.stderr.write(f"stts: {done} of {total} answers, {what}\n")
             sys.stderr.flush()

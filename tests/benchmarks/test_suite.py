@@ -178,3 +178,13 @@ def test_hashes_see_one_changed_weight_and_one_changed_answer(tiny_checkpoint):
     items = gather("shapes", limit=3).items
     changed = [dataclasses.replace(items[0], answer="no"), *items[1:]]
     assert items_hash(items) != items_hash(changed)
+
+
+def test_where_stderr_is_no_terminal_a_line_a_minute_is_said_by_the_first_process(monkeypatch, capsys):
+    monkeypatch.setattr(report_eval, "LINE_EVERY_S", -1.0)
+    for rank, said in (("0", "stts: 3 of 9 answers, x\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        with report_eval.EvalProgress() as progress:
+            progress("loading")
+            progress("x", 3, 9)
+        assert capsys.readouterr().err == said
