@@ -417,6 +417,7 @@ def _warm_up(family: Family, clip: Clip, **settings: Any) -> None:
     few = dataclasses.replace(
         clip, frames=clip.frames[:WARM_UP_FRAMES], timestamps_s=clip.timestamps_s[:WARM_UP_FRAMES]
     )
+    settings["keep_ratio"] = max(settings["keep_ratio"], 1 / WARM_UP_FRAMES)  # the first frame always stays
     answer_questions(family, few, ["?"], max_new_tokens=2, **settings)
     answer_questions(family, few, ["?"], max_new_tokens=2, keep_ratio=1.0, scorer="none")
 

@@ -93,6 +93,11 @@ def test_compare_shows_both_arms(ask):
     assert sum(word.endswith("s") for word in first_token[4:]) == 2, "both arms are timed"
 
 
+def test_compare_takes_ratios_that_two_frames_could_not_honour(ask):
+    pruned, dense = json.loads(ask("What is it?", "--compare", "--keep-ratio", "0.25", "--json")[0])["arms"]
+    assert pruned["num_windows_kept"] < dense["num_windows_kept"] / 3
+
+
 def test_options_are_ranked(ask):
     out, _ = ask("What is it?", "--json", "--options", "red", "green", "blue")
     reply = json.loads(out)["arms"][0]["answers"][0]

@@ -34,6 +34,7 @@ from stts_cli.training.world_batches import Clip, PromptWriter, draw_clip
 
 PRUNE_LAYER = 3
 TEMPORAL_WEIGHT = 0.5
+SCORER_STEPS = 500  # on the temporal loss alone, before stage 4
 # (frames, share of batches, videos a process, long clips)
 LENGTHS = (
     (1, 0.02, 16, False),
@@ -103,9 +104,37 @@ def encode(
     auxiliary = torch.zeros(())
     if output.scores is not None:
         assert output.scored_hidden is not None
+        if output.scores.requires_grad:
+            # where a row's scores hardly differ, the min-max of the soft bias blows its gradient up a thousandfold and
+            # saturates the scorer; no window may pull harder than the temporal loss can
+            limit = 1 / output.scores.numel()
+            output.scores.register_hook(lambda gradient: gradient.clamp(-limit, limit))
         auxiliary = temporal_loss(output.scores, output.scored_hidden, table, lengths)
     counts = output.keep_mask.sum(1).numpy()
     return visual, np.split(counts, np.cumsum(lengths)[:-1]), auxiliary
+
+
+def warm_up_scorer(model: Any, scorer: TokenScorer, steps: int, seed: int) -> float:
+    """Train a fresh scorer on the temporal loss alone, the ViT frozen; return the last loss.
+
+    A scorer that starts at random would drop at random and, through the soft bias, disturb a trained ViT.
+    """
+    named = [(f"scorer.{n}", p) for n, p in scorer.named_parameters()]
+    optimizer = MasterOptimizer(named, muon_lr=0.0, adam_lr=1e-4)
+    tower, table, loss = model.model.vision_tower, window_index(GRID, GRID, POOL, POOL), torch.zeros(())
+    for step in range(steps):
+        rng = np.random.default_rng([seed, 42, step])
+        clips = [draw_clip(rng, "train", 12, 1, False) for _ in range(6)]
+        frames = [render(c.scene, c.times_s, FRAME_SIZE, noise=float(rng.uniform(0, 6))) for c in clips]
+        lengths = [len(f) for f in frames]
+        with torch.no_grad():
+            hidden = tower.patch_embedding(patchify(np.concatenate(frames))) + tower.positional_embedding
+            for block in tower.layers[: PRUNE_LAYER + 1]:
+                hidden = lean.vit_block(block, hidden, lean.attend_frames)
+        loss = temporal_loss(scorer(hidden, table, lengths), hidden, table, lengths)
+        loss.backward()
+        optimizer.step(min(1.0, (step + 1) / 20) * (1 - step / steps))
+    return loss.item()
 
 
 def train_joint(
@@ -138,12 +167,17 @@ def train_joint(
     named = list(model.named_parameters()) + [
         (f"scorer.{n}", p) for n, p in (scorer.named_parameters() if scorer else ())
     ]
-    optimizer = MasterOptimizer(named, muon_lr=lr, adam_lr=lr / 10, muon_scale={"model.vision_tower": 0.4})
+    optimizer = MasterOptimizer(
+        named, muon_lr=lr, adam_lr=lr / 10, muon_scale={"model.vision_tower": 0.4}, adam_scale={"scorer": 0.2}
+    )
     checkpoint, first = out / "joint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=False)
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
+    elif scorer is not None:
+        warm_up_scorer(model, scorer, SCORER_STEPS, seed)
+        optimizer.reload()
     writer = PromptWriter(tokenizer)
     shares = np.array([share for _, share, _, _ in LENGTHS])
     begin, recent, losses = time.time(), [], []
@@ -155,6 +189,7 @@ def train_joint(
         keep_ratio = float(shared.choice(KEEP_RATIOS, p=KEEP_SHARES)) if scorer else 1.0
         rng = np.random.default_rng([seed, 41, step, rank])
         clips = [draw_clip(rng, "train", frames, 8, long, ASK_WEIGHTS) for _ in range(videos)]
+        keep_ratio = max(keep_ratio, 1 / min(len(c.times_s) for c in clips))  # the first frame always stays
         visual, kept, auxiliary = encode(model, scorer, clips, keep_ratio, rng)
         batch = writer.batch(clips, kept)
         logits, wanted = answer_logits(model, batch, visual)

@@ -16,6 +16,7 @@ class MasterOptimizer:
         muon_lr: learning rate of Muon, for 2-D weights that `is_hidden` accepts.
         adam_lr: learning rate of AdamW, for the rest.
         muon_scale: factor on Muon's rate by the first matching name prefix.
+        adam_scale: the same for AdamW's.
         weight_decay: of Muon's weights.
     """
 
@@ -25,28 +26,27 @@ class MasterOptimizer:
         muon_lr: float,
         adam_lr: float,
         muon_scale: dict[str, float] | None = None,
+        adam_scale: dict[str, float] | None = None,
         weight_decay: float = 0.01,
     ) -> None:
         self.live: list[nn.Parameter] = []
         self.masters: list[nn.Parameter] = []
         muon: dict[float, list[nn.Parameter]] = {}
-        adam: list[nn.Parameter] = []
+        adam: dict[float, list[nn.Parameter]] = {}
         for name, parameter in named:
             master = nn.Parameter(parameter.detach().float().clone())
             self.live.append(parameter)
             self.masters.append(master)
-            if is_hidden(name, parameter):
-                scale = next((s for prefix, s in (muon_scale or {}).items() if name.startswith(prefix)), 1.0)
-                muon.setdefault(scale, []).append(master)
-            else:
-                adam.append(master)
-        self.base_lr: list[float] = []
+            groups, scales = (muon, muon_scale) if is_hidden(name, parameter) else (adam, adam_scale)
+            scale = next((s for prefix, s in (scales or {}).items() if name.startswith(prefix)), 1.0)
+            groups.setdefault(scale, []).append(master)
         self.optimizers: list[torch.optim.Optimizer] = []
         if muon:
-            groups = [{"params": p, "lr": muon_lr * s} for s, p in muon.items()]
-            self.optimizers.append(torch.optim.Muon(groups, lr=muon_lr, momentum=0.95, weight_decay=weight_decay))
+            by_rate = [{"params": p, "lr": muon_lr * s} for s, p in muon.items()]
+            self.optimizers.append(torch.optim.Muon(by_rate, lr=muon_lr, momentum=0.95, weight_decay=weight_decay))
         if adam:
-            self.optimizers.append(torch.optim.AdamW(adam, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0))
+            by_rate = [{"params": p, "lr": adam_lr * s} for s, p in adam.items()]
+            self.optimizers.append(torch.optim.AdamW(by_rate, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0))
 
     def step(self, lr_factor: float, clip: float = 1.0) -> float:
         """Take one step with every rate times `lr_factor`; return the gradient's norm before clipping."""
@@ -77,6 +77,12 @@ class MasterOptimizer:
             p.grad = flat[at : at + p.numel()].view_as(p).to(p.dtype)
             at += p.numel()
 
+    def reload(self) -> None:
+        """Take over what something else did to the live weights."""
+        with torch.no_grad():
+            for live, master in zip(self.live, self.masters, strict=True):
+                master.copy_(live)
+
     def state_dict(self) -> dict:
         """Return what `load_state_dict` needs to go on bit for bit."""
         return {"masters": [m.detach() for m in self.masters], "optimizers": [o.state_dict() for o in self.optimizers]}
@@ -93,5 +99,5 @@ class MasterOptimizer:
 
 def is_hidden(name: str, parameter: Tensor) -> bool:
     """Return whether Muon takes a weight: a matrix that is neither an embedding nor an output head."""
-    outer = ("embed", "lm_head", "positional", "patch_embedding", "label_", "scorer.mlp.fc3", "probe")
+    outer = ("embed", "lm_head", "positional", "patch_embedding", "label_", "scorer", "probe")
     return parameter.ndim == 2 and min(parameter.shape) > 1 and not any(word in name for word in outer)

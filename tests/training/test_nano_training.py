@@ -219,3 +219,22 @@ def test_a_recipe_names_its_keys(tmp_path):
     (run / "recipe.json").write_text("{}")
     with pytest.raises(InputError, match="another recipe"):
         train_nano(NanoRecipe(1, 1, 1, 1, 0.01, 0.01), run)
+
+
+def test_the_scorer_warms_up_to_what_moves_and_does_not_saturate(tokenizer):
+    from stts_cli.pruning.losses import temporal_loss, temporal_target
+    from stts_cli.pruning.windows import window_index
+    from stts_cli.training.nano_joint import warm_up_scorer
+
+    model = build_nano(tokenizer).to(torch.bfloat16)
+    torch.manual_seed(0)
+    scorer = new_scorer(model.config.vision_config).to(torch.bfloat16)
+    before = warm_up_scorer(model, scorer, steps=1, seed=0)
+    after = warm_up_scorer(model, scorer, steps=40, seed=0)
+    assert after < before / 2
+    table = window_index(8, 8, 2, 2)
+    hidden = torch.randn(3, 64, 96, dtype=torch.bfloat16)
+    scores = scorer(hidden, table, [3])
+    assert (scores > 1e-4).all(), "a saturated scorer has no gradient left"
+    assert temporal_loss(scores, hidden, table, [3]).requires_grad
+    assert not temporal_target(hidden, table, [3]).requires_grad
