@@ -6,6 +6,7 @@ process nothing here does anything.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -32,6 +33,8 @@ class Ranks:
             if not distributed.is_initialized():
                 # a process may be done long before the slowest one
                 distributed.init_process_group("gloo", timeout=timedelta(days=7))
+                # its threads, left to the interpreter's end, now and then abort the process
+                atexit.register(distributed.destroy_process_group)
 
     def deal(self, cards: Sequence[Card]) -> list[Card]:
         """Return this process's share of a list that all processes hold in the same order."""
