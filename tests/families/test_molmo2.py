@@ -129,7 +129,8 @@ def test_batch_of_videos_equals_each_alone(family, frames, scorer):
     both = family.encode_video(patches, keep_ratio=0.5, scorer=scorer, video_lengths=[4, 2])
     alone = [family.encode_video(part, keep_ratio=0.5, scorer=scorer) for part in patches.split([4, 2])]
     assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
-    torch.testing.assert_close(both.visual_tokens, torch.cat([a.visual_tokens for a in alone]), atol=1e-5, rtol=1e-5)
+    # float32: with several threads a matrix product sums in another order for another number of rows
+    torch.testing.assert_close(both.visual_tokens, torch.cat([a.visual_tokens for a in alone]), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
