@@ -105,15 +105,15 @@ def test_the_dense_arms_late_blocks_are_told_apart(family, clip, monkeypatch):
     import time
 
     def slow(*_):
-        time.sleep(0.05)
+        time.sleep(0.6)
 
     for block, stage, other in ((5, "vit_packed", "vit_dense"), (4, "vit_dense", "vit_packed")):
         before = passes.run_pass(family, clip, DENSE, make_job()).seconds
         hook = family.vit_blocks[block].register_forward_hook(slow)
         seconds = passes.run_pass(family, clip, DENSE, make_job()).seconds
         hook.remove()
-        assert seconds[stage] >= 0.05
-        assert seconds[other] < before[other] + 0.04
+        assert seconds[stage] >= 0.6
+        assert seconds[other] < before[other] + 0.4
     assert not family.vit_blocks[5]._forward_hooks
     assert not family.vit_blocks[5]._forward_pre_hooks
 
