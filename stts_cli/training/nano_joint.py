@@ -1,15 +1,12 @@
 """Stages 3 and 4 of the embedded model: everything end to end on rendered clips, first dense, then with STTS.
 
 Several processes share the work, one core each: every one draws its own clips, gradients are averaged. In stage 4 the
-loss is
-the answers' cross-entropy plus `TEMPORAL_WEIGHT` times the temporal loss, and the forward pass is `prune_and_encode`,
-the same
-function that `stts ask` runs.
+loss is the answers' cross-entropy plus `TEMPORAL_WEIGHT` times the temporal loss, and the forward pass is
+`prune_and_encode`, the same function that `stts ask` runs.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,13 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional
 
+from stts_cli.families.molmo2 import scorer_sizes
 from stts_cli.pruning.losses import temporal_loss
 from stts_cli.pruning.pruned_vit import prune_and_encode
 from stts_cli.pruning.scorer import TokenScorer
 from stts_cli.pruning.windows import window_index
 from stts_cli.shapes.render import render
-from stts_cli.training import lean
+from stts_cli.training import checkpoints, lean
 from stts_cli.training.nano_language import answer_logits, by_family, exact_matches
 from stts_cli.training.nano_model import FRAME_SIZE, POOL
 from stts_cli.training.nano_vision import GRID, gated_features, patchify
@@ -67,7 +65,7 @@ KEEP_SHARES = (0.6, 0.2, 0.1, 0.1)
 
 def new_scorer(config: Any) -> TokenScorer:
     """Return a fresh scorer for a Molmo2 vision configuration."""
-    return TokenScorer(config.hidden_size, config.num_attention_heads, config.intermediate_size, config.head_dim)
+    return TokenScorer(**scorer_sizes(config))
 
 
 def encode(
@@ -147,7 +145,6 @@ def train_joint(
     lr: float = 0.006,
     seed: int = 0,
     decay: float = 0.4,
-    max_minutes: float = 1e9,
 ) -> None:
     """Train ViT, connector, language model (and scorer) end to end, in place; resume from `out`.
 
@@ -160,7 +157,6 @@ def train_joint(
         lr: Muon's rate; the ViT gets 0.4 of it, AdamW a tenth.
         seed: of the data.
         decay: share of the steps over which the rate falls.
-        max_minutes: stop (with a checkpoint) after this long.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     out.mkdir(parents=True, exist_ok=True)
@@ -171,8 +167,7 @@ def train_joint(
         named, muon_lr=lr, adam_lr=lr / 10, muon_scale={"model.vision_tower": 0.4}, adam_scale={"scorer": 0.2}
     )
     checkpoint, first = out / "joint.pt", 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=False)
+    if saved := checkpoints.load(checkpoint):
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
     elif scorer is not None:
@@ -182,9 +177,7 @@ def train_joint(
     shares = np.array([share for _, share, _, _ in LENGTHS])
     begin, recent, losses = time.time(), [], []
     for step in range(first, steps):
-        shared = np.random.default_rng(
-            [seed, 40, step]
-        )  # the same on every process: like lengths wait for each other less
+        shared = np.random.default_rng([seed, 40, step])  # the same everywhere: no process waits for longer clips
         frames, _, videos, long = LENGTHS[int(shared.choice(len(LENGTHS), p=shares / shares.sum()))]
         keep_ratio = float(shared.choice(KEEP_RATIOS, p=KEEP_SHARES)) if scorer else 1.0
         rng = np.random.default_rng([seed, 41, step, rank])
@@ -203,10 +196,7 @@ def train_joint(
         losses.append((loss.item(), auxiliary.item()))
         if 4 < frames <= 16 and not long and keep_ratio == (0.5 if scorer else 1.0):
             recent += exact_matches(logits, batch, clips)
-        over = torch.tensor(float((time.time() - begin) / 60 > max_minutes))
-        if world > 1:
-            dist.broadcast(over, 0)
-        last = bool(over) or step + 1 == steps
+        last = step + 1 == steps
         if rank == 0 and ((step + 1) % 50 == 0 or last):
             line = {
                 "step": step + 1,
@@ -215,15 +205,10 @@ def train_joint(
                 "temporal": round(float(np.mean([b for _, b in losses])), 4),
                 "train": by_family(recent),
             }
-            print(json.dumps(line), flush=True)
-            with (out / "joint.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            checkpoints.log(out / "joint.jsonl", line)
             recent, losses = [], []
         if rank == 0 and ((step + 1) % 200 == 0 or last):
             state = {"optimizer": optimizer.state_dict(), "step": step + 1, "model": model.state_dict()}
             if scorer is not None:
                 state["scorer"] = scorer.state_dict()
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
-        if last:
-            break
+            checkpoints.save(checkpoint, state)

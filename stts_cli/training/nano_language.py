@@ -8,7 +8,6 @@ dropped at random keep ratios from the start: the model never relies on seeing a
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stts_cli.shapes.labels import NUM_LABELS, window_labels
-from stts_cli.training import lean
+from stts_cli.training import checkpoints, lean
 from stts_cli.training.optim import MasterOptimizer
 from stts_cli.training.world_batches import ASK_WEIGHTS, Clip, PromptWriter, TextBatch, draw_clip
 
@@ -111,9 +110,7 @@ def by_family(results: list[tuple[str, bool]]) -> dict[str, float]:
     return accuracy | {"all": round(sum(ok for _, ok in results) / max(1, len(results)), 3)}
 
 
-def train_language(
-    model: Any, tokenizer: Any, out: Path, steps: int, seed: int = 0, max_minutes: float = 1e9
-) -> LabelEmbedding:
+def train_language(model: Any, tokenizer: Any, out: Path, steps: int, seed: int = 0) -> LabelEmbedding:
     """Train the language model on true labels; resume from `out` when it holds a checkpoint.
 
     Args:
@@ -122,7 +119,6 @@ def train_language(
         out: folder for checkpoints and the log.
         steps: optimizer steps.
         seed: of data and initialisation.
-        max_minutes: stop (with a checkpoint) after this long.
 
     Returns:
         The trained stand-in embedding.
@@ -135,8 +131,7 @@ def train_language(
     optimizer = MasterOptimizer(named, muon_lr=0.012, adam_lr=2e-3)
     writer, first = PromptWriter(tokenizer), 0
     checkpoint = out / "language.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=False)
+    if saved := checkpoints.load(checkpoint):
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
     shares = np.array([share for _, share, _, _ in LENGTHS])
@@ -163,22 +158,16 @@ def train_language(
                 "loss": round(loss.item(), 3),
                 "train": by_family(recent),
             }
-            print(json.dumps(line), flush=True)
-            with (out / "language.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            checkpoints.log(out / "language.jsonl", line)
             recent = []
-        over = (time.time() - begin) / 60 > max_minutes
-        if (step + 1) % 250 == 0 or over or step + 1 == steps:
+        if (step + 1) % 250 == 0 or step + 1 == steps:
             state = {
                 "optimizer": optimizer.state_dict(),
                 "step": step + 1,
                 "stand_in": stand_in.state_dict(),
                 "model": model.state_dict(),
             }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
-        if over:
-            break
+            checkpoints.save(checkpoint, state)
     return stand_in
 
 

@@ -8,25 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stts_cli.families.random_molmo2 import BASE_TOKENS, VISION_TOKENS
 from stts_cli.shapes import questions as world_questions
 from stts_cli.shapes.world import COLORS, DIRECTIONS, SHAPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-BASE_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-VISION_SPECIALS = (
-    "<im_start>",
-    "<im_end>",
-    "<im_patch>",
-    "<im_col>",
-    "<low_res_im_start>",
-    "<|image|>",
-    "<im_low>",
-    "<frame_start>",
-    "<frame_end>",
-    "<|video|>",
-)
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{%- if message['content'] is not string -%}{%- for part in message['content'] -%}"
     "{%- if part['type'] == 'image' -%}<|image|>{%- elif part['type'] == 'video' -%}<|video|>{%- endif -%}"
@@ -81,12 +69,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=2000,
         min_frequency=1,
-        special_tokens=list(BASE_SPECIALS),
+        special_tokens=list(BASE_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in VISION_SPECIALS])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in VISION_TOKENS])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|endoftext|>",

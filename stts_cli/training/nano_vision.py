@@ -9,7 +9,6 @@ features into what the language model learned to read in stage 1.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch.nn import functional
 from stts_cli.shapes.labels import NUM_BINARY, NUM_PAIRS, window_labels
 from stts_cli.shapes.render import render
 from stts_cli.shapes.world import COLORS, SHAPES, make_scene
-from stts_cli.training import lean
+from stts_cli.training import checkpoints, lean
 from stts_cli.training.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 from stts_cli.training.optim import MasterOptimizer
 
@@ -135,15 +134,14 @@ def whiten_patch_embedding(model: Any, rng: np.random.Generator) -> None:
     values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
     tower = model.model.vision_tower
     width = tower.patch_embedding.out_features
-    weight = vectors[:, -width:].T / (
-        values[-width:].clamp_min(0).sqrt()[:, None] + 0.05
-    )  # the floor keeps noise small
+    spread = values[-width:].clamp_min(0).sqrt()[:, None]
+    weight = vectors[:, -width:].T / (spread + 0.05)  # the floor keeps noise small
     with torch.no_grad():
         tower.patch_embedding.weight.copy_(weight.float() * 0.5)
         tower.patch_embedding.bias.copy_(-(weight @ mean).float() * 0.5)
 
 
-def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int = 0, max_minutes: float = 1e9) -> None:
+def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int = 0) -> None:
     """Train ViT and connector on window labels, in place; resume from `out` when it holds a checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -158,8 +156,7 @@ def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int =
     # the ViT has no q/k norm: without decay of weights and rate its attention saturates after a thousand steps
     optimizer = MasterOptimizer(named, muon_lr=0.01, adam_lr=1e-3, weight_decay=0.1)
     checkpoint, first = out / "vision.pt", 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=False)
+    if saved := checkpoints.load(checkpoint):
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
     side = (GRID // POOL) ** 2
@@ -176,19 +173,14 @@ def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int =
         if (step + 1) % 100 == 0:
             line = {"step": step + 1, "minutes": round((time.time() - begin) / 60, 1)}
             line |= {k: round(float(np.mean([r[k] for r in recent])), 3) for k in recent[0]}
-            print(json.dumps(line), flush=True)
-            with (out / "vision.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            checkpoints.log(out / "vision.jsonl", line)
             recent = []
-        over = (time.time() - begin) / 60 > max_minutes
-        if (step + 1) % 500 == 0 or over or step + 1 == steps:
+        if (step + 1) % 500 == 0 or step + 1 == steps:
             torch.save(
                 {"optimizer": optimizer.state_dict(), "step": step + 1, "model": model.state_dict()},
                 checkpoint.with_suffix(".tmp"),
             )
             checkpoint.with_suffix(".tmp").replace(checkpoint)
-        if over:
-            break
 
 
 @torch.no_grad()
