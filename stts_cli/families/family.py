@@ -6,6 +6,7 @@ connector, and words the prompt as the model was trained. It changes no module o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,7 +50,7 @@ class Prompt:
     Attributes:
         input_ids: int64 (1, L).
         mm_token_type_ids: int64 (1, L), 1 for the tokens of the video.
-        num_prefix: tokens before the question's text; the same for every question about the video.
+        num_prefix: tokens before the user's turn; the same for every question about the video in the same context.
         dense_length: L before anything was deleted.
     """
 
@@ -68,6 +69,7 @@ class Family(Protocol):
     settings: PruneSettings
     model_name: str
     is_demonstration: bool
+    window_index: Tensor
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -94,11 +96,19 @@ class Family(Protocol):
         seed: int = 0,
         video_lengths: list[int] | None = None,
         kernel: str = "auto",
+        return_hidden: bool = False,
+        checkpoint_blocks: bool = False,
     ) -> EncodedVideo:
         """Turn patches into the visual tokens of kept windows."""
 
-    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor) -> Prompt:
-        """Word the prompt and delete the placeholders of dropped windows."""
+    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor, *, context: str = "") -> Prompt:
+        """Word the prompt and delete the placeholders of dropped windows; `context` stands behind the video."""
+
+    def video_prefix(self, timestamps_s: list[float], keep_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ids and is_visual (both (L,)) of a prompt up to the end of its video, for training."""
+
+    def conversation_ids(self, turns: Sequence[tuple[str, str]], context: str = "") -> tuple[list[int], list[bool]]:
+        """Return the ids of what follows the video, and which of them the model has to say, for training."""
 
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""

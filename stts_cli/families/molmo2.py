@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from stts_cli.errors import InputError, suggest
+from stts_cli.families import molmo2_training
 from stts_cli.families.family import EncodedVideo, Prompt
 from stts_cli.families.frames import FrameProcessor, read_frame_processor
+from stts_cli.families.molmo2_training import VIDEO_TOKEN
 from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, load_scorer, read_settings
 from stts_cli.pruning import SCORERS, TokenScorer, prune_and_encode, shrink_placeholders, window_index
 from stts_cli.savings import ModelShape
 
-VIDEO_TOKEN = "<|video|>"
 PATCH_TOKEN = "<im_patch>"
 VISUAL_TOKENS = (
     PATCH_TOKEN,
@@ -176,6 +177,7 @@ class Molmo2Family:
         refill_lone_frames: bool = False,
         chunk_frames: int | None = None,
         return_hidden: bool = False,
+        checkpoint_blocks: bool = False,
     ) -> EncodedVideo:
         """Turn patches into the visual tokens of kept windows.
 
@@ -191,6 +193,7 @@ class Molmo2Family:
             refill_lone_frames: see `pruning.packing.pack_bins`.
             chunk_frames: frames that go through the ViT at once; None to choose: all with gradient, else bounded.
             return_hidden: also return what was scored, for the temporal loss.
+            checkpoint_blocks: run each block again in the backward pass instead of keeping its activations.
 
         Returns:
             The visual tokens, differentiable where gradients are on.
@@ -221,6 +224,7 @@ class Molmo2Family:
                 refill_lone_frames=refill_lone_frames,
                 chunk_frames=chunk_frames,
                 return_hidden=return_hidden,
+                checkpoint_blocks=checkpoint_blocks,
             )
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -239,13 +243,15 @@ class Molmo2Family:
             scored_hidden=vit.scored_hidden,
         )
 
-    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor) -> Prompt:
+    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor, *, context: str = "") -> Prompt:
         """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
 
         Args:
             timestamps_s: time of each frame in seconds; T of them.
             question: the user's text.
             keep_mask: bool (T, W), True = kept.
+            context: text between the video and the user's turn, where Molmo2's evaluation puts subtitles; a part of
+                the prefix.
 
         Returns:
             The prompt, on the CPU.
@@ -256,12 +262,11 @@ class Molmo2Family:
         """
         if len(timestamps_s) != len(keep_mask):
             raise InputError(f"{len(timestamps_s)} timestamps for {len(keep_mask)} frames -> one a frame")
-        forbidden = [token for token in (*VISUAL_TOKENS, VIDEO_TOKEN) if token in question]
-        if forbidden:
-            raise InputError(f"the question holds {forbidden[0]}, which stands for the video -> leave it out")
+        self.check_text("question", question)
+        self.check_text("text before the question", context)
         head, tail = self._chat_text(question)
-        prefix_ids = self._tokenize(head + self._video_text(timestamps_s))
-        dense = torch.tensor(prefix_ids + self._tokenize(tail))
+        prefix_ids = self.tokenize(head + self._video_text(timestamps_s) + context)
+        dense = torch.tensor(prefix_ids + self.tokenize(tail))
         try:
             ids, index = shrink_placeholders(dense, self._token_id(PATCH_TOKEN), keep_mask.cpu())
         except ValueError as error:
@@ -273,6 +278,33 @@ class Molmo2Family:
             )
         visual = torch.tensor([self._token_id(token) for token in VISUAL_TOKENS])
         return Prompt(ids[None], torch.isin(ids, visual).long()[None], int(index[: len(prefix_ids)].sum()), len(dense))
+
+    def video_prefix(self, timestamps_s: list[float], keep_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Word a prompt up to the end of its video; see `molmo2_training.video_prefix`."""
+        return molmo2_training.video_prefix(self, timestamps_s, keep_mask)
+
+    def conversation_ids(self, turns: Sequence[tuple[str, str]], context: str = "") -> tuple[list[int], list[bool]]:
+        """Word what follows the video, answers included; see `molmo2_training.conversation_ids`."""
+        return molmo2_training.conversation_ids(self, turns, context)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, nothing added."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def check_text(self, name: str, text: str) -> None:
+        """Refuse a text that holds a token of the video's.
+
+        Args:
+            name: what the text is, for the message.
+            text: the user's words.
+
+        Raises:
+            InputError: it does.
+        """
+        forbidden = [token for token in (*VISUAL_TOKENS, VIDEO_TOKEN) if token in text]
+        if forbidden:
+            raise InputError(f"the {name} holds {forbidden[0]}, which stands for the video -> leave it out")
 
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""
@@ -304,15 +336,8 @@ class Molmo2Family:
     def _chat_text(self, question: str) -> tuple[str, str]:
         """Return the text before and after the video."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
-        if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        else:
-            text = f"{VIDEO_TOKEN}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-        head, found, tail = text.partition(VIDEO_TOKEN)
-        if not found:
-            head, tail = "", text
+        text = molmo2_training.render(self.tokenizer, [{"role": "user", "content": content}], True)
+        head, _, tail = text.partition(VIDEO_TOKEN)
         start = self.tokenizer.bos_token or self.tokenizer.eos_token
         return head if head.startswith(start) else start + head, tail
 
@@ -320,9 +345,6 @@ class Molmo2Family:
         rows, cols = (-(-n // pool) for n, pool in zip(self.frames.grid, self.frames.pool, strict=True))
         frame = self._frame_start + (PATCH_TOKEN * cols + self._column) * rows + self._frame_end
         return " ".join(f"{t:.1f} {frame}" for t in timestamps_s)
-
-    def _tokenize(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _token_id(self, token: str) -> int:
         return self.tokenizer.convert_tokens_to_ids(token)

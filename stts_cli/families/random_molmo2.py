@@ -63,6 +63,15 @@ class ByteTokenizer:
         """Return the id of a special token."""
         return self._ids[token]
 
+    def convert_ids_to_tokens(self, token_id: int) -> str:
+        """Return the special token of an id."""
+        return next(token for token, known in self._ids.items() if known == token_id)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Return the id that fills rows; any will do."""
+        return self.eos_token_id
+
     @property
     def eos_token_id(self) -> int:
         """Return the id that ends an answer."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stts_cli.pruning.attention import batched_attention, choose_kernel, group_frames, log_score_bias, varlen_attention
 from stts_cli.pruning.packing import PackedPatches, pack, pack_bins
@@ -113,6 +114,7 @@ def prune_and_encode(
     return_hidden: bool = False,
     apply_block: ApplyBlock = prenorm_block,
     embed: Callable[[Tensor], Tensor] | None = None,
+    checkpoint_blocks: bool = False,
 ) -> VitOutput:
     """Encode the frames of one or more videos, dropping low-scored windows on the way.
 
@@ -139,6 +141,7 @@ def prune_and_encode(
         apply_block: runs one block with a given attention.
         embed: makes embedded patches of each chunk of `hidden_TND` as block 0 takes it, so that they are never held for
             a whole video; None where they are embedded already.
+        checkpoint_blocks: keep no activations of a block; run it again in the backward pass.
 
     Returns:
         Features of kept patches, differentiable end to end.
@@ -158,7 +161,7 @@ def prune_and_encode(
     layers = [layer % len(blocks) for layer in feature_layers]
     blocks = blocks[: max(layers) + 1]
     clock = _Clock(hidden_TND.device)
-    run = _BlockRunner(blocks, apply_block, layers, chunk_frames or num_frames, kernel, embed)
+    run = _BlockRunner(blocks, apply_block, layers, chunk_frames or num_frames, kernel, embed, checkpoint_blocks)
     num_windows = len(window_index)
     dropped = [num_dropped(length, num_windows, keep_ratio, prune_from_frame) for length in video_lengths]
     if scorer == "none" or not any(dropped):
@@ -210,14 +213,25 @@ class _BlockRunner:
     def __init__(
         self,
         blocks: Sequence[nn.Module],
-        apply: ApplyBlock,
+        apply_block: ApplyBlock,
         layers: list[int],
         chunk_frames: int,
         kernel: str,
         embed: Callable[[Tensor], Tensor] | None,
+        checkpointed: bool,
     ) -> None:
-        self.blocks, self.apply, self.layers = blocks, apply, layers
+        self.blocks, self.apply_block, self.layers, self.checkpointed = blocks, apply_block, layers, checkpointed
         self.chunk_frames, self.kernel, self.embed = chunk_frames, kernel, embed
+
+    def apply(self, block: nn.Module, hidden: Tensor, attend: Attend) -> Tensor:
+        if self.checkpointed:
+            return checkpoint(self.apply_block, block, hidden, attend, use_reentrant=False)
+        return self.apply_block(block, hidden, attend)
+
+    def stock(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        if self.checkpointed:
+            return checkpoint(block, hidden, attention_mask=None, use_reentrant=False)
+        return block(hidden, attention_mask=None)
 
     def dense(
         self, hidden: Tensor, which: Sequence[int], bias_TN: Tensor | None = None, features_only: bool = False
@@ -233,7 +247,7 @@ class _BlockRunner:
             for i in which:
                 block = self.blocks[i]
                 if key_bias is None and not explicit:
-                    x = block(x, attention_mask=None)
+                    x = self.stock(block, x)
                 else:
                     x = self.apply(block, x, _dense_attend(key_bias, explicit or self.kernel == "eager"))
                 if i in features:

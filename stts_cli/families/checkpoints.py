@@ -1,0 +1,168 @@
+"""A checkpoint and those it stands on: what was trained lies in a small folder, the rest in its base model.
+
+A folder written by `stts finetune --train scorer` or `--train lora` holds an `stts.json` that names a base model, the
+scorer's weights and, for LoRA, the adapter in peft's own format. `base_chain` follows the names down to a whole model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, read_settings
+
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder or a hub repository, whole or standing on another one.
+
+    Attributes:
+        model: the folder's path, or the hub id.
+        revision: a hub commit, or None for the newest.
+        settings: how it was trained to be pruned.
+        document: its `stts.json`; empty where there is none.
+    """
+
+    model: str
+    revision: str | None
+    settings: PruneSettings
+    document: dict[str, Any]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder here."""
+        return Path(self.model).is_dir()
+
+    @property
+    def name(self) -> str:
+        """What to call it in reports."""
+        return self.document.get("name") or Path(self.model).name if self.is_local else self.model
+
+    def find_file(self, name: str) -> Path | None:
+        """Return where one of its files is, fetched from the hub if need be; None where it has no such file."""
+        return find_file(self.model, self.revision, name)
+
+    def commit(self) -> str | None:
+        """Return the hub commit its files are of, None for a folder."""
+        from transformers.utils.hub import extract_commit_hash
+
+        if self.is_local:
+            return None
+        path = self.find_file("config.json") or self.find_file(SETTINGS_FILE)
+        return self.revision or extract_commit_hash(str(path) if path else None, None)
+
+
+def find_file(model: str, revision: str | None, name: str) -> Path | None:
+    """Return where a file of a checkpoint is.
+
+    Args:
+        model: a folder or a hub id.
+        revision: a hub commit, branch or tag; None for the newest.
+        name: the file's name.
+
+    Returns:
+        Its path, in the hub's cache for a hub id; None where there is no such file or the hub cannot be reached.
+    """
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        model,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
+    """Follow a checkpoint down to the whole model that it stands on.
+
+    Args:
+        model: a folder or a hub id.
+        revision: a hub commit, branch or tag.
+
+    Returns:
+        The checkpoint itself, then its base, and so on; the last one is a whole model (whose config is not looked at).
+
+    Raises:
+        InputError: a base that is not there, or checkpoints that stand on each other.
+    """
+    chain: list[Checkpoint] = []
+    while True:
+        settings, document = read_settings(find_file(model, revision, SETTINGS_FILE))
+        chain.append(Checkpoint(model, revision, settings, document))
+        base = document.get("base_model")
+        if base is None:
+            return chain
+        where = f"{model}/{SETTINGS_FILE}"
+        if not isinstance(base, str) or not base:
+            raise InputError(f"{where} names the base model {base!r} -> a folder or a hub id -> write the path there")
+        if base.startswith(("./", "../")) and Path(model).is_dir():
+            base = str((Path(model) / base).resolve())
+        if Path(base).expanduser().is_absolute() and not Path(base).expanduser().is_dir():
+            raise InputError(
+                f"the base model '{base}' of '{model}' is not there -> it holds the weights that were not trained -> "
+                f"put it back, or write its new place into {where}"
+            )
+        if any(base == seen.model for seen in chain):
+            raise InputError(f"{where} names the base model '{base}', which stands on it -> name a whole model there")
+        model, revision = base, document.get("base_revision")
+
+
+def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
+    """Add a LoRA to the weights it was trained on, so that it costs nothing when the model runs.
+
+    Args:
+        model: the stock transformers model; changed in place.
+        checkpoint: holds the adapter in peft's format.
+
+    Raises:
+        InputError: the adapter is missing, no safetensors file, or does not fit the model.
+        EnvironmentFailure: peft is not installed.
+    """
+    config_path, weights_path = checkpoint.find_file(ADAPTER_CONFIG_FILE), checkpoint.find_file(ADAPTER_FILE)
+    if config_path is None or weights_path is None:
+        missing = ADAPTER_CONFIG_FILE if config_path is None else ADAPTER_FILE
+        raise InputError(f"'{checkpoint.model}' was trained with LoRA but holds no {missing} -> restore it")
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise EnvironmentFailure(
+            f"'{checkpoint.model}' was trained with LoRA -> loading it needs peft -> pip install 'stts[train]'"
+        ) from error
+    config = LoraConfig.from_pretrained(str(config_path.parent))
+    config.base_model_name_or_path = None
+    wrapped = get_peft_model(model, config)
+    put_lora(wrapped, weights_path)
+    wrapped.merge_and_unload()
+    del model.peft_config
+
+
+def put_lora(model: Any, path: Path) -> None:
+    """Read a LoRA's weights into a model that has its adapter layers already.
+
+    Args:
+        model: a peft model, or a model with adapter layers injected.
+        path: the adapter's safetensors file.
+
+    Raises:
+        InputError: the file is broken, or does not fit the adapter layers to the last weight.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        result = set_peft_model_state_dict(model, load_file(path))
+        wrong = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
+        detail = f"{len(wrong)} weights, such as {wrong[0]}" if wrong else ""
+    except (RuntimeError, SafetensorError) as error:
+        detail = " ".join(str(error).split())[:160]
+    if detail:
+        raise InputError(f"{path} does not fit the model ({detail}) -> load it on the base model it was trained on")

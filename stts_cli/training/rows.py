@@ -1,0 +1,147 @@
+"""From tokens to the language model's rows: several questions behind one video, several videos in one row.
+
+In: per video, the ids of its prefix (placeholders of dropped windows already deleted) and of the conversations about
+it. Out: rows of one length with the attention mask that keeps apart what does not belong together: a conversation sees
+its own video and itself, never another conversation, never another video. So a row gives the very losses that its
+conversations would give alone (a test holds it to that), and a video is encoded once for all its questions. Source:
+arXiv 2603.18004, training (sequence packing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class VideoTokens:
+    """One video's share of a row.
+
+    Attributes:
+        prefix: ids up to the end of the video, one placeholder a kept window.
+        is_visual: bool (len(prefix),), True for the video's own tokens, which all see each other.
+        conversations: (ids, is_answer) of each: what follows the video, and which of it the model has to say.
+    """
+
+    prefix: Tensor
+    is_visual: Tensor
+    conversations: tuple[tuple[list[int], list[bool]], ...]
+
+    def __len__(self) -> int:
+        """Return the tokens of the row that this video takes; an answer's last token is never an input."""
+        return len(self.prefix) + sum(len(ids) - 1 for ids, _ in self.conversations)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the language model reads; B rows of L tokens, padded on the right.
+
+    Attributes:
+        input_ids: int64 (B, L).
+        position_ids: int64 (B, L); every conversation goes on from the end of its own video.
+        attention_mask: float (B, 1, L, L), 0 where a token may look, else the lowest number of its dtype.
+        is_visual: int64 (B, L), 1 where transformers' mm_token_type_ids is 1.
+        labels: int64 (B, L), the token that should follow, IGNORED where no loss is taken.
+        answer_ids: int64 (B, L), which answer a label belongs to, counted over the videos in the order given; -1 none.
+        order: which videos stand in the rows, row after row; visual tokens have to come in this order.
+        num_answers: answers in all.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    is_visual: Tensor
+    labels: Tensor
+    answer_ids: Tensor
+    order: list[int]
+    num_answers: int
+
+
+def deal_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
+    """Deal videos out to rows, first fit, the longest first.
+
+    Args:
+        lengths: tokens of each video.
+        seq_len: the most tokens of a row; None for a row a video.
+
+    Returns:
+        The videos of each row. A video longer than `seq_len` has a row of its own.
+    """
+    if seq_len is None:
+        return [[k] for k in range(len(lengths))]
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for k in sorted(range(len(lengths)), key=lambda k: -lengths[k]):
+        at = next((r for r, room in enumerate(free) if room >= lengths[k]), None)
+        if at is None:
+            rows.append([])
+            free.append(seq_len)
+            at = len(rows) - 1
+        rows[at].append(k)
+        free[at] -= lengths[k]
+    return rows
+
+
+def write_rows(videos: Sequence[VideoTokens], pad_id: int, dtype: torch.dtype, seq_len: int | None = None) -> Rows:
+    """Write videos and their conversations into rows.
+
+    Args:
+        videos: at least one.
+        pad_id: fills the ends of rows.
+        dtype: of the attention mask.
+        seq_len: pack several videos into rows of at most this many tokens; None for a row a video.
+
+    Returns:
+        The rows, on the CPU.
+    """
+    dealt = deal_rows([len(v) for v in videos], seq_len)
+    answers_before = [0]
+    for video in videos:
+        answers_before.append(answers_before[-1] + sum(_num_answers(is_answer) for _, is_answer in video.conversations))
+    width = max(sum(len(videos[k]) for k in row) for row in dealt)
+    shape = (len(dealt), width)
+    ids, positions = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
+    visual, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
+    answers, owner, block = torch.full(shape, -1), torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
+    for r, row in enumerate(dealt):
+        at = 0
+        for k in row:
+            video, answer = videos[k], answers_before[k]
+            start, n = at, len(video.prefix)
+            owner[r, start : start + len(video)] = k
+            ids[r, at : at + n], visual[r, at : at + n] = video.prefix, video.is_visual.long()
+            positions[r, at : at + n] = torch.arange(n)
+            at += n
+            for number, (tokens, is_answer) in enumerate(video.conversations, start=1):
+                m = len(tokens) - 1
+                place = slice(at, at + m)
+                ids[r, place], block[r, place] = torch.tensor(tokens[:-1]), number
+                positions[r, place] = torch.arange(n, n + m)
+                asked = torch.tensor(is_answer)
+                labels[r, place] = torch.where(asked[1:], torch.tensor(tokens[1:]), IGNORED)
+                begins = asked[1:] & ~asked[:-1]
+                answers[r, place] = torch.where(asked[1:], begins.long().cumsum(0) - 1 + answer, -1)
+                answer += _num_answers(is_answer)
+                at += m
+    mask = _mask(owner, block, visual.bool(), dtype)
+    return Rows(ids, positions, mask, visual, labels, answers, [k for row in dealt for k in row], answers_before[-1])
+
+
+def _num_answers(is_answer: list[bool]) -> int:
+    return sum(now and not before for before, now in zip([False, *is_answer], is_answer, strict=False))
+
+
+def _mask(owner: Tensor, block: Tensor, visual: Tensor, dtype: torch.dtype) -> Tensor:
+    length = owner.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same_video = (owner[:, :, None] == owner[:, None, :]) & (owner >= 0)[:, :, None]
+    prefix_or_own = (block[:, None, :] == 0) | (block[:, :, None] == block[:, None, :])
+    both_visual = visual[:, :, None] & visual[:, None, :]
+    seen = same_video & ((causal & prefix_or_own) | both_visual)
+    seen |= torch.eye(length, dtype=torch.bool)  # padding looks at itself: a row without any key would be nan
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
