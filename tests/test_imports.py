@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "shapes": {"errors"},
     "pipeline": BELOW_COMMANDS,
     "profiling": BELOW_COMMANDS | {"pipeline", "architectures", "estimate"},
-    "training": BELOW_COMMANDS | {"shapes"},
+    "training": BELOW_COMMANDS | {"shapes", "benchmarks"},  # questions are worded, and clips read, as eval does it
     "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes"},
     "report": {"errors", "__init__"},
     "report_profile": {"report", "errors", "__init__"},

@@ -1,0 +1,119 @@
+"""Read rows of a dataset of the Hugging Face hub, and fetch the videos that they name.
+
+In: "hf:OWNER/NAME[:split]". Out: rows as dicts whose "video" is the path of a file. The rows come through the
+`datasets` library, which reads whatever form they are published in; videos come one by one into the hub's own cache.
+A video that is stored within its row is written to a cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from stts_cli.errors import EnvironmentFailure, InputError
+
+_DOWNLOADS_AT_ONCE = 8
+
+
+def hub_rows(source: str, video_root: str | None) -> Iterator[tuple[str, int, Path, Any]]:
+    """Read a dataset, and fetch its videos unless they are at hand.
+
+    Args:
+        source: "hf:OWNER/NAME", with ":split" behind it unless it is "train"; instead of a name on the hub also the
+            path of a folder.
+        video_root: folder that holds the videos; None to fetch them from the dataset's repository.
+
+    Returns:
+        (where, number from 1, folder that the row's relative paths start from, row) of every row.
+
+    Raises:
+        InputError: no such dataset, split or video.
+        EnvironmentFailure: no network, or the `datasets` package is missing.
+    """
+    name, _, split = source.removeprefix("hf:").partition(":")
+    if not name:
+        raise InputError(f"{source} names no dataset -> hf:OWNER/NAME, or hf:OWNER/NAME:SPLIT -> check --data")
+    rows = _load(name, split or "train")
+    if video_root is not None or Path(name).is_dir():
+        folder = Path(video_root if video_root is not None else name)
+    else:
+        folder = Path()
+        wanted = [row["video"] for row in rows if isinstance(row.get("video"), str)]
+        fetched = _fetch(name, list(dict.fromkeys(wanted)))
+        rows = [{**row, "video": fetched.get(row["video"], row["video"])} if "video" in row else row for row in rows]
+    for number, row in enumerate(rows, start=1):
+        yield f"{source}, row {number}", number, folder, row
+
+
+def _load(name: str, split: str) -> list[dict[str, Any]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise EnvironmentFailure(
+            f"hf:{name} needs the datasets package, which is not installed -> pip install 'stts[train]'"
+        ) from error
+    try:
+        table = datasets.load_dataset(name, split=split)
+        for column, feature in (table.features or {}).items():
+            if isinstance(feature, datasets.Video):  # the path or the bytes; frames are read later, and few of them
+                table = table.cast_column(column, datasets.Video(decode=False))
+        return [_at_hand(row) for row in table]
+    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+        raise InputError(
+            f"hf:{name}, split '{split}', cannot be loaded ({_first_line(error)}) -> check the name and the split"
+        ) from error
+    except OSError as error:  # every failure of the network is one
+        raise EnvironmentFailure(
+            f"hf:{name} cannot be fetched ({_first_line(error)}) -> go online without HF_HUB_OFFLINE, or give a .jsonl"
+        ) from error
+
+
+def _at_hand(row: dict[str, Any]) -> dict[str, Any]:
+    """Replace a video that is stored in its row by the path of a file."""
+    video = row.get("video")
+    if not isinstance(video, dict) or not {"path", "bytes"} & set(video):
+        return row
+    if video.get("bytes") is None:
+        return {**row, "video": video.get("path")}
+    suffix = Path(video.get("path") or "video.mp4").suffix
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stts" / "videos"
+    path = cache / (hashlib.sha256(video["bytes"]).hexdigest()[:32] + suffix)
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
+        part.write_bytes(video["bytes"])
+        part.replace(path)
+    return {**row, "video": str(path)}
+
+
+def _fetch(repo: str, names: list[str]) -> dict[str, str]:
+    """Download files of a dataset's repository, as far as they are not in the cache; return where each is."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    def fetch(name: str) -> str:
+        try:
+            return hf_hub_download(repo, name, repo_type="dataset")
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                raise InputError(
+                    f"hf:{repo} has no file {name} -> unpack its archives yourself, name the folder with --video-root"
+                ) from error
+            if isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | OfflineModeIsEnabled):
+                raise EnvironmentFailure(
+                    f"{name} cannot be fetched from {repo} ({_first_line(error)}) -> go online without HF_HUB_OFFLINE, "
+                    "or name a folder that holds it with --video-root"
+                ) from error
+            raise EnvironmentFailure(f"{name} of {repo} cannot be kept ({_first_line(error)})") from error
+
+    names = [name for name in names if not Path(name).is_absolute()]
+    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+        return dict(zip(names, pool.map(fetch, names), strict=True))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
