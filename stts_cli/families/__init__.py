@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stts_cli.errors import InputError, suggest
+from stts_cli.errors import EnvironmentFailure, InputError, suggest
+from stts_cli.families.checkpoints import base_chain
 
 if TYPE_CHECKING:
     from stts_cli.families.family import Family
 
 FAMILIES = {"molmo2": ("stts_cli.families.molmo2", "Molmo2Family")}
+EXAMPLE = "allenai/Molmo2-4B"
 
 
 def load_family(
@@ -27,8 +29,12 @@ def load_family(
     dtype: torch.dtype = torch.float32,
     attn_implementation: str = "sdpa",
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> Family:
     """Load a checkpoint with the method built in.
+
+    A folder whose stts.json names a base model (written by a scorer-only or LoRA training) is loaded through it: the
+    base's weights, a LoRA merged into them, the folder's own scorer.
 
     Args:
         model: a checkpoint folder or a hub id.
@@ -36,31 +42,45 @@ def load_family(
         dtype: dtype of the weights.
         attn_implementation: the stock model's attention, "sdpa" or "eager".
         trust_remote_code: let transformers run code that came with the checkpoint; off by default.
+        revision: commit, branch or tag of a hub id; None for the newest.
 
     Returns:
         The family. The scorer is there when the folder's stts.json names one.
 
     Raises:
-        InputError: no such folder, no model in it, or a model type that no family handles.
+        InputError: no such folder, no model in it or in its base, or a model type that no family handles.
+        EnvironmentFailure: a base model on the hub that cannot be reached, or a LoRA and no peft.
     """
-    name = str(model)
-    if name.startswith((".", "/", "~")) or isinstance(model, Path) or Path(name).exists():
-        folder = Path(name).expanduser()
-        if not (folder / "config.json").is_file():
-            what = "holds no config.json" if folder.is_dir() else "is no folder"
-            raise InputError(f"model '{name}' {what} -> a checkpoint folder or a hub id such as allenai/Molmo2-4B")
-        name = str(folder)
     from transformers import PretrainedConfig
 
-    model_type = PretrainedConfig.get_config_dict(name)[0].get("model_type")
+    name = str(model)
+    if name.startswith((".", "/", "~")) or isinstance(model, Path) or Path(name).exists():
+        name = str(Path(name).expanduser())
+        if not Path(name).is_dir():
+            raise InputError(f"model '{model}' is no folder -> a checkpoint folder or a hub id such as {EXAMPLE}")
+    chain = base_chain(name, revision)
+    root = chain[-1]
+    if root.is_local and not (Path(root.model) / "config.json").is_file():
+        whose = f"model '{model}'" if len(chain) == 1 else f"the base model '{root.model}' of '{model}'"
+        raise InputError(f"{whose} holds no config.json -> a checkpoint folder or a hub id such as {EXAMPLE}")
+    try:
+        config = PretrainedConfig.get_config_dict(root.model, revision=root.revision or "main")[0]
+    except OSError as error:
+        if len(chain) == 1:
+            raise
+        raise EnvironmentFailure(
+            f"the base model '{root.model}' of '{model}' cannot be loaded -> it holds the weights that were not "
+            "trained -> check the network, or the name in its stts.json"
+        ) from error
+    model_type = config.get("model_type")
     if model_type not in FAMILIES:
         raise InputError(
-            f"model '{name}' is of type {model_type!r}, which no family handles{suggest(str(model_type), FAMILIES)} "
-            "-> choose a checkpoint of a known type"
+            f"model '{root.model}' is of type {model_type!r}, which no family handles"
+            f"{suggest(str(model_type), FAMILIES)} -> choose a checkpoint of a known type"
         )
     module, cls = FAMILIES[model_type]
     family: Family = getattr(importlib.import_module(module), cls).load(
-        name,
+        chain,
         device=torch.device(device),
         dtype=dtype,
         attn_implementation=attn_implementation,

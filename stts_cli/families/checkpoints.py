@@ -141,7 +141,6 @@ def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
     wrapped = get_peft_model(model, config)
     put_lora(wrapped, weights_path)
     wrapped.merge_and_unload()
-    del model.peft_config
 
 
 def put_lora(model: Any, path: Path) -> None:

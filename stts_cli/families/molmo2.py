@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from stts_cli.errors import InputError, suggest
 from stts_cli.families import molmo2_training
+from stts_cli.families.checkpoints import Checkpoint, merge_lora
 from stts_cli.families.family import EncodedVideo, Prompt
 from stts_cli.families.frames import FrameProcessor, read_frame_processor
 from stts_cli.families.molmo2_training import VIDEO_TOKEN
-from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, load_scorer, read_settings
+from stts_cli.families.settings import PruneSettings, load_scorer
 from stts_cli.pruning import SCORERS, TokenScorer, prune_and_encode, shrink_placeholders, window_index
 from stts_cli.savings import ModelShape
 
@@ -84,49 +85,57 @@ class Molmo2Family:
 
     @classmethod
     def load(
-        cls, model: str, *, device: torch.device, dtype: torch.dtype, attn_implementation: str, trust_remote_code: bool
+        cls,
+        chain: Sequence[Checkpoint],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        attn_implementation: str,
+        trust_remote_code: bool,
     ) -> Molmo2Family:
-        """Load a checkpoint; see `families.load_family` for the arguments.
+        """Load a checkpoint from `checkpoints.base_chain`; see `families.load_family` for the other arguments.
 
         Raises:
             InputError: weights that are not safetensors, incomplete, or that do not fit the config.
         """
         from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
-        from transformers.utils import cached_file
 
-        def find_file(name: str) -> Path | None:
-            found = cached_file(
-                model, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-            )
-            return Path(found) if found else None
-
-        if Path(model).is_dir() and not list(Path(model).glob("model*.safetensors")):
+        top, root = chain[0], chain[-1]
+        model, revision = root.model, root.revision or "main"
+        if root.is_local and not list(Path(model).glob("model*.safetensors")):
             raise InputError(f"model '{model}' holds no .safetensors weights -> only that format is loaded")
         stock, info = Molmo2ForConditionalGeneration.from_pretrained(
-            model, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, output_loading_info=True
+            model,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
         )
         if info["missing_keys"]:
             first = sorted(info["missing_keys"])[0]
             raise InputError(
                 f"model '{model}' lacks {len(info['missing_keys'])} weights, such as {first} -> load a whole checkpoint"
             )
-        settings, document = read_settings(find_file(SETTINGS_FILE))
+        for layer in reversed(chain):
+            if layer.document.get("train") == "lora":
+                merge_lora(stock, layer)
         vision = stock.config.vision_config
-        scorer = load_scorer(document, find_file, scorer_sizes(vision))
+        scorer = load_scorer(top.document, top.find_file, scorer_sizes(vision))
         defaults = {
             "size": dict(zip(("height", "width"), vision.image_size, strict=True)),
             "patch_size": vision.patch_size,
             "pooling_size": (3, 3),
         }
-        processor = find_file("processor_config.json")
+        processor = root.find_file("processor_config.json")
         return cls(
             stock.to(device).eval(),
-            AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code),
+            AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code),
             scorer=scorer.to(device, dtype).eval() if scorer is not None else None,
-            frames=read_frame_processor(find_file, defaults),
-            settings=settings,
-            model_name=document.get("name") or Path(model).name if Path(model).is_dir() else model,
-            is_demonstration=bool(document.get("demonstration", False)),
+            frames=read_frame_processor(root.find_file, defaults),
+            settings=top.settings,
+            model_name=top.name,
+            is_demonstration=any(checkpoint.document.get("demonstration", False) for checkpoint in chain),
             processor=json.loads(processor.read_text(encoding="utf-8")) if processor else None,
         )
 

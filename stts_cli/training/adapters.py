@@ -1,0 +1,63 @@
+"""LoRA: small trainable matrices beside the linear layers of the language model and, if asked for, of the ViT.
+
+peft puts its layers in the place of the stock ones, which the pruned ViT calls as modules; nothing else of the family
+changes. The paper (arXiv 2603.18004) trains everything; LoRA is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.families.family import Family
+
+ADAPTER = "default"
+
+
+def add_lora(family: Family, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, vit: bool = False) -> None:
+    """Freeze a family's stock model and put trainable adapters into it, in place.
+
+    The adapters start as zero, so the model says what it said before. They are float32 whatever the model's dtype; the
+    scorer is left as it is.
+
+    Args:
+        family: loaded.
+        rank: of the adapters, at least 1.
+        alpha: the adapters' output is scaled by alpha / rank.
+        dropout: share of their inputs that is dropped while training, in [0, 1).
+        vit: adapters also in the ViT's blocks up to the deepest that the connector reads.
+
+    Raises:
+        InputError: a value out of range, or a family that has adapters already.
+        EnvironmentFailure: peft is not installed.
+    """
+    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
+        raise InputError(
+            f"LoRA of rank {rank}, alpha {alpha:g}, dropout {dropout:g} -> rank at least 1, alpha above 0, dropout in "
+            "[0, 1) -> change it"
+        )
+    if hasattr(family.model, "peft_config"):
+        raise InputError(f"{family.model_name} has adapters already -> load it again")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise EnvironmentFailure("LoRA needs peft -> pip install 'stts[train]'") from error
+    parts: list[nn.Module] = [family.model.get_decoder(), *(family.vit_blocks if vit else ())]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_linear_names(family, parts))
+    inject_adapter_in_model(config, family.model, adapter_name=ADAPTER)
+    for parameter in family.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+
+
+def has_lora(family: Family) -> bool:
+    """Return whether `add_lora` was called on a family."""
+    return ADAPTER in getattr(family.model, "peft_config", {})
+
+
+def _linear_names(family: Family, parts: Iterable[nn.Module]) -> list[str]:
+    wanted = {id(module) for part in parts for module in part.modules() if isinstance(module, nn.Linear)}
+    return [name for name, module in family.model.named_modules() if id(module) in wanted]
