@@ -1,0 +1,247 @@
+"""What a training run leaves behind: a folder that `stts ask --model FOLDER` takes, and the way back into a model.
+
+A full training writes a whole checkpoint in Hugging Face format. Training the scorer alone, or a LoRA, writes only
+what was trained and the base model's name; `families.load_family` loads it through that. Weights are safetensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stts_cli.errors import InputError, suggest
+from stts_cli.families.checkpoints import ADAPTER_FILE, Checkpoint, base_chain
+from stts_cli.families.family import Family
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings
+from stts_cli.training.adapters import ADAPTER, has_lora
+
+KINDS = ("scorer", "lora", "full")
+SCORER_FILE = "scorer.safetensors"
+PEFT_PREFIX = "base_model.model."  # of every name in an adapter's file
+COPIED = (  # what a processor is made of; the tokenizer writes its own files
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+
+def write_checkpoint(
+    folder: str | Path,
+    family: Family,
+    *,
+    train: str,
+    base_model: str,
+    settings: PruneSettings,
+    training: dict[str, Any],
+    dtype: torch.dtype | None = None,
+    state_dict: dict[str, Tensor] | None = None,
+) -> None:
+    """Write what was trained as a checkpoint that `families.load_family` reads.
+
+    Args:
+        folder: made if needed; files of the same names are replaced.
+        family: the trained model; not changed.
+        train: what was trained, one of `KINDS`.
+        base_model: the folder or hub id that the run started from.
+        settings: how it was trained to be pruned.
+        training: summary for `stts.json`, plain data.
+        dtype: of the weights in the files; None to leave them as they are.
+        state_dict: the weights, named "stock.…" and "scorer.…"; None to take them from the family.
+
+    Raises:
+        InputError: an unknown `train`, "lora" without adapters, or a base model that is not there.
+    """
+    _check_kind(train, family)
+    folder = Path(folder)
+    chain = base_chain(str(Path(base_model).resolve()) if Path(base_model).is_dir() else base_model)
+    folder.mkdir(parents=True, exist_ok=True)
+    if state_dict is None:
+        stock, scorer = family.model.state_dict(), family.scorer.state_dict() if family.scorer is not None else {}
+    else:
+        stock, scorer = (_part(state_dict, part) for part in ("stock.", "scorer."))
+    if train == "full":
+        _write_whole(folder, family, chain[-1], _cast(stock, dtype))
+        base = chain[0]
+    else:
+        base = next(checkpoint for checkpoint in chain if checkpoint.document.get("train") != "scorer")
+    if train == "lora":
+        _write_adapter(folder, family, base, _cast(stock, dtype))
+    document = {
+        "format": FORMAT,
+        "family": family.model.config.model_type,
+        "train": train,
+        **({"trained_from": Path(base.model).name if base.is_local else base.model} if train == "full" else {}),
+        "base_model": base.model if train != "full" else None,
+        "base_revision": base.commit(),
+        "demonstration": family.is_demonstration,
+        **dataclasses.asdict(settings),
+    }
+    if scorer:
+        from safetensors.torch import save_file
+
+        document |= {"scorer": "learned", "scorer_file": SCORER_FILE}
+        weights = {name: value.contiguous() for name, value in _cast(scorer, dtype).items()}
+        save_file(weights, folder / SCORER_FILE, metadata={"format": "pt"})
+    elif settings.scorer == "learned":
+        document["scorer"] = PruneSettings.scorer
+    _write(folder / SETTINGS_FILE, {k: v for k, v in document.items() if v is not None} | {"training": training})
+
+
+def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Tensor]:
+    """Read the trained weights of a folder that `write_checkpoint` wrote.
+
+    Args:
+        folder: the folder.
+        family: a model of the same sizes, for "lora" with the adapters in it; not changed.
+        train: what was trained, one of `KINDS`.
+
+    Returns:
+        On the CPU, by the names of the training module: "scorer.…" and, but for "scorer", "stock.…" (for "lora" the
+        adapters only).
+
+    Raises:
+        InputError: a file is missing or broken.
+    """
+    folder = Path(folder)
+    _check_kind(train, family)
+    weights: dict[str, Tensor] = {}
+    if family.scorer is not None:
+        weights |= {f"scorer.{name}": value for name, value in _read(folder / SCORER_FILE).items()}
+    if train == "lora":
+        saved = _read(folder / ADAPTER_FILE)
+        names = {_saved_name(name): f"stock.{name}" for name in family.model.state_dict() if f".{ADAPTER}." in name}
+        weights |= {names.get(name, f"stock.{name}"): value for name, value in saved.items()}
+    if train == "full":
+        weights |= {f"stock.{name}": value for name, value in _read_whole(folder, family).items()}
+    return weights
+
+
+def load_weights(folder: str | Path, family: Family, train: str) -> None:
+    """Put the weights of a folder that `write_checkpoint` wrote back into a model, in place.
+
+    Args:
+        folder: the folder.
+        family: a model of the same sizes, for "lora" with the adapters in it. What was not trained is left alone.
+        train: what was trained, one of `KINDS`.
+
+    Raises:
+        InputError: a file is missing or broken, or does not fit the model to the last weight.
+    """
+    weights = read_weights(folder, family, train)
+    targets = {f"scorer.{k}": v for k, v in (family.scorer.state_dict() if family.scorer is not None else {}).items()}
+    if train != "scorer":
+        stock = family.model.state_dict()
+        targets |= {f"stock.{k}": v for k, v in stock.items() if train == "full" or f".{ADAPTER}." in k}
+    wrong = sorted(targets.keys() ^ weights.keys())
+    wrong += sorted(k for k in targets.keys() & weights.keys() if targets[k].shape != weights[k].shape)
+    if wrong:
+        raise InputError(
+            f"{folder} does not fit {family.model_name} ({len(wrong)} weights, such as {wrong[0]}) -> "
+            "use the model that it was trained from, and the same settings"
+        )
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(weights[name])
+
+
+def _check_kind(train: str, family: Family) -> None:
+    if train not in KINDS:
+        raise InputError(f"train is '{train}'{suggest(train, KINDS)}")
+    if has_lora(family) != (train == "lora"):
+        what = "has no adapters" if train == "lora" else "has adapters"
+        raise InputError(f"{family.model_name} {what} -> 'lora' goes with them, '{train}' was asked for -> change one")
+    if train == "scorer" and family.scorer is None:
+        raise InputError(f"{family.model_name} has no scorer to train -> give it one first")
+
+
+def _write_whole(folder: Path, family: Family, root: Checkpoint, state_dict: dict[str, Tensor]) -> None:
+    family.model.save_pretrained(folder, state_dict=state_dict)
+    family.tokenizer.save_pretrained(folder)
+    for name in COPIED:
+        path = root.find_file(name)
+        if path is not None and path.resolve() != (folder / name).resolve():
+            shutil.copyfile(path, folder / name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    dtypes = {str(value.dtype).removeprefix("torch.") for value in state_dict.values() if value.is_floating_point()}
+    if len(dtypes) == 1:
+        for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+            part |= {"dtype": next(iter(dtypes))} if "dtype" in part else {}
+        _write(folder / "config.json", config)
+
+
+def _write_adapter(folder: Path, family: Family, base: Checkpoint, state_dict: dict[str, Tensor]) -> None:
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    config = copy.copy(family.model.peft_config[ADAPTER])
+    config.base_model_name_or_path, config.revision, config.inference_mode = base.model, base.commit(), True
+    config.save_pretrained(folder)
+    state = get_peft_model_state_dict(family.model, state_dict, ADAPTER, save_embedding_layers=False)
+    weights = {f"{PEFT_PREFIX}{name}": value.contiguous() for name, value in state.items()}
+    save_file(weights, folder / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def _saved_name(name: str) -> str:
+    """Return what peft calls an adapter's weight in its file."""
+    return PEFT_PREFIX + name.replace(f".{ADAPTER}.", ".")
+
+
+def _read_whole(folder: Path, family: Family) -> dict[str, Tensor]:
+    """Read a whole stock model by its module names, which are not those in the files."""
+    import transformers
+
+    dtypes = {parameter.dtype for parameter in family.model.parameters()}
+    dtype = torch.float32 if torch.float32 in dtypes else family.model.dtype
+    cls = getattr(transformers, type(family.model).__name__.removeprefix("FSDP"))
+    try:
+        model, info = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{folder} holds no whole model ({_line(error)}) -> use another checkpoint") from error
+    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
+    if wrong:
+        raise InputError(f"{folder} lacks weights or has too many, such as {wrong[0]} -> use another checkpoint")
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read ({_line(error)}) -> use another checkpoint") from error
+    return weights
+
+
+def _part(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
+def _cast(state_dict: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Return a copy of the dict in another dtype; weights that share their memory go on sharing it."""
+    if dtype is None:
+        return dict(state_dict)
+    done: dict[tuple[int, torch.Size], Tensor] = {}
+    for value in state_dict.values():
+        done.setdefault((value.data_ptr(), value.shape), value.to(dtype) if value.is_floating_point() else value)
+    return {name: done[value.data_ptr(), value.shape] for name, value in state_dict.items()}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
