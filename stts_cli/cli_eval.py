@@ -30,8 +30,11 @@ def evaluate(
         bool, typer.Option("--allow-missing", help="Leave out questions whose video is not there.")
     ] = False,
     compare: Annotated[
-        str | None,
-        typer.Option(help="A second arm on the same questions: dense (the default), a keep ratio, a scorer, a preset."),
+        list[str] | None,
+        typer.Option(
+            help="More arms on the same questions, several times or with commas: dense (the default), a keep ratio, a "
+            "scorer, a preset or a checkpoint, these also with a ratio: random@0.3."
+        ),
     ] = None,
     test_time_scaling: Annotated[
         bool, typer.Option("--test-time-scaling", help="Dense at T frames against pruned at T and at T / keep ratio.")
@@ -58,7 +61,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of guesses and of the random scorer.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
 ) -> None:
-    """Measure accuracy beside cost, with a second arm on the same questions if asked for."""
+    """Measure accuracy beside cost, with more arms on the same questions if asked for."""
     from stts_cli import report_eval
     from stts_cli.presets import Preset, choose_preset, vary_preset
 
@@ -72,14 +75,14 @@ def evaluate(
     settings = choose_preset(preset, model=model).override(
         frames=frames, max_fps=max_fps, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, dtype=dtype
     )
-    varied = None if compare is None else vary_preset(settings, compare)
+    varied = [vary_preset(settings, text.strip()) for given in compare or () for text in given.split(",")]
     with report_eval.EvalProgress() as progress:
         progress("starting")
         from stts_cli.benchmarks.settings import ArmSettings
         from stts_cli.benchmarks.suite import plan_arms, run_benchmarks
 
         def arm(preset: Preset, name: str) -> ArmSettings:
-            dense = preset.scorer == "none" or preset.keep_ratio == 1
+            dense = preset.model == settings.model and (preset.scorer == "none" or preset.keep_ratio == 1)
             return ArmSettings(
                 "dense" if dense else name,
                 preset.model,
@@ -91,10 +94,9 @@ def evaluate(
                 preset.dtype,
             )
 
-        second = None if varied is None else arm(varied[1], varied[0])
         document = run_benchmarks(
             bench,
-            plan_arms(arm(settings, "pruned"), second, test_time_scaling),
+            plan_arms(arm(settings, "pruned"), [arm(other, name) for name, other in varied], test_time_scaling),
             split=split,
             scoring=scoring,
             videos=videos,

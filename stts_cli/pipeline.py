@@ -46,6 +46,7 @@ class Answer:
         num_new_tokens: decoding steps; with options, the tokens scored.
         ttft_s: seconds to the first token. The first question pays for the video, later ones reuse it.
         seconds: "llm_prefill" and "decode" of this question alone.
+        prefix_s: seconds the language model spent on the part before the question, which questions share.
         savings: the FLOPs and tokens of this question asked alone, from `savings.Savings.to_dict`.
     """
 
@@ -57,10 +58,11 @@ class Answer:
     num_new_tokens: int
     ttft_s: float
     seconds: dict[str, float]
+    prefix_s: float
     savings: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Arm:
     """Everything one way of looking at the video gave: pruned, or dense.
 
@@ -219,12 +221,14 @@ def answer_questions(
     questions: Sequence[str],
     *,
     options: Sequence[str] = (),
+    contexts: Sequence[str] = (),
     keep_ratio: float,
     scorer: str,
     prune_layer: int | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
     progress: Progress = lambda stage: None,
+    on_answer: Callable[[Arm], None] = lambda arm: None,
 ) -> Arm:
     """Encode a clip once and answer every question behind the same video prefix.
 
@@ -232,6 +236,8 @@ def answer_questions(
         family: a loaded model family.
         clip: the frames.
         questions: one or more.
+        contexts: if not empty, a text a question that stands between the video and the user's turn, such as
+            subtitles. Questions in a row with the same one share the language model's state behind it.
         options: if not empty, the likeliest of them is the answer.
         keep_ratio: fraction of windows kept, in (0, 1].
         scorer: one of `pruning.SCORERS`.
@@ -239,6 +245,7 @@ def answer_questions(
         max_new_tokens: the most tokens of an answer.
         seed: of the random scorer.
         progress: called with the name of each stage as it starts.
+        on_answer: called after each answer with the arm as it stands then, the new answer last.
 
     Returns:
         The arm, with one answer a question.
@@ -255,44 +262,7 @@ def answer_questions(
     progress("answering")
     prune_layer = family.settings.prune_layer if prune_layer is None else prune_layer
     prefix: VideoPrefix | None = None
-    answers: list[Answer] = []
-    prefix_s = 0.0
-    for question in questions:
-        asked = clock(device)
-        prompt = family.build_prompt(clip.timestamps_s, question, encoded.keep_mask)
-        ids = prompt.input_ids.to(device)
-        head_ids = ids[:, : prompt.num_prefix]
-        if prefix is None or not torch.equal(prefix.input_ids, head_ids):
-            types = prompt.mm_token_type_ids[:, : prompt.num_prefix].to(device)
-            prefix = prefill_video(family.model, head_ids, types, encoded.visual_tokens)
-            prefix_s += prefix.seconds
-        prompt_s = clock(device) - asked
-        reply = _reply(family, prefix, ids[:, prompt.num_prefix :], options, max_new_tokens)
-        count = savings.count(
-            family.shape(),
-            num_frames=len(encoded.keep_mask),
-            kept_per_frame=encoded.keep_mask.sum(1).tolist(),
-            prompt_tokens_dense=prompt.dense_length,
-            prompt_tokens_pruned=ids.shape[1],
-            prune_layer=prune_layer,
-            new_tokens=reply.num_new_tokens,
-            scorer=encoded.scorer,
-            kept_patches_per_frame=encoded.kept_patches,
-        )
-        answers.append(
-            Answer(
-                question=question,
-                text=reply.text,
-                finished=reply.finished,
-                options=reply.options,
-                num_prompt_tokens=ids.shape[1],
-                num_new_tokens=reply.num_new_tokens,
-                ttft_s=reply.prefill_s + prompt_s + (0.0 if answers else video_s),
-                seconds={"llm_prefill": reply.prefill_s, "decode": reply.decode_s},
-                savings=count.to_dict(),
-            )
-        )
-    return Arm(
+    arm = Arm(
         name="dense" if scorer == "none" or keep_ratio == 1 else "pruned",
         scorer=scorer,
         keep_ratio=keep_ratio,
@@ -302,15 +272,50 @@ def answer_questions(
         num_windows=encoded.keep_mask.numel(),
         num_windows_kept=int(encoded.keep_mask.sum()),
         kept_per_frame=encoded.keep_mask.sum(1).tolist(),
-        seconds={
-            "preprocess": preprocessed - started,
-            **encoded.seconds,
-            "llm_prefill": prefix_s + sum(answer.seconds["llm_prefill"] for answer in answers),
-            "decode": sum(answer.seconds["decode"] for answer in answers),
-        },
-        peak_bytes=memory.peak_bytes(),
-        answers=answers,
+        seconds={"preprocess": preprocessed - started, **encoded.seconds, "llm_prefill": 0.0, "decode": 0.0},
+        peak_bytes=None,
+        answers=[],
     )
+    for question, context in zip(questions, contexts or [""] * len(questions), strict=True):
+        asked = clock(device)
+        prompt = family.build_prompt(clip.timestamps_s, question, encoded.keep_mask, context=context)
+        ids = prompt.input_ids.to(device)
+        head_ids = ids[:, : prompt.num_prefix]
+        if prefix is None or not torch.equal(prefix.input_ids, head_ids):
+            types = prompt.mm_token_type_ids[:, : prompt.num_prefix].to(device)
+            prefix = prefill_video(family.model, head_ids, types, encoded.visual_tokens)
+            arm.seconds["llm_prefill"] += prefix.seconds
+        prompt_s = clock(device) - asked
+        reply = _reply(family, prefix, ids[:, prompt.num_prefix :], options, max_new_tokens)
+        count = savings.count(
+            family.shape(),
+            num_frames=len(encoded.keep_mask),
+            kept_per_frame=arm.kept_per_frame,
+            prompt_tokens_dense=prompt.dense_length,
+            prompt_tokens_pruned=ids.shape[1],
+            prune_layer=prune_layer,
+            new_tokens=reply.num_new_tokens,
+            scorer=encoded.scorer,
+            kept_patches_per_frame=encoded.kept_patches,
+        )
+        answer = Answer(
+            question=question,
+            text=reply.text,
+            finished=reply.finished,
+            options=reply.options,
+            num_prompt_tokens=ids.shape[1],
+            num_new_tokens=reply.num_new_tokens,
+            ttft_s=reply.prefill_s + prompt_s + (0.0 if arm.answers else video_s),
+            seconds={"llm_prefill": reply.prefill_s, "decode": reply.decode_s},
+            prefix_s=prefix.seconds,
+            savings=count.to_dict(),
+        )
+        arm.answers.append(answer)
+        arm.seconds["llm_prefill"] += reply.prefill_s
+        arm.seconds["decode"] += reply.decode_s
+        arm.peak_bytes = memory.peak_bytes()
+        on_answer(arm)
+    return arm
 
 
 def load(model: str, *, device: str, dtype: str) -> Family:

@@ -162,32 +162,56 @@ def choose_preset(
 
 
 def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
-    """Read the second arm of a comparison.
+    """Read one more arm of a comparison.
 
     Args:
         base: the first arm.
-        text: "dense", a keep ratio, a scorer, or a preset's name or file.
+        text: "dense", a keep ratio, a scorer, a preset's name or file, or a checkpoint's folder or hub id; all but the
+            first two may end in "@" and a keep ratio, as in "random@0.3".
 
     Returns:
-        A name for it, and the second arm: the base with that one thing changed, or the other preset as it is.
+        A name for it, and the arm: the base with that changed, or the other preset as it is.
 
     Raises:
         InputError: it is none of these.
     """
     if text == "dense":
         return text, base.override(keep_ratio=1.0, scorer="none")
-    if text in SCORERS:
-        return text, base.override(scorer=text)
-    try:
-        ratio = float(text)
-    except ValueError:
-        pass
+    if (alone := _number(text)) is not None:
+        return f"keep {alone:g}", _with_ratio(base, alone)
+    what, _, tail = text.rpartition("@")
+    ratio = _number(tail) if what and not Path(text).is_dir() else None
+    what = text if ratio is None else what
+    if what in SCORERS:
+        # a base that keeps everything would make a scorer pointless: the checkpoint's own ratio then
+        free = dataclasses.replace(base, keep_ratio=None) if base.keep_ratio == 1 else base
+        other = free.override(scorer=what)
+    elif what.endswith((".yaml", ".yml")) or what in preset_names():
+        other = load_preset(what)
+    elif what and (Path(what).expanduser().is_dir() or (what.count("/") == 1 and what[0] not in "./~")):
+        other = base.override(model=str(Path(what).expanduser()))
+    elif "/" in what:
+        raise InputError(f"--compare {text}: there is no folder {what} -> a checkpoint's folder -> check the path")
     else:
-        return f"keep {ratio:g}", base.override(keep_ratio=ratio)
-    if text.endswith((".yaml", ".yml")) or text in preset_names():
-        return text, load_preset(text)
-    known = ["dense", *SCORERS, *preset_names()]
-    raise InputError(f"--compare {text} is no keep ratio, scorer or preset{suggest(text, known)}")
+        known = ["dense", *SCORERS, *preset_names()]
+        raise InputError(f"--compare {text} is no keep ratio, scorer, preset or checkpoint{suggest(what, known)}")
+    if ratio is None:
+        return text, other
+    if what == "none":
+        raise InputError(f"--compare {text}: the scorer none keeps everything -> dense, or a scorer @{ratio:g}")
+    return text, _with_ratio(other, ratio)
+
+
+def _with_ratio(preset: Preset, ratio: float) -> Preset:
+    """Change the keep ratio; where nobody scores, a ratio below 1 lets the checkpoint's own scorer do it."""
+    return preset.override(keep_ratio=ratio, scorer="auto" if preset.scorer == "none" and ratio < 1 else None)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def config_path(environment: Mapping[str, str] | None = None) -> Path:

@@ -23,6 +23,7 @@ from stts_cli.report import format_seconds, format_si
 
 Document = dict[str, Any]
 LINE_EVERY_S = 60.0  # where stderr is no terminal
+COLUMNS = 4  # arms beside each other
 
 
 class EvalProgress:
@@ -85,7 +86,8 @@ def show_evaluation(document: Document, *, json_only: bool) -> None:
         return
     console = Console(file=sys.stdout, highlight=False)
     if "benchmarks" in document:
-        console.print(_suite_table(document))
+        for table in _suite_tables(document):
+            console.print(table)
         return
     for line in _header_lines(document):
         console.print(Text(line), soft_wrap=True)
@@ -142,63 +144,80 @@ def _header_lines(document: Document) -> list[str]:
 
 
 def _tables(document: Document) -> list[Table]:
-    arms = document["arms"]
-    first = next(iter(arms.values()))
-    tables = []
-    names = list(first["groups"]) or [""]
-    for position, name in enumerate(names):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        table.add_column(name)
-        for heading in ("questions", "chance", *arms):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for value, score in first["groups"].get(name, {}).items():
-            shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
-            table.add_row(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares))
-        if name:
-            means = [arm["macro"].get(name) for arm in arms.values()]
-            mark = " (headline)" if first["headline"] == name else ""
-            table.add_row(f"mean of these{mark}", "", "", *map(_percent, means), style="dim")
-        if position == len(names) - 1:
-            _add_totals(table, arms)
-        tables.append(table)
-    return tables
+    names = list(next(iter(document["arms"].values()))["groups"])
+    tables = [_group_table(document, name, some) for some in _in_parts(document["arms"]) for name in names]
+    return [*tables, _accuracy_table(document), _cost_table(document)]
 
 
-def _add_totals(table: Table, arms: dict[str, Document]) -> None:
-    first = next(iter(arms.values()))
+def _in_parts(arms: dict[str, Document]) -> list[dict[str, Document]]:
+    """Part the arms so that a column each fits a terminal."""
+    names = list(arms)
+    return [{name: arms[name] for name in names[i : i + COLUMNS]} for i in range(0, len(names), COLUMNS)]
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _group_table(document: Document, name: str, arms: dict[str, Document]) -> Table:
+    first = next(iter(document["arms"].values()))
+    table = _table(name, "questions", "chance", *arms)
+    for value, score in first["groups"][name].items():
+        shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
+        table.add_row(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares))
+    means = [arm["macro"].get(name) for arm in arms.values()]
+    mark = " (headline)" if first["headline"] == name else ""
+    table.add_row(f"mean of these{mark}", "", "", *map(_percent, means), style="dim")
     table.add_section()
-    shares = [_percent(arm["micro"]) for arm in arms.values()]
-    table.add_row("all", f"{first['n']:,}", _percent(first["chance"]), *shares)
-    if first["interval"]:
-        ends = [f"{arm['interval'][0] * 100:.1f}-{arm['interval'][1] * 100:.1f}%" for arm in arms.values()]
-        table.add_row("95% interval, by videos", "", "", *ends)
-    table.add_row("unparsed", "", "", *(_percent(arm["unparsed_rate"]) for arm in arms.values()))
-    table.add_section()
-    for label, key, form in (
-        ("visual tokens a video", "visual_tokens", "{:,.0f}".format),
-        ("FLOPs a question alone", "flops", format_si),
-        ("time a video, all its questions", "seconds", format_seconds),
-        ("reading a video", "read_s", format_seconds),
-    ):
-        table.add_row(label, "", "", *(form(arm[key] or 0.0) for arm in arms.values()))
+    shares = [arm["micro"] for arm in arms.values()]
+    table.add_row("all", f"{first['n']:,}", _percent(first["chance"]), *map(_percent, shares))
+    return table
+
+
+def _accuracy_table(document: Document) -> Table:
+    table = _table("all questions", "right", "95% interval", "points", "paired 95%", "p", "unparsed")
+    pairs = {each["arm"]: each for each in document["comparisons"]}
+    for name, arm in document["arms"].items():
+        own = "{:.1f}-{:.1f}%".format(*(100 * end for end in arm["interval"])) if arm["interval"] else ""
+        pair = pairs.get(name)
+        shown = ["", "", ""]
+        if pair and pair["difference"] is not None:
+            ends = pair["interval"]
+            between = "{:+.1f} to {:+.1f}".format(*(100 * end for end in ends)) if ends else "unknown"
+            shown = [f"{pair['difference'] * 100:+.1f}", between, f"{pair['mcnemar_p']:.2g}"]
+        table.add_row(name, _percent(arm["micro"]), own, *shown, _percent(arm["unparsed_rate"]))
+    return table
+
+
+def _cost_table(document: Document) -> Table:
+    table = _table("cost", "visual tokens", "FLOPs a question", "ratio", "time a video", "ratio")
+    pairs = {each["arm"]: each for each in document["comparisons"]}
+    for name, arm in document["arms"].items():
+        ratios = [(pairs.get(name) or {}).get(key) for key in ("flops_ratio", "seconds_ratio")]
+        flops, seconds = ("" if ratio is None else f"{ratio:.2f} x" for ratio in ratios)
+        tokens = f"{arm['visual_tokens'] or 0.0:,.0f}"
+        table.add_row(
+            name, tokens, format_si(arm["flops"] or 0.0), flops, format_seconds(arm["seconds"] or 0.0), seconds
+        )
+    return table
 
 
 def _footer_lines(document: Document) -> list[str]:
     lines = []
-    for each in document["comparisons"]:
-        if each["difference"] is None:
-            continue
-        ends = "{:+.1f} to {:+.1f}".format(*(100 * end for end in each["interval"])) if each["interval"] else "unknown"
-        costs = [
-            f"{each[key]:.2f} x its {label}"
-            for key, label in (("flops_ratio", "FLOPs"), ("seconds_ratio", "time"))
-            if each[key] is not None
-        ]
+    first_name, first = next(iter(document["arms"].items()))
+    if document["comparisons"]:
         lines.append(
-            f"{each['arm']} against {each['against']}: {each['difference'] * 100:+.1f} points (95% interval {ends}, "
-            f"McNemar p = {each['mcnemar_p']:.2g}) for {' and '.join(costs)}"
+            f"points and ratios: against {first_name}, on the same questions; paired 95%: bootstrap over videos; "
+            "p: McNemar"
         )
-    first = next(iter(document["arms"].values()))
+    lines.append(
+        "FLOPs: a question asked alone; time: all questions of a video, "
+        f"reading it excluded ({format_seconds(first['read_s'])})"
+    )
     counts = {
         "failed": first["n_errors"],
         "without a public answer": first["n_unscored"],
@@ -209,26 +228,19 @@ def _footer_lines(document: Document) -> list[str]:
     return lines + ([f"not scored: {', '.join(told)}"] if told else [])
 
 
-def _suite_table(document: Document) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in (document["suite"], "class", "split"):
-        table.add_column(heading)
-    arms = list(document["benchmarks"][0]["arms"])
-    for heading in ("questions", *arms):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for each in document["benchmarks"]:
-        scores = list(each["arms"].values())
-        table.add_row(
-            each["bench"],
-            each["class"],
-            each["split"],
-            f"{scores[0]['n']:,}",
-            *(_percent(s["accuracy"]) for s in scores),
-        )
-    table.add_section()
-    for name, means in document["averages"].items():
-        table.add_row(f"{name} average", "", "", "", *map(_percent, means.values()), style="bold")
-    return table
+def _suite_tables(document: Document) -> list[Table]:
+    tables = []
+    for some in _in_parts(document["benchmarks"][0]["arms"]):
+        table = _table(document["suite"], "class", "split", "questions", *some)
+        for each in document["benchmarks"]:
+            scores = [each["arms"][name] for name in some]
+            shares = (_percent(score["accuracy"]) for score in scores)
+            table.add_row(each["bench"], each["class"], each["split"], f"{scores[0]['n']:,}", *shares)
+        table.add_section()
+        for name, means in document["averages"].items():
+            table.add_row(f"{name} average", "", "", "", *(_percent(means[arm]) for arm in some), style="bold")
+        tables.append(table)
+    return tables
 
 
 def _percent(share: float | None) -> str:

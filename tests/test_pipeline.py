@@ -71,8 +71,8 @@ class Family:
             kept_patches=[9 * int(n) for n in mask.sum(1)],
         )
 
-    def build_prompt(self, timestamps_s, question, keep_mask):
-        head = [1] + [PATCH] * int(keep_mask.sum())
+    def build_prompt(self, timestamps_s, question, keep_mask, *, context=""):
+        head = [1] + [PATCH] * int(keep_mask.sum()) + self.tokenizer(context)["input_ids"]
         ids = torch.tensor([head + self.tokenizer(question)["input_ids"]])
         return SimpleNamespace(
             input_ids=ids,
@@ -160,7 +160,7 @@ def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):
     family = Family()
     build = Family.build_prompt
 
-    def moody(self, timestamps_s, question, keep_mask):
+    def moody(self, timestamps_s, question, keep_mask, *, context=""):
         prompt = build(self, timestamps_s, question, keep_mask)
         prompt.input_ids[0, 0] = len(question)
         return prompt
@@ -168,6 +168,33 @@ def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):
     monkeypatch.setattr(Family, "build_prompt", moody)
     pipeline.answer_questions(family, clip, ["ab", "abc", "xyz"], keep_ratio=0.5, scorer="learned")
     assert [name for name, _ in family.model.calls] == ["video", "question", "video", "question", "question"]
+
+
+def test_questions_in_a_row_with_one_context_share_its_prefix(counted, clip):
+    family = Family()
+    contexts = ["sub", "sub", "other"]
+    arm = pipeline.answer_questions(
+        family, clip, ["ab", "abc", "xyz"], contexts=contexts, keep_ratio=0.5, scorer="learned"
+    )
+    assert family.model.calls == [
+        ("video", 9 + 3), ("question", 2), ("question", 3), ("video", 9 + 5), ("question", 3),
+    ]  # fmt: skip
+    assert arm.seconds["llm_prefill"] == pytest.approx(2 * 1.0 + 3 * 0.5)
+    assert [answer.prefix_s for answer in arm.answers] == [1.0] * 3
+    with pytest.raises(ValueError, match="zip"):
+        pipeline.answer_questions(family, clip, ["ab"], contexts=contexts, keep_ratio=0.5, scorer="learned")
+
+
+def test_each_answer_is_handed_over_before_the_next_is_asked(counted, clip):
+    family = Family()
+    seen = []
+
+    def take(arm):
+        seen.append(([answer.question for answer in arm.answers], len(family.model.calls), arm.seconds["decode"]))
+
+    arm = pipeline.answer_questions(family, clip, ["ab", "abc"], keep_ratio=0.5, scorer="learned", on_answer=take)
+    assert seen == [(["ab"], 2, 0.125), (["ab", "abc"], 3, 0.25)]
+    assert arm.peak_bytes is None or arm.peak_bytes > 0
 
 
 def test_the_likeliest_option_is_the_answer(counted, clip):

@@ -64,16 +64,15 @@ class Journal:
         if not good:
             self._write({"config": self._config})
 
-    def append(self, rows: Iterable[Row]) -> None:
-        """Add answers; they are on their way to the disk when this returns.
+    def append(self, row: Row) -> None:
+        """Add an answer; it is with the system, out of reach of a kill, when this returns.
 
         Args:
-            rows: each with "arm" and "id".
+            row: with "arm" and "id".
         """
-        for row in rows:
-            self.rows[row["arm"], row["id"]] = row
-            if self._file:
-                self._write(row)
+        if self._file:
+            self._write(row)
+        self.rows[row["arm"], row["id"]] = row
 
     def is_done(self, arm: str, item: str) -> bool:
         """Return whether an answer is there; one that failed is tried again."""

@@ -113,5 +113,5 @@ BENCHMARK = Benchmark(
         "official": scoring.after_phrases_or_guess,
     },
     subtitles=True,
-    remark="subtitles open the user's turn; the publishers weave them between the frames",
+    remark="subtitles stand behind the video, as in Molmo2's evaluation; the publishers weave them between the frames",
 )

@@ -52,28 +52,42 @@ def markdown(document: Document) -> list[str]:
         lines += ["Demonstration model: says nothing about real video.", ""]
     if document["remark"]:
         lines += [f"{document['remark'][0].upper()}{document['remark'][1:]}.", ""]
-    lines += [_line("", *arms), _line("---", *("---:" for _ in arms))]
-    lines.append(_line(f"accuracy ({first['headline']}) %", *(_percent(arm["accuracy"]) for arm in arms.values())))
-    lines.append(_line("over questions %", *(_with_interval(arm["micro"], arm["interval"]) for arm in arms.values())))
-    for label, key, form in (
-        ("questions scored", "n", "{:,}"),
-        ("visual tokens a video", "visual_tokens", "{:,.1f}"),
-        ("FLOPs a question", "flops", "{:.4g}"),
-        ("seconds a video", "seconds", "{:.3f}"),
-    ):
-        lines.append(_line(label, *(form.format(arm[key] or 0) for arm in arms.values())))
-    lines.append(_line("unparsed %", *(_percent(arm["unparsed_rate"]) for arm in arms.values())))
+    lines += _arm_rows(document)
     for name, table in first["groups"].items():
         lines += ["", f"## By {name}", "", _line(name, "questions", "chance %", *arms)]
         lines.append(_line("---", *("---:" for _ in range(len(arms) + 2))))
         for value, score in table.items():
             shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
             lines.append(_line(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares)))
-    for each in document["comparisons"]:
-        lines += ["", comparison_line(each)]
+    pairs = [*document["comparisons"], *document.get("other_pairs", ())]
+    lines += ["", "## Pairs", ""] if pairs else []
+    lines += [f"- {comparison_line(each)}" for each in pairs]
     counts = f"{first['n']:,} of {first['n_total']:,} questions scored; {first['n_errors']} failed"
     lines += ["", f"{counts}; {document['num_missing']} left out, their videos missing.", "", "```json"]
     return [*lines, json.dumps(document["config"], indent=2), "```"]
+
+
+def _arm_rows(document: Document) -> list[str]:
+    """Return the table of all arms, a row each; differences and ratios are against the first."""
+    arms = document["arms"]
+    headline = next(iter(arms.values()))["headline"]
+    headings = ["arm", f"accuracy ({headline}) %", "over questions %", "difference, points", "p", "unparsed %"]
+    headings += ["visual tokens a video", "FLOPs a question", "ratio", "seconds a video", "ratio", "peak memory, MiB"]
+    lines = [_line(*headings), _line("---", *["---:"] * (len(headings) - 1))]
+    pairs = {each["arm"]: each for each in document["comparisons"]}
+    for name, arm in arms.items():
+        pair = pairs.get(name)
+        difference, p, ratios = "", "", ["", ""]
+        if pair:
+            ratios = ["" if pair[key] is None else f"{pair[key]:.3f}" for key in ("flops_ratio", "seconds_ratio")]
+            if pair["difference"] is not None:
+                difference, p = _signed(pair["difference"], pair["interval"]), f"{pair['mcnemar_p']:.3g}"
+        shares = [_percent(arm["accuracy"]), _with_interval(arm["micro"], arm["interval"])]
+        peak = f"{arm['peak_bytes'] / 2**20:,.0f}" if arm["peak_bytes"] else ""
+        cost = [f"{arm['visual_tokens'] or 0:,.1f}", f"{arm['flops'] or 0:.4g}", ratios[0]]
+        cost += [f"{arm['seconds'] or 0:.3f}", ratios[1], peak]
+        lines.append(_line(name, *shares, difference, p, _percent(arm["unparsed_rate"]), *cost))
+    return lines
 
 
 def comparison_line(comparison: Document) -> str:
@@ -86,7 +100,7 @@ def comparison_line(comparison: Document) -> str:
         return f"{comparison['arm']} - {comparison['against']}: no question is scored in both"
     points = f"{comparison['difference'] * 100:+.1f} points"
     if comparison["interval"]:
-        points += " (95% interval {:+.1f} to {:+.1f})".format(*(100 * end for end in comparison["interval"]))
+        points += f" (95% interval {_ends(comparison['interval'])})"
     costs = ", ".join(
         f"{comparison[key]:.2f} x {label}"
         for key, label in (("flops_ratio", "FLOPs"), ("seconds_ratio", "time"))
@@ -175,6 +189,14 @@ def _suite_page(document: Document) -> list[str]:
 
 def _line(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
+
+
+def _signed(difference: float, ends: tuple[float, float] | None) -> str:
+    return f"{difference * 100:+.1f}" + (f" ({_ends(ends)})" if ends else "")
+
+
+def _ends(ends: tuple[float, float]) -> str:
+    return "{:+.1f} to {:+.1f}".format(*(100 * end for end in ends))
 
 
 def _percent(share: float | None) -> str:

@@ -1,8 +1,8 @@
 """Word a question as the paper's base model was evaluated: the question, one option a line, then how to answer.
 
-In: a `QaItem` and, where there are subtitles, the times of the frames seen. Out: the text of the user's turn; the video
-itself stands before it (`families`). The wordings follow Molmo2's in substance; another wording is another benchmark,
-so a hash of every prompt is kept with its answer. Standard library only.
+In: a `QaItem` and, where there are subtitles, the times of the frames seen. Out: the text of the user's turn, and the
+block of subtitles; the video itself stands before both (`families`). The wordings follow Molmo2's in substance; another
+wording is another benchmark, so a hash of every prompt is kept with its answer. Standard library only.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def subtitle_block(item: QaItem, timestamps_s: Sequence[float]) -> str:
         timestamps_s: times of the frames in seconds.
 
     Returns:
-        A line "subtitle", then "start - end text" a cue. Molmo2 sets this block between the video and the user's turn;
-        here it opens the user's turn.
+        A line "subtitle", then "start - end text" a cue. As in Molmo2's evaluation it stands between the video and the
+        user's turn (`build_prompt`'s context).
     """
     heard = [
         cue

@@ -7,45 +7,28 @@ the journal at once; what is there already is not asked again.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stts_cli import __version__
+from stts_cli.benchmarks.answers import Asking, LoadedArm, answer, load_arms
 from stts_cli.benchmarks.benchmark import Benchmark
 from stts_cli.benchmarks.items import QaItem, Source
 from stts_cli.benchmarks.journal import Journal, Row
 from stts_cli.benchmarks.metrics import compare, summarize
-from stts_cli.benchmarks.prompts import prompt_hash, subtitle_block
 from stts_cli.benchmarks.ranks import Ranks
-from stts_cli.benchmarks.reader import ReadRequest, ReadResult, read_ahead
+from stts_cli.benchmarks.reader import read_ahead
 from stts_cli.benchmarks.settings import ArmSettings, items_hash, versions, weights_hash
 from stts_cli.device import resolve_device
-from stts_cli.errors import InputError, Interrupted, SttsError
-from stts_cli.pipeline import answer_questions, load, resolve_scorer
+from stts_cli.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from stts_cli.families.family import Family
 
 Progress = Callable[..., None]  # (what is going on, done, total)
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """Settings with everything decided, and the model."""
-
-    settings: ArmSettings
-    family: Family
-    frames: int
-    keep_ratio: float
-    scorer: str
-    dtype: str
-
-    def request(self, source: Source) -> ReadRequest:
-        return ReadRequest(source, self.frames, self.settings.max_fps, self.family.frame_size)
 
 
 @dataclass(frozen=True)
@@ -56,7 +39,7 @@ class Run:
         benchmark: the questions' benchmark.
         split: of it.
         items: the questions.
-        arms: at least one; each answers all of them.
+        arms: at least one; each answers all of them, and is compared with the first.
         num_missing: questions left out because their video is not there.
         scoring: a key of the benchmark's scorers.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -80,6 +63,12 @@ class Run:
     max_new_tokens: int | None = None
     seed: int = 0
 
+    @property
+    def asking(self) -> Asking:
+        """How questions are put and replies are read."""
+        max_new_tokens = self.max_new_tokens or self.benchmark.max_new_tokens
+        return Asking(self.benchmark, self.scoring, max_new_tokens, self.seed)
+
 
 def evaluate(
     run: Run,
@@ -97,8 +86,8 @@ def evaluate(
         families: models that are loaded already, by name and dtype; what is loaded here is added.
 
     Returns:
-        The document: settings, per arm a summary (`metrics.summarize`), comparisons with the last arm, and every row;
-        None in every process but the first.
+        The document: settings, per arm a summary (`metrics.summarize`), comparisons of every arm with the first, those
+        of the other pairs, and every row; None in every process but the first.
 
     Raises:
         InputError: a setting is wrong, the folder holds another run, or nothing could be answered.
@@ -112,7 +101,7 @@ def evaluate(
         )
     device = resolve_device(ranks.device(run.device))
     progress("loading the model")
-    arms, notes = _load_arms(run.arms, device, {} if families is None else families)
+    arms, notes = load_arms(run.arms, device, {} if families is None else families)
     config = _config(run, arms, device)
     journal = Journal(run.output, config, ranks.rank)
     ranks.wait()  # everyone has read what is there before anyone writes
@@ -138,24 +127,7 @@ def evaluate(
     return _document(run, arms, config, notes, ordered)
 
 
-def _load_arms(
-    settings: Sequence[ArmSettings], device: str, families: dict[tuple[str, str], Family]
-) -> tuple[list[_Arm], list[str]]:
-    arms: list[_Arm] = []
-    notes: list[str] = []
-    for each in settings:
-        dtype = ("bfloat16" if device.startswith("cuda") else "float32") if each.dtype == "auto" else each.dtype
-        if (each.model, dtype) not in families:
-            families[each.model, dtype] = load(each.model, device=device, dtype=dtype)
-        family = families[each.model, dtype]
-        scorer, keep_ratio, more = resolve_scorer(family, each.scorer, each.keep_ratio)
-        notes += [note for note in more if note not in notes]
-        frames = round(each.frames / keep_ratio) if each.spend_savings else each.frames
-        arms.append(_Arm(each, family, frames, keep_ratio, scorer, dtype))
-    return arms, notes
-
-
-def _config(run: Run, arms: Sequence[_Arm], device: str) -> dict[str, Any]:
+def _config(run: Run, arms: Sequence[LoadedArm], device: str) -> dict[str, Any]:
     hashes = {id(arm.family): weights_hash(arm.family) for arm in arms}
     return {
         "bench": run.benchmark.name,
@@ -164,7 +136,7 @@ def _config(run: Run, arms: Sequence[_Arm], device: str) -> dict[str, Any]:
         "items": items_hash(run.items),
         "scoring": run.scoring,
         "seed": run.seed,
-        "max_new_tokens": run.max_new_tokens or run.benchmark.max_new_tokens,
+        "max_new_tokens": run.asking.max_new_tokens,
         "device": device.split(":")[0],
         "arms": {
             arm.settings.name: {
@@ -174,7 +146,7 @@ def _config(run: Run, arms: Sequence[_Arm], device: str) -> dict[str, Any]:
                 "max_fps": arm.settings.max_fps,
                 "keep_ratio": arm.keep_ratio,
                 "scorer": arm.scorer,
-                "prune_layer": _prune_layer(arm),
+                "prune_layer": arm.prune_layer,
                 "dtype": arm.dtype,
             }
             for arm in arms
@@ -183,12 +155,7 @@ def _config(run: Run, arms: Sequence[_Arm], device: str) -> dict[str, Any]:
     }
 
 
-def _prune_layer(arm: _Arm) -> int:
-    given = arm.settings.prune_layer
-    return arm.family.settings.prune_layer if given is None else given
-
-
-def _answer_all(run: Run, arms: Sequence[_Arm], journal: Journal, ranks: Ranks, progress: Progress) -> None:
+def _answer_all(run: Run, arms: Sequence[LoadedArm], journal: Journal, ranks: Ranks, progress: Progress) -> None:
     """Go through this process's share of the videos."""
     by_source: dict[Source, list[QaItem]] = {}
     for item in run.items:
@@ -204,105 +171,44 @@ def _answer_all(run: Run, arms: Sequence[_Arm], journal: Journal, ranks: Ranks, 
     total = sum(len(questions) for _, todo in work for questions in todo.values())
     done, started = 0, time.monotonic()
     tally = _Tally(arms, journal.rows.values())
+
+    def keep(row: Row) -> None:
+        nonlocal done
+        journal.append(row)
+        tally.add(row)
+        done += 1
+        progress(f"{done / (time.monotonic() - started):.2f} answers/s; {tally}", done, total)
+
     try:
         for (source, todo), wanted in zip(work, requests, strict=True):
             results = {request: next(clips) for request in wanted}
             for arm in arms:
                 asked = todo[arm.settings.name]
-                if not asked:
-                    continue
-                rows = list(_answer(run, arm, asked, results[arm.request(source)]))
-                journal.append(rows)
-                tally.add(rows)
-                done += len(asked)
-                rate = done / (time.monotonic() - started)
-                progress(f"{rate:.2f} answers/s; {tally}", done, total)
+                if asked:
+                    answer(run.asking, arm, asked, by_source[source], results[arm.request(source)], keep)
     finally:
         clips.close()  # type: ignore[attr-defined]  # a generator
 
 
-def _open_questions(items: Sequence[QaItem], arm: _Arm, journal: Journal) -> list[QaItem]:
+def _open_questions(items: Sequence[QaItem], arm: LoadedArm, journal: Journal) -> list[QaItem]:
     return [item for item in items if not journal.is_done(arm.settings.name, item.id)]
 
 
 class _Tally:
     """The accuracy so far of every arm."""
 
-    def __init__(self, arms: Sequence[_Arm], rows: Iterable[Row]) -> None:
+    def __init__(self, arms: Sequence[LoadedArm], rows: Iterable[Row]) -> None:
         self._marks = {arm.settings.name: [0, 0] for arm in arms}
-        self.add(rows)
-
-    def add(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            if row["correct"] is not None:
-                self._marks[row["arm"]][0] += row["correct"]
-                self._marks[row["arm"]][1] += 1
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        if row["correct"] is not None:
+            self._marks[row["arm"]][0] += row["correct"]
+            self._marks[row["arm"]][1] += 1
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {right / asked:.1%}" for name, (right, asked) in self._marks.items() if asked)
-
-
-def _answer(run: Run, arm: _Arm, items: Sequence[QaItem], read: ReadResult) -> Iterator[Row]:
-    """Answer the questions about one clip; a failure becomes the error of each."""
-    if read.clip is None:
-        yield from (_row(arm, item, error=read.error or "no clip") for item in items)
-        return
-    prompts = [subtitle_block(item, read.clip.timestamps_s) + run.benchmark.prompt(item) for item in items]
-    try:
-        result = answer_questions(
-            arm.family,
-            read.clip,
-            prompts,
-            keep_ratio=arm.keep_ratio,
-            scorer=arm.scorer,
-            prune_layer=arm.settings.prune_layer,
-            max_new_tokens=run.max_new_tokens or run.benchmark.max_new_tokens,
-            seed=run.seed,
-        )
-    except SttsError as error:
-        yield from (_row(arm, item, error=str(error)) for item in items)
-        return
-    share = 1 / len(items)  # what all questions of a clip share is divided among them
-    encode_s = sum(seconds for stage, seconds in result.seconds.items() if stage not in ("llm_prefill", "decode"))
-    own_prefill_s = sum(answer.seconds["llm_prefill"] for answer in result.answers)
-    for item, prompt, answer in zip(items, prompts, result.answers, strict=True):
-        text = answer.text.strip()
-        verdict = run.benchmark.scorers[run.scoring](text, item, random.Random(f"{run.seed} {item.id}"))
-        yield _row(
-            arm,
-            item,
-            prompt=prompt_hash(f"{read.clip.timestamps_s} {prompt}"),
-            text=text,
-            finished=answer.finished,
-            parsed=verdict.parsed,
-            correct=None if item.answer is None else int(verdict.correct),
-            counted=verdict.counted,
-            num_frames=len(read.clip.timestamps_s),
-            tokens_in=answer.num_prompt_tokens,
-            visual_tokens=result.num_windows_kept,
-            visual_tokens_dense=result.num_windows,
-            flops=answer.savings["flops"]["total"]["pruned"],
-            read_s=read.read_s * share,
-            encode_s=encode_s * share,
-            prefill_s=(result.seconds["llm_prefill"] - own_prefill_s) * share + answer.seconds["llm_prefill"],
-            decode_s=answer.seconds["decode"],
-            peak_bytes=result.peak_bytes,
-            backend=read.clip.backend,
-        )
-
-
-def _row(arm: _Arm, item: QaItem, *, error: str | None = None, **answer: Any) -> Row:
-    return {
-        "arm": arm.settings.name,
-        "id": item.id,
-        "video": item.video,
-        "segment": f"{item.video} {item.source.start_s}-{item.source.end_s}",
-        "groups": {name: list(values) for name, values in item.groups.items()},
-        "question": item.question,
-        "answer": item.answer,
-        "chance": item.chance,
-        **({"error": error, "correct": None} if error else answer),
-    }
 
 
 def _how_to_resume(run: Run, done: int, total: int) -> str:
@@ -312,11 +218,16 @@ def _how_to_resume(run: Run, done: int, total: int) -> str:
 
 
 def _document(
-    run: Run, arms: Sequence[_Arm], config: dict[str, Any], notes: list[str], rows: list[Row]
+    run: Run, arms: Sequence[LoadedArm], config: dict[str, Any], notes: list[str], rows: list[Row]
 ) -> dict[str, Any]:
     by_arm = {arm.settings.name: [row for row in rows if row["arm"] == arm.settings.name] for arm in arms}
     headline = "micro" if run.scoring == "molmo2" else run.benchmark.headline
-    *others, base = by_arm
+    names = list(by_arm)
+    pairs = [
+        {"arm": name, "against": base, **compare(by_arm[name], by_arm[base])}
+        for index, base in enumerate(names)
+        for name in names[index + 1 :]
+    ]
     if any(row.get("backend") == "pyav" for row in rows):
         count = len({row["segment"] for row in rows if row.get("backend") == "pyav"})
         notes.append(f"{count} videos were read with PyAV")
@@ -336,7 +247,8 @@ def _document(
         "config": config,
         "notes": notes,
         "arms": {name: summarize(mine, headline) for name, mine in by_arm.items()},
-        "comparisons": [{"arm": name, "against": base, **compare(by_arm[name], by_arm[base])} for name in others],
+        "comparisons": pairs[: len(names) - 1],
+        "other_pairs": pairs[len(names) - 1 :],
         "failed": failed,
         "samples": rows,
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
+from stts_cli.benchmarks.answers import same_arms
 from stts_cli.benchmarks.data import Questions, gather
 from stts_cli.benchmarks.output import write_results
 from stts_cli.benchmarks.ranks import Ranks
@@ -23,32 +24,34 @@ from stts_cli.benchmarks.settings import ArmSettings
 from stts_cli.errors import InputError
 
 
-def plan_arms(first: ArmSettings, second: ArmSettings | None, scaling: bool) -> list[ArmSettings]:
+def plan_arms(first: ArmSettings, others: Sequence[ArmSettings], scaling: bool) -> list[ArmSettings]:
     """Decide which arms run.
 
     Args:
         first: what the user asked for.
-        second: what it is compared with, or None.
+        others: what it is compared with; may be empty.
         scaling: test-time scaling instead: dense at T frames against pruned at T and at T / keep_ratio frames, the
             second of which costs about as much as dense.
 
     Returns:
-        The arms; the last is the one the others are compared with.
+        The arms; the first is the one the others are compared with: dense where it is one of them.
 
     Raises:
-        InputError: both were asked for, or the arms are the same.
+        InputError: both were asked for, or two arms are the same.
     """
-    if not scaling:
-        if second is not None and dataclasses.replace(second, name=first.name) == first:
-            raise InputError(f"both arms are {first.name} -> two that differ -> change --compare or --keep-ratio")
-        return [first] if second is None else [first, second]
-    if second is not None:
-        raise InputError("--test-time-scaling and --compare are given -> one of them -> leave one out")
-    if first.name == "dense":
-        raise InputError("--test-time-scaling of a dense arm -> a keep ratio below 1 -> lower --keep-ratio")
-    dense = dataclasses.replace(first, name="dense", keep_ratio=1.0, scorer="none")
-    longer = dataclasses.replace(first, name="pruned, more frames", spend_savings=True)
-    return [first, longer, dense]
+    if scaling:
+        if others:
+            raise InputError("--test-time-scaling and --compare are given -> one of them -> leave one out")
+        if first.name == "dense":
+            raise InputError("--test-time-scaling of a dense arm -> a keep ratio below 1 -> lower --keep-ratio")
+        dense = dataclasses.replace(first, name="dense", keep_ratio=1.0, scorer="none")
+        return [dense, first, dataclasses.replace(first, name="pruned, more frames", spend_savings=True)]
+    arms = [first, *others]
+    for index, arm in enumerate(arms):
+        for earlier in arms[:index]:
+            if earlier.name == arm.name or dataclasses.replace(earlier, name=arm.name) == arm:
+                raise same_arms(earlier.name, arm.name)
+    return sorted(arms, key=lambda arm: arm.name != "dense")
 
 
 def run_benchmarks(

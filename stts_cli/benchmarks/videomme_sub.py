@@ -13,5 +13,5 @@ BENCHMARK = dataclasses.replace(
     load=videomme.load_with_subtitles,
     media=(*videomme.BENCHMARK.media, "subtitle.zip"),
     subtitles=True,
-    remark="videos without a subtitle file are asked without; subtitles open the user's turn, not the video's",
+    remark="videos without a subtitle file are asked without",
 )

@@ -20,9 +20,9 @@ def _cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def arms(tiny_checkpoint):
-    """Pruned and dense, four frames."""
-    pruned = ArmSettings("pruned", str(tiny_checkpoint), frames=4, keep_ratio=0.5)
-    return [pruned, ArmSettings("dense", str(tiny_checkpoint), frames=4, keep_ratio=1.0, scorer="none")]
+    """Dense and pruned, four frames."""
+    dense = ArmSettings("dense", str(tiny_checkpoint), frames=4, keep_ratio=1.0, scorer="none")
+    return [dense, ArmSettings("pruned", str(tiny_checkpoint), frames=4, keep_ratio=0.5)]
 
 
 @pytest.fixture

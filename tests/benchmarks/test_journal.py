@@ -19,7 +19,8 @@ def rows(*numbers):
 def write(folder, *numbers, rank=0):
     journal = Journal(folder, CONFIG, rank)
     journal.open()
-    journal.append(rows(*numbers))
+    for row in rows(*numbers):
+        journal.append(row)
     journal.close()
     return folder / f"samples.rank{rank}.jsonl"
 
@@ -32,7 +33,7 @@ def test_a_file_cut_anywhere_goes_on_behind_its_last_good_line(tmp_path):
         journal = Journal(path.parent, CONFIG)
         assert list(journal.rows) == [("pruned", "1")]
         journal.open()
-        journal.append(rows(2))
+        journal.append(*rows(2))
         journal.close()
         assert path.read_bytes() == whole
 
@@ -61,7 +62,7 @@ def test_any_number_of_processes_go_on_with_any_number_of_files(tmp_path):
 def test_a_failed_answer_is_tried_again(tmp_path):
     journal = Journal(tmp_path, CONFIG)
     journal.open()
-    journal.append([{"arm": "pruned", "id": "1", "error": "broken"}])
+    journal.append({"arm": "pruned", "id": "1", "error": "broken"})
     journal.close()
     assert not Journal(tmp_path, CONFIG).is_done("pruned", "1")
 
@@ -81,7 +82,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     pytest.importorskip("fcntl")
     first = Journal(tmp_path, CONFIG)
     first.open()
-    first.append(rows(1))
+    first.append(*rows(1))
     before = (tmp_path / "samples.rank0.jsonl").read_bytes()
     with pytest.raises(InputError, match="another run writes into"):
         Journal(tmp_path, CONFIG).open()
@@ -94,7 +95,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     journal = Journal(None, CONFIG)
     journal.open()
-    journal.append(rows(1))
+    journal.append(*rows(1))
     journal.merge(rows(1))
     assert journal.is_done("pruned", "1")
     assert list(tmp_path.iterdir()) == []

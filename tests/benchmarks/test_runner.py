@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from stts_cli import cli
-from stts_cli.benchmarks import runner
+from stts_cli.benchmarks import answers
 from stts_cli.benchmarks.data import gather
 from stts_cli.benchmarks.runner import Run, evaluate
 from stts_cli.errors import InputError, Interrupted
@@ -166,16 +166,16 @@ def test_an_interrupted_run_without_a_folder_says_so(items_file, arms, monkeypat
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "answer_questions", stop)
+    monkeypatch.setattr(answers, "answer_questions", stop)
     with pytest.raises(Interrupted, match=r"0 of 8 answers; nothing was kept -> --output DIR"):
         run_file(items_file, arms)
 
 
 def test_a_video_is_encoded_once_an_arm_whatever_is_asked(items_file, arms, monkeypatch):
     calls = []
-    real = runner.answer_questions
+    real = answers.answer_questions
     monkeypatch.setattr(
-        runner, "answer_questions", lambda *given, **more: calls.append(given[2]) or real(*given, **more)
+        answers, "answer_questions", lambda *given, **more: calls.append(given[2]) or real(*given, **more)
     )
     document = run_file(items_file, arms)
     assert [len(prompts) for prompts in calls] == [2, 2, 2, 2]
@@ -187,18 +187,140 @@ def test_a_video_is_encoded_once_an_arm_whatever_is_asked(items_file, arms, monk
     assert first["encode_s"] == second["encode_s"], "shared costs are divided evenly"
 
 
-def test_subtitles_open_the_prompt(items_file, arms, monkeypatch):
+def test_subtitles_stand_behind_the_video(items_file, arms, monkeypatch):
     rows = [json.loads(line) for line in items_file.read_text().splitlines()]
-    rows[0]["subtitles"] = [[0.0, 0.4, "hello"], [100.0, 101.0, "too late"]]
+    rows[1]["subtitles"] = [[0.0, 0.4, "hello"], [100.0, 101.0, "too late"]]
     items_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = []
-    real = runner.answer_questions
+    real = answers.answer_questions
     monkeypatch.setattr(
-        runner, "answer_questions", lambda *given, **more: asked.extend(given[2]) or real(*given, **more)
+        answers,
+        "answer_questions",
+        lambda *given, **more: asked.append((given[2], more["contexts"])) or real(*given, **more),
     )
-    run_file(items_file, arms[:1])
-    assert asked[0].startswith("subtitle\n0.0 - 0.4 hello\nWhat is it?\nA. a dog")
-    assert asked[1].startswith("What is it?")
+    document = run_file(items_file, arms[1:])
+    (questions, contexts), _ = asked
+    assert contexts == ["", "subtitle\n0.0 - 0.4 hello\n"]
+    assert all(question.startswith("What is it?\nA. a dog") for question in questions)
+    without, heard = document["samples"][:2]
+    assert heard["tokens_in"] - without["tokens_in"] == len(contexts[1]), "a letter is a token here"
+    assert heard["prompt"] != without["prompt"]
+
+
+def test_a_video_half_answered_is_asked_the_rest_and_nothing_twice(
+    items_file, arms, tmp_path, monkeypatch, without_times
+):
+    whole = run_file(items_file, arms, output=tmp_path / "whole")
+    asked = []
+    real = answers.answer_questions
+
+    def stop_after(number):
+        def ask(family, clip, prompts, *, on_answer, **more):
+            def count(arm):
+                on_answer(arm)
+                asked.append(arm.answers[-1].question)
+                if len(asked) == number:
+                    raise KeyboardInterrupt
+
+            return real(family, clip, prompts, on_answer=count, **more)
+
+        return ask
+
+    monkeypatch.setattr(answers, "answer_questions", stop_after(3))
+    with pytest.raises(Interrupted, match="3 of 8 answers -> the same command"):
+        run_file(items_file, arms, output=tmp_path / "half")
+    assert [row["id"] for row in rows_of(tmp_path / "half/samples.rank0.jsonl")] == ["one-0", "one-1", "one-0"]
+    monkeypatch.setattr(answers, "answer_questions", stop_after(None))
+    resumed = run_file(items_file, arms, output=tmp_path / "half")
+    assert len(asked) == 8
+    assert without_times(resumed) == without_times(whole)
+    assert without_times(rows(tmp_path / "half")) == without_times(rows(tmp_path / "whole"))
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()][1:]
+
+
+def test_a_question_that_cannot_be_asked_does_not_take_its_siblings_along(items_file, arms):
+    rows = [json.loads(line) for line in items_file.read_text().splitlines()]
+    rows[0]["question"] = "x" * 5000
+    items_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    document = run_file(items_file, arms)
+    for arm in document["arms"].values():
+        assert (arm["n"], arm["n_errors"]) == (3, 1)
+    assert "tokens, the model takes 4096" in document["failed"]["one.mp4"]
+
+
+def test_what_questions_share_is_divided_among_them(items_file, arms, monkeypatch):
+    from types import SimpleNamespace
+
+    def ask(family, clip, questions, *, on_answer, **settings):
+        flops = {"flops": {"total": {"pruned": 1.0}}}
+        state = SimpleNamespace(
+            answers=[], num_windows=4, num_windows_kept=2, peak_bytes=7,
+            seconds={"preprocess": 1.0, "vit_dense": 3.0, "llm_prefill": 99.0, "decode": 99.0},
+        )  # fmt: skip
+        for question in questions:
+            seconds = {"llm_prefill": 0.5, "decode": 0.25}
+            state.answers.append(
+                SimpleNamespace(
+                    question=question, text="A", finished=True, num_prompt_tokens=9, savings=flops, seconds=seconds,
+                    prefix_s=6.0,
+                )
+            )  # fmt: skip
+            on_answer(state)
+
+    monkeypatch.setattr(answers, "answer_questions", ask)
+    document = run_file(items_file, arms[1:])
+    row = document["samples"][0]
+    assert (row["encode_s"], row["prefill_s"], row["decode_s"]) == (4.0 / 2, 6.0 / 2 + 0.5, 0.25)
+    assert (row["tokens_in"], row["visual_tokens"], row["visual_tokens_dense"], row["peak_bytes"]) == (9, 2, 4, 7)
+    assert document["arms"]["pruned"]["seconds"] == 4.0 + 6.0 + 2 * 0.5 + 2 * 0.25
+
+
+FIELDS = """arm id video segment groups question answer chance prompt text finished parsed correct counted num_frames
+tokens_in visual_tokens visual_tokens_dense flops read_s encode_s prefill_s decode_s peak_bytes backend""".split()
+SETTINGS = "model weights frames max_fps keep_ratio scorer prune_layer dtype".split()
+
+
+def test_a_line_says_everything_about_an_answer_and_the_first_about_the_run(items_file, arms, tmp_path):
+    run_file(items_file, arms, output=tmp_path)
+    first, *lines = rows(tmp_path)
+    assert all(list(line) == FIELDS for line in lines)
+    config = first["config"]
+    assert {"bench", "split", "questions", "items", "scoring", "seed", "max_new_tokens", "device"} < set(config)
+    assert [list(arm) for arm in config["arms"].values()] == [SETTINGS, SETTINGS]
+    assert {"stts", "torch", "transformers", "decord2", "av", "numpy"} <= set(config["versions"])
+
+
+def test_many_arms_are_paired_with_the_first_and_among_each_other(items_file, tiny_checkpoint, tmp_path, capsys):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "trained"
+    shutil.copytree(tiny_checkpoint, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: weight * 1.1 for name, weight in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    words = ["eval", "--bench", str(items_file), "--model", str(tiny_checkpoint), "--frames", "4", "--workers", "0"]
+    words += ["--max-new-tokens", "2", "--json", "--compare", f"0.75,random@0.3,{other}@0.5", "--compare"]
+    document = json.loads(finish([*words, "dense"], capsys).out)
+    names = ["dense", "pruned", "keep 0.75", "random@0.3", f"{other}@0.5"]
+    assert list(document["arms"]) == list(document["config"]["arms"]) == names
+    assert [(each["arm"], each["against"]) for each in document["comparisons"]] == [(n, "dense") for n in names[1:]]
+    assert len(document["other_pairs"]) == 4 * 3 // 2
+    kept = [(arm["scorer"], arm["keep_ratio"]) for arm in document["config"]["arms"].values()]
+    assert kept == [("none", 1.0), ("learned", 0.5), ("learned", 0.75), ("random", 0.3), ("learned", 0.5)]
+    tokens = [arm["visual_tokens"] for arm in document["arms"].values()]
+    assert tokens[0] > tokens[2] > tokens[1] == tokens[4] > tokens[3]
+    hashes = [arm["weights"] for arm in document["config"]["arms"].values()]
+    assert len(set(hashes)) == 2
+    assert hashes[4] != hashes[0], "another checkpoint"
+    assert {len([row for row in document["samples"] if row["arm"] == name]) for name in names} == {4}
+    words[words.index("--json")] = "--seed=0"
+    table = finish([*words, "dense"], capsys).out
+    for name in names[:-1]:
+        assert [line for line in table.splitlines() if line.startswith(f"{name} ")], "a row an arm"
 
 
 def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys):
@@ -212,6 +334,7 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
         "dense": 4,
     }
     assert arms["pruned, more frames"]["visual_tokens"] == arms["dense"]["visual_tokens"]
+    assert list(arms) == ["dense", "pruned", "pruned, more frames"]
     assert [(each["arm"], each["against"]) for each in document["comparisons"]] == [
         ("pruned", "dense"),
         ("pruned, more frames", "dense"),
@@ -221,8 +344,11 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
 @pytest.mark.parametrize(
     ("more", "words_said"),
     [
-        (["--compare", "0.5", "--keep-ratio", "0.5"], "both arms are"),
-        (["--compare", "sideways"], "is no keep ratio, scorer or preset"),
+        (["--compare", "0.5", "--keep-ratio", "0.5"], "the arms pruned and keep 0.5 are the same"),
+        (["--compare", "random,random"], "both arms are random"),
+        (["--compare", "learned"], "the arms pruned and learned are the same"),
+        (["--compare", "sideways"], "is no keep ratio, scorer, preset or checkpoint"),
+        (["--compare", "./nowhere@0.5"], "there is no folder ./nowhere"),
         (["--compare", "dense", "--test-time-scaling"], "leave one out"),
         (["--scoring", "official"], "has no scoring 'official' -> strict"),
         (["--split", "train"], "no split 'train'"),

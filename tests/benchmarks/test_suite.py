@@ -90,19 +90,25 @@ def document(**values):
     return {
         "bench": "x", "title": "X <bench>", "class": "short", "split": "test", "scoring": "strict", "remark": "read me",
         "is_demonstration": False, "num_missing": 3, "notes": ["a note"], "missing": ["gone.mp4"], "samples": [],
-        "arms": {"pruned": arm_summary(), "dense": arm_summary(flops=4e9, micro=1.0, accuracy=0.75)},
+        "arms": {
+            "dense": arm_summary(flops=4e9, micro=1.0, accuracy=0.75, peak_bytes=2 << 20), "pruned": arm_summary(),
+        },
         "comparisons": [comparison], "failed": {},
         "config": {"device": "cpu", "arms": {
-            "pruned": {**seen, "keep_ratio": 0.5, "scorer": "learned"},
             "dense": {**seen, "keep_ratio": 1.0, "scorer": "none"},
+            "pruned": {**seen, "keep_ratio": 0.5, "scorer": "learned"},
         }}, **values,
     }  # fmt: skip
 
 
 def test_the_page_the_picture_and_the_table_say_the_same(capsys):
     page = "\n".join(markdown(document()))
-    assert "| accuracy (task) % | 50.0 | 75.0 |" in page
-    assert "| over questions % | 75.0 (50.0 to 100.0) |" in page
+    assert "| arm | accuracy (task) % | over questions % | difference, points | p |" in page
+    assert "| dense | 75.0 | 100.0 (50.0 to 100.0) |  |  | 25.0 | 36.0 | 4e+09 |  | 1.500 |  | 2 |" in page
+    assert (
+        "| pruned | 50.0 | 75.0 (50.0 to 100.0) | -25.0 (-50.0 to +0.0) | 1 | 25.0 | 36.0 | 2e+09 | 0.500 | 1.500 | "
+        "0.600 |  |" in page
+    )
     assert "| x y | 4 | 25.0 | 75.0 | 75.0 |" in page, "a bar in a name does not break the table"
     assert "4 of 5 questions scored; 1 failed; 3 left out" in page
     assert comparison_line(document()["comparisons"][0]) == (
@@ -112,14 +118,15 @@ def test_the_page_the_picture_and_the_table_say_the_same(capsys):
     drawn = ElementTree.fromstring(plot(document()))
     circles = [part for part in drawn if part.tag.endswith("circle")]
     assert len(circles) == 2
-    assert float(circles[0].get("cx")) < float(circles[1].get("cx")), "pruned costs less"
-    assert float(circles[0].get("cy")) > float(circles[1].get("cy")), "and is lower"
+    assert float(circles[0].get("cx")) > float(circles[1].get("cx")), "pruned costs less"
+    assert float(circles[0].get("cy")) < float(circles[1].get("cy")), "and is lower"
     report_eval.show_evaluation(document(), json_only=False)
     said = capsys.readouterr()
     for words in (
         "mean of these (headline)",
-        "95% interval, by videos",
-        "-25.0 points",
+        "against dense, on the same questions",
+        "-50.0 to +0.0",
+        "0.60 x",
         "note: read me",
         "50.0-100.0%",
     ):
@@ -146,9 +153,14 @@ def test_averages_are_of_benchmarks_not_of_questions():
 
 def test_arms():
     pruned = ArmSettings("pruned", "m", 8, keep_ratio=0.5)
-    assert [arm.name for arm in plan_arms(pruned, None, False)] == ["pruned"]
+    dense = ArmSettings("dense", "m", 8, scorer="none", keep_ratio=1.0)
+    random = ArmSettings("random", "m", 8, keep_ratio=0.5, scorer="random")
+    assert plan_arms(pruned, [], False) == [pruned]
+    assert plan_arms(pruned, [random, dense], False) == [dense, pruned, random], "the others are compared with dense"
+    assert plan_arms(pruned, [random], False) == [pruned, random]
+    assert [arm.name for arm in plan_arms(pruned, [], True)] == ["dense", "pruned", "pruned, more frames"]
     with pytest.raises(InputError, match="dense arm"):
-        plan_arms(ArmSettings("dense", "m", 8, scorer="none"), None, True)
+        plan_arms(dense, [], True)
 
 
 def test_the_list_shows_every_benchmark():

@@ -79,8 +79,24 @@ def test_without_a_chat_template_the_text_is_the_same(family, monkeypatch):
     assert torch.equal(family.build_prompt([0, 1], "x", keep).input_ids, templated.input_ids)
 
 
+def test_a_context_stands_between_the_video_and_the_turn_and_is_part_of_the_prefix(family):
+    keep = torch.ones(2, 9, dtype=torch.bool)
+    context = "subtitle\n0.0 - 1.5 hello\n"
+    bare = family.build_prompt([0, 1], "Red?", keep)
+    prompts = [family.build_prompt([0, 1], question, keep, context=context) for question in ("Red?", "How many?")]
+    first = prompts[0]
+    start, end = bare.num_prefix, first.num_prefix
+    assert family.tokenizer.decode(first.input_ids[0, start:end]) == context
+    assert torch.equal(first.input_ids[0, :start], bare.input_ids[0, :start])
+    assert torch.equal(first.input_ids[0, end:], bare.input_ids[0, start:])
+    assert torch.equal(prompts[1].input_ids[0, :end], first.input_ids[0, :end])
+    assert not first.mm_token_type_ids[0, start:].any()
+
+
 def test_questions_that_cannot_be_asked(family):
     keep = torch.ones(2, 9, dtype=torch.bool)
+    with pytest.raises(InputError, match="the text before the question holds <im_patch>"):
+        family.build_prompt([0, 1], "red?", keep, context="<im_patch>")
     with pytest.raises(InputError, match="holds <im_patch>"):
         family.build_prompt([0, 1], "is <im_patch> red?", keep)
     with pytest.raises(InputError, match=r"has \d+ tokens, the model takes 2048"):
