@@ -1,66 +1,40 @@
-"""Read what a model is to be trained on: a file or a dataset of the hub in, `VideoSample`s out.
+"""Read and check what a model is to be trained on: a file or a dataset of the hub in, `VideoSample`s out.
 
-Rows are {video, question, answer} in the form that `stts eval --bench FILE.jsonl` takes, or {video, conversations} in
-that of LLaVA-Video, with as many turns as they have. Questions with options are worded as that evaluation words them.
 All questions about one video stand together, so that training encodes the video once for all of them (arXiv
-2603.18004, training). No video is opened here.
+2603.18004, training). `validate` looks at everything before the first step: a run must not die of its data after a
+day. conversations.py says what a row may look like.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
-import re
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stts_cli.benchmarks.files import read_srt
-from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter, letter, letters_of_text
-from stts_cli.benchmarks.prompts import letter_from_choices, subtitle_block
 from stts_cli.errors import InputError
+from stts_cli.training.conversations import FORM, Conversation, kind_of, parse_row
+from stts_cli.video import VideoInfo, probe
 
-Row = dict[str, Any]
-KEYS = ("video", "question", "answer", "options", "start", "end", "subtitles", "conversations")
-FORM = "an object with 'video', 'question' and 'answer', or with 'video' and 'conversations'"
-USER, MODEL = ("human", "user"), ("gpt", "assistant")
+__all__ = [
+    "Conversation",
+    "Problem",
+    "VideoSample",
+    "read_samples",
+    "report_problems",
+    "split_held_out",
+    "validate",
+]
 MAX_QUESTIONS = 8
-_PLACEHOLDER = r"<(?:image|video)>"
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What is said about a video.
-
-    Attributes:
-        turns: (what the user says, what the model should answer), in order; the video stands before the first.
-        group: for breakdowns, for example the question family of the procedural world.
-        subtitles: text between the video and the first user turn; mostly "".
-        line: line of the file, or entry of the list or dataset, from 1; 0 for none.
-        cues: timed subtitles; `heard` puts those around the frames in front of the first user turn, as evaluation does.
-    """
-
-    turns: tuple[tuple[str, str], ...]
-    group: str = ""
-    subtitles: str = ""
-    line: int = 0
-    cues: tuple[Cue, ...] = ()
-
-    def heard(self, timestamps_s: Sequence[float]) -> Conversation:
-        """Return the conversation with the cues around these times opening its first turn.
-
-        Args:
-            timestamps_s: times of the frames in seconds.
-        """
-        if not self.cues:
-            return self
-        block = subtitle_block(QaItem("", "", Source(Path()), "", subtitles=self.cues), timestamps_s)
-        (asked, answer), *others = self.turns
-        return dataclasses.replace(self, turns=((block + asked, answer), *others), cues=())
+PROBES_AT_ONCE = 8
+PROBLEMS_SHOWN = 20
+TOLERANCE_S = 0.005  # headers round their times
 
 
 @dataclass(frozen=True)
@@ -78,6 +52,23 @@ class VideoSample:
     start: float | None
     end: float | None
     conversations: tuple[Conversation, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that training would trip over.
+
+    Attributes:
+        line: where it stands in the file, 0 where that is unknown.
+        video: path of the video.
+        what: in words.
+        kind: for counting: a key of the report's last line.
+    """
+
+    line: int
+    video: str
+    what: str
+    kind: str
 
 
 def read_samples(
@@ -109,7 +100,7 @@ def read_samples(
         rows = _file_rows(path, Path(video_root) if video_root else path.parent)
     grouped: dict[tuple[str, float | None, float | None], list[Conversation]] = {}
     for where, number, folder, row in rows:
-        video, start, end, conversation = _parse(row, where, number, folder)
+        video, start, end, conversation = parse_row(row, where, number, folder)
         grouped.setdefault((video, start, end), []).append(conversation)
     if not grouped:
         raise InputError(f"{source} holds no sample -> {FORM} a line -> check the file")
@@ -146,6 +137,140 @@ def split_held_out(
     return [s for s in samples if s.video not in chosen], [s for s in samples if s.video in chosen]
 
 
+def validate(
+    samples: Sequence[VideoSample],
+    *,
+    max_frames: int,
+    max_fps: float,
+    measure: Callable[[int, Conversation], int],
+    limit: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Problem]:
+    """Look for what training would trip over; every video is opened once, none is decoded.
+
+    Args:
+        samples: as read.
+        max_frames: the most frames of a video.
+        max_fps: the most frames a second.
+        measure: (frames, conversation) -> tokens that they take in a sequence.
+        limit: the most tokens of a sequence.
+        progress: called with videos looked at, and how many there are.
+
+    Returns:
+        The problems in the order of their lines, those of a video at its first line.
+    """
+    by_video: dict[str, list[VideoSample]] = {}
+    for sample in samples:
+        by_video.setdefault(sample.video, []).append(sample)
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
+        headers = pool.map(_header, by_video)
+        for done, (video, header) in enumerate(zip(by_video, headers, strict=True), start=1):
+            mine = by_video[video]
+            if isinstance(header, tuple):
+                lines = [conversation.line for sample in mine for conversation in sample.conversations]
+                more = f" (named in {len(lines)} lines)" if len(lines) > 1 else ""
+                problems.append(Problem(min(lines), video, header[1] + more, header[0]))
+            for sample in mine:
+                if isinstance(header, VideoInfo):
+                    problems += _check_sample(sample, header, max_frames, max_fps, measure, limit)
+                problems += _check_texts(sample)
+            progress(done, len(by_video))
+    return sorted(problems, key=lambda problem: problem.line)
+
+
+def report_problems(problems: Sequence[Problem]) -> str:
+    """Word problems for a person: the first of them, then how many there are of each kind.
+
+    Args:
+        problems: at least one.
+
+    Returns:
+        Several lines.
+    """
+    lines = [f"line {p.line}: {p.video}: {p.what}" for p in problems[:PROBLEMS_SHOWN]]
+    if len(problems) > PROBLEMS_SHOWN:
+        lines.append(f"... and {len(problems) - PROBLEMS_SHOWN} more")
+    counts = Counter(problem.kind for problem in problems)
+    return "\n".join([*lines, ", ".join(f"{kind}: {count}" for kind, count in counts.most_common())])
+
+
+def _header(video: str) -> VideoInfo | tuple[str, str]:
+    """Return what the file's header says, or the kind of problem and the problem."""
+    try:
+        return probe(video)
+    except InputError as error:
+        what = str(error).removeprefix(video).split(" -> ")[0].strip()
+        return ("unreadable video" if Path(video).exists() else "missing video"), what
+
+
+def _check_texts(sample: VideoSample) -> Iterator[Problem]:
+    for conversation in sample.conversations:
+        for number, (asked, answer) in enumerate(conversation.turns, start=1):
+            where = f" (exchange {number} of {len(conversation.turns)})" if len(conversation.turns) > 1 else ""
+            for what, text in (("question", asked), ("answer", answer)):
+                if not text.strip():
+                    yield Problem(conversation.line, sample.video, f"the {what} is empty{where}", f"empty {what}")
+
+
+def _check_sample(
+    sample: VideoSample,
+    info: VideoInfo,
+    max_frames: int,
+    max_fps: float,
+    measure: Callable[[int, Conversation], int],
+    limit: int,
+) -> Iterator[Problem]:
+    """Check the cut, then the length of every conversation behind it."""
+    wrong = _check_cut(sample, info)
+    if wrong:
+        for conversation in sample.conversations:
+            yield Problem(conversation.line, sample.video, wrong, "bad start or end")
+        return
+    times = _expected_times(sample, info, max_frames, max_fps)
+    for conversation in sample.conversations:
+        try:
+            tokens = measure(len(times), conversation.heard(times))
+        except InputError as error:
+            yield Problem(conversation.line, sample.video, str(error).split(" -> ")[0], "unusable text")
+            continue
+        if tokens > limit:
+            what = f"{tokens} tokens with {len(times)} frames, a sequence takes {limit}"
+            yield Problem(conversation.line, sample.video, what, "too long")
+
+
+def _check_cut(sample: VideoSample, info: VideoInfo) -> str:
+    """Return what is wrong with start and end, or ""."""
+    start, end = sample.start or 0.0, math.inf if sample.end is None else sample.end
+    if not (math.isfinite(start) and start >= 0) or math.isnan(end):
+        return f"start {start:g} and end {end:g} -> times in seconds from 0 on"
+    if end <= start:
+        return f"end {end:g} s does not lie behind start {start:g} s"
+    last = _last_frame_s(info)
+    if last is not None and start > last + TOLERANCE_S:
+        return f"start {start:g} s lies behind the last frame, at {last:.1f} s"
+    if info.fps and math.ceil((start - TOLERANCE_S) * info.fps) / info.fps > end + TOLERANCE_S:
+        return f"no frame lies between {start:g} and {end:g} s"
+    return ""
+
+
+def _last_frame_s(info: VideoInfo) -> float | None:
+    """Return when the last frame is shown, as far as the header tells."""
+    duration = info.duration_s or info.container_duration_s
+    return None if duration is None else max(0.0, duration - (1 / info.fps if info.fps else 0.0))
+
+
+def _expected_times(sample: VideoSample, info: VideoInfo, max_frames: int, max_fps: float) -> list[float]:
+    """Return about the times that will be looked at, from the start of the cut on; their number is never too low."""
+    last = _last_frame_s(info)
+    ends = [time for time in (last, sample.end) if time is not None]
+    if not ends:
+        return [0.0] * max_frames
+    span = max(0.0, min(ends) - (sample.start or 0.0))
+    num_frames = min(max_frames, math.ceil(span * max_fps) + 1)
+    return np.linspace(0.0, span, num_frames).tolist()
+
+
 def _check_file(path: Path) -> None:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -160,7 +285,7 @@ def _file_rows(path: Path, folder: Path) -> Iterator[tuple[str, int, Path, Any]]
         if path.suffix == ".json":
             rows = json.loads(path.read_text(encoding="utf-8-sig"))
             if not isinstance(rows, list):
-                raise InputError(f"{path} holds {_kind(rows)} -> a list of rows -> check the file")
+                raise InputError(f"{path} holds {kind_of(rows)} -> a list of rows -> check the file")
             for number, row in enumerate(rows, start=1):
                 yield f"{path}, entry {number}", number, folder, row
             return
@@ -184,129 +309,3 @@ def _load_line(line: str, where: str) -> Any:
         raise InputError(
             f"{where}: no JSON ({error.msg} at column {error.colno}) -> one object a line -> correct the line"
         ) from error
-
-
-def _parse(row: Any, where: str, number: int, folder: Path) -> tuple[str, float | None, float | None, Conversation]:
-    """Read one row; every complaint starts with where it stands."""
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {_kind(row)} -> {FORM} -> correct it")
-    row = {key: value for key, value in row.items() if value is not None}
-    try:
-        talk = row.get("conversations", row.get("messages"))
-        _check_keys(row, ("video",) if talk is not None else ("video", "question", "answer"))
-        if not isinstance(row["video"], str) or not row["video"].strip():
-            raise ValueError(f"'video' is {row['video']!r} -> the path of a video file")
-        turns = _turns(talk) if talk is not None else ((_question(row)),)
-        cues, text = _subtitles(row.get("subtitles"), folder)
-        conversation = Conversation(turns, _group(row), text, number, cues)
-        video = Path(row["video"].strip()).expanduser()
-        return str(folder / video), _seconds(row, "start"), _seconds(row, "end"), conversation
-    except ValueError as error:
-        advice = "" if " -> " in str(error) else f" -> {FORM}"
-        raise InputError(f"{where}: {error}{advice} -> correct it") from error
-
-
-def _check_keys(row: Row, needed: Sequence[str]) -> None:
-    for key in needed:
-        if key not in row:
-            near = difflib.get_close_matches(key, map(str, row), n=1, cutoff=0.6)
-            has = f"its nearest key is '{near[0]}'" if near else f"it has {', '.join(map(str, row)) or 'nothing'}"
-            raise ValueError(f"no '{key}'; {has}")
-    for key in row:  # other keys are the data set's own, but a slip of the pen must not turn a choice into a question
-        near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.8)
-        if near and near[0] not in row:
-            raise ValueError(f"unknown key '{key}'; did you mean '{near[0]}'?")
-
-
-def _question(row: Row) -> tuple[str, str]:
-    """Return the question as `stts eval` words it, and the reply that it takes for right."""
-    given = row.get("options") or []
-    if not isinstance(given, list):
-        raise ValueError(f"'options' is {_kind(given)} -> a list")
-    for key in ("question", "answer"):
-        if isinstance(row[key], (dict, list, bool)):
-            raise ValueError(f"'{key}' is {_kind(row[key])} -> a text")
-    written = [str(option) for option in given]
-    options = bare_options(written)
-    item = QaItem("", "", Source(Path()), str(row["question"]).strip(), options)
-    asked = letter_from_choices(item) if item.question else ""
-    answer = row["answer"]
-    if not options or not str(answer).strip():
-        return asked, str(answer).strip()
-    if isinstance(answer, int):
-        return asked, letter(answer, len(options))
-    found = letters_of_text(str(answer), options) or letters_of_text(str(answer), written)
-    return asked, found[0] if found else given_letter(str(answer), len(options))
-
-
-def _turns(talk: Any) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of a list of {from, value} or {role, content}."""
-    if not isinstance(talk, list) or not all(isinstance(turn, dict) for turn in talk):
-        raise ValueError(f"'conversations' is {_kind(talk)} -> a list of objects with 'from' and 'value'")
-    if not talk or len(talk) % 2:
-        raise ValueError(f"'conversations' has {len(talk)} turns -> the user and the model in turn, the model last")
-    texts = []
-    for number, turn in enumerate(talk, start=1):
-        who = str(turn.get("from", turn.get("role", ""))).lower()
-        expected = USER if number % 2 else MODEL
-        if who not in expected:
-            raise ValueError(f"turn {number} is from '{who}' -> {' or '.join(expected)}")
-        if "value" not in turn and "content" not in turn:
-            raise ValueError(f"turn {number} has no 'value'; it has {', '.join(map(str, turn))}")
-        text = _text(turn.get("value", turn.get("content")))
-        texts.append(_without_placeholders(text) if expected is USER else text.strip())
-    return tuple(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _text(content: Any) -> str:
-    """Return a turn's text, also where it is given in parts."""
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict) and part.get("text"))
-    return "" if content is None else str(content)
-
-
-def _without_placeholders(text: str) -> str:
-    """Leave out lines and ends of "<image>" or "<video>", which stand for the video in LLaVA's data."""
-    text = re.sub(rf"(?m)^[ \t]*(?:{_PLACEHOLDER}[ \t]*)+(?:\n|\Z)", "", text)
-    return re.sub(rf"\A\s*(?:{_PLACEHOLDER}\s*)+|(?:\s*{_PLACEHOLDER})+\s*\Z", "", text).strip()
-
-
-def _subtitles(given: Any, folder: Path) -> tuple[tuple[Cue, ...], str]:
-    """Return timed cues, of an .srt file or a list of [start, end, text], or else plain text."""
-    if not given:
-        return (), ""
-    if isinstance(given, list):
-        try:
-            return tuple(Cue(float(start), float(end), str(text)) for start, end, text in given), ""
-        except (TypeError, ValueError) as error:
-            raise ValueError("'subtitles' is a list of something else -> a list of [start, end, text]") from error
-    if not isinstance(given, str):
-        raise ValueError(f"'subtitles' is {_kind(given)} -> an .srt file, a list of [start, end, text], or a text")
-    if not given.strip().endswith(".srt"):
-        return (), given
-    path = folder / given.strip()
-    if not path.is_file():
-        raise ValueError(f"subtitles '{path}' do not exist -> the path of an .srt file")
-    return read_srt(path), ""
-
-
-def _group(row: Row) -> str:
-    groups = row.get("groups")
-    if isinstance(groups, dict):
-        return str(next(iter(groups.values()), ""))
-    return str(row.get("group", ""))
-
-
-def _seconds(row: Row, key: str) -> float | None:
-    value = row.get(key)
-    if value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"'{key}' is {value!r} -> a time in seconds") from error
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -1,0 +1,198 @@
+"""What is said about a video: one row of a data set in, its `Conversation` out.
+
+Rows are {video, question, answer} in the form that `stts eval --bench FILE.jsonl` takes, or {video, conversations} in
+that of LLaVA-Video, with as many turns as they have. Questions with options are worded as that evaluation words them,
+and answered by the letter that it takes for right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stts_cli.benchmarks.files import read_srt
+from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter, letter, letters_of_text
+from stts_cli.benchmarks.prompts import letter_from_choices, subtitle_block
+from stts_cli.errors import InputError
+
+Row = dict[str, Any]
+KEYS = ("video", "question", "answer", "options", "start", "end", "subtitles", "conversations")
+FORM = "an object with 'video', 'question' and 'answer', or with 'video' and 'conversations'"
+USER, MODEL = ("human", "user"), ("gpt", "assistant")
+_PLACEHOLDER = r"<(?:image|video)>"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is said about a video.
+
+    Attributes:
+        turns: (what the user says, what the model should answer), in order; the video stands before the first.
+        group: for breakdowns, for example the question family of the procedural world.
+        subtitles: text between the video and the first user turn; mostly "".
+        line: line of the file, or entry of the list or dataset, from 1; 0 for none.
+        cues: timed subtitles; `heard` puts those around the frames in front of the first user turn, as evaluation does.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    group: str = ""
+    subtitles: str = ""
+    line: int = 0
+    cues: tuple[Cue, ...] = ()
+
+    def heard(self, timestamps_s: Sequence[float]) -> Conversation:
+        """Return the conversation with the cues around these times opening its first turn.
+
+        Args:
+            timestamps_s: times of the frames in seconds.
+        """
+        if not self.cues:
+            return self
+        block = subtitle_block(QaItem("", "", Source(Path()), "", subtitles=self.cues), timestamps_s)
+        (asked, answer), *others = self.turns
+        return dataclasses.replace(self, turns=((block + asked, answer), *others), cues=())
+
+
+def parse_row(row: Any, where: str, number: int, folder: Path) -> tuple[str, float | None, float | None, Conversation]:
+    """Read one row.
+
+    Args:
+        row: as the file holds it.
+        where: file and line, for messages.
+        number: of the line.
+        folder: what relative paths start from.
+
+    Returns:
+        Path of the video, start and end of the cut in seconds, and what is said about it.
+
+    Raises:
+        InputError: the row is no object, lacks something, or holds what makes no sense.
+    """
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: {kind_of(row)} -> {FORM} -> correct it")
+    row = {key: value for key, value in row.items() if value is not None}
+    try:
+        talk = row.get("conversations", row.get("messages"))
+        _check_keys(row, ("video",) if talk is not None else ("video", "question", "answer"))
+        if not isinstance(row["video"], str) or not row["video"].strip():
+            raise ValueError(f"'video' is {row['video']!r} -> the path of a video file")
+        turns = _turns(talk) if talk is not None else ((_question(row)),)
+        cues, text = _subtitles(row.get("subtitles"), folder)
+        conversation = Conversation(turns, _group(row), text, number, cues)
+        video = Path(row["video"].strip()).expanduser()
+        return str(folder / video), _seconds(row, "start"), _seconds(row, "end"), conversation
+    except ValueError as error:
+        advice = "" if " -> " in str(error) else f" -> {FORM}"
+        raise InputError(f"{where}: {error}{advice} -> correct it") from error
+
+
+def _check_keys(row: Row, needed: Sequence[str]) -> None:
+    for key in needed:
+        if key not in row:
+            near = difflib.get_close_matches(key, map(str, row), n=1, cutoff=0.6)
+            has = f"its nearest key is '{near[0]}'" if near else f"it has {', '.join(map(str, row)) or 'nothing'}"
+            raise ValueError(f"no '{key}'; {has}")
+    for key in row:  # other keys are the data set's own, but a slip of the pen must not turn a choice into a question
+        near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.8)
+        if near and near[0] not in row:
+            raise ValueError(f"unknown key '{key}'; did you mean '{near[0]}'?")
+
+
+def _question(row: Row) -> tuple[str, str]:
+    """Return the question as `stts eval` words it, and the reply that it takes for right."""
+    given = row.get("options") or []
+    if not isinstance(given, list):
+        raise ValueError(f"'options' is {kind_of(given)} -> a list")
+    for key in ("question", "answer"):
+        if isinstance(row[key], (dict, list, bool)):
+            raise ValueError(f"'{key}' is {kind_of(row[key])} -> a text")
+    written = [str(option) for option in given]
+    options = bare_options(written)
+    item = QaItem("", "", Source(Path()), str(row["question"]).strip(), options)
+    asked = letter_from_choices(item) if item.question else ""
+    answer = row["answer"]
+    if not options or not str(answer).strip():
+        return asked, str(answer).strip()
+    if isinstance(answer, int):
+        return asked, letter(answer, len(options))
+    found = letters_of_text(str(answer), options) or letters_of_text(str(answer), written)
+    return asked, found[0] if found else given_letter(str(answer), len(options))
+
+
+def _turns(talk: Any) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of a list of {from, value} or {role, content}."""
+    if not isinstance(talk, list) or not all(isinstance(turn, dict) for turn in talk):
+        raise ValueError(f"'conversations' is {kind_of(talk)} -> a list of objects with 'from' and 'value'")
+    if not talk or len(talk) % 2:
+        raise ValueError(f"'conversations' has {len(talk)} turns -> the user and the model in turn, the model last")
+    texts = []
+    for number, turn in enumerate(talk, start=1):
+        who = str(turn.get("from", turn.get("role", ""))).lower()
+        expected = USER if number % 2 else MODEL
+        if who not in expected:
+            raise ValueError(f"turn {number} is from '{who}' -> {' or '.join(expected)}")
+        if "value" not in turn and "content" not in turn:
+            raise ValueError(f"turn {number} has no 'value'; it has {', '.join(map(str, turn))}")
+        text = _text(turn.get("value", turn.get("content")))
+        texts.append(_without_placeholders(text) if expected is USER else text.strip())
+    return tuple(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _text(content: Any) -> str:
+    """Return a turn's text, also where it is given in parts."""
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict) and part.get("text"))
+    return "" if content is None else str(content)
+
+
+def _without_placeholders(text: str) -> str:
+    """Leave out lines and ends of "<image>" or "<video>", which stand for the video in LLaVA's data."""
+    text = re.sub(rf"(?m)^[ \t]*(?:{_PLACEHOLDER}[ \t]*)+(?:\n|\Z)", "", text)
+    return re.sub(rf"\A\s*(?:{_PLACEHOLDER}\s*)+|(?:\s*{_PLACEHOLDER})+\s*\Z", "", text).strip()
+
+
+def _subtitles(given: Any, folder: Path) -> tuple[tuple[Cue, ...], str]:
+    """Return timed cues, of an .srt file or a list of [start, end, text], or else plain text."""
+    if not given:
+        return (), ""
+    if isinstance(given, list):
+        try:
+            return tuple(Cue(float(start), float(end), str(text)) for start, end, text in given), ""
+        except (TypeError, ValueError) as error:
+            raise ValueError("'subtitles' is a list of something else -> a list of [start, end, text]") from error
+    if not isinstance(given, str):
+        raise ValueError(f"'subtitles' is {kind_of(given)} -> an .srt file, a list of [start, end, text], or a text")
+    if not given.strip().endswith(".srt"):
+        return (), given
+    path = folder / given.strip()
+    if not path.is_file():
+        raise ValueError(f"subtitles '{path}' do not exist -> the path of an .srt file")
+    return read_srt(path), ""
+
+
+def _group(row: Row) -> str:
+    groups = row.get("groups")
+    if isinstance(groups, dict):
+        return str(next(iter(groups.values()), ""))
+    return str(row.get("group", ""))
+
+
+def _seconds(row: Row, key: str) -> float | None:
+    value = row.get(key)
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"'{key}' is {value!r} -> a time in seconds") from error
+
+
+def kind_of(value: Any) -> str:
+    """Name the sort of a JSON value, for messages."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
