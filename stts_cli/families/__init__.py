@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from stts_cli.families.family import Family
 
 FAMILIES = {"molmo2": ("stts_cli.families.molmo2", "Molmo2Family")}
-EXAMPLE = "allenai/Molmo2-4B"
 
 
 def load_family(
@@ -54,15 +53,10 @@ def load_family(
     from transformers import PretrainedConfig
 
     name = str(model)
-    if name.startswith((".", "/", "~")) or isinstance(model, Path) or Path(name).exists():
-        name = str(Path(name).expanduser())
-        if not Path(name).is_dir():
-            raise InputError(f"model '{model}' is no folder -> a checkpoint folder or a hub id such as {EXAMPLE}")
+    if isinstance(model, Path) and not model.is_absolute():
+        name = f"./{name}"
     chain = base_chain(name, revision)
     root = chain[-1]
-    if root.is_local and not (Path(root.model) / "config.json").is_file():
-        whose = f"model '{model}'" if len(chain) == 1 else f"the base model '{root.model}' of '{model}'"
-        raise InputError(f"{whose} holds no config.json -> a checkpoint folder or a hub id such as {EXAMPLE}")
     try:
         config = PretrainedConfig.get_config_dict(root.model, revision=root.revision or "main")[0]
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, read_settings
 
+EXAMPLE = "allenai/Molmo2-4B"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -41,10 +42,10 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What to call it in reports."""
-        return self.document.get("name") or Path(self.model).name if self.is_local else self.model
+        return self.document.get("name") or Path(self.model).resolve().name if self.is_local else self.model
 
     def find_file(self, name: str) -> Path | None:
-        """Return where one of its files is, fetched from the hub if need be; None where it has no such file."""
+        """Return where one of its files is, as `find_file` does."""
         return find_file(self.model, self.revision, name)
 
     def commit(self) -> str | None:
@@ -88,24 +89,27 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         revision: a hub commit, branch or tag.
 
     Returns:
-        The checkpoint itself, then its base, and so on; the last one is a whole model (whose config is not looked at).
+        The checkpoint itself, then its base, and so on; the last one is a whole model.
 
     Raises:
-        InputError: a base that is not there, or checkpoints that stand on each other.
+        InputError: no such folder, no model in it, a base that is not there, or checkpoints that stand on each other.
     """
+    model = str(Path(model).expanduser()) if model.startswith("~") else model
+    if model.startswith((".", "/")) and not Path(model).is_dir():
+        raise InputError(f"model '{model}' is no folder -> a checkpoint folder or a hub id such as {EXAMPLE}")
     chain: list[Checkpoint] = []
     while True:
         settings, document = read_settings(find_file(model, revision, SETTINGS_FILE))
         chain.append(Checkpoint(model, revision, settings, document))
         base = document.get("base_model")
         if base is None:
-            return chain
+            break
         where = f"{model}/{SETTINGS_FILE}"
         if not isinstance(base, str) or not base:
             raise InputError(f"{where} names the base model {base!r} -> a folder or a hub id -> write the path there")
         if base.startswith(("./", "../")) and Path(model).is_dir():
             base = str((Path(model) / base).resolve())
-        if Path(base).expanduser().is_absolute() and not Path(base).expanduser().is_dir():
+        if Path(base).is_absolute() and not Path(base).is_dir():
             raise InputError(
                 f"the base model '{base}' of '{model}' is not there -> it holds the weights that were not trained -> "
                 f"put it back, or write its new place into {where}"
@@ -113,6 +117,10 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         if any(base == seen.model for seen in chain):
             raise InputError(f"{where} names the base model '{base}', which stands on it -> name a whole model there")
         model, revision = base, document.get("base_revision")
+    if chain[-1].is_local and not (Path(model) / "config.json").is_file():
+        whose = f"model '{model}'" if len(chain) == 1 else f"the base model '{model}' of '{chain[-2].model}'"
+        raise InputError(f"{whose} holds no config.json -> a checkpoint folder or a hub id such as {EXAMPLE}")
+    return chain
 
 
 def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
@@ -158,7 +166,7 @@ def put_lora(model: Any, path: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        result = set_peft_model_state_dict(model, load_file(path))
+        result: Any = set_peft_model_state_dict(model, load_file(path))
         wrong = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
         detail = f"{len(wrong)} weights, such as {wrong[0]}" if wrong else ""
     except (RuntimeError, SafetensorError) as error:

@@ -15,9 +15,10 @@ import torch
 
 from stts_cli.architectures import ADAPTER_KEYS, TEXT_KEYS, VISION_KEYS, Architecture
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.families.checkpoints import base_chain
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
-from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, read_settings
+from stts_cli.families.settings import PruneSettings
 from stts_cli.pruning import TokenScorer
 
 BASE_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -160,32 +161,26 @@ def read_architecture(model: str) -> Architecture:
     """
     from huggingface_hub.utils import logging as hub_logging
     from transformers import AutoConfig
-    from transformers.utils import cached_file
 
     hub_logging.set_verbosity_error()
-    if not (Path(model) / "config.json").is_file() and ("/" not in model or Path(model).exists()):
-        raise InputError(f"model '{model}' holds no config.json -> a checkpoint folder or a hub id -> check --model")
-
-    def find_file(name: str) -> Path | None:
-        found = cached_file(
-            model, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
-        return Path(found) if found else None
-
+    if "/" not in model and not Path(model).is_dir():
+        raise InputError(f"model '{model}' is no folder and no hub id -> a checkpoint or OWNER/NAME -> check --model")
+    chain = base_chain(model)
+    top, root = chain[0], chain[-1]
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(root.model, revision=root.revision or "main")
     except OSError as error:
         raise EnvironmentFailure(
-            f"the config of '{model}' cannot be loaded -> the hub's must be reachable or in the cache -> check the "
-            "name and the network, or use --shape"
+            f"the config of '{root.model}' cannot be loaded -> the hub's must be reachable or in the cache -> "
+            "check the name and the network, or use --shape"
         ) from error
     if config.model_type != "molmo2":
         raise InputError(f"model '{model}' is of type '{config.model_type}' -> molmo2 can be profiled -> change it")
-    settings, document = read_settings(find_file(SETTINGS_FILE))
-    processor = find_file("video_preprocessor_config.json")
+    processor = root.find_file("video_preprocessor_config.json")
     pooling = json.loads(processor.read_text(encoding="utf-8")).get("pooling_size") if processor else None
+    settings = top.settings
     return Architecture(
-        name=document.get("name") or Path(model).name if Path(model).is_dir() else model,
+        name=top.name,
         description="",
         vision={key: getattr(config.vision_config, key) for key in VISION_KEYS},
         adapter={key: getattr(config.adapter_config, key) for key in ADAPTER_KEYS},
@@ -194,6 +189,6 @@ def read_architecture(model: str) -> Architecture:
         prune_layer=settings.prune_layer,
         keep_ratio=settings.keep_ratio,
         prune_from_frame=settings.prune_from_frame,
-        scorer="learned" if document.get("scorer") == "learned" else "temporal",
+        scorer="learned" if top.document.get("scorer") == "learned" else "temporal",
         num_added_tokens=config.text_config.additional_vocab_size,
     )

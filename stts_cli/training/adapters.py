@@ -17,7 +17,7 @@ from stts_cli.families.family import Family
 ADAPTER = "default"
 
 
-def add_lora(family: Family, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, vit: bool = False) -> None:
+def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, dropout: float = 0.0, vit: bool = False) -> None:
     """Freeze a family's stock model and put trainable adapters into it, in place.
 
     The adapters start as zero, so the model says what it said before. They are float32 whatever the model's dtype; the
@@ -36,7 +36,7 @@ def add_lora(family: Family, *, rank: int = 16, alpha: float = 32, dropout: floa
     """
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise InputError(
-            f"LoRA of rank {rank}, alpha {alpha:g}, dropout {dropout:g} -> rank at least 1, alpha above 0, dropout in "
+            f"LoRA of rank {rank}, alpha {alpha}, dropout {dropout:g} -> rank at least 1, alpha above 0, dropout in "
             "[0, 1) -> change it"
         )
     if hasattr(family.model, "peft_config"):
