@@ -62,7 +62,7 @@ def _load(name: str, split: str) -> list[dict[str, Any]]:
             if isinstance(feature, datasets.Video):  # the path or the bytes; frames are read later, and few of them
                 table = table.cast_column(column, datasets.Video(decode=False))
         return [_at_hand(row) for row in table]
-    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
         raise InputError(
             f"hf:{name}, split '{split}', cannot be loaded ({_first_line(error)}) -> check the name and the split"
         ) from error
@@ -93,22 +93,20 @@ def _at_hand(row: dict[str, Any]) -> dict[str, Any]:
 def _fetch(repo: str, names: list[str]) -> dict[str, str]:
     """Download files of a dataset's repository, as far as they are not in the cache; return where each is."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     def fetch(name: str) -> str:
         try:
             return hf_hub_download(repo, name, repo_type="dataset")
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                raise InputError(
-                    f"hf:{repo} has no file {name} -> unpack its archives yourself, name the folder with --video-root"
-                ) from error
-            if isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | OfflineModeIsEnabled):
-                raise EnvironmentFailure(
-                    f"{name} cannot be fetched from {repo} ({_first_line(error)}) -> go online without HF_HUB_OFFLINE, "
-                    "or name a folder that holds it with --video-root"
-                ) from error
-            raise EnvironmentFailure(f"{name} of {repo} cannot be kept ({_first_line(error)})") from error
+        except RemoteEntryNotFoundError as error:
+            raise InputError(
+                f"hf:{repo} has no file {name} -> unpack its archives yourself, name the folder with --video-root"
+            ) from error
+        except OSError as error:  # the network's failures, and the disk's
+            raise EnvironmentFailure(
+                f"{name} cannot be fetched from {repo} ({_first_line(error)}) -> go online without HF_HUB_OFFLINE, or "
+                "name a folder that holds it with --video-root"
+            ) from error
 
     names = [name for name in names if not Path(name).is_absolute()]
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:

@@ -7,6 +7,7 @@ day. conversations.py says what a row may look like.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -195,6 +196,23 @@ def report_problems(problems: Sequence[Problem]) -> str:
     return "\n".join([*lines, ", ".join(f"{kind}: {count}" for kind, count in counts.most_common())])
 
 
+def leave_out(samples: Sequence[VideoSample], problems: Sequence[Problem]) -> list[VideoSample]:
+    """Return the samples without the conversations that have a problem, and without videos that cannot be read.
+
+    Args:
+        samples: as they were validated.
+        problems: what `validate` found.
+    """
+    unreadable = {p.video for p in problems if p.kind in ("missing video", "unreadable video")}
+    bad = {(p.video, p.line) for p in problems}
+    rest = []
+    for sample in samples:
+        good = tuple(c for c in sample.conversations if (sample.video, c.line) not in bad)
+        if good and sample.video not in unreadable:
+            rest.append(dataclasses.replace(sample, conversations=good))
+    return rest
+
+
 def _header(video: str) -> VideoInfo | tuple[str, str]:
     """Return what the file's header says, or the kind of problem and the problem."""
     try:
@@ -292,7 +310,7 @@ def _file_rows(path: Path, folder: Path) -> Iterator[tuple[str, int, Path, Any]]
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"{path}, line {number}", number, folder, _load_line(line, f"{path}, line {number}")
+                    yield f"{path}, line {number}", number, folder, _load_line(line.rstrip(), f"{path}, line {number}")
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}, line {error.lineno}: no JSON ({error.msg} at column {error.colno}) -> correct it, or fetch the "
