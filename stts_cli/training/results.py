@@ -21,7 +21,9 @@ from stts_cli.families.checkpoints import ADAPTER_FILE, Checkpoint, base_chain
 from stts_cli.families.family import Family
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings
 from stts_cli.training.adapters import ADAPTER, has_lora
+from stts_cli.training.model_card import check_push, model_card, push_to_hub
 
+__all__ = ["check_push", "load_weights", "model_card", "push_to_hub", "read_weights", "write_checkpoint"]
 KINDS = ("scorer", "lora", "full")
 SCORER_FILE = "scorer.safetensors"
 PEFT_PREFIX = "base_model.model."  # of every name in an adapter's file
