@@ -31,7 +31,8 @@ class EvalProgress:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._is_first = os.environ.get("RANK", "0") == "0"
+        launchers = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")  # torchrun's name, and mpirun's
+        self._is_first = all(os.environ.get(name, "0") == "0" for name in launchers)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = (
             Progress(*columns, console=console, transient=True) if console.is_terminal and self._is_first else None

@@ -12,7 +12,11 @@ from xml.sax.saxutils import escape
 
 Document = dict[str, Any]
 Point = tuple[str, float, float, tuple[float, float]]  # name, FLOPs, accuracy, the ends of its interval
-WIDTH, HEIGHT, MARGIN = 560, 360, 64
+WIDTH, HEIGHT, MARGIN = 640, 400, 64
+LETTER, LINE = 7, 14  # pixels of a label's letter and line
+COLORS = (
+    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
+)  # fmt: skip
 
 
 def write_results(document: Document, folder: Path) -> None:
@@ -146,12 +150,41 @@ def plot(document: Document) -> str:
         share, flops = low + (high - low) * step / 4, top * step / 4
         parts.append(f'<text x="{MARGIN - 6}" y="{y(share) + 4:.1f}" text-anchor="end">{share:.0%}</text>')
         parts.append(f'<text x="{x(flops):.1f}" y="{HEIGHT - MARGIN + 18}" text-anchor="middle">{flops:.2g}</text>')
-    for name, flops, share, ends in points:
+    arms = (document["benchmarks"][0] if "benchmarks" in document else document)["config"]["arms"]
+    colors = _colors([name for name, *_ in points], arms)
+    for color in dict.fromkeys(colors.values()):  # a line through one scorer's keep ratios
+        line = sorted((flops, share) for name, flops, share, _ in points if colors[name] == color)
+        path = " L".join(f"{x(flops):.1f} {y(share):.1f}" for flops, share in line)
+        parts.append(f'<path d="M{path}" fill="none" stroke="{color}" stroke-opacity="0.5"/>')
+    for name, flops, _, ends in points:
         where = f"{x(flops):.1f}"
-        parts.append(f'<path d="M{where} {y(ends[0]):.1f} V{y(ends[1]):.1f}" stroke="#888"/>')
-        parts.append(f'<circle cx="{where}" cy="{y(share):.1f}" r="5" fill="#1f77b4"/>')
-        parts.append(f'<text x="{x(flops) + 9:.1f}" y="{y(share) + 4:.1f}">{escape(name)}</text>')
+        parts.append(f'<path d="M{where} {y(ends[0]):.1f} V{y(ends[1]):.1f}" stroke="{colors[name]}"/>')
+    for name, flops, share, _ in points:
+        parts.append(f'<circle cx="{x(flops):.1f}" cy="{y(share):.1f}" r="5" fill="{colors[name]}"/>')
+    for name, left, height in _labels([(name, x(flops), y(share)) for name, flops, share, _ in points]):
+        parts.append(f'<text x="{left + 9:.1f}" y="{height + 4:.1f}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _colors(names: list[str], arms: Document) -> dict[str, str]:
+    """Give arms that differ in their keep ratio only the same colour; there are ten, then they start again."""
+    series = [
+        tuple(value for key, value in arms.get(name, {"": name}).items() if key != "keep_ratio") for name in names
+    ]
+    order = list(dict.fromkeys(series))
+    return {name: COLORS[order.index(one) % len(COLORS)] for name, one in zip(names, series, strict=True)}
+
+
+def _labels(places: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Move labels down until none covers another."""
+    placed: list[tuple[str, float, float]] = []
+    for name, left, height in sorted(places, key=lambda place: place[2]):
+        for other, its_left, its_height in placed:
+            width = LETTER * len(other if its_left < left else name) + 9
+            if abs(left - its_left) < width and height - its_height < LINE:
+                height = its_height + LINE
+        placed.append((name, left, height))
+    return placed
 
 
 def _points(document: Document) -> list[Point]:

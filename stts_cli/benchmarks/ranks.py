@@ -13,26 +13,30 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 Card = TypeVar("Card")
+# torchrun's names (accelerate launch uses them on GPUs) before those of mpirun (accelerate launch uses it on CPUs)
+RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
+SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK")
 
 
 class Ranks:
     """The processes of this run.
 
     Args:
-        environment: holds RANK, WORLD_SIZE and LOCAL_RANK under a launcher; None for the process's own.
+        environment: under a launcher holds RANK, WORLD_SIZE and LOCAL_RANK, or mpirun's names for them; None for the
+            process's own.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment
-        self.rank = int(environment.get("RANK", 0))
-        self.size = int(environment.get("WORLD_SIZE", 1))
-        self.local_rank = int(environment.get("LOCAL_RANK", self.rank))
+        self.rank, self.size = (_first(environment, names, default) for names, default in ((RANK, 0), (SIZE, 1)))
+        self.local_rank = _first(environment, LOCAL_RANK, self.rank)
         if self.size > 1:
             from torch import distributed
 
             if not distributed.is_initialized():
                 # a process may be done long before the slowest one
-                distributed.init_process_group("gloo", timeout=timedelta(days=7))
+                distributed.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=timedelta(days=7))
                 # its threads, left to the interpreter's end, now and then abort the process
                 atexit.register(distributed.destroy_process_group)
 
@@ -69,3 +73,7 @@ class Ranks:
         everyone: list[Any] = [None] * self.size
         distributed.all_gather_object(everyone, mine)
         return everyone
+
+
+def _first(environment: Mapping[str, str], names: Sequence[str], default: int) -> int:
+    return next((int(environment[name]) for name in names if name in environment), default)

@@ -92,14 +92,16 @@ def test_killed_and_resumed_is_the_same_as_never_killed(words, tmp_path, capsys,
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_result_of_one(words, tmp_path, capsys, without_times):
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")], ids=["torchrun", "mpirun"])
+def test_two_processes_give_the_result_of_one(words, tmp_path, capsys, without_times, names):
+    rank_name, size_name = names
     finish([*words, "--output", str(tmp_path / "one")], capsys)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {size_name: "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     pair = [
-        start([*words, "--output", str(tmp_path / "two"), "--json"], RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        start([*words, "--output", str(tmp_path / "two"), "--json"], **{rank_name: str(rank)}, **shared)
         for rank in range(2)
     ]
     said = [process.communicate(timeout=300) for process in pair]

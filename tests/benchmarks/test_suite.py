@@ -1,5 +1,6 @@
 """Suites, averages, the files of a result, and what is printed."""
 
+import itertools
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -134,6 +135,21 @@ def test_the_page_the_picture_and_the_table_say_the_same(capsys):
     assert "not scored: 1 questions failed, 3 questions about missing videos" in said.out
     assert "x: a note" in said.err
     assert "1 videos are missing: gone.mp4" in said.err
+
+
+def test_arms_of_one_scorer_are_joined_and_no_label_covers_another():
+    arms = {name: arm_summary(flops=2e9 + i) for i, name in enumerate(("dense", "a@0.5", "a@0.3", "b@0.5"))}
+    seen = {"model": "m", "weights": "w"}
+    kinds = {"dense": ("none", 1.0), "a@0.5": ("a", 0.5), "a@0.3": ("a", 0.3), "b@0.5": ("b", 0.5)}
+    config = {"arms": {name: {**seen, "scorer": s, "keep_ratio": k} for name, (s, k) in kinds.items()}}
+    drawn = list(ElementTree.fromstring(plot(document(arms=arms, config=config))))
+    fills = [part.get("fill") for part in drawn if part.tag.endswith("circle")]
+    assert fills[1] == fills[2]
+    assert len(set(fills)) == 3
+    labels = {part.text: float(part.get("y")) for part in drawn if part.tag.endswith("text") and part.text in kinds}
+    heights = sorted(labels.values())
+    assert len(labels) == 4
+    assert all(lower - upper >= 14 for upper, lower in itertools.pairwise(heights))
 
 
 def test_an_arm_without_anything_scored_is_still_drawn(capsys):
