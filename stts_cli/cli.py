@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stts_cli import __version__, cli_eval
-from stts_cli.errors import EnvironmentFailure, InputError, SttsError
+from stts_cli import __version__, cli_eval, cli_finetune
+from stts_cli.errors import InputError, SttsError
 
 app = typer.Typer(
     name="stts",
@@ -26,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-LATER = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def _show_version(wanted: bool) -> None:
@@ -113,27 +112,7 @@ def ask(
     report.show(run.to_dict(), mode="json" if json else "quiet" if quiet else "table", notes=not quiet)
 
 
-@app.command()
-def finetune(
-    preset: Annotated[str, typer.Option(help="What to train; so far only nano, the embedded model.")] = "nano",
-    output: Annotated[str, typer.Option(help="Folder for checkpoints, logs and the result.")] = "runs/nano",
-    recipe: Annotated[
-        str | None, typer.Option(help="A YAML file of steps and rates instead of presets/training/nano.yaml.")
-    ] = None,
-) -> None:
-    """Train the embedded model from nothing; the same command resumes. Finetuning one's own is not built yet."""
-    from stts_cli.presets import presets_folder
-
-    if preset != "nano":
-        raise EnvironmentFailure(
-            f"stts finetune --preset {preset} is not built in this version -> only nano is -> wait for a later version"
-        )
-    from stts_cli.training.nano import read_recipe, train_nano
-
-    folder = train_nano(read_recipe(recipe or presets_folder() / "training" / "nano.yaml"), output)
-    typer.echo(str(folder))
-
-
+app.command()(cli_finetune.finetune)
 app.command(name="eval")(cli_eval.evaluate)
 
 

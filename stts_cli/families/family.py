@@ -80,6 +80,14 @@ class Family(Protocol):
         """Blocks of the ViT in order, up to the deepest that runs."""
 
     @property
+    def idle_vit_blocks(self) -> list[Any]:
+        """Blocks of the ViT that nothing reads."""
+
+    @property
+    def scorer_sizes(self) -> dict[str, int]:
+        """Arguments of a `TokenScorer` for this ViT."""
+
+    @property
     def eos_token_ids(self) -> list[int]:
         """Tokens that end an answer."""
 

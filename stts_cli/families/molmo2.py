@@ -152,6 +152,16 @@ class Molmo2Family:
         return list(layers[: deepest + 1])
 
     @property
+    def idle_vit_blocks(self) -> list[nn.Module]:
+        """Blocks of the ViT that nothing reads."""
+        return list(self.model.model.vision_tower.layers[len(self.vit_blocks) :])
+
+    @property
+    def scorer_sizes(self) -> dict[str, int]:
+        """Arguments of a `TokenScorer` for this ViT."""
+        return scorer_sizes(self.model.config.vision_config)
+
+    @property
     def eos_token_ids(self) -> list[int]:
         """Tokens that end an answer."""
         given = getattr(self.model.generation_config, "eos_token_id", None)
@@ -225,7 +235,7 @@ class Molmo2Family:
                 grid=self.frames.grid,
                 video_lengths=video_lengths or [len(patches)],
                 feature_layers=self.model.config.adapter_config.vision_feature_layer,
-                bias_rescale=self.settings.bias_rescale,
+                bias_rescale=None if self.settings.bias_rescale == "off" else self.settings.bias_rescale,
                 prune_from_frame=self.settings.prune_from_frame,
                 seed=seed,
                 kernel=kernel,

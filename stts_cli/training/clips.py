@@ -124,7 +124,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
 
     def _frames(self, sample: VideoSample) -> tuple[np.ndarray, tuple[float, ...]]:
         entry = self._entry(sample)
-        if entry is not None and (kept := _load_entry(entry)) is not None:
+        if entry is not None and (kept := _load_entry(entry, self.frame_size)) is not None:
             return kept
         source = Source(Path(sample.video), sample.start, sample.end)
         try:
@@ -289,14 +289,15 @@ def _square(frame_size: tuple[int, int]) -> int:
     return height
 
 
-def _load_entry(entry: Path) -> tuple[np.ndarray, tuple[float, ...]] | None:
+def _load_entry(entry: Path, frame_size: tuple[int, int]) -> tuple[np.ndarray, tuple[float, ...]] | None:
     """Return what a cache entry holds, or None where there is none or it is damaged (zip sums tell)."""
     try:
         with np.load(entry) as kept:
             frames, times = kept["frames"], tuple(kept["timestamps_s"].tolist())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-    return (frames, times) if len(frames) == len(times) else None
+    fits = frames.dtype == np.uint8 and frames.shape == (len(times), *frame_size, 3)
+    return (frames, times) if fits and times else None
 
 
 def _save_entry(entry: Path, frames: np.ndarray, times: tuple[float, ...]) -> None:

@@ -231,7 +231,7 @@ def _limits(document: dict[str, Any], demonstration: bool) -> str:
     if demonstration:
         lines.append("Asked about a real video, it gives a confident wrong answer.")
     if settings.get("keep_ratio") and settings.get("scorer") != "none":
-        lines.append(f"Keep ratios it was not trained for (trained: {settings['keep_ratio']}) cost more accuracy.")
+        lines.append(f"Other keep ratios than those of its training ({settings['keep_ratio']}) were not measured.")
     if settings.get("frames"):
         lines.append(f"It was trained on at most {settings['frames']} frames of a video.")
     return "\n".join([*lines, ""])

@@ -1,0 +1,128 @@
+"""The `finetune` command: parse, put preset and flags together, call `training`, report. Nothing heavy at import."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stts_cli.errors import InputError, suggest
+
+
+def finetune(
+    preset: Annotated[
+        str | None, typer.Option(help="A training preset of presets/training, or a YAML file; flags go before it.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="What to start from: a checkpoint folder, a hub id, or a preset's name (nano).")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="FILE.jsonl, hf:OWNER/NAME[:split], or shapes, the built-in world.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for the result, the log and checkpoints.")] = None,
+    train: Annotated[str | None, typer.Option(help="What to train: scorer, lora or full.")] = None,
+    keep_ratio: Annotated[
+        str | None, typer.Option(help="Fraction of visual tokens kept while training; or 0.5:6,1:2 with shares.")
+    ] = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="Who chooses while training: learned, temporal, reference, random, tome, none.")
+    ] = None,
+    new_scorer: Annotated[
+        bool | None, typer.Option("--new-scorer", help="Start from an untrained scorer even if there is a trained one.")
+    ] = None,
+    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    bias_rescale: Annotated[str | None, typer.Option(help="Soft bias over each row, frame, or off.")] = None,
+    temporal_weight: Annotated[float | None, typer.Option(help="Weight of the temporal loss; 0.5.")] = None,
+    frames: Annotated[int | None, typer.Option(help="The most frames of a video; 64.")] = None,
+    max_fps: Annotated[float | None, typer.Option(help="The most frames a second; 2.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; else --epochs.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Times through the data; 1.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Videos a process in one forward pass; 1.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Forward passes an optimizer step; 1.")] = None,
+    max_questions: Annotated[int | None, typer.Option(help="The most questions about a video in a step; 8.")] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(help="Pack several videos into rows of at most this many tokens.")
+    ] = None,
+    lr_scorer: Annotated[float | None, typer.Option(help="Learning rate of the scorer; 1e-4.")] = None,
+    lr_vit: Annotated[float | None, typer.Option(help="Of the ViT; 5e-6.")] = None,
+    lr_connector: Annotated[float | None, typer.Option(help="Of the connector; 5e-6.")] = None,
+    lr_llm: Annotated[float | None, typer.Option(help="Of the language model; 1e-5.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps over which the rates rise; 20.")] = None,
+    scorer_warmup: Annotated[int | None, typer.Option(help="Steps before, in which only the scorer learns; 0.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or muon.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine, or wsd: constant, then down to 0.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of matrices that are no embeddings; 0.")] = None,
+    clip: Annotated[float | None, typer.Option(help="The gradient's largest norm; 1.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32, bf16 or bf16-master.")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", help="Trade time for memory.")
+    ] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Of the adapters; 16.")] = None,
+    lora_alpha: Annotated[int | None, typer.Option(help="Their scale; 32.")] = None,
+    lora_vit: Annotated[bool | None, typer.Option("--lora-vit", help="Adapters in the ViT too.")] = None,
+    eval_data: Annotated[str | None, typer.Option(help="Held-out questions; else some videos of the data.")] = None,
+    eval_videos: Annotated[int | None, typer.Option(help="Held-out videos; 20, 0 for none.")] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps between evaluations, each with a checkpoint; the best one is the result.")
+    ] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    keep_checkpoints: Annotated[int | None, typer.Option(help="How many to keep beside the best; 2.")] = None,
+    log_every: Annotated[int | None, typer.Option(help="Steps between lines of the log; 10.")] = None,
+    report_to: Annotated[str | None, typer.Option(help="Trackers, such as tensorboard; none.")] = None,
+    video_root: Annotated[str | None, typer.Option(help="Folder that relative video paths start from.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Folder that keeps decoded frames.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that read videos ahead; 2.")] = None,
+    shapes_mix: Annotated[str | None, typer.Option(help="Clips of --data shapes: short, long or all.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of data, weights and keep ratios; 0.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --output holds.")] = False,
+    skip_invalid: Annotated[
+        bool,
+        typer.Option("--skip-invalid", help="Leave out the questions that the check of the data rejects."),
+    ] = False,
+    push_to_hub: Annotated[str | None, typer.Option(help="Upload the result to this repository of the hub.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+) -> None:
+    """Train the scorer, an adapter or everything on your own questions about videos."""
+    given = dict(locals())
+    from stts_cli import report_finetune
+    from stts_cli.presets import load_preset, preset_names, presets_folder
+    from stts_cli.training.settings import FinetuneSettings, read_stages
+
+    flags = {f.name: given[f.name] for f in dataclasses.fields(FinetuneSettings) if given.get(f.name) is not None}
+    training = presets_folder() / "training"
+    stages: dict[str, dict[str, Any]] = {"": {}}
+    if preset is not None:
+        names = sorted(path.stem for path in training.glob("*.yaml"))
+        is_file = preset.endswith((".yaml", ".yml"))
+        if not is_file and preset not in names:
+            raise InputError(f"unknown training preset '{preset}'{suggest(preset, names)}")
+        stages = read_stages(Path(preset) if is_file else training / f"{preset}.yaml")
+    place = Path(output or f"runs/{Path(preset).stem if preset else 'finetune'}")
+
+    def resolve(values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("model") in preset_names():
+            return {**values, "model": load_preset(values["model"]).model}
+        return values
+
+    first = os.environ.get("RANK", "0") == "0"
+    with report_finetune.FinetuneProgress() as progress:
+        if "language" in stages:
+            from stts_cli.training import nano
+
+            document = nano.train_nano(stages, flags, place, resume=resume, device=device, report=progress)
+        else:
+            from stts_cli.training.finetune import finetune as run
+
+            settings = FinetuneSettings(**resolve({**stages[""], **flags}))
+            document = run(settings, place, resume=resume, skip_invalid=skip_invalid, device=device, report=progress)
+        if push_to_hub and first:
+            from stts_cli.training.hub_upload import push_to_hub as push
+
+            progress({"event": "stage", "name": "uploading"})
+            push(place, push_to_hub)
+    if first:
+        report_finetune.show_finetune(document, str(place), json_only=json)

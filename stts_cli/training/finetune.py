@@ -1,0 +1,405 @@
+"""One finetuning run from start to end: data and a base model in, a checkpoint folder and what it gained out.
+
+The output folder holds the result itself (what `stts ask --model FOLDER` takes), `run.json` (the settings), `log.jsonl`
+(every logged line and evaluation) and `checkpoints/`. The engine is transformers.Trainer; see `trainer`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stts_cli import __version__
+from stts_cli.errors import InputError
+from stts_cli.training.settings import FinetuneSettings, keep_ratios
+
+RUN_FILE, LOG_FILE, CHECKPOINTS = "run.json", "log.jsonl", "checkpoints"
+Report = Callable[[dict[str, Any]], None]
+# settings that change nothing about the result: a run may go on with others
+FREE = ("workers", "cache", "report_to", "log_every", "keep_checkpoints", "video_root")
+
+
+@dataclass
+class Data:
+    """What a run trains and measures on.
+
+    Attributes:
+        train: items are lists of clips.
+        held_out: the same; None for no evaluation.
+        sequential: items come in their own order.
+        name: for people.
+        fingerprint: changes when the rows do.
+    """
+
+    train: Any
+    held_out: Any
+    sequential: bool
+    name: str
+    fingerprint: str
+
+
+def finetune(
+    settings: FinetuneSettings,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    skip_invalid: bool = False,
+    device: str = "auto",
+    report: Report = lambda event: None,
+) -> dict[str, Any]:
+    """Train, and leave the result in a folder.
+
+    Args:
+        settings: the run's.
+        output: the folder; made if needed.
+        resume: go on with the run that the folder holds.
+        skip_invalid: leave out the questions that the check of the data finds fault with.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        report: told of what happens, as documents with "event".
+
+    Returns:
+        A document with "before" and "after" (accuracy and loss by arm), "steps", "seconds" and the settings.
+
+    Raises:
+        InputError: bad data, an unknown base model, or a folder that holds another run.
+        EnvironmentFailure: a missing package, or too little memory.
+    """
+    out = Path(output)
+    first = int(os.environ.get("RANK", "0")) == 0
+    settings = _settle(settings, device)
+    samples = _read_rows(settings)
+    _claim(out, settings, samples[1], resume, first)
+    log = _Log(out / LOG_FILE, report) if first else (lambda event: None)
+    log({"event": "stage", "name": "loading"})
+    from stts_cli.training.trainer import latest_checkpoint, trainer_arguments
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    arguments = trainer_arguments(
+        settings, out / CHECKPOINTS, device=device, has_eval=bool(settings.eval_videos or settings.eval_data)
+    )
+    family, had_scorer = _load(settings, arguments.device)
+    data = _data(settings, family, samples[0], world, skip_invalid, log)
+    steps = _steps(settings, data, world)
+    arguments.max_steps = steps
+    arguments.save_steps = arguments.save_steps or steps
+    trainer = _trainer(settings, family, arguments, data, log, out)
+    log({"event": "start", "steps": steps, **_describe(trainer.training_model, settings, data, world)})
+    checkpoint = latest_checkpoint(out / CHECKPOINTS) if resume else None
+    before = _before(out, trainer, had_scorer, data, checkpoint is not None, log, first)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - began
+    after = trainer.measured() if data.held_out is not None else {}
+    document = {
+        "stts": __version__,
+        "model": settings.model,
+        "train": settings.train,
+        "data": data.name,
+        "is_demonstration": family.is_demonstration,
+        "steps": steps,
+        "resumed_from": checkpoint.name if checkpoint else None,
+        "best_step": trainer.state.best_global_step,
+        "seconds": round(seconds, 1),
+        "before": before,
+        "after": after,
+        "settings": dataclasses.asdict(settings),
+    }
+    _finish(out, trainer, document)
+    log({"event": "done", **document})
+    return document
+
+
+def _settle(settings: FinetuneSettings, device: str) -> FinetuneSettings:
+    """Replace "auto" by what it means here, and check what goes together."""
+    if not settings.model or not settings.data:
+        missing = "--model" if not settings.model else "--data"
+        raise InputError(f"{missing} is missing -> a model to start from and data to train on, or a --preset -> add it")
+    from stts_cli.device import resolve_device
+
+    if settings.precision == "auto":
+        on_gpu = resolve_device(device).startswith("cuda")
+        settings = dataclasses.replace(settings, precision="bf16" if on_gpu else "float32")
+    return settings
+
+
+def _read_rows(settings: FinetuneSettings) -> tuple[Any, str]:
+    """Read the rows of the data files, and their fingerprint; nothing for the procedural world."""
+    if settings.data == "shapes":
+        return (None, None), "shapes"
+    from stts_cli.training.samples import read_samples, split_held_out
+
+    def read(source: str) -> Any:
+        return read_samples(source, video_root=settings.video_root, max_questions=settings.max_questions)
+
+    rows = read(settings.data)
+    if settings.eval_data is not None:
+        held_out = None if settings.eval_data == "shapes" else read(settings.eval_data)
+    else:
+        rows, held_out = split_held_out(rows, settings.eval_videos, settings.seed)
+    return (rows, held_out), hashlib.sha256(repr((rows, held_out)).encode()).hexdigest()[:16]
+
+
+def _claim(out: Path, settings: FinetuneSettings, fingerprint: str, resume: bool, first: bool) -> None:
+    """Make the output folder this run's; refuse a folder that holds another."""
+    mine = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
+    record = out / RUN_FILE
+    if record.is_file():
+        try:
+            theirs = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            theirs = {}
+        differing = [k for k in mine if theirs.get(k) != mine[k]]
+        if differing:
+            key = differing[0]
+            raise InputError(
+                f"{out} holds another run ({key} {theirs.get(key)!r} there, {mine[key]!r} here) -> choose another "
+                "--output, or give the same settings"
+            )
+        if not resume and first:
+            raise InputError(
+                f"{out} holds this run already -> add --resume to go on with it, or choose another --output"
+            )
+    elif out.is_dir() and any(out.iterdir()) and first:
+        raise InputError(f"{out} is not empty and holds no run -> choose another --output, or empty it")
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(out / CHECKPOINTS / ".saving", ignore_errors=True)
+
+
+def _load(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
+    """Load the base model and freeze what is not trained; say whether it came with a learned scorer."""
+    import torch
+    from transformers.utils import logging
+
+    from stts_cli.families import load_family
+    from stts_cli.pruning import TokenScorer
+
+    half = settings.precision != "float32"
+    whole = torch.bfloat16 if settings.precision == "bf16-master" else torch.float32
+    # frozen weights need no float32
+    dtype = whole if settings.train == "full" else torch.bfloat16 if half else torch.float32
+    # bfloat16 attention without explicit products has a slow backward pass on a CPU
+    attention = "eager" if settings.precision == "bf16-master" and device.type == "cpu" else "sdpa"
+    logging.disable_progress_bar()
+    family = load_family(settings.model, device=device, dtype=dtype, attn_implementation=attention)
+    had_scorer = family.scorer is not None and not settings.new_scorer
+    chosen: dict[str, Any] = {
+        "prune_layer": settings.prune_layer,
+        "bias_rescale": settings.bias_rescale,
+        "keep_ratio": keep_ratios(settings.keep_ratio)[0][0],
+        "scorer": settings.scorer if settings.scorer != "none" else None,
+    }
+    family.settings = dataclasses.replace(family.settings, **{k: v for k, v in chosen.items() if v is not None})
+    torch.manual_seed(settings.seed)
+    if settings.scorer != "learned":
+        family.scorer = None
+    elif not had_scorer:
+        family.scorer = TokenScorer(**family.scorer_sizes).to(device)
+    if family.scorer is not None:
+        family.scorer.to(whole if settings.precision == "bf16-master" else torch.float32)
+    family.model.requires_grad_(settings.train == "full")
+    if settings.train == "lora":
+        from stts_cli.training.adapters import add_lora
+
+        add_lora(family, rank=settings.lora_rank, alpha=settings.lora_alpha, vit=settings.lora_vit)
+    if family.scorer is not None:
+        family.scorer.requires_grad_(True)
+    for block in family.idle_vit_blocks:
+        block.requires_grad_(False)
+    if settings.gradient_checkpointing:
+        family.model.gradient_checkpointing_enable({"use_reentrant": False})
+        family.model.enable_input_require_grads()
+    return family, had_scorer
+
+
+def _data(
+    settings: FinetuneSettings, family: Any, rows: tuple[Any, Any], world: int, skip_invalid: bool, log: Report
+) -> Data:
+    from stts_cli.training.clips import ShapesClips, VideoClips, shapes_held_out
+
+    def shapes_to_measure() -> Any:
+        if not settings.eval_videos:
+            return None
+        return shapes_held_out(
+            settings.eval_videos,
+            seed=settings.seed,
+            frames=settings.frames,
+            frame_size=family.frame_size,
+            long=settings.shapes_mix == "long",
+        )
+
+    if settings.data == "shapes":
+        items = (settings.steps + settings.scorer_warmup) * settings.accumulate * world
+        train = ShapesClips(
+            items,
+            seed=settings.seed,
+            num_frames=settings.frames,
+            mix=settings.shapes_mix,
+            questions=settings.max_questions,
+            frame_size=family.frame_size,
+            scale=settings.batch_size,
+            alike=world,
+        )
+        return Data(train, shapes_to_measure(), True, "the procedural world, training seeds", "shapes")
+    checked = [None if r is None else _check(settings, family, r, skip_invalid, log) for r in rows]
+    budget = {"num_frames": settings.frames, "max_fps": settings.max_fps, "frame_size": family.frame_size}
+    cache = Path(settings.cache) if settings.cache else None
+    clips = [None if not r else VideoClips(r, cache_dir=cache, **budget) for r in checked]
+    held_out = shapes_to_measure() if settings.eval_data == "shapes" else clips[1]
+    return Data(clips[0], held_out, False, settings.data, "")
+
+
+def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: bool, log: Report) -> Any:
+    """Look at every row and video before the first step."""
+    from stts_cli.training.samples import leave_out, report_problems, validate
+
+    windows = family.shape().num_windows
+    limit = settings.seq_len or family.model.config.get_text_config().max_position_embeddings
+
+    def measure(num_frames: int, conversation: Any) -> int:
+        ids, _ = family.conversation_ids(conversation.turns, conversation.subtitles)
+        return num_frames * (windows + 8) + len(ids)
+
+    problems = validate(
+        samples,
+        max_frames=settings.frames,
+        max_fps=settings.max_fps,
+        measure=measure,
+        limit=limit,
+        progress=lambda done, total: log({"event": "checking", "done": done, "total": total}),
+    )
+    if not problems:
+        return samples
+    text = report_problems(problems)
+    if not skip_invalid:
+        raise InputError(f"{text} -> mend the data, or add --skip-invalid to train without them")
+    log({"event": "note", "text": f"left out: {text}"})
+    rest = leave_out(samples, problems)
+    if not rest:
+        raise InputError("no sample is left -> mend the data")
+    return rest
+
+
+def _steps(settings: FinetuneSettings, data: Data, world: int) -> int:
+    if settings.data == "shapes" and not settings.steps:
+        raise InputError("--data shapes has no end -> give --steps")
+    if settings.steps:
+        return settings.steps + settings.scorer_warmup
+    each = settings.batch_size * settings.accumulate * world
+    return max(1, round(settings.epochs * -(-len(data.train) // each))) + settings.scorer_warmup
+
+
+def _trainer(settings: FinetuneSettings, family: Any, arguments: Any, data: Data, log: Report, out: Path) -> Any:
+    from stts_cli.training.model import TrainingModel
+    from stts_cli.training.results import load_weights, write_checkpoint
+    from stts_cli.training.trainer import SttsTrainer
+
+    model = TrainingModel(
+        family,
+        scorer=settings.scorer,
+        seq_len=settings.seq_len,
+        checkpoint_blocks=settings.gradient_checkpointing,
+    )
+
+    def write(folder: Path, state_dict: Any, dtype: Any = None, training: dict[str, Any] | None = None) -> None:
+        write_checkpoint(
+            folder,
+            family,
+            train=settings.train,
+            base_model=settings.model,
+            settings=family.settings,
+            training=training or {"settings": dataclasses.asdict(settings)},
+            dtype=dtype,
+            state_dict=state_dict,
+        )
+
+    return SttsTrainer(
+        settings,
+        model,
+        arguments,
+        train_dataset=data.train,
+        eval_dataset=data.held_out,
+        write=write,
+        read=lambda folder: load_weights(folder, family, settings.train),
+        report=log,
+    )
+
+
+def _before(
+    out: Path, trainer: Any, had_scorer: bool, data: Data, resumed: bool, log: Report, first: bool
+) -> dict[str, Any]:
+    """Measure the model as it came; a resumed run keeps what it measured at its start."""
+    if data.held_out is None:
+        return {}
+    record = out / CHECKPOINTS / "before.json"
+    if resumed and record.is_file():
+        known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        return known
+    log({"event": "stage", "name": "measuring the model as it is"})
+    arms = trainer.arms()
+    if "pruned" in arms and trainer.settings.scorer == "learned" and not had_scorer:
+        arms["temporal"] = (arms["pruned"][0], "temporal")  # what an untrained model does without training
+    before: dict[str, Any] = trainer.measure(arms)
+    if first:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(before, indent=2) + "\n", encoding="utf-8")
+    return before
+
+
+def _finish(out: Path, trainer: Any, document: dict[str, Any]) -> None:
+    """Write the result and its card into the output folder."""
+    import torch
+
+    from stts_cli.training.results import model_card
+
+    state_dict = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
+    if not trainer.is_world_process_zero():
+        return
+    half = trainer.settings.train == "full" and _stored_dtype(trainer.settings.model) == "bfloat16"
+    summary = {k: v for k, v in document.items() if k not in ("stts",)}
+    trainer._write(out, state_dict, torch.bfloat16 if half else None, summary)
+    (out / "README.md").write_text(model_card(document), encoding="utf-8")
+
+
+def _stored_dtype(model: str) -> str:
+    """Return the dtype that a checkpoint's config names."""
+    from transformers import PretrainedConfig
+
+    config = PretrainedConfig.get_config_dict(model)[0]
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def _describe(model: Any, settings: FinetuneSettings, data: Data, world: int) -> dict[str, Any]:
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "trainable": trainable,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "train": settings.train,
+        "data": data.name,
+        "items": len(data.train),
+        "held_out": 0 if data.held_out is None else len(data.held_out),
+        "processes": world,
+        "precision": settings.precision,
+    }
+
+
+class _Log:
+    """Append what is measured to a file, and pass everything on."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self.path, self.report = path, report
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] in ("start", "log", "evaluation", "done"):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+        self.report(event)

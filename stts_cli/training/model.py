@@ -1,0 +1,231 @@
+"""What Trainer trains: a family's stock model and its scorer, from decoded clips to the sums that make the loss.
+
+The forward pass is the family's own `encode_video`, the one that `stts ask` runs, with gradients: windows that are
+dropped cost nothing in the backward pass either. The language model is the stock one, through `mm_encoder_outputs`.
+Sums rather than means go out, so that any number of processes and accumulated batches gives one and the same loss.
+Source: arXiv 2603.18004, training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stts_cli.errors import EnvironmentFailure
+from stts_cli.families.family import EncodedVideo, Family
+from stts_cli.pruning.losses import temporal_loss
+from stts_cli.training.clips import TrainingClip
+from stts_cli.training.rows import Rows, VideoTokens, write_rows
+
+PARTS = ("scorer", "vit", "connector", "llm")
+
+
+class Step(NamedTuple):
+    """Sums over one batch of clips.
+
+    Attributes:
+        lm_sum: cross-entropy in nats over the answers' tokens; differentiable.
+        num_tokens: answers' tokens.
+        temporal_sum: squared error of the scores over the scored windows; differentiable.
+        num_windows: windows that the temporal loss counts; 0 where nothing was scored.
+        right: bool (num_answers,), True where greedy decoding gives the answer word for word.
+        num_kept: windows that reached the language model.
+        num_total: windows there were.
+        num_inputs: tokens that the language model read.
+        keep_mask: bool (T, W) of all clips' frames.
+    """
+
+    lm_sum: Tensor
+    num_tokens: int
+    temporal_sum: Tensor
+    num_windows: int
+    right: Tensor
+    num_kept: int
+    num_total: int
+    num_inputs: int
+    keep_mask: Tensor
+
+
+class TrainingModel(nn.Module):
+    """A family's stock model and scorer as one module.
+
+    Args:
+        family: loaded, its weights where they are to be trained.
+        scorer: who chooses the windows while training, one of `pruning.SCORERS`; "none" trains dense.
+        seq_len: pack videos into rows of at most this many tokens; None for a row a video.
+        checkpoint_blocks: compute the ViT's blocks again in the backward pass instead of keeping their activations.
+        clamp_scorer_gradient: bound what one window may pull at the scorer; see `_bound`.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        scorer: str = "learned",
+        seq_len: int | None = None,
+        checkpoint_blocks: bool = False,
+        clamp_scorer_gradient: bool = True,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.stock: nn.Module = family.model
+        self.scorer: nn.Module | None = family.scorer
+        self.scorer_name, self.seq_len = scorer, seq_len
+        self.checkpoint_blocks, self.clamp = checkpoint_blocks, clamp_scorer_gradient
+
+    def forward(
+        self,
+        clips: Sequence[TrainingClip],
+        keep_ratio: float,
+        *,
+        scorer: str | None = None,
+        seed: int = 0,
+        temporal_only: bool = False,
+    ) -> Step:
+        """Encode clips and read their conversations.
+
+        Args:
+            clips: a batch; all frames of one size.
+            keep_ratio: fraction of windows kept, in (0, 1]. Raised to 1 / T for a clip of so few frames that its first
+                one, which always stays, is more than that.
+            scorer: who chooses; None for the one that is trained with.
+            seed: of the random scorer.
+            temporal_only: score, and leave the language model out: for a scorer's first steps.
+
+        Returns:
+            The sums.
+
+        Raises:
+            EnvironmentFailure: out of memory, with the stage and what to lower.
+        """
+        lengths = [len(clip.frames) for clip in clips]
+        keep_ratio = max(keep_ratio, 1 / min(lengths))
+        name = self.scorer_name if scorer is None else scorer
+        with _stage("the vision encoder", "--frames, --batch-size or --keep-ratio, or add --gradient-checkpointing"):
+            encoded = self._encode(clips, lengths, keep_ratio, name if keep_ratio < 1 else "none", seed)
+        temporal, num_windows = self._temporal(encoded, lengths)
+        kept, total = int(encoded.keep_mask.sum()), encoded.keep_mask.numel()
+        if temporal_only:
+            nothing = encoded.visual_tokens.new_zeros((), dtype=torch.float32)
+            right = torch.zeros(0, dtype=torch.bool)
+            return Step(nothing, 0, temporal, num_windows, right, kept, total, 0, encoded.keep_mask)
+        rows = self.write(clips, encoded.keep_mask.cpu())
+        with _stage("the language model", "--batch-size, --seq-len or --frames, or add --gradient-checkpointing"):
+            logits, labels, answers = self._read(rows, encoded.visual_tokens, encoded.keep_mask, lengths)
+            lm_sum = functional.cross_entropy(logits.float(), labels, reduction="sum")
+        wrong = torch.zeros(rows.num_answers, dtype=torch.long, device=labels.device)
+        wrong.index_add_(0, answers, (logits.argmax(-1) != labels).long())
+        if torch.is_grad_enabled() and not lm_sum.requires_grad:
+            # a clip too short to drop anything, and only the scorer is trained: nothing to learn, but still a step
+            lm_sum = lm_sum + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        num_inputs = rows.input_ids.numel()
+        return Step(lm_sum, len(labels), temporal, num_windows, wrong == 0, kept, total, num_inputs, encoded.keep_mask)
+
+    def count(self, clips: Sequence[TrainingClip]) -> tuple[int, int]:
+        """Return (answers' tokens, windows that the temporal loss would count) of a batch, without running it."""
+        num_tokens = sum(sum(self._tokens(c)[1]) for clip in clips for c in clip.conversations)
+        frames = sum(len(clip.frames) - 1 for clip in clips)
+        return num_tokens, frames * self.family.shape().num_windows
+
+    def write(self, clips: Sequence[TrainingClip], keep_mask: Tensor) -> Rows:
+        """Write a batch's rows.
+
+        Args:
+            clips: the batch.
+            keep_mask: bool (T, W) of all clips' frames, on the CPU.
+        """
+        videos, start = [], 0
+        for clip in clips:
+            mask = keep_mask[start : start + len(clip.frames)]
+            start += len(clip.frames)
+            prefix, is_visual = self.family.video_prefix(list(clip.timestamps_s), mask)
+            conversations = tuple(self._tokens(c) for c in clip.conversations)
+            videos.append(VideoTokens(prefix, is_visual, conversations))
+        pad = self.family.tokenizer.pad_token_id
+        pad = self.family.eos_token_ids[0] if pad is None else pad
+        return write_rows(videos, pad, next(self.stock.parameters()).dtype, self.seq_len)
+
+    def _tokens(self, conversation: Any) -> tuple[list[int], list[bool]]:
+        return self.family.conversation_ids(conversation.turns, conversation.subtitles)
+
+    def _encode(
+        self, clips: Sequence[TrainingClip], lengths: list[int], keep_ratio: float, scorer: str, seed: int
+    ) -> EncodedVideo:
+        patches = self.family.preprocess(torch.cat([clip.frames for clip in clips]))
+        return self.family.encode_video(
+            patches,
+            keep_ratio=keep_ratio,
+            scorer=scorer,
+            seed=seed,
+            video_lengths=lengths,
+            return_hidden=True,
+            checkpoint_blocks=self.checkpoint_blocks and torch.is_grad_enabled(),
+        )
+
+    def _temporal(self, encoded: EncodedVideo, lengths: list[int]) -> tuple[Tensor, int]:
+        if encoded.scores is None or encoded.scorer != "learned":
+            return encoded.visual_tokens.new_zeros((), dtype=torch.float32), 0
+        assert encoded.scored_hidden is not None
+        num_windows = (len(encoded.scores) - len(lengths)) * encoded.scores.shape[1]
+        if self.clamp and encoded.scores.requires_grad:
+            encoded.scores.register_hook(_bound)
+        mean = temporal_loss(encoded.scores, encoded.scored_hidden, self.family.window_index, lengths)
+        return mean * num_windows, num_windows
+
+    def _read(
+        self, rows: Rows, visual_tokens: Tensor, keep_mask: Tensor, lengths: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (A, vocabulary) of the answers' tokens, the tokens (A,), and which answer each belongs to."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        device = visual_tokens.device
+        counts = [int(mask.sum()) for mask in keep_mask.split(lengths)]
+        parts = visual_tokens.split(counts)
+        hidden = self.stock.model(
+            input_ids=rows.input_ids.to(device),
+            position_ids=rows.position_ids.to(device),
+            attention_mask=rows.attention_mask.to(device),
+            mm_token_type_ids=rows.is_visual.to(device),
+            mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=tuple(parts[k] for k in rows.order))},
+            use_cache=False,
+        ).last_hidden_state
+        labels, answers = rows.labels.to(device), rows.answer_ids.to(device)
+        wanted = answers >= 0
+        logits: Tensor = self.stock.lm_head(hidden[wanted])
+        return logits, labels[wanted], answers[wanted]
+
+
+def part_of(name: str) -> str:
+    """Return which of `PARTS` a parameter of `TrainingModel` belongs to, by its name."""
+    if name.startswith("scorer."):
+        return "scorer"
+    if ".vision_tower." in name:
+        return "vit"
+    return "connector" if ".multi_modal_projector." in name else "llm"
+
+
+def _bound(gradient: Tensor) -> Tensor:
+    """Bound the gradient of the scores, element by element.
+
+    Where the scores of a row of windows hardly differ, the min-max of the soft bias multiplies the gradient a
+    thousandfold, and one such step saturates the sigmoid for good. No window may pull harder than the temporal loss
+    could: 1 / the number of windows. Ours, not the paper's.
+    """
+    limit = 1 / gradient.numel()
+    return gradient.clamp(-limit, limit)
+
+
+@contextmanager
+def _stage(what: str, lower: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            raise EnvironmentFailure(f"out of memory in {what} -> lower {lower}") from error
+        raise

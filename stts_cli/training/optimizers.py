@@ -1,0 +1,147 @@
+"""The optimizers that Trainer is given: AdamW, or Muon for hidden matrices, over float32 copies where weights are bf16.
+
+One torch optimizer with a group for every part of the model and kind of weight, so that schedules, clipping, saving and
+resuming are Trainer's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stts_cli.training.model import PARTS, part_of
+from stts_cli.training.settings import FinetuneSettings
+
+_OUTER = ("embed", "lm_head", "positional", "label_", "probe")
+
+
+class MixedOptimizer(torch.optim.Optimizer):
+    """Step every group by its own rule, in float32.
+
+    Args:
+        groups: torch's parameter groups with "lr", "weight_decay" and "rule", "muon" or "adamw". A group whose "lr"
+            stands at 0 is left alone, its moments too.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+        self._masters: list[list[nn.Parameter]] = []
+        self._inner: list[torch.optim.Optimizer] = []
+        for group in self.param_groups:
+            masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in group["params"]]
+            self._masters.append(masters)
+            own = {"params": masters, "lr": group["lr"], "weight_decay": group["weight_decay"]}
+            if group["rule"] == "muon":
+                self._inner.append(torch.optim.Muon([own], momentum=0.95))
+            else:
+                self._inner.append(torch.optim.AdamW([own], betas=group["betas"]))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step on the gradients that are there."""
+        if closure is not None:
+            raise ValueError("a closure was given -> this optimizer takes none")
+        for group, masters, inner in zip(self.param_groups, self._masters, self._inner, strict=True):
+            if group["lr"] == 0:
+                continue
+            for live, master in zip(group["params"], masters, strict=True):
+                if master is not live:
+                    master.grad = None if live.grad is None else live.grad.float()
+            inner.param_groups[0]["lr"] = group["lr"]
+            inner.step()
+            for live, master in zip(group["params"], masters, strict=True):
+                if master is not live and master.grad is not None:
+                    live.copy_(master)
+                    master.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on bit for bit."""
+        copies = [
+            [None if m is live else m.detach() for live, m in zip(group["params"], masters, strict=True)]
+            for group, masters in zip(self.param_groups, self._masters, strict=True)
+        ]
+        return {**super().state_dict(), "masters": copies, "inner": [inner.state_dict() for inner in self._inner]}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore moments and float32 copies, and the live weights from these."""
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        for inner, saved in zip(self._inner, state_dict["inner"], strict=True):
+            inner.load_state_dict(saved)
+        for group, masters, copies in zip(self.param_groups, self._masters, state_dict["masters"], strict=True):
+            for live, master, copy in zip(group["params"], masters, copies, strict=True):
+                if copy is not None:
+                    master.copy_(copy)
+                    live.copy_(copy)
+
+
+def is_hidden(name: str, parameter: Tensor) -> bool:
+    """Return whether Muon takes a weight: a matrix that is neither an embedding nor an output head."""
+    return parameter.ndim == 2 and min(parameter.shape) > 1 and not any(word in name for word in _OUTER)
+
+
+def make_groups(named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSettings) -> list[dict[str, Any]]:
+    """Sort trainable parameters by part and kind.
+
+    Args:
+        named: names as in `TrainingModel`, and parameters; frozen ones are left out.
+        settings: rates, weight decay and the optimizer.
+
+    Returns:
+        Groups with "part", "rule", "lr" and "weight_decay". Only matrices that are no embeddings decay.
+    """
+    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            kind = "matrix" if is_hidden(name, parameter) else "other"
+            groups.setdefault((part_of(name), kind), []).append(parameter)
+    rates = {part: getattr(settings, f"lr_{part}") for part in PARTS}
+    made = []
+    for part, kind in sorted(groups):
+        # the scorer, small and fragile, keeps AdamW
+        muon = settings.optimizer == "muon" and kind == "matrix" and part != "scorer" and part != "patch_embedding"
+        lr = rates[part]
+        if settings.optimizer == "muon" and not muon and part != "scorer":
+            lr = rates["llm"] * settings.muon_adamw
+        decay = settings.weight_decay if kind == "matrix" else 0.0
+        rule = "muon" if muon else "adamw"
+        made.append(
+            {
+                "params": groups[part, kind],
+                "part": part,
+                "rule": rule,
+                "lr": lr,
+                "weight_decay": decay,
+                "betas": (0.9, 0.98) if settings.optimizer == "muon" else (0.9, 0.95),
+            }
+        )
+    return made
+
+
+def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return torch's AdamW where it does alone, which sharding over GPUs can take apart, else `MixedOptimizer`."""
+    plain = all(g["rule"] == "adamw" and all(p.dtype == torch.float32 for p in g["params"]) for g in groups)
+    return torch.optim.AdamW(groups) if plain else MixedOptimizer(groups)
+
+
+def rate_factor(step: int, part: str, settings: FinetuneSettings, total: int) -> float:
+    """Return what a part's learning rate is multiplied by.
+
+    Args:
+        step: optimizer steps taken, the scorer's warm-up included.
+        part: one of `PARTS`.
+        settings: warm-ups and schedule.
+        total: all steps, the scorer's warm-up included.
+    """
+    alone = settings.scorer_warmup
+    if step < alone:
+        return min(1.0, (step + 1) / 20) * (1 - step / alone) if part == "scorer" else 0.0
+    step, total = step - alone, max(1, total - alone)
+    rise = min(1.0, (step + 1) / max(1, settings.warmup))
+    if settings.schedule == "wsd":
+        return rise * min(1.0, max(0.02, (total - step) / (0.4 * total)))
+    return rise * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, step / total))))

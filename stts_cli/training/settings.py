@@ -1,0 +1,199 @@
+"""What a finetuning run is told: flat, frozen settings, from a YAML file of presets/training and the command's flags.
+
+Learning rates default to Molmo2's own for video finetuning (language model 1e-5, ViT and connector 5e-6, AdamW with
+betas 0.9 and 0.95, no weight decay); the scorer's, which starts from nothing, is ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stts_cli.errors import InputError, suggest
+
+TRAIN = ("scorer", "lora", "full")
+SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
+PRECISIONS = ("auto", "float32", "bf16", "bf16-master")
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("cosine", "wsd")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """One run.
+
+    Attributes:
+        model: the checkpoint to start from: a folder, a hub id, or "nano" for the embedded one.
+        data: a .jsonl or .json file, "hf:OWNER/NAME[:split]", or "shapes".
+        video_root: folder that relative video paths start from; None for the file's own.
+        train: what is trained: "scorer", "lora" (the scorer too), or "full".
+        scorer: who chooses the windows while training; "none" trains dense.
+        new_scorer: start from an untrained scorer even where the checkpoint has one.
+        keep_ratio: "0.5", or several with their shares of the steps: "0.5:6,1:2,0.7:1,0.3:1".
+        prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
+        bias_rescale: soft bias over each "row" of windows or the whole "frame"; "off" for none; None for the
+            checkpoint's own.
+        temporal_weight: of the temporal loss beside the language model's.
+        frames: the most frames of a video.
+        max_fps: the most frames a second.
+        max_questions: the most conversations about one video in a step.
+        batch_size: videos a process in one forward pass; with "shapes", a factor on its own number of clips.
+        accumulate: forward passes an optimizer step.
+        seq_len: pack several videos into rows of at most this many tokens; None for a row a video.
+        steps: optimizer steps; 0 for `epochs`.
+        epochs: times through the data, where `steps` is 0.
+        scorer_warmup: steps before these in which only the scorer learns, from the temporal loss alone.
+        warmup: steps over which the rates rise.
+        schedule: "cosine" to a tenth, or "wsd": constant, then linear over the last 40% of the steps.
+        optimizer: "adamw", or "muon" for matrices with AdamW for the rest.
+        lr_scorer: learning rate of the scorer.
+        lr_vit: of the ViT.
+        lr_connector: of the connector.
+        lr_llm: of the language model. With "muon" the last three are Muon's, AdamW's are `muon_adamw` of them.
+        weight_decay: of matrices that are no embeddings.
+        clip: the gradient's largest norm.
+        precision: "float32"; "bf16" runs autocast over float32 weights; "bf16-master" keeps bfloat16 weights with
+            float32 copies in the optimizer, the fastest on a CPU; "auto" is bf16 on a GPU, float32 on a CPU.
+        gradient_checkpointing: trade time for memory.
+        lora_rank: of the adapters.
+        lora_alpha: their scale.
+        lora_vit: put adapters into the ViT too.
+        eval_data: held-out questions, as `data`; None splits `eval_videos` off the data.
+        eval_videos: held-out videos.
+        eval_every: optimizer steps between evaluations; 0 for the start and the end only.
+        save_every: optimizer steps between checkpoints; 0 for the end only.
+        keep_checkpoints: how many of the latest to keep, beside the best.
+        log_every: optimizer steps between lines of the log.
+        workers: processes that read videos ahead.
+        cache: folder for decoded frames; None decodes anew.
+        report_to: trackers such as "tensorboard", comma-separated; "none".
+        shapes_mix: clips of "shapes": "short", "long" or "all".
+        seed: of data, weights and keep ratios.
+    """
+
+    model: str = ""
+    data: str = ""
+    video_root: str | None = None
+    train: str = "scorer"
+    scorer: str = "learned"
+    new_scorer: bool = False
+    keep_ratio: str = "0.5"
+    prune_layer: int | None = None
+    bias_rescale: str | None = None
+    temporal_weight: float = 0.5
+    frames: int = 64
+    max_fps: float = 2.0
+    max_questions: int = 8
+    batch_size: int = 1
+    accumulate: int = 1
+    seq_len: int | None = None
+    steps: int = 0
+    epochs: float = 1.0
+    scorer_warmup: int = 0
+    warmup: int = 20
+    schedule: str = "cosine"
+    optimizer: str = "adamw"
+    lr_scorer: float = 1e-4
+    lr_vit: float = 5e-6
+    lr_connector: float = 5e-6
+    lr_llm: float = 1e-5
+    muon_adamw: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    precision: str = "auto"
+    gradient_checkpointing: bool = False
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_vit: bool = False
+    eval_data: str | None = None
+    eval_videos: int = 20
+    eval_every: int = 0
+    save_every: int = 0
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    workers: int = 2
+    cache: str | None = None
+    report_to: str = "none"
+    shapes_mix: str = "all"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _among("train", self.train, TRAIN)
+        _among("scorer", self.scorer, SCORERS)
+        _among("precision", self.precision, PRECISIONS)
+        _among("optimizer", self.optimizer, OPTIMIZERS)
+        _among("schedule", self.schedule, SCHEDULES)
+        if self.bias_rescale is not None:
+            _among("bias_rescale", self.bias_rescale, ("row", "frame", "off"))
+        for name in ("frames", "max_questions", "batch_size", "accumulate", "lora_rank", "log_every"):
+            _least(name, getattr(self, name), 1)
+        for name in ("steps", "scorer_warmup", "warmup", "workers", "eval_videos", "eval_every", "save_every"):
+            _least(name, getattr(self, name), 0)
+        if not self.steps and self.epochs <= 0:
+            raise InputError(f"steps {self.steps}, epochs {self.epochs} -> one of them above 0 -> give --steps")
+        if self.train == "scorer" and self.scorer != "learned":
+            raise InputError(f"--train scorer with scorer '{self.scorer}' -> only the learned one -> use --train full")
+        keep_ratios(self.keep_ratio)
+
+    def override(self, **values: Any) -> FinetuneSettings:
+        """Return a copy with the values that are not None put in."""
+        return dataclasses.replace(self, **{name: value for name, value in values.items() if value is not None})
+
+
+def keep_ratios(text: str) -> tuple[tuple[float, float], ...]:
+    """Read "0.5" or "0.5:6,1:2": keep ratios and the share of the steps that each gets, shares adding up to 1.
+
+    Raises:
+        InputError: no such list, or a ratio outside (0, 1].
+    """
+    try:
+        pairs = [(float(ratio), float(share or 1)) for ratio, _, share in (p.partition(":") for p in text.split(","))]
+    except ValueError:
+        raise InputError(f"keep ratio '{text}' -> such as 0.5, or 0.5:6,1:2 with shares -> check it") from None
+    total = sum(share for _, share in pairs)
+    if not all(0 < ratio <= 1 and share >= 0 for ratio, share in pairs) or total <= 0:
+        raise InputError(f"keep ratio '{text}' -> ratios above 0 and at most 1, shares not below 0 -> check it")
+    return tuple((ratio, share / total) for ratio, share in pairs)
+
+
+def read_stages(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a training preset.
+
+    Args:
+        path: a YAML file of `FinetuneSettings` fields, or of "stages": a mapping from names to such fields, run one
+            after the other.
+
+    Returns:
+        Fields by stage; one stage named "" for a plain file.
+
+    Raises:
+        InputError: no such file, no mapping, or an unknown key.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"training preset '{path}' cannot be read ({detail}) -> a YAML file") from error
+    if not isinstance(document, dict):
+        raise InputError(f"training preset '{path}' holds a {type(document).__name__} -> a mapping of settings")
+    stages = document["stages"] if set(document) == {"stages"} else {"": document}
+    known = [field.name for field in dataclasses.fields(FinetuneSettings)]
+    for values in stages.values():
+        for key in values:
+            if key not in (*known, "stage"):
+                raise InputError(f"{path}: unknown key '{key}'{suggest(str(key), known)}")
+    return dict(stages)
+
+
+def _among(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} '{value}' is unknown{suggest(value, allowed)}")
+
+
+def _least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name} {value} -> at least {least} -> raise it")

@@ -1,0 +1,335 @@
+"""STTS on transformers.Trainer: the loss, the rates, evaluation and checkpoints; the loop is Trainer's.
+
+The loss is (sum of the answers' cross-entropy) / (answers' tokens) + weight x (sum of the temporal loss) / (windows),
+numerators and denominators taken over everything that goes into one optimizer step, on all processes: so the number of
+processes, accumulation and packing change nothing. Source: arXiv 2603.18004, training.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from stts_cli.device import resolve_device
+from stts_cli.errors import EnvironmentFailure
+from stts_cli.training.clips import collate
+from stts_cli.training.evaluation import evaluate_arms
+from stts_cli.training.model import Step, TrainingModel
+from stts_cli.training.optimizers import make_groups, make_optimizer, rate_factor
+from stts_cli.training.settings import FinetuneSettings, keep_ratios
+
+SAVING = ".saving"  # a checkpoint stands here until it is whole
+Report = Callable[[dict[str, Any]], None]
+
+
+class SttsTrainer(Trainer):
+    """Trainer for a `TrainingModel`.
+
+    Args:
+        settings: the run's.
+        model: what is trained.
+        arguments: Trainer's own, from `trainer_arguments`.
+        train_dataset: items are lists of clips.
+        eval_dataset: the same, held out; None for no evaluation.
+        write: writes the model's weights into a folder; takes (folder, state dict or None).
+        read: puts the weights of such a folder back.
+        report: is told of every logged line and evaluation, on the first process.
+    """
+
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        model: TrainingModel,
+        arguments: TrainingArguments,
+        *,
+        train_dataset: Any,
+        eval_dataset: Any,
+        write: Callable[[Path, dict[str, Tensor] | None], None],
+        read: Callable[[Path], None],
+        report: Report,
+    ) -> None:
+        self.settings, self.training_model = settings, model
+        self._write, self._read, self._report = write, read, report
+        self._ratios = keep_ratios(settings.keep_ratio)
+        self._sums = np.zeros(7)
+        self._measured: dict[int | None, dict[str, dict[str, float]]] = {}
+        self._since = time.perf_counter()
+        super().__init__(
+            model=model, args=arguments, train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=collate
+        )
+        self.loss_is_scaled_for_ga = True
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Heartbeat(report))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer, a group for every part."""
+        if self.optimizer is None:
+            named = (self.training_model if model is None else model).named_parameters()
+            self.optimizer = make_optimizer(make_groups(named, self.settings))
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make the schedule, each part's its own."""
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            factors: list[Callable[[int], float]] = [
+                functools.partial(rate_factor, part=group["part"], settings=self.settings, total=num_training_steps)
+                for group in optimizer.param_groups
+            ]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Draw an optimizer step's batches, and count over all processes what the losses are divided by."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = np.array([self.training_model.count(batch["clips"]) for batch in batches]).sum(0)
+        total = torch.tensor(counts, dtype=torch.float64).float().to(device)
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(total, "sum")
+        return batches, total
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return this batch's share of the step's loss."""
+        step = self.state.global_step
+        draw = np.random.default_rng([self.settings.seed, 43, step])  # the same on all processes
+        ratio = float(draw.choice([r for r, _ in self._ratios], p=[share for _, share in self._ratios]))
+        alone = step < self.settings.scorer_warmup
+        if alone:
+            ratio = min(r for r, _ in self._ratios)
+        out: Step = model(inputs["clips"], ratio, seed=int(draw.integers(2**31)), temporal_only=alone)
+        tokens, windows = num_items_in_batch.clamp_min(1)
+        temporal = self.settings.temporal_weight * out.temporal_sum / windows
+        loss = temporal if alone else out.lm_sum / tokens + temporal
+        self._sums += [
+            out.lm_sum.item(),
+            out.num_tokens,
+            out.temporal_sum.item(),
+            out.num_windows,
+            out.num_kept,
+            out.num_total,
+            out.num_inputs,
+        ]
+        return loss * self.accelerator.num_processes  # processes' gradients are averaged, and these are sums
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Run one batch forward and backward; out of memory says where."""
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except (RuntimeError, MemoryError) as error:
+            text = str(error).lower()
+            if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+                raise EnvironmentFailure(
+                    "out of memory in the backward pass -> lower --batch-size, --frames or --keep-ratio, or add "
+                    "--gradient-checkpointing"
+                ) from error
+            raise
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss's parts, the share of windows kept and the speed to a line of the log."""
+        if "loss" in logs:
+            sums = torch.tensor(self._sums, dtype=torch.float64).float().to(self.args.device)
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums, "sum")
+            lm, tokens, temporal, windows, kept, total, inputs = sums.tolist()
+            now = time.perf_counter()
+            if tokens:
+                logs["lm_loss"] = lm / tokens
+            if windows:
+                logs["temporal_loss"] = temporal / windows
+            logs["kept"] = kept / max(1, total)
+            logs["tokens_per_s"] = inputs / (now - self._since)
+            if torch.cuda.is_available():
+                logs["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            self._sums, self._since = np.zeros_like(self._sums), now
+        super().log(logs, start_time)
+        if self.is_world_process_zero() and "loss" in logs:
+            self._report({"event": "log", "step": self.state.global_step, **logs})
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure held-out questions dense and pruned: "eval_dense_accuracy", "eval_pruned_accuracy" and the like."""
+        arms = self._measured[self.state.global_step] = self.measure(self.arms())
+        metrics = {f"{metric_key_prefix}_{arm}_{k}": v for arm, one in arms.items() for k, v in one.items()}
+        metrics.setdefault(f"{metric_key_prefix}_pruned_accuracy", metrics[f"{metric_key_prefix}_dense_accuracy"])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def arms(self) -> dict[str, tuple[float, str]]:
+        """Return what an evaluation compares: dense, and pruned as it is trained."""
+        ratio = min(r for r, share in self._ratios if share == max(s for _, s in self._ratios))
+        pruned = ratio < 1 and self.settings.scorer != "none"
+        return {"dense": (1.0, "none")} | ({"pruned": (ratio, self.settings.scorer)} if pruned else {})
+
+    def measured(self) -> dict[str, dict[str, float]]:
+        """Return what the weights that training ended with give on the held-out clips, measured once."""
+        step = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
+        if step not in self._measured:
+            self._measured[step] = self.measure(self.arms())
+        return self._measured[step]
+
+    def measure(self, arms: dict[str, tuple[float, str]]) -> dict[str, dict[str, float]]:
+        """Measure the held-out clips; see `evaluation.evaluate_arms`."""
+        began = time.perf_counter()
+        result = evaluate_arms(
+            self.training_model,
+            self.eval_dataset,
+            arms=arms,
+            rank=self.args.process_index,
+            world=self.args.world_size,
+            workers=self.settings.workers,
+            reduce=self._add_up,
+        )
+        if self.is_world_process_zero():
+            self._report({"event": "evaluation", "step": self.state.global_step, "arms": result})
+        self._since += time.perf_counter() - began
+        return result
+
+    def _add_up(self, values: Tensor) -> Tensor:
+        if self.args.world_size == 1:
+            return values
+        total: Tensor = self.accelerator.reduce(values.to(self.args.device), "sum")
+        return total.to(values)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint beside the others and move it in when it is whole; then delete old ones."""
+        run = Path(self.args.output_dir)
+        place = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.args.output_dir = str(run / SAVING)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir, self.args.save_total_limit = str(run), limit
+        self.accelerator.wait_for_everyone()
+        best = self.state.best_global_step
+        if best:
+            self.state.best_model_checkpoint = str(run / f"{PREFIX_CHECKPOINT_DIR}-{best}")
+        if self.args.should_save:
+            self.state.save_to_json(str(run / SAVING / place / "trainer_state.json"))
+            shutil.rmtree(run / place, ignore_errors=True)
+            os.replace(run / SAVING / place, run / place)
+            shutil.rmtree(run / SAVING, ignore_errors=True)
+            latest = sorted(step_of(p) for p in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))[-(limit or 1) :]
+            rotate_checkpoints(
+                str(run), limit and limit + (best is not None and best not in latest), self.state.best_model_checkpoint
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write(folder, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._read(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._read(Path(str(self.state.best_model_checkpoint)))
+
+
+class _Heartbeat(TrainerCallback):
+    """Tell the progress bar of every step."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Report the step just taken."""
+        if state.is_world_process_zero:
+            self.report({"event": "step", "step": state.global_step, "total": state.max_steps})
+
+
+def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, has_eval: bool) -> TrainingArguments:
+    """Translate a run's settings into Trainer's.
+
+    Args:
+        settings: the run's.
+        output: folder for checkpoints.
+        device: "auto", "cpu", "cuda" or "cuda:N"; under several processes each takes its own GPU.
+        has_eval: there are held-out clips.
+
+    Returns:
+        The arguments; `max_steps` and, where it is 0, `save_steps` are for the caller to set.
+    """
+    every = settings.eval_every if has_eval else 0
+    sequential = settings.data == "shapes"
+    use_cpu = resolve_device(device) == "cpu"
+    trackers = [name for name in settings.report_to.split(",") if name not in ("", "none")]
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        max_steps=1,
+        per_device_train_batch_size=1 if sequential else settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        max_grad_norm=settings.clip,
+        bf16=settings.precision == "bf16",
+        use_cpu=use_cpu,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if every else "no",
+        eval_steps=every or None,
+        save_strategy="steps",
+        save_steps=every or settings.save_every or 1,
+        save_total_limit=settings.keep_checkpoints,
+        load_best_model_at_end=bool(every),
+        metric_for_best_model="eval_pruned_accuracy" if every else None,
+        greater_is_better=True if every else None,
+        train_sampling_strategy="sequential" if sequential else "random",
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=False,
+        dataloader_persistent_workers=settings.workers > 0,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=trackers or "none",
+        ddp_find_unused_parameters=True,  # a dense step leaves the scorer out, its warm-up everything else
+        label_names=[],
+    )
+    arguments.save_steps = every or settings.save_every
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process drives one GPU; several take torchrun
+    return arguments
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's folder name ends in."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def latest_checkpoint(output: Path) -> Path | None:
+    """Return a run's newest whole checkpoint, or None."""
+    found = [p for p in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (p / "trainer_state.json").is_file()]
+    return max(found, key=step_of, default=None)
