@@ -387,7 +387,6 @@ def test_without_the_datasets_package_it_says_what_to_install(monkeypatch):
 @pytest.fixture
 def fake_hub(monkeypatch, tmp_path):
     """A hub that holds one dataset, some/data; returns its rows and files, to be filled."""
-    import httpx
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
@@ -408,7 +407,7 @@ def fake_hub(monkeypatch, tmp_path):
         assert (repo, repo_type) == ("some/data", "dataset")
         fetched.append(name)
         if name not in files:
-            response = httpx.Response(404, request=httpx.Request("GET", f"https://hub/{name}"))
+            response = types.SimpleNamespace(headers={}, request=None)
             raise RemoteEntryNotFoundError(f"404: {name}", response=response)
         if files[name] is None:
             raise LocalEntryNotFoundError("no connection, and not in the cache")

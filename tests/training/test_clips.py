@@ -1,0 +1,335 @@
+"""Training clips: read as the evaluation reads them, given back by the cache, drawn from their seeds."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from stts_cli.benchmarks.items import Cue, Source
+from stts_cli.benchmarks.reader import ReadRequest, read_source
+from stts_cli.benchmarks.shapes import DEFAULT_VIDEOS
+from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.shapes.clips import write_clip
+from stts_cli.shapes.questions import FAMILIES
+from stts_cli.shapes.render import render
+from stts_cli.shapes.world import make_scene
+from stts_cli.training import clips as clips_module
+from stts_cli.training.clips import (
+    ASK_WEIGHTS,
+    LENGTHS,
+    ShapesClips,
+    TrainingClip,
+    UnreadableVideo,
+    VideoClips,
+    collate,
+    shapes_held_out,
+)
+from stts_cli.training.samples import Conversation, VideoSample
+from stts_cli.video import read_clip
+
+SIZE = (48, 48)
+ASKED = (Conversation((("Q?", "A"),)),)
+
+
+@pytest.fixture(scope="module")
+def shape_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    return [write_clip(make_scene("train", k), folder / f"{k}.mp4") for k in range(4)]
+
+
+def samples_of(paths, start=None, end=None):
+    return [VideoSample(str(path), start, end, ASKED) for path in paths]
+
+
+def video_clips(samples, **settings):
+    return VideoClips(samples, **{"num_frames": 6, "max_fps": 2.0, "frame_size": SIZE, **settings})
+
+
+def same(one: TrainingClip, other: TrainingClip) -> bool:
+    return (
+        torch.equal(one.frames, other.frames)
+        and (one.timestamps_s, one.conversations, one.name)
+        == (other.timestamps_s, other.conversations, other.name)
+    )  # fmt: skip
+
+
+# files
+
+
+def test_frames_are_those_that_a_question_looks_at(shape_files):
+    (clip,) = video_clips(samples_of(shape_files))[1]
+    wanted = read_clip(shape_files[1], num_frames=6, max_fps=2.0, size=SIZE)
+    assert clip.frames.dtype == torch.uint8
+    assert clip.frames.shape == (6, *SIZE, 3)
+    assert np.array_equal(clip.frames.numpy(), wanted.frames)
+    assert clip.timestamps_s == tuple(wanted.timestamps_s)
+    assert (clip.name, clip.conversations) == (str(shape_files[1]), ASKED)
+
+
+def test_a_cut_is_timed_as_the_evaluation_times_it(shape_files):
+    (clip,) = video_clips(samples_of(shape_files[:1], 1.0, 3.0))[0]
+    wanted = read_source(ReadRequest(Source(shape_files[0], 1.0, 3.0), 6, 2.0, SIZE))
+    assert clip.timestamps_s == tuple(wanted.timestamps_s)
+    assert clip.timestamps_s[0] == 0.0
+    assert np.array_equal(clip.frames.numpy(), wanted.frames)
+
+
+def test_cues_are_heard_around_the_frames_read(shape_files):
+    cues = (Cue(0.0, 0.5, "first"), Cue(900.0, 901.0, "never"))
+    asked = dataclasses.replace(ASKED[0], cues=cues)
+    (clip,) = video_clips([VideoSample(str(shape_files[0]), None, None, (asked,))])[0]
+    assert clip.conversations[0].turns == (("subtitle\n0.0 - 0.5 first\nQ?", "A"),)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Return the list of files that were really decoded."""
+    names = []
+
+    def read(request):
+        names.append(request.source.path.name)
+        return read_source(request)
+
+    monkeypatch.setattr(clips_module, "read_source", read)
+    return names
+
+
+def test_the_cache_gives_identical_frames_without_decoding(shape_files, tmp_path, decoded):
+    samples = samples_of(shape_files[:2])
+    plain = [video_clips(samples)[k][0] for k in range(2)]
+    decoded.clear()
+    for _ in range(2):  # in a second run it is there from the start
+        dataset = video_clips(samples, cache_dir=tmp_path / "cache")
+        for _ in range(2):
+            assert all(same(dataset[k][0], plain[k]) for k in range(2))
+    assert decoded == ["0.mp4", "1.mp4"]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_questions_are_not_a_part_of_what_is_kept(shape_files, tmp_path, decoded):
+    dataset = video_clips(samples_of(shape_files[:1]), cache_dir=tmp_path)
+    dataset[0]
+    dataset.samples[0] = dataclasses.replace(dataset.samples[0], conversations=ASKED * 2)
+    assert len(dataset[0][0].conversations) == 2
+    assert len(decoded) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_frames": 5}, {"max_fps": 1.0}, {"frame_size": (32, 32)}, {"start": 0.5}, {"end": 2.0}, {"touch": True}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_budget_cut_or_file_is_decoded_anew(shape_files, tmp_path, decoded, change):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(shape_files[0].read_bytes())
+    cache = tmp_path / "cache"
+    video_clips(samples_of([path]), cache_dir=cache)[0]
+    cut = {key: change[key] for key in ("start", "end") if key in change}
+    if "touch" in change:
+        os.utime(path, ns=(1, 1))
+    budget = {key: value for key, value in change.items() if key not in ("start", "end", "touch")}
+    found = video_clips(samples_of([path], **cut), cache_dir=cache, **budget)[0][0]
+    assert len(decoded) == 2
+    assert same(found, video_clips(samples_of([path], **cut), **budget)[0][0])
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "flipped", "text", "pickle"])
+def test_a_damaged_entry_is_decoded_again_and_mended(shape_files, tmp_path, decoded, damage):
+    dataset = video_clips(samples_of(shape_files[:1]), cache_dir=tmp_path)
+    (good,) = dataset[0]
+    (entry,) = tmp_path.rglob("*.npz")
+    data = bytearray(entry.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+    if damage == "pickle":
+        np.savez(entry, frames=np.array([{}], dtype=object), timestamps_s=np.zeros(1))
+        data = bytearray(entry.read_bytes())
+    entry.write_bytes({"short": data[:-1000], "empty": b"", "text": b"hello"}.get(damage, bytes(data)))
+    assert same(dataset[0][0], good)
+    assert len(decoded) == 2
+    assert same(dataset[0][0], good)
+    assert len(decoded) == 2
+
+
+def test_an_entry_of_another_shape_is_decoded_again(shape_files, tmp_path, decoded):
+    dataset = video_clips(samples_of(shape_files[:1]), cache_dir=tmp_path)
+    (good,) = dataset[0]
+    (entry,) = tmp_path.rglob("*.npz")
+    np.savez(entry, frames=good.frames.numpy()[:, :8], timestamps_s=np.array(good.timestamps_s))
+    assert same(dataset[0][0], good)
+    assert len(decoded) == 2
+
+
+def test_a_write_that_breaks_off_leaves_nothing_and_says_so(shape_files, tmp_path, monkeypatch):
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(clips_module.np, "savez", full)
+    with pytest.raises(EnvironmentFailure) as caught:
+        video_clips(samples_of(shape_files[:1]), cache_dir=tmp_path)[0]
+    assert str(caught.value) == (
+        f"frames cannot be kept in {tmp_path} (No space left on device) -> free some space, choose another folder, or "
+        "train without a cache"
+    )
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_video_that_fails_in_training_is_named_in_one_line(shape_files, tmp_path, cached, workers):
+    broken = tmp_path / "gone.mp4"
+    samples = samples_of([shape_files[0], broken])
+    dataset = video_clips(samples, cache_dir=tmp_path / "cache" if cached else None)
+    with pytest.raises(UnreadableVideo) as caught:
+        list(DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate))
+    assert isinstance(caught.value, InputError)
+    assert str(caught.value).startswith(f"{broken} ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_give_what_one_process_gives(shape_files, tmp_path, workers):
+    """Also after this process has decoded by itself, as it does for held-out videos."""
+    samples = samples_of(shape_files)
+    alone = [video_clips(samples)[k][0] for k in range(4)]
+    dataset = video_clips(samples, cache_dir=tmp_path)
+    for _ in range(2):
+        batches = list(DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=collate))
+        assert [len(batch["clips"]) for batch in batches] == [2, 2]
+        assert all(same(a, b) for a, b in zip([c for b in batches for c in b["clips"]], alone, strict=True))
+    assert len(list(tmp_path.rglob("*.npz"))) == 4
+
+
+# the procedural world
+
+
+def shapes(num_items=50, **settings):
+    return ShapesClips(num_items, **{"seed": 3, "num_frames": 8, "frame_size": SIZE, **settings})
+
+
+def test_an_item_is_a_function_of_seed_and_index():
+    one, other = shapes(), shapes(num_items=10_000)
+    for index in (7, 0, 7):
+        assert len(one[index]) == len(other[index])
+        assert all(same(a, b) for a, b in zip(one[index], other[index], strict=True))
+    assert not same(one[0][0], one[1][0])
+    assert not same(one[0][0], shapes(seed=4)[0][0])
+    assert len(one) == 50
+    with pytest.raises(IndexError):
+        one[50]
+
+
+def test_clips_of_an_item_are_of_like_length_and_within_the_limit():
+    dataset = shapes(num_frames=16, mix="short")
+    for index in range(12):
+        item = dataset[index]
+        assert len(item) == {1: 16, 2: 16, 4: 14, 8: 10, 16: 7}[min(n for n, *_ in LENGTHS if n >= _longest(item))]
+        for clip in item:
+            assert clip.frames.shape == (len(clip.timestamps_s), *SIZE, 3)
+            assert clip.frames.dtype == torch.uint8
+            assert clip.name.startswith("shapes:train/")
+            assert 1 <= len(clip.conversations) <= 8
+            assert all(c.group in ASK_WEIGHTS and len(c.turns) == 1 for c in clip.conversations)
+            assert list(clip.timestamps_s) == sorted(set(clip.timestamps_s))
+
+
+def _longest(item):
+    return max(len(clip.frames) for clip in item)
+
+
+@pytest.mark.parametrize(
+    ("mix", "limit", "expected"),
+    [
+        ("all", 128, [(n, long) for n, _, _, long in LENGTHS]),
+        ("short", 128, [(1, False), (2, False), (4, False), (8, False), (16, False)]),
+        ("long", 64, [(16, True), (32, True), (64, True)]),
+        ("long", 24, [(16, True), (24, True)]),
+        ("all", 8, [(1, False), (2, False), (4, False), (8, False)]),
+        ("short", 1, [(1, False)]),
+    ],
+)
+def test_the_limit_and_the_mix_choose_the_lengths(mix, limit, expected):
+    dataset = shapes(mix=mix, num_frames=limit)
+    assert [(frames, long) for frames, _, _, long in dataset.lengths] == expected
+
+
+def test_long_clips_last_longer():
+    assert all(clip.timestamps_s[-1] > 30 for clip in shapes(mix="long", num_frames=16)[0])
+    assert all(clip.timestamps_s[-1] <= 8 for clip in shapes(mix="short", num_frames=16)[0])
+
+
+def test_scale_multiplies_the_clips_of_an_item():
+    whole, quarter, none = shapes(), shapes(scale=0.25), shapes(scale=0.001)
+    for index in range(5):
+        assert len(quarter[index]) == max(1, round(len(whole[index]) / 4))
+        assert len(none[index]) == 1
+
+
+def test_items_that_are_taken_at_the_same_time_are_alike():
+    dataset = shapes(num_items=80, alike=4, num_frames=16, scale=0.1, questions=1)
+    limits = [min(n for n, *_ in LENGTHS if n >= _longest(dataset[k])) for k in range(80)]
+    assert all(len(set(limits[k : k + 4])) == 1 for k in range(0, 80, 4))
+    assert len(set(limits)) > 2
+    assert not same(dataset[0][0], dataset[1][0])
+
+
+def test_fewer_questions_where_fewer_are_wanted():
+    assert {len(clip.conversations) for clip in shapes(questions=2)[0]} == {2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mix": "shrt"}, r"^no mix 'shrt' of shapes; did you mean 'short'\?"),
+        ({"mix": "long", "num_frames": 8}, "^8 frames of long shapes -> at least 9 -> "),
+        ({"num_frames": 0}, "^0 frames of all shapes -> at least 1 -> "),
+        ({"frame_size": (48, 64)}, "^shapes for frames of 48x64 px -> square frames only"),
+    ],
+)
+def test_shapes_that_cannot_be_drawn_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        shapes(**settings)
+
+
+def test_shapes_come_out_of_workers_as_they_are():
+    dataset = shapes(num_items=4)
+    batches = list(DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate))
+    alone = [clip for k in range(4) for clip in dataset[k]]
+    assert len(batches) == 2
+    assert all(same(a, b) for a, b in zip([c for b in batches for c in b["clips"]], alone, strict=True))
+
+
+# held-out shapes
+
+
+def test_held_out_shapes_ask_everything_that_their_frames_can_answer():
+    dataset = shapes_held_out(60, seed=0, frames=16, frame_size=SIZE)
+    assert len(dataset) == 60
+    groups = {c.group for k in range(60) for c in dataset[k][0].conversations}
+    assert groups == set(FAMILIES)
+    (clip,) = dataset[5]
+    scene, times, questions = dataset.scenes[5]
+    assert len(clip.conversations) == len(questions)
+    assert all(question.answerable(times) for question in questions)
+    assert np.array_equal(clip.frames.numpy(), render(scene, times, SIZE[0]))  # without noise
+    assert same(clip, shapes_held_out(60, seed=0, frames=16, frame_size=SIZE)[5][0])
+
+
+def test_held_out_shapes_are_neither_trained_on_nor_evaluated():
+    for split in ("test", "validation"):
+        names = [shapes_held_out(20, seed=s, frames=8, frame_size=SIZE, split=split)[0][0].name for s in range(3)]
+        assert len(set(names)) == 3
+        for name in names:
+            part, index = name.removeprefix("shapes:").split("/")
+            assert part == split
+            assert int(index) > DEFAULT_VIDEOS
+
+
+def test_long_held_out_shapes_are_long():
+    (clip,) = shapes_held_out(1, seed=0, frames=16, frame_size=SIZE, long=True)[0]
+    assert clip.frames.shape[0] == 16
+    assert clip.timestamps_s[-1] > 30
