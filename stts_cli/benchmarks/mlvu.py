@@ -76,7 +76,7 @@ BENCHMARK = Benchmark(
     media=("MLVU/video/**",),
     terms="https://huggingface.co/datasets/MLVU/MVLU",
     where="https://huggingface.co/datasets/MLVU/MVLU (dev), MLVU/MLVU_Test (test)",
-    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with},
+    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with, "official": scoring.before_bracket},
     headline="task",
     remark="two needle questions of the dev set have an answer that is not among the candidates: asked, not scored",
 )

@@ -1,7 +1,8 @@
 """Perception Test, multiple-choice video questions: memory, abstraction, physics, semantics; three options.
 
-The publishers ask to cut the end of some videos (cup games) of the validation split at a frame they list; like the
-paper's base model this reads whole files. The test split's answers are not public: replies are kept, not scored.
+The publishers ask to cut the end of some videos (cup games) of the validation split at a frame they list. The paper's
+base model reads whole files, and so does the split "validation"; "validation_cut" keeps what comes before that frame.
+The test split's answers are not public: replies are kept, not scored.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
 
+CUTS = "**/cut_frame_mapping_valid.json"  # video -> frame
+
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
     """Read the questions of a split.
 
     Args:
-        folder: holds `mc_question_val/*.parquet` (the hub's form) or the publishers' JSON.
-        split: "validation" or "test".
+        folder: holds `mc_question_val/*.parquet` (the hub's form) or the publishers' JSON, and for the cut split their
+            `cut_frame_mapping_valid.json`.
+        split: "validation", "validation_cut" or "test".
     """
-    if split == "validation":
+    cuts: dict[str, int] = read_json(folder.find(CUTS)) if split == "validation_cut" else {}
+    if split.startswith("validation"):
         patterns = ("**/mc_question_val/*.parquet", "**/validation-*.parquet", "**/*mc_question_valid*.json")
     else:
         patterns = ("**/mc_question/test-*.parquet", "**/test-*.parquet", "**/*mc_question_test*.json")
@@ -33,10 +38,11 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         video = text_of(row, "video_name")
         options = bare_options(row["options"])
         answer = row.get("answer_id")
+        cut = int(cuts.get(video, 0))  # 0 or less: the whole video
         return QaItem(
             id=f"{video}/{row['question_id']}",
             video=video,
-            source=Source(folder.video(video)),
+            source=Source(folder.video(video), end_frame=cut if cut > 0 else None),
             question=text_of(row, "question"),
             options=options,
             answer=None if answer is None else letter(answer, len(options)),
@@ -56,7 +62,7 @@ BENCHMARK = Benchmark(
     name="perceptiontest",
     title="Perception Test (multiple choice)",
     length="short",
-    splits=("validation", "test"),
+    splits=("validation", "validation_cut", "test"),
     load=load,
     questions=19140,
     download="70 GB",
@@ -66,5 +72,5 @@ BENCHMARK = Benchmark(
     media=("*.zip", "videos/*"),
     where="https://huggingface.co/datasets/lmms-lab/PerceptionTest_Val, or github.com/google-deepmind/perception_test",
     scorers={"strict": scoring.strict, "molmo2": scoring.first_letter},
-    remark="videos are read whole, not cut at the publishers' cut_frame_mapping",
+    remark="the split 'validation' reads videos whole; 'validation_cut' cuts them as the publishers ask",
 )

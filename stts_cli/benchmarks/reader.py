@@ -23,7 +23,7 @@ import numpy as np
 from stts_cli.benchmarks.items import Source
 from stts_cli.benchmarks.shapes import write_missing
 from stts_cli.errors import InputError
-from stts_cli.video import Clip, read_clip, sample_indices
+from stts_cli.video import Clip, probe, read_clip, sample_indices
 
 READY = "ready"
 START_UP_S = 120.0  # a worker that takes longer to start is given up too
@@ -83,7 +83,7 @@ def read_source(request: ReadRequest) -> Clip:
             max_fps=request.max_fps,
             size=request.size,
             start=source.start_s,
-            end=source.end_s,
+            end=source.end_s if source.end_frame is None else _time_before(source.path, source.end_frame),
         )
     if not source.start_s:
         return clip
@@ -209,6 +209,14 @@ def _attempt(request: ReadRequest) -> ReadResult:
     except Exception as problem:
         clip, error = None, f"{request.source.path}: {type(problem).__name__}: {problem}"[:300]
     return ReadResult(clip, error, time.perf_counter() - started)
+
+
+def _time_before(path: Path, frame: int) -> float:
+    """Return a time between a frame and the one before it."""
+    fps = probe(path).fps
+    if not fps:
+        raise InputError(f"{path} does not say how many frames a second it has -> it cannot be cut at frame {frame}")
+    return (frame - 0.5) / fps
 
 
 def _read_folder(request: ReadRequest) -> Clip:

@@ -103,6 +103,24 @@ def nearest_letter(text: str, item: QaItem, rng: random.Random) -> Verdict:
     return _verdict(min(item.letters, key=lambda choice: _edits(said, choice)), item)
 
 
+def first_word(text: str, item: QaItem, rng: random.Random) -> Verdict:
+    """MVBench's own rule: the first word of the first line is a part of "(B)", or holds it ("(" alone fits any letter).
+
+    There the model's turn is begun with "(", and a reply of nothing counts as right; here it is unread.
+    """
+    word = (text.strip().splitlines() or [""])[0].lower().split(" ")[0]
+    bare_word = word.replace(".", "")
+    fits = [c for c in item.letters if (bare_word and bare_word in f"({c.lower()})") or f"({c.lower()})" in word]
+    choice = next((choice for choice in fits if choice in item.right), fits[0] if fits else None)
+    return _verdict(choice, item)
+
+
+def before_bracket(text: str, item: QaItem, rng: random.Random) -> Verdict:
+    """MLVU's own rule: what stands before the first ")" is the letter, and nothing else ("(" is given to the model)."""
+    said = text.strip().removeprefix("(").split(")", 1)[0]
+    return _verdict(said if said and said in item.letters else None, item)
+
+
 def yes_or_no(text: str, item: QaItem, rng: random.Random) -> Verdict:
     """TempCompass' rule for yes/no: what the reply starts with ("none" counts as no)."""
     said = text.strip().lower()

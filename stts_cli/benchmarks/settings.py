@@ -69,7 +69,8 @@ def items_hash(items: Iterable[QaItem]) -> str:
     digest = hashlib.sha256()
     for item in items:
         digest.update(repr((item.id, item.video, item.question, item.options, item.answer, item.also)).encode())
-        digest.update(repr((item.source.start_s, item.source.end_s, item.subtitles)).encode())
+        source = item.source
+        digest.update(repr((source.start_s, source.end_s, source.end_frame, item.subtitles)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -103,6 +103,16 @@ def test_perceptiontest_parquet_and_json_agree(tmp_path):
     assert is_right(benchmark, item, "I say C", "molmo2")
 
 
+def test_perceptiontest_is_cut_where_its_publishers_say_if_asked_for(tmp_path):
+    rows = [{**PERCEPTION, "video_name": name} for name in ("cup", "whole", "unlisted")]
+    parquet(tmp_path / "mc_question_val/validation-00000-of-00001.parquet", rows)
+    with pytest.raises(InputError, match=r"cut_frame_mapping_valid\.json is in .* -> get it: "):
+        load("perceptiontest", tmp_path, "validation_cut")
+    dump(tmp_path / "cut_frame_mapping_valid.json", {"cup": 61, "whole": -1})
+    assert [item.source.end_frame for item in load("perceptiontest", tmp_path, "validation_cut")[1]] == [61, None, None]
+    assert [item.source.end_frame for item in load("perceptiontest", tmp_path)[1]] == [None] * 3
+
+
 def test_perceptiontest_keeps_hidden_answers_hidden(tmp_path):
     row = {key: value for key, value in PERCEPTION.items() if key != "answer_id"}
     parquet(tmp_path / "mc_question/test-00000-of-00001.parquet", [row])
@@ -132,6 +142,8 @@ def test_mvbench_cuts_whole_videos_only(tmp_path):
     assert by_task["episodic_reasoning"].source.start_s == 1.0
     assert by_task["action_antonym"].source.path.suffix == ".webm"
     assert benchmark.prompt(sequence) == f"What?\nA. run\nB. sit\n{ONLY}"
+    assert is_right(benchmark, sequence, "(B) sit", "official")
+    assert not is_right(benchmark, sequence, "sit", "official")
     assert len({item.id for item in items}) == 3
     _, items = load("mvbench", cut)
     assert all(item.source.path.exists() and item.source.start_s is None for item in items), "cut already"
@@ -346,6 +358,8 @@ def test_mlvu_json_keeps_unscorable_questions_and_twin_answers(tmp_path):
     assert items[1].also == ("C",)
     assert items[0].source.path != items[1].source.path, "file names recur in several tasks"
     assert is_right(benchmark, items[1], "C")
+    assert is_right(benchmark, items[1], "(A) a", "official")
+    assert not is_right(benchmark, items[1], "A. a", "official")
     assert benchmark.headline == "task"
 
 

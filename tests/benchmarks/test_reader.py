@@ -33,6 +33,14 @@ def test_workers_return_what_reading_here_returns_in_order(write_video, tmp_path
         assert result.read_s > 0
 
 
+def test_a_video_cut_at_a_frame_ends_with_the_one_before(write_video, tmp_path):
+    path = write_video("cut.mp4", num_frames=30, fps=10)
+    clip = read_source(ReadRequest(Source(path, end_frame=16), 4, 10.0, (24, 32)))
+    assert clip.timestamps_s[-1] == 1.5
+    assert abs(int(clip.frames[-1, :, 24:].mean()) - frame_value(15)) <= 2
+    assert read_source(request(path)).timestamps_s[-1] == 2.9
+
+
 def _hang_or_die(given):
     name = given.source.path.name
     if name == "hangs":
