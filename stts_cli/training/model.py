@@ -111,6 +111,7 @@ class TrainingModel(nn.Module):
         temporal, num_windows = self._temporal(encoded, lengths)
         kept, total = int(encoded.keep_mask.sum()), encoded.keep_mask.numel()
         if temporal_only:
+            temporal = self._anchor(temporal)
             nothing = encoded.visual_tokens.new_zeros((), dtype=torch.float32)
             right = torch.zeros(0, dtype=torch.bool)
             return Step(nothing, 0, temporal, num_windows, right, kept, total, 0, encoded.keep_mask)
@@ -120,9 +121,7 @@ class TrainingModel(nn.Module):
             lm_sum = functional.cross_entropy(logits.float(), labels, reduction="sum")
         wrong = torch.zeros(rows.num_answers, dtype=torch.long, device=labels.device)
         wrong.index_add_(0, answers, (logits.argmax(-1) != labels).long())
-        if torch.is_grad_enabled() and not lm_sum.requires_grad:
-            # a clip too short to drop anything, and only the scorer is trained: nothing to learn, but still a step
-            lm_sum = lm_sum + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        lm_sum = self._anchor(lm_sum)
         num_inputs = rows.input_ids.numel()
         return Step(lm_sum, len(labels), temporal, num_windows, wrong == 0, kept, total, num_inputs, encoded.keep_mask)
 
@@ -149,6 +148,12 @@ class TrainingModel(nn.Module):
         pad = self.family.tokenizer.pad_token_id
         pad = self.family.eos_token_ids[0] if pad is None else pad
         return write_rows(videos, pad, next(self.stock.parameters()).dtype, self.seq_len)
+
+    def _anchor(self, loss: Tensor) -> Tensor:
+        """Tie a loss to what is trained: clips too short to drop anything teach a scorer nothing, but make a step."""
+        if not torch.is_grad_enabled() or loss.requires_grad:
+            return loss
+        return loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
 
     def _tokens(self, conversation: Any) -> tuple[list[int], list[bool]]:
         return self.family.conversation_ids(conversation.turns, conversation.subtitles)
