@@ -52,6 +52,20 @@ def unpack_all(archives: Iterable[Path], into: Path) -> None:
             ) from error
 
 
+def check_whole(archives: Iterable[Path]) -> None:
+    """Refuse a zip whose end is missing; that of a tar is only seen by reading all of it.
+
+    Args:
+        archives: of any kind.
+
+    Raises:
+        InputError: a zip is not whole.
+    """
+    for path in archives:
+        if path.suffix == ".zip" and not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is not a whole zip (its end is missing): half downloaded? -> fetch it again")
+
+
 def unpack_zip(path: Path, into: Path) -> None:
     """Unpack a zip.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stts_cli.benchmarks import shapes
+from stts_cli.benchmarks.archives import check_whole
 from stts_cli.benchmarks.benchmark import Benchmark
 from stts_cli.benchmarks.hub import fetch
 from stts_cli.benchmarks.items import QaItem
@@ -82,7 +83,9 @@ def gather(
         missing = list(dict.fromkeys(str(source.path) for source, exists in there.items() if not exists))
         kept = [item for item in items if there[item.source]]
         if missing and not (allow_missing and kept):
-            raise InputError(_missing_text(benchmark, missing, len(there), folder.archives()))
+            archives = folder.archives()
+            check_whole(archives)
+            raise InputError(_missing_text(benchmark, missing, len(there), archives))
         return Questions(benchmark, split, kept, missing, len(items) - len(kept))
     return Questions(benchmark, split, items, [], 0)
 
@@ -126,7 +129,8 @@ def _roots(
 
 def _missing_text(benchmark: Benchmark, missing: list[str], total: int, archives: list[Path]) -> str:
     named = ", ".join(missing[:LISTED]) + (", ..." if len(missing) > LISTED else "")
-    hint = f"{archives[0].name} and others there may not be unpacked" if archives else f"get them: {benchmark.where}"
+    more = f" and {len(archives) - 1} others" if len(archives) > 1 else ""
+    hint = f"unpack {archives[0].name}{more} there" if archives else f"get them: {benchmark.where}"
     return (
         f"{benchmark.name}: {len(missing)} of {total} videos are missing ({named}) -> {hint} -> put them there, or "
         "leave their questions out with --allow-missing"

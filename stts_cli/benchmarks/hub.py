@@ -38,6 +38,7 @@ def fetch(benchmark: Benchmark, split: str, repo: str | None = None) -> tuple[Pa
         EnvironmentFailure: the hub cannot be reached and the cache does not hold it.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -55,8 +56,9 @@ def fetch(benchmark: Benchmark, split: str, repo: str | None = None) -> tuple[Pa
         )
     patterns = [*benchmark.annotations.get(split, ANY_TABLE), *benchmark.media]
     tried = [repo] if repo else list(benchmark.repos)
+    unreachable: Exception | None = None
     for name in tried:
-        page = benchmark.terms or f"https://huggingface.co/datasets/{name}"
+        page = (not repo and benchmark.terms) or f"https://huggingface.co/datasets/{name}"
         try:
             root = snapshot_download(
                 name, repo_type="dataset", revision=None if repo else benchmark.revision, allow_patterns=patterns
@@ -66,15 +68,19 @@ def fetch(benchmark: Benchmark, split: str, repo: str | None = None) -> tuple[Pa
         except RepositoryNotFoundError:
             continue
         except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-            raise EnvironmentFailure(
-                f"{benchmark.name} cannot be fetched from {name} ({line}) -> go online without HF_HUB_OFFLINE, or get "
-                f"it yourself: {benchmark.where} -> --data-dir"
-            ) from error
+            unreachable = unreachable or error  # the cache may hold it under its other id
+            continue
         folder = Path(root)
         unpacked = unpack_folder(benchmark.name)
         unpack_all({path for pattern in ARCHIVES for path in folder.glob(f"**/{pattern}")}, unpacked)
         return folder, unpacked
-    raise InputError(
-        f"none of {', '.join(tried)} is on the hub -> get it: {benchmark.where} -> --hf-repo or --data-dir"
-    )
+    if unreachable is None:
+        raise InputError(
+            f"none of {', '.join(tried)} is on the hub -> get it: {benchmark.where} -> --hf-repo or --data-dir"
+        )
+    line = (str(unreachable).strip().splitlines() or [type(unreachable).__name__])[0]
+    reason = "HF_HUB_OFFLINE is set and the cache does not hold it" if HF_HUB_OFFLINE else line[:160]
+    raise EnvironmentFailure(
+        f"{benchmark.name} cannot be fetched from {' or '.join(tried)} ({reason}) -> go online"
+        f"{' without HF_HUB_OFFLINE' if HF_HUB_OFFLINE else ''}, or get it yourself: {benchmark.where} -> --data-dir"
+    ) from unreachable

@@ -159,12 +159,30 @@ def test_the_second_repository_is_used_and_its_zips_are_unpacked(hub, tmp_path):
         fetch(get_benchmark("nextqa"), "test", "me/mine")
 
 
-def test_what_is_wrong_with_the_hub_is_said(hub):
+def test_what_is_wrong_with_the_hub_is_said(hub, monkeypatch):
     hub["OpenGVLab/MVBench"] = _answered(GatedRepoError, "401")
     with pytest.raises(
         InputError, match=r"gated -> accept its terms at https://huggingface.co/datasets/OpenGVLab/MVBench"
     ):
         fetch(get_benchmark("mvbench"), "test")
-    hub["TIGER-Lab/VideoEval-Pro"] = LocalEntryNotFoundError("offline and not in the cache")
-    with pytest.raises(EnvironmentFailure, match=r"offline and not in the cache.*HF_HUB_OFFLINE"):
+    hub["me/mine"] = hub["OpenGVLab/MVBench"]
+    with pytest.raises(
+        InputError, match=r"me/mine is gated -> accept its terms at https://huggingface.co/datasets/me/mine"
+    ):
+        fetch(get_benchmark("mvbench"), "test", "me/mine")
+    hub["TIGER-Lab/VideoEval-Pro"] = LocalEntryNotFoundError("no answer")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(EnvironmentFailure, match=r"VideoEval-Pro \(no answer\) -> go online, or get it yourself"):
         fetch(get_benchmark("videoevalpro"), "test")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        EnvironmentFailure, match=r"HF_HUB_OFFLINE is set and the cache does not hold it\) -> go online w"
+    ):
+        fetch(get_benchmark("videoevalpro"), "test")
+
+
+def test_a_cache_that_holds_the_second_repository_is_enough(hub, tmp_path):
+    zipped(tmp_path / "snapshot/videos.zip")
+    hub["lmms-eval/NExTQA"] = LocalEntryNotFoundError("not in the cache")
+    hub["lmms-lab/NExTQA"] = tmp_path / "snapshot"
+    assert fetch(get_benchmark("nextqa"), "test")[0] == tmp_path / "snapshot"

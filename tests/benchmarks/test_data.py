@@ -1,6 +1,7 @@
 """Which questions are asked: the whole benchmark, a fair part of it, or an error that says what is missing."""
 
 import json
+import zipfile
 
 import pytest
 
@@ -16,11 +17,15 @@ def test_missing_videos_are_listed_and_refused_unless_allowed(items_file):
     assert [item.id for item in questions.items] == ["one-0", "one-1"]
     assert (questions.num_missing, len(questions.missing)) == (2, 1)
     (items_file.parent / "one.mp4").unlink()
-    (items_file.parent / "videos_chunked_01.zip").touch()
-    with pytest.raises(
-        InputError, match=r"2 of 2 videos .*videos_chunked_01\.zip and others there may not be unpacked"
-    ):
+    archives = [items_file.parent / f"videos_chunked_{number}.zip" for number in (1, 2)]
+    for path in archives:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("one.mp4", b"0" * 100)
+    with pytest.raises(InputError, match=r"2 of 2 videos .*unpack videos_chunked_1\.zip and 1 others there"):
         gather(str(items_file), allow_missing=True)
+    archives[1].write_bytes(archives[1].read_bytes()[:90])
+    with pytest.raises(InputError, match=r"videos_chunked_2\.zip is not a whole zip .*half downloaded"):
+        gather(str(items_file))
 
 
 def test_a_part_is_spread_over_the_benchmark_and_keeps_videos_whole(items_file):
