@@ -120,7 +120,7 @@ def finetune(
             settings = FinetuneSettings(**resolve({**stages[""], **flags}))
             document = run(settings, place, resume=resume, skip_invalid=skip_invalid, device=device, report=progress)
         if push_to_hub and first:
-            from stts_cli.training.hub_upload import push_to_hub as push
+            from stts_cli.training.results import push_to_hub as push
 
             progress({"event": "stage", "name": "uploading"})
             push(place, push_to_hub)

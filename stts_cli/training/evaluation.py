@@ -49,13 +49,19 @@ def evaluate_arms(
     """
     was_training = model.training
     model.eval()
-    mine = Subset(dataset, range(rank, len(dataset), world))  # type: ignore[arg-type]
+    num_items: int = len(dataset)  # type: ignore[arg-type]
+    mine = list(range(rank, num_items, world))
+    # where weights are sharded, all processes run forward together: one that has fewer items runs one for nothing
+    idle = -(-num_items // world) - len(mine)
     # right, answers, loss, tokens, kept, total, FLOPs, FLOPs dense
     sums = {arm: torch.zeros(8, dtype=torch.float64) for arm in arms}
-    loader: Any = DataLoader(mine, batch_size=1, collate_fn=collate, num_workers=workers)
+    subset = Subset(dataset, mine + [0] * idle)
+    loader: Any = DataLoader(subset, batch_size=1, collate_fn=collate, num_workers=workers)
     for done, batch in enumerate(loader, start=1):
         for arm, (ratio, scorer) in arms.items():
             out = model(batch["clips"], ratio, scorer=scorer)
+            if done > len(mine):
+                continue
             flops = _flops(model, batch["clips"], out.keep_mask, scorer)
             sums[arm] += torch.tensor(
                 [

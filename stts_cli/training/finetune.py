@@ -76,7 +76,7 @@ def finetune(
     first = int(os.environ.get("RANK", "0")) == 0
     settings = _settle(settings, device)
     samples = _read_rows(settings)
-    _claim(out, settings, samples[1], resume, first)
+    record = _check_output(out, settings, samples[1], resume, first)
     log = _Log(out / LOG_FILE, report) if first else (lambda event: None)
     log({"event": "stage", "name": "loading"})
     from stts_cli.training.trainer import latest_checkpoint, trainer_arguments
@@ -88,6 +88,8 @@ def finetune(
     family, had_scorer = _load(settings, arguments.device)
     data = _data(settings, family, samples[0], world, skip_invalid, log)
     steps = _steps(settings, data, world)
+    if first:
+        _claim(out, record)
     arguments.max_steps = steps
     arguments.save_steps = arguments.save_steps or steps
     trainer = _trainer(settings, family, arguments, data, log, out)
@@ -147,8 +149,10 @@ def _read_rows(settings: FinetuneSettings) -> tuple[Any, str]:
     return (rows, held_out), hashlib.sha256(repr((rows, held_out)).encode()).hexdigest()[:16]
 
 
-def _claim(out: Path, settings: FinetuneSettings, fingerprint: str, resume: bool, first: bool) -> None:
-    """Make the output folder this run's; refuse a folder that holds another."""
+def _check_output(
+    out: Path, settings: FinetuneSettings, fingerprint: str, resume: bool, first: bool
+) -> dict[str, Any]:
+    """Refuse a folder that holds another run; return what makes it this run's."""
     mine = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
     record = out / RUN_FILE
     if record.is_file():
@@ -167,12 +171,18 @@ def _claim(out: Path, settings: FinetuneSettings, fingerprint: str, resume: bool
             raise InputError(
                 f"{out} holds this run already -> add --resume to go on with it, or choose another --output"
             )
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file -> a folder for the result -> choose another --output")
     elif out.is_dir() and any(out.iterdir()) and first:
         raise InputError(f"{out} is not empty and holds no run -> choose another --output, or empty it")
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(out / CHECKPOINTS / ".saving", ignore_errors=True)
+    return mine
+
+
+def _claim(out: Path, record: dict[str, Any]) -> None:
+    """Make the output folder this run's, and clear away a checkpoint that was never finished."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(out / CHECKPOINTS / ".saving", ignore_errors=True)
 
 
 def _load(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
@@ -371,10 +381,13 @@ def _finish(out: Path, trainer: Any, document: dict[str, Any]) -> None:
 
 
 def _stored_dtype(model: str) -> str:
-    """Return the dtype that a checkpoint's config names."""
+    """Return the dtype that the config of a checkpoint, or of the whole model under it, names."""
     from transformers import PretrainedConfig
 
-    config = PretrainedConfig.get_config_dict(model)[0]
+    from stts_cli.families.checkpoints import base_chain
+
+    root = base_chain(model)[-1]
+    config = PretrainedConfig.get_config_dict(root.model, revision=root.revision or "main")[0]
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 

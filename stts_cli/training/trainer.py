@@ -257,7 +257,8 @@ class SttsTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
-            self._read(Path(str(self.state.best_model_checkpoint)))
+            # not the path that the state holds: a resumed run may have been started from another folder
+            self._read(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
 
 
 class _Heartbeat(TrainerCallback):
