@@ -71,6 +71,9 @@ def ask(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Run dense and pruned side by side.")] = False,
+    save_kept: Annotated[
+        str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG file.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answers only.")] = False,
 ) -> None:
@@ -89,9 +92,18 @@ def ask(
         max_new_tokens=max_new_tokens,
     )
     probe(video)  # a bad file is told at once, before torch loads
+    if save_kept:
+        from stts_cli import visual
+
+        visual.check_target(save_kept)
     with report.Progress(quiet=quiet) as progress:
         progress("starting")
         from stts_cli import pipeline
+
+        def draw(family: Any, clip: Any, keep_mask: Any) -> None:
+            regions = visual.window_regions(family.window_index.cpu().numpy(), family.grid, clip.frames.shape[1:3])
+            share = f"{family.model_name}: {keep_mask.float().mean():.0%} of the windows kept"
+            visual.save_kept(save_kept or "", clip.frames, clip.timestamps_s, keep_mask.numpy(), regions, share)
 
         run = pipeline.ask(
             video,
@@ -108,6 +120,7 @@ def ask(
             max_new_tokens=settings.max_new_tokens,
             compare=compare,
             progress=progress,
+            **({"on_kept": draw} if save_kept else {}),
         )
     report.show(run.to_dict(), mode="json" if json else "quiet" if quiet else "table", notes=not quiet)
 

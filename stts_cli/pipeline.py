@@ -27,7 +27,7 @@ from stts_cli.generate import VideoPrefix, prefill_video
 from stts_cli.video import Clip
 
 if TYPE_CHECKING:
-    from stts_cli.families.family import Family
+    from stts_cli.families.family import EncodedVideo, Family
 
 Progress = Callable[[str], None]
 WARM_UP_FRAMES = 2
@@ -140,6 +140,7 @@ def ask(
     max_new_tokens: int = 64,
     compare: bool = False,
     progress: Progress = lambda stage: None,
+    on_kept: Callable[[Family, Clip, torch.Tensor], None] = lambda family, clip, keep_mask: None,
 ) -> AskRun:
     """Answer questions about a video file.
 
@@ -158,6 +159,7 @@ def ask(
         max_new_tokens: the most tokens of an answer.
         compare: run the dense arm too.
         progress: called with the name of each stage as it starts.
+        on_kept: called with the pruned arm's keep mask, bool (T, W), for a picture of it.
 
     Returns:
         The run.
@@ -184,7 +186,9 @@ def ask(
     if clip.fallback_reason:
         notes.insert(0, f"read with PyAV: {clip.fallback_reason}")
 
-    def run_arm(keep_ratio: float, scorer: str) -> Arm:
+    def run_arm(
+        keep_ratio: float, scorer: str, on_encoded: Callable[[EncodedVideo], None] = lambda encoded: None
+    ) -> Arm:
         return answer_questions(
             family,
             clip,
@@ -195,12 +199,13 @@ def ask(
             prune_layer=prune_layer,
             max_new_tokens=max_new_tokens,
             progress=progress,
+            on_encoded=on_encoded,
         )
 
     if compare:
         progress("warming up")
         _warm_up(family, clip, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer)
-    arms = [run_arm(keep_ratio, scorer)]
+    arms = [run_arm(keep_ratio, scorer, lambda encoded: on_kept(family, clip, encoded.keep_mask.cpu()))]
     if compare:
         arms.append(run_arm(1.0, "none"))
     return AskRun(
@@ -229,6 +234,7 @@ def answer_questions(
     seed: int = 0,
     progress: Progress = lambda stage: None,
     on_answer: Callable[[Arm], None] = lambda arm: None,
+    on_encoded: Callable[[EncodedVideo], None] = lambda encoded: None,
 ) -> Arm:
     """Encode a clip once and answer every question behind the same video prefix.
 
@@ -246,6 +252,7 @@ def answer_questions(
         seed: of the random scorer.
         progress: called with the name of each stage as it starts.
         on_answer: called after each answer with the arm as it stands then, the new answer last.
+        on_encoded: called with the encoded video.
 
     Returns:
         The arm, with one answer a question.
@@ -259,6 +266,7 @@ def answer_questions(
         preprocessed = clock(device)
         encoded = family.encode_video(patches, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, seed=seed)
     video_s = clock(device) - started
+    on_encoded(encoded)
     progress("answering")
     prune_layer = family.settings.prune_layer if prune_layer is None else prune_layer
     prefix: VideoPrefix | None = None

@@ -21,11 +21,12 @@ STAGES = {
 }
 
 
-def check_target(path: str) -> None:
+def check_target(path: str, flag: str = "--plot") -> None:
     """Refuse what could not be drawn, before anything is measured.
 
     Args:
         path: the picture's file.
+        flag: who asks, for the message.
 
     Raises:
         InputError: not a .png, or its folder does not exist.
@@ -33,11 +34,11 @@ def check_target(path: str) -> None:
     """
     target = Path(path).expanduser()
     if target.suffix.lower() != ".png" or target.is_dir():
-        raise InputError(f"--plot is '{path}' -> a file that ends in .png -> change it")
+        raise InputError(f"{flag} is '{path}' -> a file that ends in .png -> change it")
     if not target.absolute().parent.is_dir():
-        raise InputError(f"--plot is '{path}' -> its folder does not exist -> make it first")
+        raise InputError(f"{flag} is '{path}' -> its folder does not exist -> make it first")
     if importlib.util.find_spec("matplotlib") is None:
-        raise EnvironmentFailure("--plot needs matplotlib, which is not installed -> pip install 'stts[plot]'")
+        raise EnvironmentFailure(f"{flag} needs matplotlib, which is not installed -> pip install 'stts[plot]'")
 
 
 def plot(document: dict[str, Any], path: str) -> None:

@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"errors"},
     "device": {"errors"},
     "video": {"errors"},
-    "visual": {"errors"},
+    "visual": {"plots", "errors"},
     "pruning": {"errors"},
     "generate": {"device", "errors"},
     "families": {"pruning", "savings", "architectures", "device", "errors"},
@@ -33,9 +33,12 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"errors", "__init__"},
     "report_profile": {"report", "errors", "__init__"},
     "report_eval": {"report"},
+    "report_finetune": set(),
+    "cli_finetune": {"report_finetune", "training", "presets", "errors"},
     "cli_eval": {"report_eval", "benchmarks", "presets", "errors"},
     "cli": {
         "cli_eval",
+        "cli_finetune",
         "report",
         "report_profile",
         "plots",
@@ -55,9 +58,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 # package -> rooms that may import it
 CONFINED = {
-    "typer": {"cli", "cli_eval", "report"},
-    "rich": {"cli", "report", "report_profile", "report_eval"},
-    "matplotlib": {"plots"},
+    "typer": {"cli", "cli_eval", "cli_finetune", "report"},
+    "rich": {"cli", "report", "report_profile", "report_eval", "report_finetune"},
+    "matplotlib": {"plots", "visual"},
     "decord": {"video"},
     "av": {"video", "shapes", "benchmarks"},  # shapes writes H.264 files, benchmarks read folders of jpg frames
     "transformers": {"families", "generate", "pipeline", "training", "benchmarks"},
@@ -77,7 +80,9 @@ WITHOUT_TORCH = {
     "report_profile",
     "cli",
     "cli_eval",
+    "cli_finetune",
     "report_eval",
+    "report_finetune",
 }
 
 

@@ -80,6 +80,10 @@ class Family(Protocol):
         """Blocks of the ViT in order, up to the deepest that runs."""
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Patch rows and columns of a frame."""
+
+    @property
     def idle_vit_blocks(self) -> list[Any]:
         """Blocks of the ViT that nothing reads."""
 

@@ -98,20 +98,24 @@ class Molmo2Family:
         Raises:
             InputError: weights that are not safetensors, incomplete, or that do not fit the config.
         """
+        from safetensors import SafetensorError
         from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
 
         top, root = chain[0], chain[-1]
         model, revision = root.model, root.revision or "main"
         if root.is_local and not list(Path(model).glob("model*.safetensors")):
             raise InputError(f"model '{model}' holds no .safetensors weights -> only that format is loaded")
-        stock, info = Molmo2ForConditionalGeneration.from_pretrained(
-            model,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        try:
+            stock, info = Molmo2ForConditionalGeneration.from_pretrained(
+                model,
+                revision=revision,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except SafetensorError as error:
+            raise InputError(f"the weights of model '{model}' are broken ({error}) -> restore the files") from error
         if info["missing_keys"]:
             first = sorted(info["missing_keys"])[0]
             raise InputError(
@@ -143,6 +147,11 @@ class Molmo2Family:
     def frame_size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
         return self.frames.size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patch rows and columns of a frame."""
+        return self.frames.grid
 
     @property
     def vit_blocks(self) -> list[nn.Module]:
