@@ -149,9 +149,7 @@ def _read_rows(settings: FinetuneSettings) -> tuple[Any, str]:
     return (rows, held_out), hashlib.sha256(repr((rows, held_out)).encode()).hexdigest()[:16]
 
 
-def _check_output(
-    out: Path, settings: FinetuneSettings, fingerprint: str, resume: bool, first: bool
-) -> dict[str, Any]:
+def _check_output(out: Path, settings: FinetuneSettings, fingerprint: str, resume: bool, first: bool) -> dict[str, Any]:
     """Refuse a folder that holds another run; return what makes it this run's."""
     mine = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
     record = out / RUN_FILE
