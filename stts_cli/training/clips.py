@@ -81,12 +81,20 @@ class TrainingClip:
     name: str
 
 
-class UnreadableVideo(InputError):
-    """A video that cannot be read during training; its message stays one line when it comes out of a worker."""
+class _InOneLine(Exception):
+    """An error whose message stays one line when it comes out of a worker of a DataLoader."""
 
     def __init__(self, text: str) -> None:
-        # a DataLoader raises a worker's error anew, with the whole traceback in front of its text
+        # there it is raised anew, with the whole traceback in front of its text
         super().__init__(text.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+class UnreadableVideo(_InOneLine, InputError):
+    """A video that cannot be read during training."""
+
+
+class UnwritableCache(_InOneLine, EnvironmentFailure):
+    """A cache folder that takes no more frames."""
 
 
 class VideoClips(Dataset[list[TrainingClip]]):
@@ -131,6 +139,9 @@ class VideoClips(Dataset[list[TrainingClip]]):
             clip = read_source(ReadRequest(source, self.num_frames, self.max_fps, self.frame_size))
         except InputError as error:
             raise UnreadableVideo(str(error)) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise UnreadableVideo(f"{sample.video} cannot be read ({reason}) -> check the file") from error
         times = tuple(clip.timestamps_s)
         if entry is not None:
             _save_entry(entry, clip.frames, times)
@@ -312,7 +323,7 @@ def _save_entry(entry: Path, frames: np.ndarray, times: tuple[float, ...]) -> No
     except OSError as error:
         if part is not None and os.path.exists(part):
             os.unlink(part)
-        raise EnvironmentFailure(
-            f"frames cannot be kept in {entry.parent.parent} ({error.strerror}) -> free some space, choose another "
-            "folder, or train without a cache"
+        raise UnwritableCache(
+            f"frames cannot be kept in {entry.parent.parent} ({error.strerror or error}) -> free some space, choose "
+            "another folder, or train without a cache"
         ) from error

@@ -12,6 +12,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,16 @@ def _check_keys(row: Row, needed: Sequence[str]) -> None:
             has = f"its nearest key is '{near[0]}'" if near else f"it has {', '.join(map(str, row)) or 'nothing'}"
             raise ValueError(f"no '{key}'; {has}")
     for key in row:  # other keys are the data set's own, but a slip of the pen must not turn a choice into a question
-        near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.8)
-        if near and near[0] not in row:
-            raise ValueError(f"unknown key '{key}'; did you mean '{near[0]}'?")
+        meant = _meant(str(key))
+        if meant and meant not in row:
+            raise ValueError(f"unknown key '{key}'; did you mean '{meant}'?")
+
+
+@lru_cache(maxsize=1024)
+def _meant(key: str) -> str:
+    """Return the known key that an unknown one is very near to, or ""."""
+    near = [] if key in KEYS else difflib.get_close_matches(key, KEYS, n=1, cutoff=0.8)
+    return near[0] if near else ""
 
 
 def _question(row: Row) -> tuple[str, str]:
@@ -172,7 +180,13 @@ def _subtitles(given: Any, folder: Path) -> tuple[tuple[Cue, ...], str]:
     path = folder / given.strip()
     if not path.is_file():
         raise ValueError(f"subtitles '{path}' do not exist -> the path of an .srt file")
-    return read_srt(path), ""
+    return _cues(path), ""
+
+
+@lru_cache(maxsize=64)
+def _cues(path: Path) -> tuple[Cue, ...]:
+    """Read subtitles once for all the questions about a video, which mostly stand together."""
+    return read_srt(path)
 
 
 def _group(row: Row) -> str:

@@ -169,8 +169,10 @@ def test_a_write_that_breaks_off_leaves_nothing_and_says_so(shape_files, tmp_pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(clips_module.np, "savez", full)
+    batches = iter(DataLoader(video_clips(samples_of(shape_files[:1]), cache_dir=tmp_path), num_workers=1))
     with pytest.raises(EnvironmentFailure) as caught:
-        video_clips(samples_of(shape_files[:1]), cache_dir=tmp_path)[0]
+        next(batches)
+    batches._shutdown_workers()
     assert str(caught.value) == (
         f"frames cannot be kept in {tmp_path} (No space left on device) -> free some space, choose another folder, or "
         "train without a cache"
@@ -192,6 +194,16 @@ def test_a_video_that_fails_in_training_is_named_in_one_line(shape_files, tmp_pa
     assert isinstance(caught.value, InputError)
     assert str(caught.value).startswith(f"{broken} ")
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_decoder_itself_is_told_in_one_line(shape_files, monkeypatch):
+    def fail(request):
+        raise RuntimeError("decoder broke\nat line 3")
+
+    monkeypatch.setattr(clips_module, "read_source", fail)
+    with pytest.raises(UnreadableVideo) as caught:
+        video_clips(samples_of(shape_files[:1]))[0]
+    assert str(caught.value) == f"{shape_files[0]} cannot be read (decoder broke) -> check the file"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -278,6 +290,17 @@ def test_items_that_are_taken_at_the_same_time_are_alike():
     assert all(len(set(limits[k : k + 4])) == 1 for k in range(0, 80, 4))
     assert len(set(limits)) > 2
     assert not same(dataset[0][0], dataset[1][0])
+
+
+def test_training_clips_are_the_scene_with_some_noise():
+    (item,) = [shapes(mix="short", num_frames=16)[0]]
+    errors = []
+    for clip in item:
+        scene = make_scene("train", int(clip.name.split("/")[1]))
+        clean = render(scene, np.array(clip.timestamps_s), SIZE[0]).astype(float)
+        errors.append(float(np.abs(clip.frames.numpy() - clean).mean()))
+    assert len({round(error, 3) for error in errors}) == len(item)  # each with its own strength
+    assert all(0 < error < clips_module.MAX_NOISE for error in errors)
 
 
 def test_fewer_questions_where_fewer_are_wanted():

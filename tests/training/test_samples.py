@@ -16,6 +16,7 @@ from stts_cli.training.samples import (
     Conversation,
     Problem,
     VideoSample,
+    leave_out,
     read_samples,
     report_problems,
     split_held_out,
@@ -318,6 +319,20 @@ def test_the_report_shows_twenty_problems_and_counts_the_rest():
     assert lines[0] == "line 1: 1.mp4: does not exist"
     assert lines[20:] == ["... and 5 more", "missing video: 24, empty answer: 1"]
     assert report_problems(problems[:1]).splitlines() == [lines[0], "missing video: 1"]
+
+
+def test_what_has_a_problem_can_be_left_out(clip_file, tmp_path):
+    samples = [
+        sample(clip_file, "A", "", "C", line=1),
+        sample(tmp_path / "no.mp4", "A", "B", line=4),
+        sample(clip_file, start=9.0, line=6),
+    ]
+    problems = check(samples)
+    assert [p.line for p in problems] == [2, 4, 6]
+    (rest,) = leave_out(samples, problems)
+    assert [c.line for c in rest.conversations] == [1, 3]
+    assert check([rest]) == []
+    assert leave_out([rest], []) == [rest]
 
 
 # held-out videos
