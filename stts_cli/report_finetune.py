@@ -95,13 +95,13 @@ def start_line(event: Document) -> str:
 
 
 def figures_line(event: Document) -> str:
-    """Return a logged line's figures: the loss's parts, the kept share, the speed, and memory on a GPU."""
+    """Return a logged line's figures: the loss's parts, the kept share, the speed and the memory held."""
     names = (("lm_loss", "lm {:.3f}"), ("temporal_loss", "temporal {:.4f}"), ("kept", "kept {:.0%}"))
     parts = [form.format(event[name]) for name, form in names if name in event]
     if event.get("tokens_per_s"):
         parts.append(f"{event['tokens_per_s']:,.0f} tokens/s")
-    if event.get("peak_gib"):
-        parts.append(f"{event['peak_gib']:.1f} GiB")
+    if event.get("memory_gib"):
+        parts.append(f"{event['memory_gib']:.1f} GiB")
     return ", ".join(parts)
 
 

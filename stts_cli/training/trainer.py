@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from stts_cli.device import resolve_device
+from stts_cli.device import resident_bytes, resolve_device
 from stts_cli.errors import EnvironmentFailure
 from stts_cli.training.clips import collate
 from stts_cli.training.evaluation import evaluate_arms
@@ -162,8 +162,12 @@ class SttsTrainer(Trainer):
                 logs["temporal_loss"] = temporal / windows
             logs["kept"] = kept / max(1, total)
             logs["tokens_per_s"] = inputs / (now - self._since)
-            if torch.cuda.is_available():
-                logs["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            if self.args.device.type == "cuda":
+                held: int | None = torch.cuda.max_memory_allocated(self.args.device)
+            else:
+                held = resident_bytes()
+            if held is not None:
+                logs["memory_gib"] = held / 2**30
             self._sums, self._since = np.zeros_like(self._sums), now
         super().log(logs, start_time)
         if self.is_world_process_zero() and "loss" in logs:
