@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -125,7 +126,8 @@ def show_finetune(document: Document, output: str, *, json_only: bool = False) -
         return
     console = Console()
     if document["after"]:
-        table = Table(title=f"{document['model']} on {document['data']}, {document['steps']} steps")
+        name = Path(document["model"]).name if Path(document["model"]).is_dir() else document["model"]
+        table = Table(title=f"{name}, {document['steps']} steps")
         for column in ("held-out answers", "accuracy", "loss", "kept", "FLOPs / dense"):
             table.add_column(column, justify="left" if column == "held-out answers" else "right")
         for when, arm, label in ROWS:
