@@ -50,9 +50,10 @@ def conversation_ids(
         (token ids, of each whether the model has to say it: the answers and the token that ends them).
 
     Raises:
-        InputError: a turn holds a token of the video's, or the checkpoint's chat template rewrites answers.
+        InputError: a turn or the context holds a token of the video's, or the checkpoint's chat template rewrites answers.
     """
     said = ""
+    family.check_text("text before the question", context)
     ids, is_answer = family.tokenize(context), [False] * len(family.tokenize(context))
     messages: list[dict[str, Any]] = []
     ends = [family.tokenizer.convert_ids_to_tokens(k) for k in family.eos_token_ids]
