@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stts_cli.errors import InputError
+from stts_cli.errors import InputError, Interrupted
 
 
 def evaluate(
@@ -76,7 +78,7 @@ def evaluate(
         frames=frames, max_fps=max_fps, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, dtype=dtype
     )
     varied = [vary_preset(settings, text.strip()) for given in compare or () for text in given.split(",")]
-    with report_eval.EvalProgress() as progress:
+    with _say_how_to_go_on(), report_eval.EvalProgress() as progress:
         progress("starting")
         from stts_cli.benchmarks.settings import ArmSettings
         from stts_cli.benchmarks.suite import plan_arms, run_benchmarks
@@ -114,3 +116,14 @@ def evaluate(
         )
     if document is not None:
         report_eval.show_evaluation(document, json_only=json)
+
+
+@contextmanager
+def _say_how_to_go_on() -> Iterator[None]:
+    """Turn Ctrl-C before the first question, or between benchmarks, into its message; the runner does so elsewhere."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped while no question was asked -> the same command goes on; what --output holds is kept"
+        ) from None

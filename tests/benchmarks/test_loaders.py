@@ -1,20 +1,27 @@
 """Every benchmark in the shapes it really comes in: files -> items -> prompt -> score, to the letter.
 
-The fixtures are a row or two each, in the publishers' columns; videos are empty files here, decoding is tested apart.
+The fixtures are a row or two each, in the publishers' columns; the videos are real ones of the procedural world, in the
+container that their name says, and each that a loader finds is read the way a run reads it.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import random
+import tempfile
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 
 from stts_cli.benchmarks.prompts import subtitle_block
+from stts_cli.benchmarks.reader import ReadRequest, read_source
 from stts_cli.benchmarks.registry import LONG, NAMES, SHORT, describe, get_benchmark
 from stts_cli.errors import InputError
+from stts_cli.shapes.clips import demo_scene, write_clip
 
 FROM_CHOICES = "Answer with the option's letter from the given choices directly."
 ONLY = "Respond with only the letter of the correct answer."
@@ -37,15 +44,48 @@ def lines(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def touch(*paths: Path) -> None:
+@functools.cache
+def encoded(ending: str) -> bytes:
+    """Return a clip of six seconds in a container; for "jpg" a picture of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp4 = write_clip(demo_scene(), Path(folder) / "x.mp4", size=32, fps=6)
+        if ending == "mp4":
+            return mp4.read_bytes()
+        with av.open(str(mp4)) as container:
+            frames = [av.VideoFrame.from_ndarray(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+        if ending == "jpg":
+            codec = av.CodecContext.create("mjpeg", "w")
+            codec.width, codec.height, codec.pix_fmt, codec.time_base = 32, 32, "yuvj420p", Fraction(1, 3)
+            return b"".join(bytes(packet) for packet in [*codec.encode(frames[0].reformat(format="yuvj420p"))])
+        path = Path(folder) / f"y.{ending}"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libvpx" if ending == "webm" else "libx264", rate=6)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+            for packet in [packet for frame in [*frames, None] for packet in stream.encode(frame)]:
+                container.mux(packet)
+        return path.read_bytes()
+
+
+def film(*paths: Path) -> None:
+    """Write videos; a name that ends in jpg stands for a folder of pictures, three a second."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"0")
+        ending = path.suffix[1:].lower()
+        names = [f"{number:05d}.jpg" for number in range(1, 19)] if ending == "jpg" else [path.name]
+        for name in names:
+            path.with_name(name).write_bytes(encoded(ending))
 
 
 def load(name: str, root: Path, split: str | None = None):
     benchmark = get_benchmark(name)
     items = benchmark.load(benchmark.folder(root), benchmark.check_split(split))
+    for source in {item.source for item in items if item.source.path.exists()}:
+        clip = read_source(ReadRequest(source, 4, 2.0, (24, 24)))
+        assert clip.frames.shape[1:] == (24, 24, 3)
+        assert clip.frames.std() > 10, "a picture"
+        length = min(source.end_s or 6.0, 6.0) - (source.start_s or 0.0)
+        assert 0 <= clip.timestamps_s[0] < clip.timestamps_s[-1] <= length
+        assert clip.timestamps_s[-1] >= length - 0.5
     return benchmark, items
 
 
@@ -61,7 +101,7 @@ NEXT_ROW = {
 
 def test_nextqa_parquet(tmp_path):
     parquet(tmp_path / "MC/test-00000-of-00001.parquet", [NEXT_ROW])
-    touch(tmp_path / "NExTVideo/4010069381.MP4")
+    film(tmp_path / "NExTVideo/4010069381.MP4")
     benchmark, (item,) = load("nextqa", tmp_path)
     assert item.source.path == tmp_path / "NExTVideo/4010069381.MP4"
     assert (item.answer, item.groups) == ("B", {"kind": ("temporal",), "type": ("TN",)})
@@ -78,7 +118,7 @@ def test_nextqa_csv_goes_through_the_map(tmp_path):
         writer.writeheader()
         writer.writerow(NEXT_ROW)
     dump(tmp_path / "map_vid_vidorID.json", {"4010069381": "0101/2909445186"})
-    touch(tmp_path / "NExTVideo-all-videos/0101/2909445186.mp4")
+    film(tmp_path / "NExTVideo-all-videos/0101/2909445186.mp4")
     _, (item,) = load("nextqa", tmp_path)
     assert item.source.path.exists()
     assert (item.answer, item.video) == ("B", "4010069381")
@@ -95,7 +135,7 @@ def test_perceptiontest_parquet_and_json_agree(tmp_path):
     row = {**PERCEPTION, "id": 3, "answer_id": 2}
     dump(tmp_path / "own/mc_question_valid.json", {"video_8241": {"mc_question": [row], "metadata": {}}})
     for root in (tmp_path / "hub", tmp_path / "own"):
-        touch(root / "videos/video_8241.mp4")
+        film(root / "videos/video_8241.mp4")
     benchmark, (item,) = load("perceptiontest", tmp_path / "hub")
     _, (other,) = load("perceptiontest", tmp_path / "own")
     assert (item.id, item.options, item.answer, item.groups) == (other.id, other.options, other.answer, other.groups)
@@ -130,10 +170,10 @@ def test_mvbench_cuts_whole_videos_only(tmp_path):
         dump(root / "json/action_sequence.json", [mvbench_row(start=2.0, end=5.5)])
         dump(root / "json/action_antonym.json", [mvbench_row(video="166583.webm")])
         dump(root / "json/episodic_reasoning.json", [mvbench_row(video="castle_s01", start=1.0, end=4.0)])
-    touch(main / "video/star/Charades_v1_480/a.mp4", main / "video/ssv2_video/166583.webm")
-    touch(main / "video/tvqa/frames_fps3_hq/castle_s01/00001.jpg")
-    touch(cut / "video/star/Charades_segment/a.mp4", cut / "video/ssv2_video_mp4/166583.mp4")
-    touch(cut / "video/tvqa/video_fps3_hq_segment/castle_s01.mp4")
+    film(main / "video/star/Charades_v1_480/a.mp4", main / "video/ssv2_video/166583.webm")
+    film(main / "video/tvqa/frames_fps3_hq/castle_s01/00001.jpg")
+    film(cut / "video/star/Charades_segment/a.mp4", cut / "video/ssv2_video_mp4/166583.mp4")
+    film(cut / "video/tvqa/video_fps3_hq_segment/castle_s01.mp4")
     benchmark, items = load("mvbench", main)
     by_task = {item.groups["task"][0]: item for item in items}
     sequence = by_task["action_sequence"]
@@ -151,10 +191,12 @@ def test_mvbench_cuts_whole_videos_only(tmp_path):
 
 def test_mvbench_test_json(tmp_path):
     dump(tmp_path / "test.json", {"root": {}, "meta": {"moving_count": [mvbench_row(), mvbench_row(answer="run")]}})
-    touch(tmp_path / "video/clevrer/video_validation/a.mp4")
+    film(tmp_path / "video/data0613/clevrer/video_validation/a.mp4")
+    assert load("mvbench", tmp_path)[1][0].source.path.exists(), "from the archive of replaced videos"
+    film(tmp_path / "video/clevrer/video_validation/a.mp4")
     _, items = load("mvbench", tmp_path)
     assert [item.answer for item in items] == ["B", "A"]
-    assert items[0].source.path.exists()
+    assert items[0].source.path == tmp_path / "video/clevrer/video_validation/a.mp4"
 
 
 TOMATO = {
@@ -166,7 +208,7 @@ TOMATO = {
 def test_tomato_json_ids_start_again_in_each_file(tmp_path):
     for name in ("count", "shape&trend"):
         dump(tmp_path / f"data/{name}.json", {"1": TOMATO, "7": TOMATO})
-    touch(tmp_path / "videos/object/0390-01.mp4")
+    film(tmp_path / "videos/object/0390-01.mp4")
     benchmark, items = load("tomato", tmp_path)
     assert [item.id for item in items] == ["count/1", "count/7", "shape&trend/1", "shape&trend/7"]
     assert items[0].source.path == tmp_path / "videos/object/0390-01.mp4"
@@ -179,7 +221,7 @@ def test_tomato_parquet(tmp_path):
     row = {**TOMATO, "id": "5", "video_path": "videos/human/x&y.mp4", "reason_type": "rotation"}
     del row["variation"]
     parquet(tmp_path / "data/test-00000-of-00001.parquet", [row])
-    touch(tmp_path / "videos/human/x&y.mp4")
+    film(tmp_path / "videos/human/x&y.mp4")
     _, (item,) = load("tomato", tmp_path)
     assert (item.id, item.source.path.exists()) == ("rotation/5", True)
 
@@ -192,7 +234,7 @@ def test_motionbench_drops_hidden_rows_and_looks_in_both_folders(tmp_path):
         for name in ("one", "two")
     ]  # fmt: skip
     lines(tmp_path / "MotionBench/video_info.meta.jsonl", rows)
-    touch(tmp_path / "MotionBench/self-collected/one.mp4", tmp_path / "MotionBench/public-dataset/two.mp4")
+    film(tmp_path / "MotionBench/self-collected/one.mp4", tmp_path / "MotionBench/public-dataset/two.mp4")
     benchmark, items = load("motionbench", tmp_path)
     assert [item.id for item in items] == ["one-1", "two-1"]
     assert all(item.source.path.exists() for item in items)
@@ -220,7 +262,7 @@ def test_tempcompass_asks_in_three_ways(tmp_path, form):
         else:
             entry = {"question": question, "answer": answer}
             dump(tmp_path / f"questions/{task}.json", {"1021": {"action": [entry, entry]}})
-    touch(tmp_path / "videos/1021.mp4")
+    film(tmp_path / "videos/1021.mp4")
     benchmark, items = load("tempcompass", tmp_path)
     assert len({item.id for item in items}) == 6
     choice, yes_no, caption = items[0], items[2], items[4]
@@ -241,7 +283,7 @@ def test_egoschema_parquet_with_null_and_json(tmp_path):
     row["option"] = [f"{letter}. {text}" for letter, text in zip("ABCDE", "vwxyz", strict=True)]
     parquet(tmp_path / "Subset/test-00000-of-00001.parquet", [row])
     parquet(tmp_path / "MC/test-00000-of-00001.parquet", [row, {**row, "question_idx": "8", "answer": None}])
-    touch(tmp_path / "videos/videos/ab-cd.MP4")
+    film(tmp_path / "videos/videos/ab-cd.MP4")
     benchmark, (item,) = load("egoschema", tmp_path)
     assert (item.options, item.answer) == (("v", "w", "x", "y", "z"), "D")
     assert item.source.path == tmp_path / "videos/videos/ab-cd.MP4", "unpacked into itself, upper-case ending"
@@ -266,7 +308,7 @@ VIDEOMME = {
 
 def videomme(root: Path) -> None:
     parquet(root / "videomme/test-00000-of-00001.parquet", [VIDEOMME])
-    touch(root / "data/fFjv93ACGo8.mkv")
+    film(root / "data/fFjv93ACGo8.mkv")
 
 
 def test_videomme(tmp_path):
@@ -330,7 +372,7 @@ def test_longvideobench_both_subtitle_schemas(tmp_path, cues, form):
         options = {f"option{index}": text for index, text in enumerate(["x", "y", "N/A", "N/A", "N/A"])}
         parquet(tmp_path / "validation-00000-of-00001.parquet", [longvideobench_row(**options)])
     dump(tmp_path / "subtitles/v1_en.json", cues)
-    touch(tmp_path / "videos/v1.mp4")
+    film(tmp_path / "videos/v1.mp4")
     benchmark, (item,) = load("longvideobench", tmp_path)
     assert (item.options, item.answer) == (("x", "y"), "B")
     assert [(cue.start_s, cue.end_s, cue.text) for cue in item.subtitles] == [(0.0, 2.0, "a"), (10.0, 100.0, "b")]
@@ -352,7 +394,7 @@ def test_mlvu_json_keeps_unscorable_questions_and_twin_answers(tmp_path):
     dump(tmp_path / "MLVU/json/2_needle.json", [{**row, "answer": "lake", "question_type": "findNeedle"}])
     dump(tmp_path / "MLVU/json/4_count.json", [{**row, "answer": "a", "question_type": "count"}])
     dump(tmp_path / "MLVU/json/9_summary.json", [{"video": "x", "question": "Summarise", "answer": "long"}])
-    touch(tmp_path / "MLVU/video/2_needle/needle_4.mp4", tmp_path / "MLVU/video/4_count/needle_4.mp4")
+    film(tmp_path / "MLVU/video/2_needle/needle_4.mp4", tmp_path / "MLVU/video/4_count/needle_4.mp4")
     benchmark, items = load("mlvu", tmp_path)
     assert [item.answer for item in items] == [None, "A"]
     assert items[1].also == ("C",)
@@ -382,7 +424,7 @@ def test_lvbench_jsonl_and_parquet(tmp_path):
     qa = {"uid": "12", "question": "Who?\n(A) he\n(B) she", "answer": "B", "time_reference": "00:10-00:20"}
     qa["question_type"] = ["reasoning", "summarization"]
     lines(tmp_path / "own/video_info.meta.jsonl", [{"key": "Cm73ma6Ibcs", "type": "tv", "video_info": {}, "qa": [qa]}])
-    touch(tmp_path / "own/Cm73ma6Ibcs.mp4")
+    film(tmp_path / "own/Cm73ma6Ibcs.mp4")
     benchmark, (item,) = load("lvbench", tmp_path / "own")
     assert item.groups == {"ability": ("reasoning", "summarization"), "video type": ("tv",)}
     assert benchmark.prompt(item) == f"Who?\nA. he\nB. she\n{ONLY}"
@@ -399,7 +441,7 @@ def test_videoevalpro(tmp_path):
         "qa_subtype": "s", "qa_type": "Local Reasoning", "options": ["A. he", "B. she", "C. it"],
     }  # fmt: skip
     parquet(tmp_path / "data/test-00000-of-00001.parquet", [row])
-    touch(tmp_path / "videos/videos_filtered/x.mp4")
+    film(tmp_path / "videos/videos_filtered/x.mp4")
     benchmark, (item,) = load("videoevalpro", tmp_path)
     assert (item.answer, item.source.path.exists()) == ("C", True)
     assert benchmark.prompt(item) == f"Who?\nA. he\nB. she\nC. it\n{ONLY}"
@@ -407,7 +449,7 @@ def test_videoevalpro(tmp_path):
 
 def test_jsonl_of_ones_own(tmp_path):
     path = tmp_path / "mine.jsonl"
-    touch(tmp_path / "clips/a.mp4")
+    film(tmp_path / "clips/a.mp4")
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhi\n")
     lines(path, [
         {"video": "clips/a.mp4", "question": "Who?", "options": ["he", "she"], "answer": "she", "start": 1, "end": 2.5},

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from stts_cli import cli
-from stts_cli.benchmarks import answers
+from stts_cli.benchmarks import answers, reader
 from stts_cli.benchmarks.data import gather
 from stts_cli.benchmarks.runner import Run, evaluate
 from stts_cli.errors import InputError, Interrupted
@@ -162,6 +162,24 @@ def test_a_broken_video_is_an_error_row_and_is_tried_again(items_file, arms, tmp
         path.write_bytes(b"no video")
     with pytest.raises(InputError, match="no question could be answered; the first: "):
         run_file(items_file, arms)
+
+
+def _serve_all_but_two(pipe):
+    pipe.send(reader.READY)
+    while True:
+        request = pipe.recv()
+        if request.source.path.name == "two.mp4":
+            time.sleep(1000)
+        pipe.send(reader._attempt(request))
+
+
+def test_a_video_that_hangs_is_an_error_row(items_file, arms, monkeypatch, tmp_path):
+    monkeypatch.setattr(reader, "_serve", _serve_all_but_two)
+    document = run_file(items_file, arms, workers=1, timeout_s=10, output=tmp_path / "out")
+    for arm in document["arms"].values():
+        assert (arm["n"], arm["n_errors"]) == (2, 2)
+    kept = [row for row in rows(tmp_path / "out")[1:] if row["video"] == "two.mp4"]
+    assert [row["error"] for row in kept] == ["the decoder did not finish in 10 s"] * 4
 
 
 def test_an_interrupted_run_without_a_folder_says_so(items_file, arms, monkeypatch):

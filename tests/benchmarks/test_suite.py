@@ -208,6 +208,17 @@ def test_hashes_see_one_changed_weight_and_one_changed_answer(tiny_checkpoint):
     assert items_hash(items) != items_hash(changed)
 
 
+def test_ctrl_c_while_loading_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "run_benchmarks", stop)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["eval", "--bench", "shapes"])
+    assert end.value.code == 130
+    assert "no question was asked -> the same command goes on" in capsys.readouterr().err
+
+
 def test_where_stderr_is_no_terminal_a_line_a_minute_is_said_by_the_first_process(monkeypatch, capsys):
     monkeypatch.setattr(report_eval, "LINE_EVERY_S", -1.0)
     for rank, said in (("0", "stts: 3 of 9 answers, x\n"), ("1", "")):
