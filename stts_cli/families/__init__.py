@@ -80,4 +80,5 @@ def load_family(
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
     )
+    family.chain = tuple(chain)
     return family

@@ -6,6 +6,8 @@ scorer's weights and, for LoRA, the adapter in peft's own format. `base_chain` f
 
 from __future__ import annotations
 
+import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ class Checkpoint:
     """A folder or a hub repository, whole or standing on another one.
 
     Attributes:
-        model: the folder's path, or the hub id.
-        revision: a hub commit, or None for the newest.
+        model: the folder's absolute path, or the hub id.
+        revision: the hub's commit; None for a folder, and where the hub could not be asked.
         settings: how it was trained to be pruned.
         document: its `stts.json`; empty where there is none.
     """
@@ -42,20 +44,11 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What to call it in reports."""
-        return self.document.get("name") or Path(self.model).resolve().name if self.is_local else self.model
+        return self.document.get("name") or Path(self.model).name if self.is_local else self.model
 
     def find_file(self, name: str) -> Path | None:
         """Return where one of its files is, as `find_file` does."""
         return find_file(self.model, self.revision, name)
-
-    def commit(self) -> str | None:
-        """Return the hub commit its files are of, None for a folder."""
-        from transformers.utils.hub import extract_commit_hash
-
-        if self.is_local:
-            return None
-        path = self.find_file("config.json") or self.find_file(SETTINGS_FILE)
-        return self.revision or extract_commit_hash(str(path) if path else None, None)
 
 
 def find_file(model: str, revision: str | None, name: str) -> Path | None:
@@ -99,6 +92,7 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         raise InputError(f"model '{model}' is no folder -> a checkpoint folder or a hub id such as {EXAMPLE}")
     chain: list[Checkpoint] = []
     while True:
+        model, revision = (os.path.abspath(model), None) if Path(model).is_dir() else (model, _commit(model, revision))
         settings, document = read_settings(find_file(model, revision, SETTINGS_FILE))
         chain.append(Checkpoint(model, revision, settings, document))
         base = document.get("base_model")
@@ -108,7 +102,7 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         if not isinstance(base, str) or not base:
             raise InputError(f"{where} names the base model {base!r} -> a folder or a hub id -> write the path there")
         if base.startswith(("./", "../")) and Path(model).is_dir():
-            base = str((Path(model) / base).resolve())
+            base = os.path.abspath(Path(model) / base)
         if Path(base).is_absolute() and not Path(base).is_dir():
             raise InputError(
                 f"the base model '{base}' of '{model}' is not there -> it holds the weights that were not trained -> "
@@ -121,6 +115,20 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         whose = f"model '{model}'" if len(chain) == 1 else f"the base model '{model}' of '{chain[-2].model}'"
         raise InputError(f"{whose} holds no config.json -> a checkpoint folder or a hub id such as {EXAMPLE}")
     return chain
+
+
+def _commit(model: str, revision: str | None) -> str | None:
+    """Return the commit that a hub id stands for now, in the cache if the hub cannot be asked, else `revision`.
+
+    Files of a known commit are found in the cache without asking again, and all are of one state.
+    """
+    from transformers.utils.hub import resolve_revision
+
+    for only_here in (False, True):
+        resolved = resolve_revision(model, revision, local_files_only=only_here)
+        if hasattr(resolved, "resolved"):
+            return str(resolved.resolved)
+    return revision
 
 
 def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
@@ -146,7 +154,9 @@ def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
         ) from error
     config = LoraConfig.from_pretrained(str(config_path.parent))
     config.base_model_name_or_path = None
-    wrapped = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its old name
+        wrapped = get_peft_model(model, config)
     put_lora(wrapped, weights_path)
     wrapped.merge_and_unload()
 

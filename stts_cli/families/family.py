@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.settings import PruneSettings
 from stts_cli.savings import ModelShape
 
@@ -70,6 +71,7 @@ class Family(Protocol):
     model_name: str
     is_demonstration: bool
     window_index: Tensor
+    chain: Sequence[Checkpoint]  # what it was loaded from, the whole model last; empty for one made here
 
     @property
     def frame_size(self) -> tuple[int, int]:

@@ -71,6 +71,7 @@ class Molmo2Family:
         self.model, self.tokenizer, self.scorer = model, tokenizer, scorer
         self.frames, self.settings = frames, settings
         self.model_name, self.is_demonstration = model_name, is_demonstration
+        self.chain: Sequence[Checkpoint] = ()
         marks = processor or {}
         special = marks.get("use_frame_special_tokens", True)
         self._frame_start, self._frame_end = ("<frame_start>", "<frame_end>") if special else ("<im_start>", "<im_end>")

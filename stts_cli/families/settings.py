@@ -89,12 +89,13 @@ def load_scorer(
     path = find_file(name)
     if path is None or path.suffix != ".safetensors":
         raise InputError(f"the checkpoint's scorer file '{name}' is missing or no .safetensors file -> restore it")
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     scorer = TokenScorer(**sizes)
     try:
         scorer.load_state_dict({k: v.to(torch.float32) for k, v in load_file(path).items()})
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:160]
         raise InputError(f"{path.name} does not fit a ViT of {sizes} ({detail}) -> use this model's own") from error
     return scorer

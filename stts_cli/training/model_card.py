@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import EnvironmentFailure, InputError, SttsError
-from stts_cli.families.checkpoints import base_chain, find_file
+from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.families.checkpoints import base_chain
 from stts_cli.families.settings import SETTINGS_FILE, read_settings
 
 TRAINED = {
@@ -15,7 +15,7 @@ TRAINED = {
     "full": "every weight, the token scorer's included",
 }
 LIBRARY = {"scorer": "stts", "lora": "peft", "full": "transformers"}
-NOT_UPLOADED = ("checkpoints/*", "runs/*", "run.json", "log.jsonl", ".*", "*/.*")
+NOT_UPLOADED = ("checkpoints/*", "stages/*", "runs/*", "run.json", "log.jsonl", ".*", "*/.*")
 
 
 def model_card(document: dict[str, Any]) -> str:
@@ -152,17 +152,23 @@ def _front_matter(base: str, train: str, demonstration: bool) -> str:
 def license_of(model: str) -> str | None:
     """Return the license that a model's own card names, else that of the model it stands on; None if unknown."""
     import yaml
+    from huggingface_hub import HfApi
 
     try:
-        for checkpoint in base_chain(model):
-            path = find_file(checkpoint.model, checkpoint.revision, "README.md")
-            parts = path.read_text(encoding="utf-8").split("---\n", 2) if path else []
+        seen = {""}
+        while model not in seen and Path(model).is_dir():
+            seen.add(model)
+            card = Path(model) / "README.md"
+            parts = card.read_text(encoding="utf-8").split("---\n", 2) if card.is_file() else []
             fields = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
             if isinstance(fields, dict) and isinstance(fields.get("license"), str):
                 return str(fields["license"])
-    except (SttsError, OSError, ValueError, yaml.YAMLError):
-        pass
-    return None
+            settings = Path(model) / SETTINGS_FILE
+            model = str(read_settings(settings if settings.is_file() else None)[1].get("base_model", ""))
+        card_data = HfApi().model_info(model, timeout=10).card_data if _is_hub_id(model) else None
+        return getattr(card_data, "license", None)
+    except Exception:  # a card without a license is better than none
+        return None
 
 
 def _results(document: dict[str, Any]) -> list[str]:

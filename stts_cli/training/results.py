@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def write_checkpoint(
     """
     _check_kind(train, family)
     folder = Path(folder)
-    chain = base_chain(str(Path(base_model).resolve()) if Path(base_model).is_dir() else base_model)
+    base_model = os.path.abspath(base_model) if Path(base_model).is_dir() else base_model
+    chain = family.chain if family.chain and family.chain[0].model == base_model else base_chain(base_model)
     folder.mkdir(parents=True, exist_ok=True)
     if state_dict is None:
         stock, scorer = family.model.state_dict(), family.scorer.state_dict() if family.scorer is not None else {}
@@ -84,7 +86,7 @@ def write_checkpoint(
         "train": train,
         **({"trained_from": Path(base.model).name if base.is_local else base.model} if train == "full" else {}),
         "base_model": base.model if train != "full" else None,
-        "base_revision": base.commit(),
+        "base_revision": base.revision,
         "demonstration": family.is_demonstration,
         **dataclasses.asdict(settings),
     }
@@ -186,7 +188,7 @@ def _write_adapter(folder: Path, family: Family, base: Checkpoint, state_dict: d
     from safetensors.torch import save_file
 
     config = copy.copy(family.model.peft_config[ADAPTER])
-    config.base_model_name_or_path, config.revision, config.inference_mode = base.model, base.commit(), True
+    config.base_model_name_or_path, config.revision, config.inference_mode = base.model, base.revision, True
     config.save_pretrained(folder)
     state = get_peft_model_state_dict(family.model, state_dict, ADAPTER, save_embedding_layers=False)
     weights = {f"{PEFT_PREFIX}{name}": value.contiguous() for name, value in state.items()}
@@ -201,13 +203,14 @@ def _saved_name(name: str) -> str:
 def _read_whole(folder: Path, family: Family) -> dict[str, Tensor]:
     """Read a whole stock model by its module names, which are not those in the files."""
     import transformers
+    from safetensors import SafetensorError
 
     dtypes = {parameter.dtype for parameter in family.model.parameters()}
     dtype = torch.float32 if torch.float32 in dtypes else family.model.dtype
     cls = getattr(transformers, type(family.model).__name__.removeprefix("FSDP"))
     try:
         model, info = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder} holds no whole model ({_line(error)}) -> use another checkpoint") from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:

@@ -101,6 +101,13 @@ def test_missing_weights_are_refused(copy):
         load_family(copy)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "scorer.safetensors"])
+def test_weights_cut_short_are_refused(copy, name):
+    (copy / name).write_bytes((copy / name).read_bytes()[:-50])
+    with pytest.raises(InputError, match=r"incomplete metadata.*-> (restore|use)"):
+        load_family(copy)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
