@@ -156,6 +156,7 @@ def profile(
         str, typer.Option(help="Attention of the packed blocks: auto, flash_attn, torch_varlen, sdpa, eager.")
     ] = "auto",
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
+    train: Annotated[bool, typer.Option("--train", help="A training step, everything trained, not an answer.")] = False,
     analytic: Annotated[bool, typer.Option("--analytic", help="Count tokens, FLOPs and memory; run nothing.")] = False,
     plot: Annotated[str | None, typer.Option(help="Draw the figures into this PNG file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
@@ -191,6 +192,7 @@ def profile(
             "scorer": settings.scorer if scorer is None else scorer,
             "prune_layer": settings.prune_layer,
             "dtype": settings.dtype,
+            "train": train,
         }
         if analytic:
             document = estimate.analytic(**chosen)

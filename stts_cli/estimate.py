@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 from stts_cli import __version__, savings
 from stts_cli.architectures import Architecture, unknown
 from stts_cli.errors import InputError
-from stts_cli.savings import CONVENTION, Savings
+from stts_cli.savings import CONVENTION, TRAINING_CONVENTION, Savings
 
 QUESTION = "What happens in this video?"
+ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
 SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
 SECONDS_APART = 0.5  # times of frames that come from no video of the user's: two a second, as Molmo2 samples
 DECODE = "decode"
@@ -63,8 +64,9 @@ def counts(saved: Savings) -> dict[str, Any]:
         saved: one question's count.
 
     Returns:
-        "tokens", "flops" (parts, and "total" without decoding), "decode_flops_per_token", "ideal_speedup" from the
-        first ViT block to the end of the prefill, and "changes_nothing".
+        "tokens", "flops" (parts, and "total" without decoding), "decode_flops_per_token" (None in training),
+        "ideal_speedup" from the first ViT block to the end of the prefill, or of the backward pass, and
+        "changes_nothing".
     """
     document = saved.to_dict()
     parts = {name: row for name, row in document["flops"].items() if name not in (DECODE, "total")}
@@ -72,7 +74,7 @@ def counts(saved: Savings) -> dict[str, Any]:
     return {
         "tokens": document["tokens"],
         "flops": {**parts, "total": total},
-        "decode_flops_per_token": document["decode_flops_per_token"],
+        "decode_flops_per_token": document["decode_flops_per_token"] if DECODE in saved.flops else None,
         "ideal_speedup": total["dense"] / total["pruned"],
         "changes_nothing": document["changes_nothing"],
     }
@@ -87,6 +89,7 @@ def plan(
     prune_layer: int | None,
     dtype: str,
     on_gpu: bool,
+    train: bool = False,
 ) -> list[Plan]:
     """Plan every point of a profile, and refuse what cannot be run.
 
@@ -98,6 +101,7 @@ def plan(
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         dtype: of the weights.
         on_gpu: whether it would run on a GPU, whose attention holds less.
+        train: plan a training step instead of an answer.
 
     Returns:
         One plan for each frame count and keep ratio, in that order.
@@ -119,17 +123,16 @@ def plan(
         for keep_ratio in keep_ratios:
             ratio = 1.0 if scorer == "none" else keep_ratio
             windows = kept_windows(architecture, num_frames, ratio)
-            saved = count(architecture, num_frames, windows, layer, scorer)
+            saved = count(architecture, num_frames, windows, layer, scorer, train=train)
             longest, limit = saved.tokens["LLM prompt"][0], architecture.text["max_position_embeddings"]
             if longest > limit:
                 raise InputError(
                     f"{num_frames} frames make a dense prompt of {longest} tokens, {architecture.name} takes {limit} "
                     "-> use fewer frames"
                 )
+            need = estimate_training_memory if train else estimate_memory
             memory = {
-                arm: estimate_memory(
-                    architecture, num_frames, kept, saved.tokens["LLM prompt"][i], dtype=dtype, on_gpu=on_gpu
-                )
+                arm: need(architecture, num_frames, kept, saved.tokens["LLM prompt"][i], dtype=dtype, on_gpu=on_gpu)
                 for i, (arm, kept) in enumerate((("dense", None), ("pruned", sum(windows))))
             }
             plans.append(Plan(num_frames, ratio, "none" if saved.changes_nothing else scorer, saved, memory))
@@ -196,9 +199,15 @@ def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float)
 
 
 def count(
-    architecture: Architecture, num_frames: int, windows: Sequence[int], prune_layer: int, scorer: str
+    architecture: Architecture,
+    num_frames: int,
+    windows: Sequence[int],
+    prune_layer: int,
+    scorer: str,
+    *,
+    train: bool = False,
 ) -> Savings:
-    """Count one question on frames half a second apart.
+    """Count one question, or one training step, on frames half a second apart.
 
     Args:
         architecture: the sizes.
@@ -206,6 +215,7 @@ def count(
         windows: windows kept of each frame.
         prune_layer: 0-based ViT block after which they were scored.
         scorer: one of `SCORERS`.
+        train: count a training step on `ANSWER`.
 
     Returns:
         Tokens and FLOPs. The prompt's text counts a token a byte, frame markers one each.
@@ -213,6 +223,10 @@ def count(
     sizes = architecture.sizes()
     dropped = num_frames * sizes.num_windows - sum(windows)
     length = prompt_length(num_frames, sizes.num_windows)
+    if train:
+        length += len(ANSWER)  # the token that ends it is never read
+        rows, said = (length, length - dropped), len(ANSWER) + 1
+        return savings.count_training(sizes, num_frames, windows, *rows, said, prune_layer, scorer=scorer)
     return savings.count(sizes, num_frames, windows, length, length - dropped, prune_layer, new_tokens=1, scorer=scorer)
 
 
@@ -269,6 +283,40 @@ def estimate_memory(
     return {"weights": weights, "frames": frames, "vit": vit, "llm": llm, "total": weights + frames + max(vit, llm)}
 
 
+def estimate_training_memory(
+    architecture: Architecture, num_frames: int, num_kept: int | None, row_tokens: int, *, dtype: str, on_gpu: bool
+) -> dict[str, int]:
+    """Estimate the memory of one arm's training step: float32 weights, gradients and AdamW's two moments, activations.
+
+    Args:
+        architecture: the sizes.
+        num_frames: T.
+        num_kept: windows kept in all, or None for dense.
+        row_tokens: tokens that the language model reads.
+        dtype: of the activations.
+        on_gpu: whether it runs on a GPU.
+
+    Returns:
+        As `estimate_memory`; here the activations of "vit" and "llm" are held together, and "weights" are all four.
+    """
+    s, number = architecture.sizes(), BYTES[dtype]
+    patches = num_frames * s.num_patches
+    kept = patches if num_kept is None else patches * num_kept // (num_frames * s.num_windows)
+    num_dense = s.vit_blocks if num_kept is None else min(architecture.prune_layer + 2, s.vit_blocks)
+    inner, queries = s.vit_heads * s.vit_head_dim, (s.llm_heads + s.llm_kv_heads) * s.llm_head_dim
+    # what a block keeps for the backward pass: inputs of norms and products, queries, keys, values and the output
+    block = 4 * s.vit_width + 5 * inner + 2 * s.vit_mlp
+    vit = number * (patches * num_dense + kept * (s.vit_blocks - num_dense)) * block
+    if num_kept is not None and not on_gpu:  # attention with a bias that learns keeps its square
+        vit += number * 3 * num_frames * s.vit_heads * s.num_patches**2
+    layer = 6 * s.llm_width + 5 * queries + 4 * s.llm_mlp
+    llm = number * row_tokens * s.llm_layers * layer + 4 * row_tokens**2
+    height, width = architecture.frame_size
+    frames = num_frames * height * width * 3
+    weights = 16 * architecture.num_parameters()
+    return {"weights": weights, "frames": frames, "vit": vit, "llm": llm, "total": weights + frames + vit + llm}
+
+
 def analytic(
     *,
     architecture: Architecture,
@@ -277,6 +325,7 @@ def analytic(
     scorer: str = "auto",
     prune_layer: int | None = None,
     dtype: str = "auto",
+    train: bool = False,
 ) -> dict[str, Any]:
     """Count a profile without running it.
 
@@ -287,6 +336,7 @@ def analytic(
         scorer: "auto", or one of `SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         dtype: of the weights, for the memory estimate; "auto" counts bfloat16.
+        train: count a training step instead of an answer.
 
     Returns:
         The document that report_profile.py prints: "mode" is "analytic", "points" are the plans.
@@ -304,6 +354,7 @@ def analytic(
         prune_layer=prune_layer,
         dtype=dtype,
         on_gpu=True,
+        train=train,
     )
     return {
         "stts": __version__,
@@ -314,9 +365,10 @@ def analytic(
             "prune_layer": architecture.prune_layer if prune_layer is None else prune_layer,
             "dtype": dtype,
             "question": QUESTION,
+            "train": train,
         },
         "notes": [*notes, "counted, nothing was run: windows spread evenly over the frames, text a token a byte"],
-        "convention": CONVENTION,
+        "convention": TRAINING_CONVENTION if train else CONVENTION,
         "points": [point.to_dict() for point in plans],
     }
 

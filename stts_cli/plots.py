@@ -18,7 +18,12 @@ STAGES = {
     "vit_packed": "ViT, packed part",
     "connector": "connector",
     "llm_prefill": "LLM prefill",
+    "rows": "temporal loss, rows",
+    "llm": "LLM, loss",
+    "backward": "backward",
+    "optimizer": "optimizer",
 }
+SPANS = {"vit_to_prefill": "ViT to prefill", "step": "training step"}
 
 
 def check_target(path: str, flag: str = "--plot") -> None:
@@ -79,7 +84,8 @@ def _bars(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     for point in points:
         for arm in ("dense", "pruned"):
             if "seconds" in point:
-                parts = {name: point["seconds"][stage][arm]["median"] for stage, name in STAGES.items()}
+                seconds = point["seconds"]
+                parts = {name: seconds[stage][arm]["median"] for stage, name in STAGES.items() if stage in seconds}
             else:
                 parts = {name: row[arm] / 1e12 for name, row in point["flops"].items() if name != "total"}
             what = "dense" if arm == "dense" else f"keep {point['keep_ratio']:g}"
@@ -93,7 +99,7 @@ def _speedups(axes: Any, points: list[dict[str, Any]], measured: bool) -> None:
         frames = [row["num_frames"] for row in rows]
         axes.plot(frames, [row["ideal_speedup"] for row in rows], "o--", color=f"C{i}", label=f"FLOP-ideal, {ratio:g}")
         if measured:
-            gains = [row["speedup"]["vit_to_prefill"] for row in rows]
+            gains = [row["speedup"][row["headline"]] for row in rows]
             achieved = [gain["achieved"] for gain in gains]
             error = [
                 [gain["achieved"] - gain["low"] for gain in gains],
@@ -103,5 +109,6 @@ def _speedups(axes: Any, points: list[dict[str, Any]], measured: bool) -> None:
             axes.errorbar(frames, achieved, yerr=error, fmt="s-", color=f"C{i}", label=f"measured, {ratio:g}")
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set_xlabel("frames")
-    axes.set_ylabel("speed-up, ViT to prefill")
+    trained = "backward" in points[0]["flops"]
+    axes.set_ylabel(f"speed-up, {SPANS['step' if trained else 'vit_to_prefill']}")
     axes.legend(title="keep ratio")

@@ -28,6 +28,21 @@ STAGES = {
     "time to first token": "ttft",
     "decode, a token": "decode_per_token",
 }
+TRAINING_STAGES = {
+    "preprocess": "preprocess",
+    "forward: ViT, dense part": "vit_dense",
+    "forward: score, select, pack": "score_select_pack",
+    "forward: ViT, packed part": "vit_packed",
+    "forward: connector": "connector",
+    "forward: temporal loss, rows": "rows",
+    "forward: LLM, loss": "llm",
+    "backward": "backward",
+    "clipping, optimizer": "optimizer",
+    "forward and backward": "forward_backward",
+    "training step": "step",
+    "training step, of the processor": "step_cpu",
+}
+SPANS = {"vit_to_prefill": "from the ViT to the end of the prefill", "step": "of a training step"}
 RANDOM_WEIGHTS = "random weights: timings only, what this model says means nothing"
 
 
@@ -70,7 +85,8 @@ def header_lines(document: Document) -> list[str]:
     if model["is_demonstration"]:
         lines.append("demonstration model of a world of moving coloured shapes")
     if document["mode"] == "analytic":
-        return [*lines, "counted from the sizes, nothing was run"]
+        what = "a training step" if settings["train"] else "an answer"
+        return [*lines, f"{what}, counted from the sizes, nothing was run"]
     place = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in place["versions"].items())
     on = place["device_name"]
@@ -79,13 +95,18 @@ def header_lines(document: Document) -> list[str]:
     lines += [f"frames: {clip['text']}" for clip in document["clips"]]
     first = document["points"][0]
     reason = f" ({first['kernel_reason']})" if first["kernel_reason"] else ""
+    turns = f"medians of {settings['repeats']} runs in turns after {settings['warm_up']} to warm up; ± half the range"
+    if settings["train"]:
+        half = " autocast over float32 weights" if place["dtype"] != "float32" else ""
+        lines.append(f"a training step, everything trained, one question a video{half}")
+    else:
+        turns += f"; decoding is the mean of {settings['new_tokens'] - 1} tokens"
     return [
         *lines,
         f"on {place['device']}, {on}, {place['dtype']}; {versions}",
         f"{first['scorer']} scorer after ViT block {settings['prune_layer']}; kernel of the packed blocks: "
         f"{first['kernel']}{reason}",
-        f"medians of {settings['repeats']} runs in turns after {settings['warm_up']} to warm up; ± half the range; "
-        f"decoding is the mean of {settings['new_tokens'] - 1} tokens",
+        turns,
     ]
 
 
@@ -106,19 +127,21 @@ def point_table(point: dict[str, Any]) -> Table:
         _add(table, name, f"{row['dense']:,}", f"{row['pruned']:,}", row["dense"], row["pruned"])
     table.add_section()
     for name, row in point["flops"].items():
-        label, style = ("FLOPs, ViT to prefill", "bold") if name == "total" else (f"FLOPs, {name}", "")
+        whole = "ViT to prefill" if "LLM prefill" in point["flops"] else "training step"
+        label, style = (f"FLOPs, {whole}", "bold") if name == "total" else (f"FLOPs, {name}", "")
         _add(table, label, format_si(row["dense"]), format_si(row["pruned"]), row["dense"], row["pruned"], style)
-    row = point["decode_flops_per_token"]
-    _add(
-        table, "FLOPs, decode, a token", format_si(row["dense"]), format_si(row["pruned"]), row["dense"], row["pruned"]
-    )
+    if row := point["decode_flops_per_token"]:
+        cells = (format_si(row["dense"]), format_si(row["pruned"]))
+        _add(table, "FLOPs, decode, a token", *cells, row["dense"], row["pruned"])
     table.add_section()
     if "seconds" in point:
         table.add_row("time, read (once, in neither)", format_seconds(point["read_s"]), "", "")
-        for label, stage in STAGES.items():
+        for label, stage in (TRAINING_STAGES if point["headline"] == "step" else STAGES).items():
+            if stage not in point["seconds"]:
+                continue
             arms = point["seconds"][stage]
             dense, pruned = (arms[arm]["median"] for arm in ("dense", "pruned"))
-            style = "bold" if stage == "vit_to_prefill" else ""
+            style = "bold" if stage == point["headline"] else ""
             _add(table, f"time, {label}", _timed(arms["dense"]), _timed(arms["pruned"]), dense, pruned, style)
         held = point["peak_bytes"]
         if held["dense"] is not None and held["pruned"] is not None:
@@ -126,7 +149,8 @@ def point_table(point: dict[str, Any]) -> Table:
             _add(table, "peak memory above the model", *cells, held["dense"], held["pruned"])
     else:
         held = point["memory_estimate_bytes"]
-        for name, part in (("weights", "weights"), ("all, estimated", "total")):
+        weights = "weights" if point["decode_flops_per_token"] else "weights, gradients, moments"
+        for name, part in ((weights, "weights"), ("all, estimated", "total")):
             dense, pruned = held["dense"][part], held["pruned"][part]
             _add(table, f"memory, {name}", format_bytes(dense), format_bytes(pruned), dense, pruned)
     return table
@@ -154,7 +178,7 @@ def points_table(points: list[dict[str, Any]]) -> Table:
         prompt = point["tokens"]["LLM prompt"]["pruned"]
         cells = [str(point["num_frames"]), f"{point['keep_ratio']:g}", f"{prompt:,}"]
         if measured:
-            times, gain = point["seconds"]["vit_to_prefill"], point["speedup"]["vit_to_prefill"]
+            times, gain = (point[what][point["headline"]] for what in ("seconds", "speedup"))
             held = point["peak_bytes"]
             known = held["dense"] and held["pruned"] is not None
             cells += [format_seconds(times[arm]["median"]) for arm in ("dense", "pruned")]
@@ -174,7 +198,8 @@ def footer_lines(document: Document) -> list[str]:
     lines: list[str] = []
     if document["mode"] == "analytic":
         if len(points) == 1:
-            lines.append(f"FLOP-ideal speed-up, ViT to prefill: {points[0]['ideal_speedup']:.2f}")
+            what = "training step" if document["settings"]["train"] else "ViT to prefill"
+            lines.append(f"FLOP-ideal speed-up, {what}: {points[0]['ideal_speedup']:.2f}")
         lines += _unchanged(points)
     else:
         for point in points:
@@ -185,7 +210,8 @@ def footer_lines(document: Document) -> list[str]:
     if len(points) > 1:
         counted = document["mode"] == "analytic"
         what = "FLOPs and speed-ups" if counted else "times and speed-ups"
-        lines.append(f"tokens: of the prompt; {what}: from the ViT to the end of the prefill")
+        span = SPANS["step" if document["settings"]["train"] else "vit_to_prefill"]
+        lines.append(f"tokens: of the prompt; {what}: {span}")
         lines.append("memory ratio: pruned / dense" + (", weights included, estimated" if counted else ""))
     lines.append(f"FLOPs: {document['convention']}")
     return lines
@@ -204,20 +230,30 @@ def verdict(point: dict[str, Any], *, alone: bool) -> list[str]:
     where = "" if alone else f"{point['num_frames']} frames, keep ratio {point['keep_ratio']:g}: "
     if point["changes_nothing"]:
         return _unchanged([point], where)
-    whole, first = point["speedup"]["vit_to_prefill"], point["speedup"]["ttft"]
-    lines = []
-    if alone:
-        lines = [
-            f"speed-up, ViT to prefill: {whole['achieved']:.2f} ({whole['low']:.2f} to {whole['high']:.2f}); "
-            f"FLOP-ideal {whole['ideal']:.2f}; achieved / ideal {whole['achieved_of_ideal']:.2f}",
-            f"speed-up, time to first token: {first['achieved']:.2f} ({first['low']:.2f} to {first['high']:.2f})",
-            f"score, select, pack: {point['score_select_pack_share_of_vit']:.1%} of the pruned arm's ViT time",
-        ]
+    whole = point["speedup"][point["headline"]]
+    lines = _speedups(point) if alone else []
     if whole["achieved"] <= 1:
         lines.append(f"{where}no gain here: pruned takes {1 / whole['achieved']:.2f} times as long as dense")
     elif whole["low"] <= 1:
         lines.append(f"{where}no sure gain here: in the slowest turn pruned took as long as dense")
     return lines
+
+
+def _speedups(point: dict[str, Any]) -> list[str]:
+    names = {"vit_to_prefill": "ViT to prefill", "ttft": "time to first token"}
+    if point["headline"] == "step":
+        names = {
+            "step": "training step",
+            "forward_backward": "forward and backward",
+            "step_cpu": "processor time of the step, which other work on the machine does not lengthen",
+        }
+    lines = []
+    for name, row in ((names[name], row) for name, row in point["speedup"].items() if name in names):
+        line = f"speed-up, {name}: {row['achieved']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        if row["ideal"] is not None:
+            line += f"; FLOP-ideal {row['ideal']:.2f}; achieved / ideal {row['achieved_of_ideal']:.2f}"
+        lines.append(line)
+    return [*lines, f"score, select, pack: {point['score_select_pack_share_of_vit']:.1%} of the pruned arm's ViT time"]
 
 
 def _unchanged(points: list[dict[str, Any]], where: str = "") -> list[str]:

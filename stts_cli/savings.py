@@ -17,6 +17,12 @@ CONVENTION = (
     "query-key pairs: within each frame's own patches in the ViT, the prompt's whole square in the prefill, whose mask "
     "is not causal; the output head counts once in the prefill"
 )
+TRAINING_CONVENTION = (
+    "a multiply-add counts 2; matrix products and attention only; everything is trained: the backward pass counts 2 x "
+    "the forward pass, once for the inputs' gradients and once for the weights' (in attention: for both factors), only "
+    "the patch embedding once, whose inputs are pixels; nothing that a kernel computes anew counts; the output head "
+    "counts for the answers' tokens; clipping and the optimizer are memory traffic, not FLOPs, and count nothing"
+)
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,61 @@ def count(
         "LLM prompt": lengths,
     }
     return Savings(tokens, flops, (_decode(shape, lengths[0], 1), _decode(shape, lengths[1], 1)))
+
+
+def count_training(
+    shape: ModelShape,
+    num_frames: int,
+    kept_per_frame: Sequence[int],
+    row_tokens_dense: int,
+    row_tokens_pruned: int,
+    answer_tokens: int,
+    prune_layer: int,
+    *,
+    scorer: str = "learned",
+    kept_patches_per_frame: Sequence[int] | None = None,
+) -> Savings:
+    """Count one training step on one video, everything trained.
+
+    Args:
+        shape: the model's sizes.
+        num_frames: T.
+        kept_per_frame: windows kept of each frame; T of them.
+        row_tokens_dense: tokens that the language model reads, with every placeholder; one row.
+        row_tokens_pruned: the same as it was run.
+        answer_tokens: tokens that a loss is taken on, for the output head.
+        prune_layer: as for `count`.
+        scorer: as for `count`.
+        kept_patches_per_frame: as for `count`.
+
+    Returns:
+        The forward pass by part, and "backward" for all of them. Nothing is decoded; "LLM prompt" is the row of tokens
+        that is read, the answer's among them.
+
+    Raises:
+        ValueError: as for `count`.
+
+    Source: arXiv 2603.18004, training; the convention is `TRAINING_CONVENTION`.
+    """
+    saved = count(
+        shape,
+        num_frames,
+        kept_per_frame,
+        row_tokens_dense,
+        row_tokens_pruned,
+        prune_layer,
+        new_tokens=1,
+        scorer=scorer,
+        kept_patches_per_frame=kept_patches_per_frame,
+    )
+    forward = {name: row for name, row in saved.flops.items() if name not in ("LLM prefill", "decode")}
+    head = (answer_tokens - 1) * _head(shape)
+    dense, pruned = saved.flops["LLM prefill"]
+    forward["LLM"] = (dense + head, pruned + head)
+    pixels = forward["patch embedding"]
+    totals = (sum(row[arm] for row in forward.values()) for arm in (0, 1))
+    backward = tuple(2 * total - pixels[arm] for arm, total in enumerate(totals))
+    return Savings(saved.tokens, {**forward, "backward": (backward[0], backward[1])}, (0, 0))
 
 
 def _vit_block(shape: ModelShape, patches: Sequence[int]) -> int:

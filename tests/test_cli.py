@@ -85,7 +85,7 @@ def test_the_surface_is_what_is_promised():
         (
             "profile",
             "--frames --video --shape --model --preset --keep-ratio --sweep-frames --scorer --prune-layer --repeats "
-            "--device --dtype --kernel --memory --analytic --plot --json",
+            "--device --dtype --kernel --memory --train --analytic --plot --json",
         ),
     ],
 )

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "families": {"pruning", "savings", "architectures", "device", "errors"},
     "shapes": {"errors"},
     "pipeline": BELOW_COMMANDS,
-    "profiling": BELOW_COMMANDS | {"pipeline", "architectures", "estimate"},
+    "profiling": BELOW_COMMANDS | {"pipeline", "architectures", "estimate", "training"},
     "training": BELOW_COMMANDS | {"shapes", "benchmarks"},  # questions are worded, and clips read, as eval does it
     "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes"},
     "report": {"errors", "__init__"},

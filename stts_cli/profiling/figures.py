@@ -8,8 +8,12 @@ from typing import Any
 
 from stts_cli import estimate, savings
 from stts_cli.estimate import Plan
-from stts_cli.profiling.passes import STAGES, SUMS, Pass
+from stts_cli.profiling.passes import STAGES, SUMS, TRAINING_STAGES, TRAINING_SUMS, Pass
 from stts_cli.savings import ModelShape
+
+HEADLINE = {False: "vit_to_prefill", True: "step"}  # the span that speed-ups are told of: of an answer, of training
+# spans whose time the FLOPs account for; of a step all but the optimizer and the cutting of frames into patches
+_WITH_IDEAL = ("vit_to_prefill", "forward_backward", "step", "step_cpu")
 
 
 def point(
@@ -20,6 +24,7 @@ def point(
     *,
     prune_layer: int,
     held: Sequence[dict[str, int] | None],
+    train: bool = False,
 ) -> dict[str, Any]:
     """Put both arms of a frame count and keep ratio side by side.
 
@@ -30,29 +35,28 @@ def point(
         pruned: timed passes of the pruned arm, the same number in the same turns.
         prune_layer: 0-based ViT block after which windows were scored.
         held: what `memory.peak_of_process` said of (dense, pruned); passes that know their own peak win.
+        train: the passes are training steps.
 
     Returns:
         One entry of the document's "points". Tokens and FLOPs are those of the windows that were really kept.
     """
     last = pruned[-1]
-    saved = savings.count(
-        shape,
-        plan.num_frames,
-        last.kept_per_frame,
-        *last.prompt_tokens,
-        prune_layer,
-        new_tokens=1,
-        scorer=last.scorer,
-        kept_patches_per_frame=last.kept_patches,
-    )
+    common: dict[str, Any] = {"scorer": last.scorer, "kept_patches_per_frame": last.kept_patches}
+    sizes = (shape, plan.num_frames, last.kept_per_frame, *last.prompt_tokens)
+    if train:
+        saved = savings.count_training(*sizes, last.answer_tokens, prune_layer, **common)
+    else:
+        saved = savings.count(*sizes, prune_layer, new_tokens=1, **common)
     counted = estimate.counts(saved)
     arms = {"dense": dense, "pruned": pruned}
     seconds = {
         stage: {name: spread([p.seconds[stage] for p in passes]) for name, passes in arms.items()}
-        for stage in (*STAGES, *SUMS, "decode_per_token")
+        for stage in _stages(train)
+        if stage in last.seconds
     }
     if dense[0].peak_bytes is not None:
         held = [{"peak": max(p.peak_bytes or 0 for p in passes)} for passes in (dense, pruned)]
+    spans = [name for name in (*SUMS, *TRAINING_SUMS, "step_cpu") if name in seconds]
     vit = sum(seconds[stage]["pruned"]["median"] for stage in ("vit_dense", "score_select_pack", "vit_packed"))
     return {
         "num_frames": plan.num_frames,
@@ -62,13 +66,20 @@ def point(
         "kernel_reason": last.kernel_reason,
         "kept_per_frame": last.kept_per_frame,
         **counted,
+        "headline": HEADLINE[train],
         "seconds": seconds,
-        "speedup": {name: _speedup(dense, pruned, name, counted["ideal_speedup"]) for name in SUMS},
+        "speedup": {name: _speedup(dense, pruned, name, counted["ideal_speedup"]) for name in spans},
         "score_select_pack_share_of_vit": seconds["score_select_pack"]["pruned"]["median"] / vit,
         "peak_bytes": {name: row and row["peak"] for name, row in zip(arms, held, strict=True)},
         "baseline_bytes": next((row["baseline"] for row in held if row and "baseline" in row), None),
         "memory_estimate_bytes": plan.memory,
     }
+
+
+def _stages(train: bool) -> tuple[str, ...]:
+    if train:
+        return (*TRAINING_STAGES, *TRAINING_SUMS, "step_cpu")
+    return (*STAGES, *SUMS, "decode_per_token")
 
 
 def spread(samples: Sequence[float]) -> dict[str, Any]:
@@ -86,7 +97,7 @@ def _speedup(dense: Sequence[Pass], pruned: Sequence[Pass], name: str, ideal: fl
     slow, fast = ([p.seconds[name] for p in passes] for passes in (dense, pruned))
     turns = [a / b for a, b in zip(slow, fast, strict=True)]
     achieved = statistics.median(slow) / statistics.median(fast)
-    whole = name == "vit_to_prefill"  # only there do time and FLOPs cover the same stages
+    whole = name in _WITH_IDEAL
     return {
         "achieved": achieved,
         "low": min(turns),
@@ -114,7 +125,7 @@ def break_even(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         gains = [
             (p["num_frames"], row["dense"]["median"] - row["pruned"]["median"])
-            for p, row in ((p, p["seconds"]["vit_to_prefill"]) for p in rows)
+            for p, row in ((p, p["seconds"][p["headline"]]) for p in rows)
         ]
         losing = [i for i, (_, gain) in enumerate(gains) if gain <= 0]
         frames: float | None

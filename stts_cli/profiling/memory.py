@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from stts_cli.device import PeakMemory, free_bytes, resident_bytes
 from stts_cli.errors import EnvironmentFailure
 from stts_cli.estimate import Plan
-from stts_cli.profiling.passes import DENSE, Arm, Job, Progress, build, read_frames, run_pass
+from stts_cli.profiling.passes import DENSE, Arm, Job, Progress, build, read_frames
+from stts_cli.profiling.training_steps import runner
 
 # glibc keeps freed blocks below a threshold that grows with use; a fixed one makes every freed tensor go back.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
@@ -34,16 +35,18 @@ def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | Non
         arm: what to run.
 
     Returns:
-        Bytes: "baseline" with model and frames in memory, and "peak" above it; None where the system does not tell.
+        Bytes: "baseline" with model (in training, its optimizer's moments too) and frames in memory, and "peak" above
+        it; None where the system does not tell.
     """
     family = build(job)
     clip, _ = read_frames(job, num_frames, family.frame_size)
     few = dataclasses.replace(clip, frames=clip.frames[:2], timestamps_s=clip.timestamps_s[:2])
-    run_pass(family, few, Arm(max(arm.keep_ratio, 0.5), arm.scorer), job)
+    run = runner(family, job)
+    run(few, Arm(max(arm.keep_ratio, 0.5), arm.scorer))
     gc.collect()
     memory = PeakMemory("cpu")
     baseline = resident_bytes() or memory.peak_bytes()
-    run_pass(family, clip, arm, job)
+    run(clip, arm)
     peak = memory.peak_bytes()
     return None if peak is None or baseline is None else {"baseline": baseline, "peak": max(0, peak - baseline)}
 

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 STAGES = ("preprocess", "vit_dense", "score_select_pack", "vit_packed", "connector", "llm_prefill")
 SUMS = {"vit_to_prefill": STAGES[1:], "ttft": STAGES}
+TRAINING_STAGES = (
+    *STAGES[:-1],
+    "rows",
+    "llm",
+    "backward",
+    "optimizer",
+)
+TRAINING_SUMS = {"forward_backward": TRAINING_STAGES[1:-1], "step": TRAINING_STAGES}
 NEW_TOKENS = 9  # the first comes with the prefill, so that decoding is the mean of eight steps
 
 
@@ -63,8 +71,9 @@ class Job:
         restamp: give the frames times half a second apart instead of their own.
         prune_layer: 0-based ViT block after which windows are scored.
         device: where it runs.
-        dtype: of the weights.
+        dtype: of the weights; in training, which keeps them in float32, that of autocast.
         kernel: attention of the packed blocks, one of `pruning.KERNELS`.
+        train: take training steps instead of answering.
     """
 
     architecture: Architecture
@@ -75,6 +84,7 @@ class Job:
     device: str
     dtype: str
     kernel: str
+    train: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Pass:
     """One run of one arm.
 
     Attributes:
-        seconds: time by stage, "decode_per_token", and the sums of `SUMS`.
+        seconds: time by stage, "decode_per_token", and the sums of `SUMS`; in training those of `TRAINING_SUMS`.
         kept_per_frame: windows kept of each frame.
         kept_patches: patches kept of each frame.
         prompt_tokens: the prompt's length, (dense, as it was run).
@@ -90,6 +100,7 @@ class Pass:
         kernel: attention of the packed blocks, "dense" where nothing was dropped.
         kernel_reason: why that one.
         peak_bytes: GPU memory above the model's; None on a CPU.
+        answer_tokens: tokens that a training step took its loss on.
     """
 
     seconds: dict[str, float]
@@ -100,6 +111,7 @@ class Pass:
     kernel: str
     kernel_reason: str
     peak_bytes: int | None
+    answer_tokens: int = 0
 
 
 def build(job: Job) -> Family:
@@ -115,11 +127,12 @@ def build(job: Job) -> Family:
         InputError: the checkpoint cannot be used.
         EnvironmentFailure: the hub cannot be reached.
     """
+    dtype = "float32" if job.train else job.dtype
     if job.model is not None:
-        return pipeline.load(job.model, device=job.device, dtype=job.dtype)
+        return pipeline.load(job.model, device=job.device, dtype=dtype)
     from stts_cli.families.random_molmo2 import random_family
 
-    return random_family(job.architecture, device=torch.device(job.device), dtype=getattr(torch, job.dtype))
+    return random_family(job.architecture, device=torch.device(job.device), dtype=getattr(torch, dtype))
 
 
 def read_frames(
@@ -163,15 +176,18 @@ def read_frames(
 
 
 def take_turns(
-    family: Family, clip: Clip, arms: Sequence[Arm], job: Job, repeats: int, progress: Progress = lambda stage: None
+    run: Callable[[Clip, Arm], Pass],
+    clip: Clip,
+    arms: Sequence[Arm],
+    repeats: int,
+    progress: Progress = lambda stage: None,
 ) -> list[list[Pass]]:
     """Run every arm once to warm up, then all of them `repeats` times in changing order.
 
     Args:
-        family: the model.
+        run: runs one arm on the frames.
         clip: the frames.
         arms: what to run.
-        job: the other settings.
         repeats: timed passes of each arm.
         progress: called with each round.
 
@@ -180,13 +196,13 @@ def take_turns(
     """
     for arm in arms:
         progress(f"{len(clip.timestamps_s)} frames: warming up, {arm.name}")
-        run_pass(family, clip, arm, job)
+        run(clip, arm)
     passes: list[list[Pass]] = [[] for _ in arms]
     for turn in range(repeats):
         for i in range(len(arms)):
             which = (i + turn) % len(arms)
             progress(f"{len(clip.timestamps_s)} frames: {arms[which].name}, {turn + 1} of {repeats}")
-            passes[which].append(run_pass(family, clip, arms[which], job))
+            passes[which].append(run(clip, arms[which]))
     return passes
 
 
@@ -210,7 +226,7 @@ def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
     with torch.inference_mode():
         patches = family.preprocess(torch.from_numpy(clip.frames))
         preprocessed = clock(device)
-        with _late_blocks(family, job.prune_layer, arm == DENSE) as late:
+        with late_blocks(family, job.prune_layer, arm == DENSE) as late:
             encoded = family.encode_video(
                 patches, keep_ratio=arm.keep_ratio, scorer=arm.scorer, prune_layer=job.prune_layer, kernel=job.kernel
             )
@@ -241,14 +257,25 @@ def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
 
 
 @dataclass
-class _Late:
+class Late:
+    """Seconds that some blocks took."""
+
     seconds: float = 0.0
 
 
 @contextmanager
-def _late_blocks(family: Family, prune_layer: int, is_dense: bool) -> Iterator[_Late]:
-    """Time the blocks of a dense pass that a pruned pass would run packed; the stock blocks say nothing themselves."""
-    late, entered = _Late(), [0.0]
+def late_blocks(family: Family, prune_layer: int, is_dense: bool) -> Iterator[Late]:
+    """Time the blocks of a dense pass that a pruned pass would run packed; the stock blocks say nothing themselves.
+
+    Args:
+        family: the model.
+        prune_layer: 0-based ViT block after which windows would be scored.
+        is_dense: False to time nothing.
+
+    Yields:
+        The time, once the pass is over.
+    """
+    late, entered = Late(), [0.0]
     blocks = family.vit_blocks[prune_layer + 2 :]
     if not is_dense or not blocks:
         yield late

@@ -16,6 +16,7 @@ from stts_cli.profiling.figures import break_even, point
 from stts_cli.profiling.machine import busy, machine
 from stts_cli.profiling.memory import check_memory, peaks_of_processes
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, Arm, Job, Progress, build, read_frames, take_turns
+from stts_cli.profiling.training_steps import runner
 from stts_cli.pruning.attention import KERNELS, choose_kernel
 
 ON_CPU = (
@@ -23,6 +24,7 @@ ON_CPU = (
     "the decoded frames"
 )
 ON_GPU = "the CUDA allocator's peak, above the loaded model"
+IN_TRAINING = ", its optimizer's moments among it; gradients and activations"
 
 
 def profile(
@@ -40,6 +42,7 @@ def profile(
     dtype: str = "auto",
     kernel: str = "auto",
     memory: bool = True,
+    train: bool = False,
     progress: Progress = lambda stage: None,
 ) -> dict[str, Any]:
     """Measure every frame count and keep ratio, dense and pruned in turns.
@@ -58,6 +61,8 @@ def profile(
         dtype: "auto", "float32", "bfloat16" or "float16".
         kernel: attention of the packed blocks, one of `pruning.KERNELS`.
         memory: measure peak memory too; on a CPU that takes one more pass of each arm.
+        train: measure training steps, everything trained, instead of answers; "auto" dtype is then bfloat16 autocast on
+            a GPU.
         progress: called with the name of each stage as it starts.
 
     Returns:
@@ -72,7 +77,9 @@ def profile(
     device = resolve_device(device)
     on_gpu = device.startswith("cuda")
     dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
-    _check_kernel(kernel, device, dtype)
+    if train and dtype == "float16":
+        raise InputError("dtype is 'float16' -> float32, or bfloat16 under autocast -> training knows no other")
+    _check_kernel(kernel, device, dtype, train)
     scorer, notes = estimate.resolve_scorer(architecture, scorer)
     layer = architecture.prune_layer if prune_layer is None else prune_layer
     plans = estimate.plan(
@@ -83,24 +90,26 @@ def profile(
         prune_layer=layer,
         dtype=dtype,
         on_gpu=on_gpu,
+        train=train,
     )
     plans = list({(plan.num_frames, plan.keep_ratio): plan for plan in plans}.values())  # scorer none has one ratio
     check_memory(plans, device)
     notes += busy(device)
-    job = Job(architecture, model, video_path, restamp, layer, device, dtype, kernel)
+    job = Job(architecture, model, video_path, restamp, layer, device, dtype, kernel, train)
     peaks = peaks_of_processes(job, plans, notes, progress) if memory and not on_gpu else {}
     progress("loading the model")
     family = build(job)
+    run = runner(family, job)
     points, clips = [], []
     for num_frames in dict.fromkeys(plan.num_frames for plan in plans):
         here = [plan for plan in plans if plan.num_frames == num_frames]
         clip, about = read_frames(job, num_frames, family.frame_size, progress)
         clips.append(about)
         arms = [DENSE] + [Arm(plan.keep_ratio, plan.scorer) for plan in here]
-        passes = take_turns(family, clip, arms, job, repeats, progress)
+        passes = take_turns(run, clip, arms, repeats, progress)
         for plan, pruned in zip(here, passes[1:], strict=True):
             held = [peaks.get((num_frames, arm)) for arm in (DENSE, Arm(plan.keep_ratio, plan.scorer))]
-            row = point(family.shape(), plan, passes[0], pruned, prune_layer=layer, held=held)
+            row = point(family.shape(), plan, passes[0], pruned, prune_layer=layer, held=held, train=train)
             points.append({**row, "read_s": about["seconds"]})
     return {
         "stts": __version__,
@@ -115,13 +124,15 @@ def profile(
             "kernel": kernel,
             "repeats": repeats,
             "warm_up": 1,
-            "new_tokens": NEW_TOKENS,
+            "train": train,
+            "new_tokens": 0 if train else NEW_TOKENS,
             "question": estimate.QUESTION,
-            "memory": (ON_GPU if on_gpu else ON_CPU) if memory else None,
+            "answer": estimate.ANSWER if train else None,
+            "memory": _memory(on_gpu, train) if memory else None,
         },
         "clips": clips,
         "notes": notes,
-        "convention": savings.CONVENTION,
+        "convention": savings.TRAINING_CONVENTION if train else savings.CONVENTION,
         "points": points,
         "break_even": break_even(points),
     }
@@ -145,12 +156,16 @@ def architecture_of(model: str) -> Architecture:
     return read_architecture(model)
 
 
-def _check_kernel(kernel: str, device: str, dtype: str) -> None:
+def _memory(on_gpu: bool, train: bool) -> str:
+    return (ON_GPU if on_gpu else ON_CPU) + (IN_TRAINING if train else "")
+
+
+def _check_kernel(kernel: str, device: str, dtype: str, needs_grad: bool) -> None:
     if kernel not in KERNELS:
         raise InputError(f"kernel {unknown(kernel, list(KERNELS))}")
     if kernel == "flash_attn" and importlib.util.find_spec("flash_attn") is None:
         raise EnvironmentFailure("kernel flash_attn: flash-attn is not installed -> pip install 'stts[flash]'")
     try:
-        choose_kernel(kernel, torch.device(device), getattr(torch, dtype), needs_grad=False)
+        choose_kernel(kernel, torch.device(device), getattr(torch, dtype), needs_grad)
     except ValueError as error:
         raise InputError(str(error)) from error

@@ -1,0 +1,160 @@
+"""One training step of one arm, timed stage by stage: forward, backward, optimizer.
+
+In: frames and an arm. Out: a `Pass`, as of inference. The step is that of `stts finetune --train full`: the same
+module, loss, clipping and optimizer, everything trained, one video with one question; only Trainer's own bookkeeping is
+left out. Weights really move, and are thrown away. Source: arXiv 2603.18004, training.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from stts_cli import estimate
+from stts_cli.device import PeakMemory, clock
+from stts_cli.families.family import EncodedVideo, Family
+from stts_cli.profiling.passes import DENSE, Arm, Job, Pass, late_blocks, run_pass
+from stts_cli.training.clips import TrainingClip
+from stts_cli.training.conversations import Conversation
+from stts_cli.training.model import Step, TrainingModel
+from stts_cli.training.optimizers import make_groups, make_optimizer
+from stts_cli.training.settings import FinetuneSettings
+from stts_cli.video import Clip
+
+Run = Callable[[Clip, Arm], Pass]
+
+
+def runner(family: Family, job: Job) -> Run:
+    """Return what runs one pass of a job: an answer, or a training step."""
+    if job.train:
+        return Trainee(family, job).run
+    return lambda clip, arm: run_pass(family, clip, arm, job)
+
+
+class Trainee:
+    """A model in training, all arms on the same weights.
+
+    Args:
+        family: the model, float32 weights; all of them will be trained.
+        job: the other settings; with dtype "bfloat16" the step runs under autocast, as finetuning does.
+    """
+
+    def __init__(self, family: Family, job: Job) -> None:
+        self.settings, self.job = FinetuneSettings(train="full"), job
+        self.watched = _Watched(family, job)
+        self.model = TrainingModel(cast(Family, self.watched)).train()
+        self.model.requires_grad_(True)
+        for block in family.idle_vit_blocks:
+            block.requires_grad_(False)
+        self.optimizer = make_optimizer(make_groups(self.model.named_parameters(), self.settings))
+
+    def run(self, clip: Clip, arm: Arm) -> Pass:
+        """Take one step on a clip, and time each stage of it.
+
+        Args:
+            clip: the frames.
+            arm: who scores and how much stays.
+
+        Returns:
+            Times and what was kept; "step_cpu" is the processor time of the whole process, on a CPU only.
+        """
+        device = self.watched.device
+        gc.collect()
+        memory = PeakMemory(device) if device.type == "cuda" else None
+        held = torch.cuda.memory_allocated(device) if memory else 0
+        started, worked = clock(device), time.process_time()
+        step = self.forward(clip, arm)
+        loss = step.lm_sum / step.num_tokens
+        if step.num_windows:
+            loss = loss + self.settings.temporal_weight * step.temporal_sum / step.num_windows
+        forward = clock(device)
+        loss.backward()
+        backward = clock(device)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        stepped, worked = clock(device), time.process_time() - worked
+        seen = self.watched
+        seconds = {
+            "preprocess": seen.began - started,
+            **seen.seconds,
+            "rows": seen.read - seen.ended,
+            "llm": forward - seen.read,
+            "backward": backward - forward,
+            "optimizer": stepped - backward,
+            "forward_backward": backward - seen.began,
+            "step": stepped - started,
+        }
+        if device.type == "cpu":
+            seconds["step_cpu"] = worked
+        return Pass(
+            seconds=seconds,
+            kept_per_frame=step.keep_mask.sum(1).tolist(),
+            kept_patches=seen.kept_patches,
+            prompt_tokens=(step.num_inputs + step.num_total - step.num_kept, step.num_inputs),
+            scorer=seen.scored_by,
+            kernel=seen.kernel,
+            kernel_reason=seen.kernel_reason,
+            peak_bytes=(memory.peak_bytes() or 0) - held if memory else None,
+            answer_tokens=step.num_tokens,
+        )
+
+    def forward(self, clip: Clip, arm: Arm) -> Step:
+        """Encode a clip and read one question and its answer, with gradients.
+
+        Args:
+            clip: the frames.
+            arm: who scores and how much stays.
+
+        Returns:
+            The sums that the loss is made of.
+        """
+        device = self.watched.device
+        talk = Conversation(((estimate.QUESTION, estimate.ANSWER),))
+        given = TrainingClip(torch.from_numpy(clip.frames), tuple(clip.timestamps_s), (talk,), "profile")
+        half = self.job.dtype == "bfloat16"
+        note = self.watched.model.model.register_forward_pre_hook(self.watched.note_reading)
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                step: Step = self.model([given], arm.keep_ratio, scorer=arm.scorer)
+        finally:
+            note.remove()
+        return step
+
+
+class _Watched:
+    """A family that notes when the encoder starts and ends, and what it says of itself."""
+
+    def __init__(self, family: Family, job: Job) -> None:
+        self.family, self.job = family, job
+        self.device: torch.device = family.model.device
+        self.began = self.ended = self.read = 0.0
+        self.seconds: dict[str, float] = {}
+        self.kept_patches: list[int] = []
+        self.scored_by = self.kernel = self.kernel_reason = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.family, name)
+
+    def encode_video(self, patches: torch.Tensor, **settings: Any) -> EncodedVideo:
+        dense = settings["scorer"] == DENSE.scorer
+        self.began = clock(self.device)
+        with late_blocks(self.family, self.job.prune_layer, dense) as late:
+            encoded = self.family.encode_video(
+                patches, prune_layer=self.job.prune_layer, kernel=self.job.kernel, **settings
+            )
+        self.ended = clock(self.device)
+        self.seconds = dict(encoded.seconds)
+        self.seconds["vit_dense"] -= late.seconds
+        self.seconds["vit_packed"] += late.seconds
+        self.kept_patches, self.scored_by = encoded.kept_patches, encoded.scorer
+        self.kernel, self.kernel_reason = encoded.kernel, encoded.kernel_reason
+        return encoded
+
+    def note_reading(self, *_: Any) -> None:
+        self.read = clock(self.device)
