@@ -110,7 +110,7 @@ def finetune(
 
     first = os.environ.get("RANK", "0") == "0"
     with report_finetune.FinetuneProgress() as progress:
-        if "language" in stages:
+        if set(stages) != {""}:
             from stts_cli.training import nano
 
             document = nano.train_nano(stages, flags, place, resume=resume, device=device, report=progress)

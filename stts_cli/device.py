@@ -5,6 +5,7 @@ A leaf: torch and the error tree only.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import torch
 
 from stts_cli.errors import EnvironmentFailure, InputError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def resolve_device(device: str) -> str:
@@ -52,6 +55,21 @@ def resident_bytes() -> int | None:
         return _status_bytes("VmRSS:")
     except (OSError, StopIteration):
         return None
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed for what comes next; elsewhere do nothing.
+
+    As it comes, glibc gives every large tensor back to the system and faults its pages in again at the next step: a
+    fifth of a training step's time on a CPU, measured on the embedded model. The price is memory that stays at its
+    peak.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        return
 
 
 def free_bytes(device: torch.device | str) -> int | None:

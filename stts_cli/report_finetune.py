@@ -97,8 +97,13 @@ def start_line(event: Document) -> str:
 
 def figures_line(event: Document) -> str:
     """Return a logged line's figures: the loss's parts, the kept share, the speed and the memory held."""
-    names = (("lm_loss", "lm {:.3f}"), ("temporal_loss", "temporal {:.4f}"), ("kept", "kept {:.0%}"))
-    parts = [form.format(event[name]) for name, form in names if name in event]
+    names = {
+        "lm_loss": "lm {:.3f}",
+        "temporal_loss": "temporal {:.4f}",
+        "accuracy": "right {:.0%}",
+        "kept": "kept {:.0%}",
+    }
+    parts = [form.format(event[name]) for name, form in names.items() if name in event]
     if event.get("tokens_per_s"):
         parts.append(f"{event['tokens_per_s']:,.0f} tokens/s")
     if event.get("memory_gib"):

@@ -30,7 +30,7 @@ from stts_cli.shapes.questions import Question, ask
 from stts_cli.shapes.render import render
 from stts_cli.shapes.world import Scene, make_scene
 from stts_cli.training.samples import Conversation, VideoSample
-from stts_cli.training.world_batches import draw_clip
+from stts_cli.training.world_clips import draw_clip
 from stts_cli.video import sample_indices
 
 # frames, share of items, clips an item, long clips

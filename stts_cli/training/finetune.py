@@ -10,21 +10,15 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
 from stts_cli.errors import InputError
+from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, Report, RunLog, check_folder, claim
 from stts_cli.training.settings import FinetuneSettings, keep_ratios
-
-RUN_FILE, LOG_FILE, CHECKPOINTS = "run.json", "log.jsonl", "checkpoints"
-Report = Callable[[dict[str, Any]], None]
-# settings that change nothing about the result: a run may go on with others
-FREE = ("workers", "cache", "report_to", "log_every", "keep_checkpoints", "video_root")
 
 
 @dataclass
@@ -76,8 +70,9 @@ def finetune(
     first = int(os.environ.get("RANK", "0")) == 0
     settings = _settle(settings, device)
     samples = _read_rows(settings)
-    record = _check_output(out, settings, samples[1], resume, first)
-    log = _Log(out / LOG_FILE, report) if first else (lambda event: None)
+    record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": samples[1]}
+    check_folder(out, record, resume=resume, first=first)
+    log: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
     log({"event": "stage", "name": "loading"})
     from stts_cli.training.trainer import latest_checkpoint, trainer_arguments
 
@@ -85,15 +80,15 @@ def finetune(
     arguments = trainer_arguments(
         settings, out / CHECKPOINTS, device=device, has_eval=bool(settings.eval_videos or settings.eval_data)
     )
-    family, had_scorer = _load(settings, arguments.device)
+    family, had_scorer = load_base(settings, arguments.device)
     data = _data(settings, family, samples[0], world, skip_invalid, log)
     steps = _steps(settings, data, world)
     if first:
-        _claim(out, record)
+        claim(out, record)
     arguments.max_steps = steps
     arguments.save_steps = arguments.save_steps or steps
     trainer = _trainer(settings, family, arguments, data, log, out)
-    log({"event": "start", "steps": steps, **_describe(trainer.training_model, settings, data, world)})
+    log({"event": "start", "steps": steps, **describe(trainer.training_model, settings, data, world)})
     checkpoint = latest_checkpoint(out / CHECKPOINTS) if resume else None
     before = _before(out, trainer, had_scorer, data, checkpoint is not None, log, first)
     began = time.perf_counter()
@@ -149,41 +144,7 @@ def _read_rows(settings: FinetuneSettings) -> tuple[Any, str]:
     return (rows, held_out), hashlib.sha256(repr((rows, held_out)).encode()).hexdigest()[:16]
 
 
-def _check_output(out: Path, settings: FinetuneSettings, fingerprint: str, resume: bool, first: bool) -> dict[str, Any]:
-    """Refuse a folder that holds another run; return what makes it this run's."""
-    mine = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
-    record = out / RUN_FILE
-    if record.is_file():
-        try:
-            theirs = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError:
-            theirs = {}
-        differing = [k for k in mine if theirs.get(k) != mine[k]]
-        if differing:
-            key = differing[0]
-            raise InputError(
-                f"{out} holds another run ({key} {theirs.get(key)!r} there, {mine[key]!r} here) -> choose another "
-                "--output, or give the same settings"
-            )
-        if not resume and first:
-            raise InputError(
-                f"{out} holds this run already -> add --resume to go on with it, or choose another --output"
-            )
-    elif out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file -> a folder for the result -> choose another --output")
-    elif out.is_dir() and any(out.iterdir()) and first:
-        raise InputError(f"{out} is not empty and holds no run -> choose another --output, or empty it")
-    return mine
-
-
-def _claim(out: Path, record: dict[str, Any]) -> None:
-    """Make the output folder this run's, and clear away a checkpoint that was never finished."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(out / CHECKPOINTS / ".saving", ignore_errors=True)
-
-
-def _load(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
+def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
     """Load the base model and freeze what is not trained; say whether it came with a learned scorer."""
     import torch
     from transformers.utils import logging
@@ -389,7 +350,8 @@ def _stored_dtype(model: str) -> str:
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
-def _describe(model: Any, settings: FinetuneSettings, data: Data, world: int) -> dict[str, Any]:
+def describe(model: Any, settings: FinetuneSettings, data: Data, world: int) -> dict[str, Any]:
+    """Return what a run sets out to do, for its "start" event."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
         "trainable": trainable,
@@ -401,16 +363,3 @@ def _describe(model: Any, settings: FinetuneSettings, data: Data, world: int) ->
         "processes": world,
         "precision": settings.precision,
     }
-
-
-class _Log:
-    """Append what is measured to a file, and pass everything on."""
-
-    def __init__(self, path: Path, report: Report) -> None:
-        self.path, self.report = path, report
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["event"] in ("start", "log", "evaluation", "done"):
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
-        self.report(event)

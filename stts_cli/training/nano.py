@@ -1,11 +1,12 @@
-"""Make the embedded model from nothing: four stages, each resumable, on as many cores as asked for.
+"""Make the embedded model from nothing: `stts finetune --preset nano`, four stages on transformers.Trainer.
 
-    1. language   the language model reads true window labels (nano_language)      } side by side,
-    2. vision     ViT and connector tell what stands in each window (nano_vision)   } a core each
-    3. dense      the two joined by a closed-form fit, then trained end to end (nano_joint)
-    4. stts       the same with the scorer, mostly at keep ratio 0.5 (nano_joint)
+    1. language   the language model reads true window labels (nano_language)
+    2. vision     ViT and connector tell what stands in each window (nano_vision); a closed-form fit joins the two
+    3. dense      everything end to end, a plain `finetune` run
+    4. stts       the same with the scorer, mostly at keep ratio 0.5
 
-A stage leaves its checkpoint in the output folder; the same command goes on where it stopped.
+Each stage has a run folder of its own in `stages/` and starts from the checkpoint that the one before left. Under
+torchrun its clips are dealt out to the processes; a step sees as many of them with any number of processes.
 """
 
 from __future__ import annotations
@@ -13,221 +14,198 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
-import threading
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import InputError
+from stts_cli.training.finetune import Data, describe, finetune, load_base
+from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, RUN_FILE, Report, RunLog, check_folder, claim
+from stts_cli.training.settings import FinetuneSettings
+
+STAGES = ("language", "vision", "dense", "stts")
+FLAGS = ("seed", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
+FOLDER = "stages"
+EXTRA_FILE = "extra.safetensors"  # what a stage trains beside the model: the stand-in, the probe
+PRUNE_LAYER = 3
 
 
-@dataclass(frozen=True)
-class NanoRecipe:
-    """How long each stage runs, and with what rates.
-
-    Attributes:
-        language_steps: stage 1.
-        vision_steps: stage 2.
-        dense_steps: stage 3.
-        stts_steps: stage 4.
-        dense_lr: Muon's rate in stage 3.
-        stts_lr: Muon's rate in stage 4.
-        processes: processes in stages 3 and 4, one core each.
-        seed: of weights and data.
-    """
-
-    language_steps: int
-    vision_steps: int
-    dense_steps: int
-    stts_steps: int
-    dense_lr: float
-    stts_lr: float
-    processes: int = 2
-    seed: int = 0
-
-
-def read_recipe(path: str | Path) -> NanoRecipe:
-    """Read a recipe from YAML.
-
-    Raises:
-        InputError: no such file, or a missing or unknown key.
-    """
-    import yaml
-
-    path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"recipe '{path}' cannot be read ({detail}) -> a YAML file -> check --recipe") from error
-    try:
-        return NanoRecipe(**document)
-    except TypeError as error:
-        known = ", ".join(f.name for f in dataclasses.fields(NanoRecipe))
-        raise InputError(f"{path.name}: {error} -> keys are {known}") from error
-
-
-def train_nano(recipe: NanoRecipe, output: str | Path) -> Path:
-    """Run what is left of the four stages and export the result.
+def train_nano(
+    stages: dict[str, dict[str, Any]],
+    flags: dict[str, Any],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    report: Report = lambda event: None,
+) -> dict[str, Any]:
+    """Run the four stages, and leave the model in a folder.
 
     Args:
-        recipe: steps and rates.
-        output: folder for checkpoints and logs; a folder that holds another recipe's run is refused.
+        stages: `FinetuneSettings` fields of each of `STAGES`.
+        flags: settings for all stages, of `FLAGS` only; "seed" is added to theirs.
+        output: the folder; made if needed.
+        resume: go on with the run that the folder holds.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        report: told of what happens, as documents with "event".
 
     Returns:
-        The checkpoint folder, `output`/nano.
+        The document of the last stage; see `finetune.finetune`.
 
     Raises:
-        InputError: `output` holds a run of another recipe.
+        InputError: other stages or flags, or a folder that holds another run.
     """
-    out = Path(output)
-    out.mkdir(parents=True, exist_ok=True)
-    record = out / "recipe.json"
-    if record.exists() and json.loads(record.read_text()) != dataclasses.asdict(recipe):
+    out, first = Path(output), int(os.environ.get("RANK", "0")) == 0
+    plan = _plan(stages, flags)
+    record = {name: {k: v for k, v in dataclasses.asdict(plan[name]).items() if k not in FREE} for name in STAGES}
+    check_folder(out, record, resume=resume, first=first)
+    from accelerate import PartialState
+
+    from stts_cli.training.trainer import trainer_arguments
+
+    trainer_arguments(plan["language"], out, device=device, has_eval=False).device  # noqa: B018 - joins the processes
+    folders = {name: out / FOLDER / f"nano-{name}" for name in ("start", *STAGES)}
+    if first:
+        claim(out, record)
+        if not _is_done(folders["start"]):
+            _write_start(folders["start"], plan["language"].seed)
+    log: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
+    document: dict[str, Any] = {}
+    for before, name in zip(folders, STAGES, strict=False):
+        PartialState().wait_for_everyone()
+        settings = dataclasses.replace(plan[name], model=str(folders[before]))
+        tell = _of_stage(log, name)
+        if name == "stts" or not _is_done(folders[name]):
+            tell({"event": "stage", "name": f"{name} stage"})
+            run = _pretrain if name in ("language", "vision") else finetune
+            document = run(settings, folders[name], resume=True, device=device, report=tell)
+    if first:
+        _publish(folders["stts"], out)
+    return document
+
+
+def _plan(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str, FinetuneSettings]:
+    if tuple(stages) != STAGES:
+        raise InputError(f"a preset of stages {', '.join(stages)} -> {', '.join(STAGES)}, in this order -> change it")
+    if wrong := [f"--{name.replace('_', '-')}" for name in flags if name not in FLAGS]:
+        allowed = ", ".join(f"--{name.replace('_', '-')}" for name in FLAGS)
         raise InputError(
-            f"{out} holds a run of another recipe -> the same recipe, or another --output -> choose a new folder"
+            f"{wrong[0]} for a preset of stages, which each have their own -> {allowed} -> copy the preset, change it "
+            "there, and give its path as --preset"
         )
-    record.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
-    _spawn([(_language, (recipe, out)), (_vision, (recipe, out))])
-    for stage in ("dense", "stts"):
-        port = _free_port()
-        _spawn([(_joint, (recipe, out, stage, rank, port)) for rank in range(recipe.processes)])
-    return export(recipe, out, "stts", out / "nano")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    plan = {}
+    for name, values in stages.items():
+        settings = FinetuneSettings(**{**values, **flags})
+        plan[name] = dataclasses.replace(
+            settings,
+            seed=values.get("seed", 0) + flags.get("seed", 0),
+            accumulate=max(1, settings.accumulate // world),
+        )
+    return plan
 
 
-def export(recipe: NanoRecipe, out: Path, stage: str, folder: Path) -> Path:
-    """Write the checkpoint of a finished stage ("dense" or "stts") in Hugging Face format."""
-    import torch
+def _of_stage(log: Report, name: str) -> Report:
+    return lambda event: log({**event, "stage": name})
 
+
+def _is_done(folder: Path) -> bool:
+    """Whether a stage is over; its settings are the last file that it writes."""
+    from stts_cli.families.settings import SETTINGS_FILE
+
+    return (folder / SETTINGS_FILE).is_file()
+
+
+def _write_start(folder: Path, seed: int) -> None:
+    """Write a model that knows nothing."""
     from stts_cli.training.nano_export import export_nano
-    from stts_cli.training.nano_joint import PRUNE_LAYER, new_scorer
-
-    model, tokenizer = _fresh(recipe)
-    saved = torch.load(out / stage / "joint.pt", weights_only=False)
-    model.load_state_dict(saved["model"])
-    scorer = None
-    if "scorer" in saved:
-        scorer = new_scorer(model.config.vision_config)
-        scorer.load_state_dict(saved["scorer"])
-    training = {
-        "recipe": dataclasses.asdict(recipe),
-        "stage": stage,
-        "step": saved["step"],
-        "data": "procedural world, training seeds",
-    }
-    export_nano(model, scorer, tokenizer, folder, keep_ratio=0.5, prune_layer=PRUNE_LAYER, training=training)
-    return folder
-
-
-def _fresh(recipe: NanoRecipe) -> tuple[Any, Any]:
-    import torch
-
     from stts_cli.training.nano_model import build_nano
     from stts_cli.training.nano_tokenizer import build_tokenizer
+    from stts_cli.training.nano_vision import whiten_patch_embedding
 
     tokenizer = build_tokenizer()
-    return build_nano(tokenizer, recipe.seed).to(torch.bfloat16), tokenizer
+    model = build_nano(tokenizer, seed)
+    whiten_patch_embedding(model, seed)
+    export_nano(model, tokenizer, folder, prune_layer=PRUNE_LAYER)
 
 
-def _language(recipe: NanoRecipe, out: Path) -> None:
-    from stts_cli.training.nano_language import train_language
+def _pretrain(settings: FinetuneSettings, folder: Path, *, resume: bool, device: str, report: Report) -> dict[str, Any]:
+    """Run the language or the vision stage; the latter, which starts from the former's folder, joins the two."""
+    from stts_cli.training.nano_language import LabelClips, LanguageModel
+    from stts_cli.training.nano_vision import VisionFrames, VisionModel
+    from stts_cli.training.trainer import SttsTrainer, latest_checkpoint, trainer_arguments
 
-    model, tokenizer = _fresh(recipe)
-    train_language(model, tokenizer, out / "language", recipe.language_steps, recipe.seed)
-
-
-def _vision(recipe: NanoRecipe, out: Path) -> None:
-    from stts_cli.training.nano_vision import train_vision
-
-    model, _ = _fresh(recipe)
-    train_vision(model, out / "vision", recipe.vision_steps, seed=recipe.seed)
-
-
-def _joint(recipe: NanoRecipe, out: Path, stage: str, rank: int, port: int) -> None:
-    import torch
-    from torch import distributed as dist
-
-    from stts_cli.training.nano_joint import new_scorer, train_joint
-
-    if recipe.processes > 1:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=recipe.processes)
-    model, tokenizer = _fresh(recipe)
-    scorer = None
-    if stage == "dense":
-        _join(model, out, recipe.seed)
-        steps, lr = recipe.dense_steps, recipe.dense_lr
-    else:
-        model.load_state_dict(torch.load(out / "dense" / "joint.pt", weights_only=False)["model"])
-        torch.manual_seed(recipe.seed)
-        scorer = new_scorer(model.config.vision_config).to(torch.bfloat16)
-        steps, lr = recipe.stts_steps, recipe.stts_lr
-    seed = recipe.seed + (0 if stage == "dense" else 1)
-    train_joint(model, scorer, tokenizer, out / stage, steps, lr=lr, seed=seed)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    first, world = int(os.environ.get("RANK", "0")) == 0, int(os.environ.get("WORLD_SIZE", "1"))
+    record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in (*FREE, "model")}
+    check_folder(folder, record, resume=resume, first=first)
+    if first:
+        claim(folder, record)
+    arguments = trainer_arguments(settings, folder / CHECKPOINTS, device=device, has_eval=False)
+    arguments.max_steps, arguments.save_steps = settings.steps, settings.save_every or settings.steps
+    family, _ = load_base(settings, arguments.device)
+    joins = (Path(settings.model) / EXTRA_FILE).is_file()
+    model: Any = VisionModel(family) if joins else LanguageModel(family)
+    extra = model.probe if joins else model.stand_in
+    items: Any = (VisionFrames if joins else LabelClips)(settings.steps, seed=settings.seed, world=world)
+    write, read = _files(settings, family, extra)
+    trainer = SttsTrainer(
+        settings, model, arguments, train_dataset=items, eval_dataset=None, write=write, read=read, report=report
+    )
+    data = Data(items, None, True, "window labels of the procedural world", "shapes")
+    report({"event": "start", "steps": settings.steps, **describe(model, settings, data, world)})
+    checkpoint = latest_checkpoint(folder / CHECKPOINTS)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    document = {"steps": settings.steps, "seconds": round(time.perf_counter() - began, 1)}
+    if first:
+        if joins:
+            document["variance_explained"] = _join(family, Path(settings.model), settings.seed)
+        write(folder, None)
+    report({"event": "done", **document})
+    return document
 
 
-def _join(model: Any, out: Path, seed: int) -> None:
-    """Put stage 1's language model behind stage 2's ViT."""
-    import torch
+def _files(settings: FinetuneSettings, family: Any, extra: Any) -> tuple[Callable[..., None], Callable[[Path], None]]:
+    """Return what writes a stage's weights into a folder, and what reads them back."""
+    from safetensors.torch import load_file, save_file
+
+    from stts_cli.training.results import load_weights, write_checkpoint
+
+    def write(folder: Path, state_dict: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(extra.state_dict(), folder / EXTRA_FILE)
+        write_checkpoint(folder, family, train="full", base_model=settings.model, settings=family.settings, training={})
+
+    def read(folder: Path) -> None:
+        load_weights(folder, family, "full")
+        extra.load_state_dict(load_file(folder / EXTRA_FILE))
+
+    return write, read
+
+
+def _join(family: Any, language: Path, seed: int) -> float:
+    """Fit the connector's last matrix to what the language model learned to read; return the variance explained."""
+    from safetensors.torch import load_file
 
     from stts_cli.training.nano_language import LabelEmbedding
     from stts_cli.training.nano_vision import fit_connector
 
-    language = torch.load(out / "language" / "language.pt", weights_only=False)
-    vision = torch.load(out / "vision" / "vision.pt", weights_only=False)["model"]
-    heads = ("model.language_model", "lm_head")
-    model.load_state_dict({k: (language["model"] if k.startswith(heads) else vision)[k] for k in vision})
-    stand_in = LabelEmbedding(model.config.text_config.hidden_size).to(torch.bfloat16)
-    stand_in.load_state_dict(language["stand_in"])
-    explained = fit_connector(model, stand_in, seed)
-    print(json.dumps({"stage": "join", "variance_explained": round(explained, 4)}), flush=True)
+    stand_in = LabelEmbedding(family.model.config.text_config.hidden_size).to(family.model.device, family.model.dtype)
+    stand_in.load_state_dict(load_file(language / EXTRA_FILE))
+    return round(fit_connector(family, stand_in, seed), 4)
 
 
-def _spawn(jobs: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
-    """Run jobs in processes of one thread each and wait; a job that fails fails the run."""
-    import torch.multiprocessing as mp
+def _publish(stage: Path, out: Path) -> None:
+    """Copy the last stage's result into the run's own folder, under its name and without this machine's paths."""
+    from stts_cli.families.settings import SETTINGS_FILE
 
-    # glibc gives every large tensor back to the system and faults its pages in again: a third of the time, measured
-    os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**40))
-    context = mp.get_context("spawn")
-    workers = [context.Process(target=_worker, args=(index, *job)) for index, job in enumerate(jobs)]
-    for worker in workers:
-        worker.start()
-    try:
-        for worker in workers:
-            worker.join()
-    finally:
-        for worker in workers:
-            if worker.is_alive():
-                worker.terminate()
-    if any(worker.exitcode for worker in workers):
-        raise RuntimeError(f"a training process ended with {[worker.exitcode for worker in workers]}")
-
-
-def _worker(index: int, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    import torch
-
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):  # one core each: two small models on one core slow both
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[index % len(cores)]})
-    job(*arguments)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone, however it went: an orphan would go on writing checkpoints."""
-    while os.getppid() == parent:
-        time.sleep(2)
-    os._exit(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for path in stage.iterdir():
+        if path.is_file() and path.name not in (RUN_FILE, LOG_FILE, SETTINGS_FILE):
+            shutil.copyfile(path, out / path.name)
+    document = json.loads((stage / SETTINGS_FILE).read_text(encoding="utf-8"))
+    training = document["training"]
+    training["model"] = training["settings"]["model"] = Path(training["model"]).name
+    text = json.dumps({"name": "nano", **document}, indent=2)
+    (out / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Write the embedded model as a checkpoint folder in Hugging Face format, with its scorer and its settings."""
+"""Write a fresh embedded model as a checkpoint folder in Hugging Face format, from which its training starts."""
 
 from __future__ import annotations
 
@@ -11,22 +11,15 @@ import torch
 from stts_cli.training.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 
 
-def export_nano(
-    model: Any, scorer: Any, tokenizer: Any, out: Path, *, keep_ratio: float, prune_layer: int, training: dict[str, Any]
-) -> None:
+def export_nano(model: Any, tokenizer: Any, out: Path, *, prune_layer: int) -> None:
     """Save everything that `stts ask --model FOLDER` needs.
 
     Args:
         model: Molmo2ForConditionalGeneration; saved in bfloat16.
-        scorer: TokenScorer, or None for a dense checkpoint.
         tokenizer: the embedded tokenizer.
         out: the folder; made if needed, files in it are replaced.
-        keep_ratio: the ratio it was trained for, its default.
-        prune_layer: 0-based ViT block after which windows are scored.
-        training: summary that goes into `stts.json`.
+        prune_layer: 0-based ViT block after which windows are to be scored.
     """
-    from safetensors.torch import save_file
-
     out.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -63,16 +56,12 @@ def export_nano(
         "name": "nano",
         "demonstration": True,
         "prune_layer": prune_layer,
-        "keep_ratio": keep_ratio,
+        "keep_ratio": 0.5,
         "bias_rescale": "row",
         "prune_from_frame": 0,
-        "scorer": "learned" if scorer is not None else "temporal",
+        "scorer": "temporal",
     }
-    if scorer is not None:
-        settings["scorer_file"] = "scorer.safetensors"
-        state = {k: v.detach().to(torch.bfloat16).contiguous() for k, v in scorer.state_dict().items()}
-        save_file(state, out / "scorer.safetensors", metadata={"format": "pt"})
-    _write(out / "stts.json", settings | {"training": training})
+    _write(out / "stts.json", settings)
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

@@ -1,117 +1,162 @@
-"""Stage 2 of the embedded model: ViT and connector learn to tell what stands in each window, from single frames.
+"""Second stage of the embedded model: ViT and connector learn to tell what stands in each window of single frames.
 
-The patch embedding starts as a PCA whitening of real patches; a probe that is thrown away later reads the window
-labels off
-the connector's gated hidden features. `fit_connector` then solves, in closed form, for the connector's last matrix
-that turns those
-features into what the language model learned to read in stage 1.
+The patch embedding starts as a PCA whitening of real patches; a probe that is thrown away later reads the window labels
+off the connector's gated hidden features. `fit_connector` then solves, in closed form, for the connector's last matrix
+that turns those features into what the language model learned to read in the first stage.
 """
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
+from stts_cli.families.family import Family
+from stts_cli.families.frames import FrameProcessor
 from stts_cli.shapes.labels import NUM_BINARY, NUM_PAIRS, window_labels
 from stts_cli.shapes.render import render
 from stts_cli.shapes.world import COLORS, SHAPES, make_scene
-from stts_cli.training import checkpoints, lean
+from stts_cli.training.clips import MAX_NOISE, TrainingClip
+from stts_cli.training.model import Step, TrainingModel
 from stts_cli.training.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
-from stts_cli.training.optim import MasterOptimizer
 
-GRID = FRAME_SIZE // PATCH_SIZE
-
-
-def patchify(frames: np.ndarray, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Return patches (T, N, patch * patch * 3) of uint8 frames (T, S, S, 3), normalised and laid out as stock."""
-    T = frames.shape[0]
-    pixels = (torch.from_numpy(frames).to(torch.float32) / 127.5 - 1).to(dtype)
-    pixels = pixels.view(T, GRID, PATCH_SIZE, GRID, PATCH_SIZE, 3).transpose(2, 3)
-    return pixels.reshape(T, GRID * GRID, PATCH_SIZE * PATCH_SIZE * 3)
+FRAMES = 64  # a step
 
 
-def windows(hidden: Tensor) -> Tensor:
-    """Gather (T, N, D) patches into full windows (T, W, P, D), row by row."""
-    T, _, D = hidden.shape
-    side = GRID // POOL
-    return hidden.view(T, side, POOL, side, POOL, D).transpose(2, 3).reshape(T, side * side, POOL * POOL, D)
+@dataclass(frozen=True)
+class LabelledFrames(TrainingClip):
+    """Frames of many scenes.
+
+    Attributes:
+        labels: float32 (T, W, L), what stands in their windows.
+    """
+
+    labels: Tensor
 
 
-def vit_features(model: Any, patches: Tensor) -> Tensor:
-    """Return the dense ViT features that the connector reads, (T, N, D * layers)."""
-    tower = model.model.vision_tower
-    hidden = tower.patch_embedding(patches) + tower.positional_embedding
-    outputs = []
-    for block in tower.layers:
-        hidden = lean.vit_block(block, hidden, lean.attend_frames)
-        outputs.append(hidden)
-    return torch.cat([outputs[k] for k in model.config.adapter_config.vision_feature_layer], dim=-1)
+class VisionFrames(Dataset[list[LabelledFrames]]):
+    """A step's frames an item, or a process's share of them; a function of (seed, step, rank) alone.
 
+    Args:
+        steps: optimizer steps.
+        seed: of everything in it.
+        world: processes; items of one step, as many as these, come one after the other.
+    """
 
-def gated_features(model: Any, windows_VPD: Tensor) -> Tensor:
-    """Return the connector's hidden features before its last matrix, (V, I), of full windows (V, P, D)."""
-    adapter = model.model.multi_modal_projector
-    pool, mlp = adapter.image_pooling_2d, adapter.image_projector
-    V, P, _ = windows_VPD.shape
-    heads, size = pool.q_proj.out_features // pool.head_dim, pool.head_dim
-    q = pool.q_proj(windows_VPD.mean(1, keepdim=True)).view(V, 1, heads, size).transpose(1, 2)
-    k = pool.k_proj(windows_VPD).view(V, P, heads, size).transpose(1, 2)
-    v = pool.v_proj(windows_VPD).view(V, P, heads, size).transpose(1, 2)
-    pooled = pool.o_proj(lean.attend(q, k, v, pool.scaling).transpose(1, 2).reshape(V, heads * size))
-    return functional.silu(mlp.gate_proj(pooled)) * mlp.up_proj(pooled)
+    def __init__(self, steps: int, *, seed: int, world: int = 1) -> None:
+        self.steps, self.seed, self.world = steps, seed, world
+
+    def __len__(self) -> int:
+        return self.steps * self.world
+
+    def __getitem__(self, index: int) -> list[LabelledFrames]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        step, rank = divmod(index, self.world)
+        rng = np.random.default_rng([self.seed, 21, step, *([rank] if rank else [])])
+        frames, labels = draw_frames(rng, "train", max(1, FRAMES // self.world))
+        return [LabelledFrames(frames, (), (), f"shapes:{step}", labels)]
 
 
 class WindowProbe(nn.Module):
     """Read window labels, and the window's place, off connector features (V, I)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_windows: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.flags = nn.Linear(width, NUM_BINARY)
         self.color = nn.Linear(width, len(COLORS))
         self.shape = nn.Linear(width, len(SHAPES))
         self.offset = nn.Linear(width, 2)
-        self.place = nn.Linear(width, (GRID // POOL) ** 2)
+        self.place = nn.Linear(width, num_windows)
         for layer in (self.flags, self.color, self.shape, self.offset, self.place):
             nn.init.zeros_(layer.weight)
         with torch.no_grad():  # the labels' own rates, or the first steps diverge
             self.flags.bias[:NUM_PAIRS] = -5.5
             self.flags.bias[NUM_PAIRS:] = -3.0
 
-    def loss(self, features: Tensor, labels: Tensor, places: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Return the summed loss and what it reads right, from (V, I) features, (V, L) labels and (V,) places."""
+    def forward(self, features: Tensor, labels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, and bool which of the windows with one thing are told right.
+
+        Args:
+            features: (V, I).
+            labels: (V, L).
+            places: int64 (V,), the window's number.
+        """
         h = self.norm(features)
         flags = self.flags(h).float()
-        loss = (
-            functional.binary_cross_entropy_with_logits(flags, labels[:, :NUM_BINARY], reduction="none").sum(1).mean()
-        )
-        loss = loss + 0.1 * functional.cross_entropy(self.place(h).float(), places)
+        loss = functional.binary_cross_entropy_with_logits(flags, labels[:, :NUM_BINARY], reduction="none")
+        total = loss.sum(1).mean() + 0.1 * functional.cross_entropy(self.place(h).float(), places)
         here = labels[:, :NUM_PAIRS].sum(1) == 1
         pair = labels[here, :NUM_PAIRS].argmax(1)
-        color, shape = self.color(h[here]).float(), self.shape(h[here]).float()
-        color_is, shape_is = pair // len(SHAPES), pair % len(SHAPES)
-        loss = loss + functional.cross_entropy(color, color_is) + functional.cross_entropy(shape, shape_is)
-        offset_error = functional.l1_loss(self.offset(h[here]).float(), labels[here, NUM_BINARY:])
-        found = (flags[:, :NUM_PAIRS] > 0).any(1)
-        there = labels[:, :NUM_PAIRS].any(1)
-        right = {
-            "color": (color.argmax(1) == color_is).float().mean().item(),
-            "shape": (shape.argmax(1) == shape_is).float().mean().item(),
-            "found": (found & there).sum().item() / max(1, there.sum().item()),
-            "false": (found & ~there).sum().item() / max(1, found.sum().item()),
-            "pair": (flags[here, :NUM_PAIRS].argmax(1) == pair).float().mean().item(),
-            "offset": offset_error.item(),
-        }
-        return loss + 2 * offset_error, right
+        total = total + functional.cross_entropy(self.color(h[here]).float(), pair // len(SHAPES))
+        total = total + functional.cross_entropy(self.shape(h[here]).float(), pair % len(SHAPES))
+        total = total + 2 * functional.l1_loss(self.offset(h[here]).float(), labels[here, NUM_BINARY:])
+        return total, flags[here, :NUM_PAIRS].argmax(1) == pair
 
 
-def draw_frames(rng: np.random.Generator, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+class VisionModel(TrainingModel):
+    """ViT and connector, up to the probe in the place of the connector's last matrix; nothing else is trained."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__(family, scorer="none")
+        width = family.model.config.adapter_config.intermediate_size
+        self.probe = WindowProbe(width, len(family.window_index)).to(family.model.device, family.model.dtype)
+        for name, parameter in self.stock.named_parameters():
+            seen = name.startswith(("model.vision_tower.", "model.multi_modal_projector."))
+            parameter.requires_grad_(seen and "down_proj" not in name)
+
+    def forward(
+        self,
+        clips: Sequence[TrainingClip],
+        keep_ratio: float,
+        *,
+        scorer: str | None = None,
+        seed: int = 0,
+        temporal_only: bool = False,
+    ) -> Step:
+        """Tell what stands in every window; the loss goes out as the language model's would.
+
+        Args:
+            clips: `LabelledFrames`.
+            keep_ratio: without meaning here, as the others: all windows are looked at.
+            scorer: not used.
+            seed: not used.
+            temporal_only: not used.
+        """
+        frames = torch.cat([clip.frames for clip in clips])
+        features = connector_features(self.family, frames)
+        labels = torch.cat([clip.labels for clip in clips if isinstance(clip, LabelledFrames)]).to(features.device)
+        keep_mask = torch.ones(labels.shape[:2], dtype=torch.bool)
+        places = torch.arange(labels.shape[1], device=features.device).repeat(len(labels))
+        loss, right = self.probe(features, labels.flatten(0, 1), places)
+        nothing, count = loss.new_zeros(()), keep_mask.numel()
+        return Step(loss * count, count, nothing, 0, right, count, count, count, keep_mask)
+
+    def count(self, clips: Sequence[TrainingClip]) -> tuple[int, int]:
+        """Return (windows, 0): the loss is a mean over windows."""
+        return sum(len(clip.frames) for clip in clips) * len(self.family.window_index), 0
+
+
+def connector_features(family: Family, frames: Tensor) -> Tensor:
+    """Return what the connector's last matrix reads, (V, I), of every window of frames (T, H, W, 3)."""
+    seen: list[Tensor] = []
+    last = family.model.model.multi_modal_projector.image_projector.down_proj
+    handle = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        family.encode_video(family.preprocess(frames), keep_ratio=1.0, scorer="none")
+    finally:
+        handle.remove()
+    return torch.cat(seen)
+
+
+def draw_frames(rng: np.random.Generator, split: str, count: int) -> tuple[Tensor, Tensor]:
     """Return (frames uint8 (count, S, S, 3), labels float32 (count, W, L)) from random scenes."""
     frames: list[np.ndarray] = []
     labels: list[np.ndarray] = []
@@ -119,77 +164,35 @@ def draw_frames(rng: np.random.Generator, split: str, count: int) -> tuple[np.nd
         crowd = bool(rng.random() < 0.6)
         scene = make_scene(split, int(rng.integers(2**40)), crowd=crowd)
         times = np.sort(rng.uniform(0, scene.duration_s, size=1 if crowd else 2))
-        frames.append(
-            render(scene, times, FRAME_SIZE, noise=float(rng.uniform(0, 6)), noise_seed=int(rng.integers(2**31)))
-        )
+        noise = float(rng.uniform(0, MAX_NOISE))
+        frames.append(render(scene, times, FRAME_SIZE, noise=noise, noise_seed=int(rng.integers(2**31))))
         labels.append(window_labels(scene, times))
-    return np.concatenate(frames)[:count], np.concatenate(labels)[:count]
-
-
-def whiten_patch_embedding(model: Any, rng: np.random.Generator) -> None:
-    """Start the patch embedding at the whitened principal components of real patches."""
-    frames, _ = draw_frames(rng, "train", 600)
-    patches = patchify(frames, torch.float32).flatten(0, 1).double()
-    mean = patches.mean(0)
-    values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-    tower = model.model.vision_tower
-    width = tower.patch_embedding.out_features
-    spread = values[-width:].clamp_min(0).sqrt()[:, None]
-    weight = vectors[:, -width:].T / (spread + 0.05)  # the floor keeps noise small
-    with torch.no_grad():
-        tower.patch_embedding.weight.copy_(weight.float() * 0.5)
-        tower.patch_embedding.bias.copy_(-(weight @ mean).float() * 0.5)
-
-
-def train_vision(model: Any, out: Path, steps: int, batch: int = 64, seed: int = 0) -> None:
-    """Train ViT and connector on window labels, in place; resume from `out` when it holds a checkpoint."""
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    whiten_patch_embedding(model, np.random.default_rng([seed, 20]))
-    probe = WindowProbe(model.config.adapter_config.intermediate_size).to(torch.bfloat16)
-    named = [
-        (n, p)
-        for n, p in model.named_parameters()
-        if n.startswith(("model.vision_tower", "model.multi_modal")) and "down_proj" not in n
-    ]
-    named += [(f"probe.{n}", p) for n, p in probe.named_parameters()]
-    # the ViT has no q/k norm: without decay of weights and rate its attention saturates after a thousand steps
-    optimizer = MasterOptimizer(named, muon_lr=0.01, adam_lr=1e-3, weight_decay=0.1)
-    checkpoint, first = out / "vision.pt", 0
-    if saved := checkpoints.load(checkpoint):
-        optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
-    side = (GRID // POOL) ** 2
-    places = torch.arange(side).repeat(batch)
-    begin, recent = time.time(), []
-    for step in range(first, steps):
-        rng = np.random.default_rng([seed, 21, step])
-        frames, labels = draw_frames(rng, "train", batch)
-        hidden = gated_features(model, windows(vit_features(model, patchify(frames))).flatten(0, 1))
-        loss, right = probe.loss(hidden, torch.from_numpy(labels).flatten(0, 1), places)
-        loss.backward()
-        optimizer.step(min(1.0, (step + 1) / 50) * min(1.0, max(0.03, (steps - step) / (0.75 * steps))))
-        recent.append(right | {"loss": loss.item()})
-        if (step + 1) % 100 == 0:
-            line = {"step": step + 1, "minutes": round((time.time() - begin) / 60, 1)}
-            line |= {k: round(float(np.mean([r[k] for r in recent])), 3) for k in recent[0]}
-            checkpoints.log(out / "vision.jsonl", line)
-            recent = []
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            torch.save(
-                {"optimizer": optimizer.state_dict(), "step": step + 1, "model": model.state_dict()},
-                checkpoint.with_suffix(".tmp"),
-            )
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+    return torch.from_numpy(np.concatenate(frames)[:count]), torch.from_numpy(np.concatenate(labels)[:count])
 
 
 @torch.no_grad()
-def fit_connector(model: Any, stand_in: Any, seed: int = 0, num_frames: int = 2000, ridge: float = 1e-3) -> float:
-    """Solve for the connector's last matrix so that windows look to the language model as in stage 1.
+def whiten_patch_embedding(model: Any, seed: int) -> None:
+    """Start a fresh model's patch embedding at the whitened principal components of real patches."""
+    frames, _ = draw_frames(np.random.default_rng([seed, 20]), "train", 600)
+    process = FrameProcessor((FRAME_SIZE, FRAME_SIZE), PATCH_SIZE, (POOL, POOL))
+    patches = process(frames, torch.float32, torch.device("cpu")).flatten(0, 1).double()
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    embedding = model.model.vision_tower.patch_embedding
+    width = embedding.out_features
+    spread = values[-width:].clamp_min(0).sqrt()[:, None]
+    weight = vectors[:, -width:].T / (spread + 0.05)  # the floor keeps noise small
+    embedding.weight.copy_(weight.float() * 0.5)
+    embedding.bias.copy_(-(weight @ mean).float() * 0.5)
+
+
+@torch.no_grad()
+def fit_connector(family: Family, stand_in: Any, seed: int = 0, num_frames: int = 2000, ridge: float = 1e-3) -> float:
+    """Solve for the connector's last matrix so that windows look to the language model as in the first stage.
 
     Args:
-        model: the model with trained ViT, connector and language model.
-        stand_in: stage 1's `LabelEmbedding`.
+        family: with ViT and connector trained.
+        stand_in: the first stage's `LabelEmbedding`.
         seed: of the frames.
         num_frames: frames to fit on.
         ridge: strength relative to the features' mean square.
@@ -201,12 +204,11 @@ def fit_connector(model: Any, stand_in: Any, seed: int = 0, num_frames: int = 20
     inputs, targets = [], []
     for _ in range(num_frames // 100):
         frames, labels = draw_frames(rng, "train", 100)
-        hidden = gated_features(model, windows(vit_features(model, patchify(frames))).flatten(0, 1))
-        inputs.append(hidden.double())
-        targets.append(stand_in(torch.from_numpy(labels).to(torch.bfloat16)).flatten(0, 1).double())
+        inputs.append(connector_features(family, frames).double())
+        targets.append(stand_in(labels.to(inputs[0].device)).flatten(0, 1).double())
     x, y = torch.cat(inputs), torch.cat(targets)
     gram = x.T @ x
-    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight = torch.linalg.solve(gram, x.T @ y)
-    model.model.multi_modal_projector.image_projector.down_proj.weight.copy_(weight.T.to(torch.bfloat16))
+    family.model.model.multi_modal_projector.image_projector.down_proj.weight.copy_(weight.T)
     return float(1 - (x @ weight - y).square().sum() / (y - y.mean(0)).square().sum())

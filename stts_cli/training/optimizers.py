@@ -143,5 +143,5 @@ def rate_factor(step: int, part: str, settings: FinetuneSettings, total: int) ->
     step, total = step - alone, max(1, total - alone)
     rise = min(1.0, (step + 1) / max(1, settings.warmup))
     if settings.schedule == "wsd":
-        return rise * min(1.0, max(0.02, (total - step) / (0.4 * total)))
+        return rise * min(1.0, max(0.02, (total - step) / (settings.cooldown * total)))
     return rise * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, step / total))))

@@ -46,7 +46,8 @@ class FinetuneSettings:
         epochs: times through the data, where `steps` is 0.
         scorer_warmup: steps before these in which only the scorer learns, from the temporal loss alone.
         warmup: steps over which the rates rise.
-        schedule: "cosine" to a tenth, or "wsd": constant, then linear over the last 40% of the steps.
+        schedule: "cosine" to a tenth, or "wsd": constant, then linearly to 0.
+        cooldown: the last share of the steps, over which "wsd" falls.
         optimizer: "adamw", or "muon" for matrices with AdamW for the rest.
         lr_scorer: learning rate of the scorer.
         lr_vit: of the ViT.
@@ -94,6 +95,7 @@ class FinetuneSettings:
     scorer_warmup: int = 0
     warmup: int = 20
     schedule: str = "cosine"
+    cooldown: float = 0.4
     optimizer: str = "adamw"
     lr_scorer: float = 1e-4
     lr_vit: float = 5e-6
@@ -127,14 +129,26 @@ class FinetuneSettings:
         _among("schedule", self.schedule, SCHEDULES)
         if self.bias_rescale is not None:
             _among("bias_rescale", self.bias_rescale, ("row", "frame", "off"))
-        for name in ("frames", "max_questions", "batch_size", "accumulate", "lora_rank", "log_every"):
+        for name in (
+            "frames",
+            "max_questions",
+            "batch_size",
+            "accumulate",
+            "lora_rank",
+            "log_every",
+            "keep_checkpoints",
+        ):
             _least(name, getattr(self, name), 1)
+        if self.seq_len is not None:
+            _least("seq_len", self.seq_len, 1)
         for name in ("steps", "scorer_warmup", "warmup", "workers", "eval_videos", "eval_every", "save_every"):
             _least(name, getattr(self, name), 0)
         if not self.steps and self.epochs <= 0:
             raise InputError(f"steps {self.steps}, epochs {self.epochs} -> one of them above 0 -> give --steps")
         if self.train == "scorer" and self.scorer != "learned":
             raise InputError(f"--train scorer with scorer '{self.scorer}' -> only the learned one -> use --train full")
+        if not 0 < self.cooldown <= 1:
+            raise InputError(f"cooldown {self.cooldown} -> a share of the steps, above 0 and at most 1 -> change it")
         keep_ratios(self.keep_ratio)
 
     def override(self, **values: Any) -> FinetuneSettings:
@@ -169,7 +183,7 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
         Fields by stage; one stage named "" for a plain file.
 
     Raises:
-        InputError: no such file, no mapping, or an unknown key.
+        InputError: no such file, no mapping, an unknown key, or a value of another kind.
     """
     import yaml
 
@@ -181,12 +195,35 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(document, dict):
         raise InputError(f"training preset '{path}' holds a {type(document).__name__} -> a mapping of settings")
     stages = document["stages"] if set(document) == {"stages"} else {"": document}
-    known = [field.name for field in dataclasses.fields(FinetuneSettings)]
-    for values in stages.values():
+    if not isinstance(stages, dict) or not stages or not all(isinstance(values, dict) for values in stages.values()):
+        raise InputError(f"{path}: the stages are {stages!r} -> a mapping from names to settings -> correct it")
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(FinetuneSettings)}
+    read: dict[str, dict[str, Any]] = {}
+    for stage, values in stages.items():
         for key in values:
-            if key not in (*known, "stage"):
-                raise InputError(f"{path}: unknown key '{key}'{suggest(str(key), known)}")
-    return dict(stages)
+            if key not in kinds:
+                raise InputError(f"{path}: unknown key '{key}'{suggest(str(key), kinds)}")
+        read[str(stage)] = {key: _typed(path, key, value, kinds[key]) for key, value in values.items()}
+    return read
+
+
+def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
+    """Return a YAML value as a field wants it; YAML takes 1e-4 for a text and a lone keep ratio for a number."""
+    wanted, _, rest = kind.partition(" | ")
+    if value is None and rest == "None":
+        return None
+    if wanted == "str" and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    names = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+    try:
+        if isinstance(value, bool) != (wanted == "bool") or wanted == "str":
+            raise ValueError
+        number = float(value)
+        if wanted == "int" and number != int(number):
+            raise ValueError
+        return {"int": int, "float": float, "bool": bool}[wanted](number)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{path}: {key} {value!r} -> {names[wanted]} -> correct it") from None
 
 
 def _among(name: str, value: str, allowed: tuple[str, ...]) -> None:

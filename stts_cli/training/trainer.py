@@ -21,16 +21,14 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from stts_cli.device import resident_bytes, resolve_device
+from stts_cli.device import keep_freed_memory, resident_bytes, resolve_device
 from stts_cli.errors import EnvironmentFailure
 from stts_cli.training.clips import collate
 from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import Step, TrainingModel
 from stts_cli.training.optimizers import make_groups, make_optimizer, rate_factor
+from stts_cli.training.run_folder import SAVING, Report
 from stts_cli.training.settings import FinetuneSettings, keep_ratios
-
-SAVING = ".saving"  # a checkpoint stands here until it is whole
-Report = Callable[[dict[str, Any]], None]
 
 
 class SttsTrainer(Trainer):
@@ -66,7 +64,7 @@ class SttsTrainer(Trainer):
         self.settings, self.training_model = settings, model
         self._write, self._read, self._report = write, read, report
         self._ratios = keep_ratios(settings.keep_ratio)
-        self._sums = np.zeros(7)
+        self._sums = np.zeros(9)
         self._measured: dict[int | None, dict[str, dict[str, float]]] = {}
         self._since = time.perf_counter()
         super().__init__(
@@ -132,6 +130,8 @@ class SttsTrainer(Trainer):
             out.num_kept,
             out.num_total,
             out.num_inputs,
+            out.right.sum().item(),
+            len(out.right),
         ]
         return loss * self.accelerator.num_processes  # processes' gradients are averaged, and these are sums
 
@@ -154,12 +154,14 @@ class SttsTrainer(Trainer):
             sums = torch.tensor(self._sums, dtype=torch.float64).float().to(self.args.device)
             if self.args.world_size > 1:
                 sums = self.accelerator.reduce(sums, "sum")
-            lm, tokens, temporal, windows, kept, total, inputs = sums.tolist()
+            lm, tokens, temporal, windows, kept, total, inputs, right, answers = sums.tolist()
             now = time.perf_counter()
             if tokens:
                 logs["lm_loss"] = lm / tokens
             if windows:
                 logs["temporal_loss"] = temporal / windows
+            if answers:
+                logs["accuracy"] = right / answers
             logs["kept"] = kept / max(1, total)
             logs["tokens_per_s"] = inputs / (now - self._since)
             if self.args.device.type == "cuda":
@@ -292,6 +294,8 @@ def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, 
     every = settings.eval_every if has_eval else 0
     sequential = settings.data == "shapes"
     use_cpu = resolve_device(device) == "cpu"
+    if use_cpu:
+        keep_freed_memory()
     trackers = [name for name in settings.report_to.split(",") if name not in ("", "none")]
     arguments = TrainingArguments(
         output_dir=str(output),

@@ -1,49 +1,62 @@
-"""The embedded model's training: the lean passes against the stock modules, packed questions against single ones."""
+"""The embedded model's own training: its four stages, their data and rates, and the folder they leave."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from stts_cli.errors import InputError
+from stts_cli.families import load_family
+from stts_cli.presets import presets_folder
 from stts_cli.shapes.questions import ask
 from stts_cli.shapes.world import make_scene
-from stts_cli.training import lean
-from stts_cli.training.nano_joint import encode, new_scorer, train_joint
-from stts_cli.training.nano_language import (
-    LabelEmbedding,
-    answer_logits,
-    draw_keep,
-    embed,
-    exact_matches,
-    train_language,
-)
-from stts_cli.training.nano_model import build_nano
+from stts_cli.training import clips, nano, nano_language, nano_vision
+from stts_cli.training.model import TrainingModel
+from stts_cli.training.nano_language import LabelClips, LabelEmbedding, LanguageModel, draw_keep
 from stts_cli.training.nano_tokenizer import build_tokenizer
-from stts_cli.training.nano_vision import fit_connector, gated_features, patchify, vit_features, windows
-from stts_cli.training.optim import MasterOptimizer, is_hidden
-from stts_cli.training.world_batches import Clip, PromptWriter, draw_clip
+from stts_cli.training.nano_vision import VisionFrames, VisionModel, connector_features, fit_connector
+from stts_cli.training.optimizers import make_groups
+from stts_cli.training.settings import FinetuneSettings, read_stages
+
+PRESET = presets_folder() / "training" / "nano.yaml"
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer()
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nano") / "start"
+    nano._write_start(folder, seed=0)
+    return folder
 
 
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    return build_nano(tokenizer).eval()
+@pytest.fixture
+def family(start):
+    return load_family(start, dtype=torch.float32)
 
 
-def _clip(frames=4, questions=3, seed=0):
-    return draw_clip(np.random.default_rng(seed), "train", frames, questions, False)
+def _tiny(**more):
+    """The preset's stages, a few steps each, of short clips."""
+    stages = read_stages(PRESET)
+    for values in stages.values():
+        values.update(steps=2, save_every=1, log_every=1, warmup=1, workers=0, keep_checkpoints=9, **more)
+        if "frames" in values:
+            values.update(frames=4, shapes_mix="short", eval_videos=1, accumulate=1)
+    stages["stts"]["scorer_warmup"] = 1
+    return stages
 
 
-def _batch(tokenizer, *clips):
-    return PromptWriter(tokenizer).batch(list(clips), [np.full(len(c.times_s), 16) for c in clips])
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(nano_language, "LENGTHS", ((2, 1.0, 2, False),))
+    monkeypatch.setattr(clips, "LENGTHS", ((4, 1.0, 1, False),))
+    monkeypatch.setattr(nano_vision, "FRAMES", 8)
+    monkeypatch.setattr(nano_vision.fit_connector, "__defaults__", (0, 100, 1e-3))
 
 
-def test_tokenizer_survives_any_text_and_knows_every_answer(tokenizer):
+def test_tokenizer_survives_any_text_and_knows_every_answer():
+    tokenizer = build_tokenizer()
     for text in ("Où est 🐈?\n\t x", "What color is the red star?", "<|im_start|>user\nhi<|im_end|>\n"):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
     for k in range(40):
@@ -52,100 +65,39 @@ def test_tokenizer_survives_any_text_and_knows_every_answer(tokenizer):
     assert len(tokenizer(" 12.5 ", add_special_tokens=False).input_ids) == 2
 
 
-def test_lean_language_model_equals_the_stock_one(model, tokenizer):
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-    batch = _batch(tokenizer, _clip(questions=1))
-    visual = torch.randn(int(batch.is_placeholder.sum()), 192)
-    with torch.no_grad():
-        stock = model(
-            input_ids=batch.input_ids,
-            mm_token_type_ids=batch.is_visual.long(),
-            mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=(visual,))},
-        ).logits
-        bias = lean.attention_bias(batch.block_ids, batch.is_visual, torch.float32)
-        hidden = lean.language_model(model.model.language_model, embed(model, batch, visual), batch.position_ids, bias)
-        torch.testing.assert_close(model.lm_head(hidden), stock, atol=2e-5, rtol=1e-4)
-
-
-def test_lean_vit_and_connector_equal_the_stock_ones(model):
-    patches = patchify(np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8), torch.float32)
-    table = windows(torch.arange(64, dtype=torch.float32).view(1, 64, 1))[0, :, :, 0].long()
-    pooling = torch.cat([table, table + 64])
-    with torch.no_grad():
-        stock = model.get_video_features(patches, pooling, torch.tensor([[2, 4, 4]])).pooler_output[0]
-        gated = gated_features(model, windows(vit_features(model, patches)).flatten(0, 1))
-        lean_visual = model.model.multi_modal_projector.image_projector.down_proj(gated)
-    torch.testing.assert_close(lean_visual, stock, atol=2e-5, rtol=1e-4)
-
-
-def test_packed_questions_equal_single_ones(model, tokenizer):
-    clip = _clip(questions=3)
-    packed = _batch(tokenizer, clip, _clip(frames=2, seed=1))
-    per_video = packed.is_placeholder.sum(1).tolist()
-    visual = torch.randn(sum(per_video), 192)
-    with torch.no_grad():
-        together, _ = answer_logits(model, packed, visual)
-        parts = []
-        for question in clip.questions:
-            single = _batch(tokenizer, Clip(clip.scene, clip.times_s, (question,)))
-            parts.append(answer_logits(model, single, visual[: per_video[0]])[0])
-    alone = torch.cat(parts)
-    torch.testing.assert_close(together[: len(alone)], alone, atol=2e-5, rtol=1e-4)
-
-
-def test_exact_match_needs_every_token(model, tokenizer):
-    clip = _clip(questions=3)
-    batch = _batch(tokenizer, clip)
-    wanted = batch.labels[batch.labels >= 0]
-    logits = torch.nn.functional.one_hot(wanted, len(tokenizer)).float()
-    assert [ok for _, ok in exact_matches(logits, batch, [clip])] == [True] * len(clip.questions)
-    logits[-1] = logits[-1].roll(1)
-    assert [ok for _, ok in exact_matches(logits, batch, [clip])][-1] is False
-
-
-def test_the_prompt_is_the_familys_own(model, tokenizer, tmp_path):
-    from stts_cli.families import load_family
-    from stts_cli.training.nano_export import export_nano
-
-    scorer = new_scorer(model.config.vision_config)
-    export_nano(build_nano(tokenizer), scorer, tokenizer, tmp_path, keep_ratio=0.5, prune_layer=3, training={})
-    family = load_family(tmp_path)
+def test_the_model_starts_from_its_seed_as_a_demonstration(family, start, tmp_path):
     assert family.is_demonstration
-    assert family.scorer is not None
-    clip = _clip(frames=5, questions=1)
-    keep = torch.rand(len(clip.times_s), 16) < 0.5
-    keep[0] = True
-    prompt = family.build_prompt(clip.times_s.tolist(), clip.questions[0].text, keep)
-    batch = PromptWriter(tokenizer).batch([clip], [keep.sum(1).numpy()])
-    length = prompt.input_ids.shape[1]  # the training row goes on with the answer
-    assert batch.input_ids[0, :length].tolist() == prompt.input_ids[0].tolist()
-    assert batch.is_visual[0, :length].long().tolist() == prompt.mm_token_type_ids[0].tolist()
-    frames = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
-    torch.testing.assert_close(
-        family.preprocess(torch.from_numpy(frames)), patchify(frames, torch.float32), atol=1e-6, rtol=0
-    )
+    assert family.settings.prune_layer == nano.PRUNE_LAYER
+    nano._write_start(tmp_path / "same", seed=0)
+    nano._write_start(tmp_path / "other", seed=1)
+    weights = (start / "model.safetensors").read_bytes()
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != weights
 
 
-def test_gradients_reach_everything_that_stage_four_trains(tokenizer):
-    model = build_nano(tokenizer)
-    scorer = new_scorer(model.config.vision_config).to(torch.bfloat16)
-    model.to(torch.bfloat16)
-    clips = [_clip(8, 4, seed=k) for k in range(2)]
-    visual, kept, auxiliary = encode(model, scorer, clips, 0.5, np.random.default_rng(0))
-    assert sum(int(k.sum()) for k in kept) == len(visual)
-    assert len(visual) < sum(len(c.times_s) for c in clips) * 16
-    logits, wanted = answer_logits(model, PromptWriter(tokenizer).batch(clips, kept), visual)
-    torch.nn.functional.cross_entropy(logits, wanted).backward()  # without the temporal loss
-    assert auxiliary > 0
-    for name, parameter in [*model.named_parameters(), *scorer.named_parameters()]:
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0 or "k_proj.bias" in name, name
+@pytest.mark.parametrize("items", [LabelClips, VisionFrames])
+def test_a_step_is_a_function_of_its_number_and_is_dealt_out(items):
+    alone, pair = items(700, seed=3), items(700, seed=3, world=2)
+    assert len(pair) == 2 * len(alone) == 1400
+    for step in (0, 650):
+        one, again = alone[step], alone[step]
+        assert all(torch.equal(a.frames, b.frames) for a, b in zip(one, again, strict=True))
+        first, second = pair[2 * step], pair[2 * step + 1]
+        # the same number of clips (or frames) in a step, the first process's those of one process alone
+        assert sum(len(c.frames) for c in first) < sum(len(c.frames) for c in one)
+        if items is LabelClips:
+            assert len(first) + len(second) == len(one)
+        else:
+            assert len(first[0].frames) + len(second[0].frames) == len(one[0].frames)
+        assert torch.equal(first[0].frames[0], one[0].frames[0]) == (items is VisionFrames)
+        assert not torch.equal(first[0].frames[0], second[0].frames[0])
+    assert not torch.equal(alone[0][0].frames, items(700, seed=4)[0][0].frames)
+    with pytest.raises(IndexError):
+        alone[700]
 
 
-def test_fit_connector_explains_the_stand_in(tokenizer):
-    model = build_nano(tokenizer).to(torch.bfloat16)
-    assert fit_connector(model, LabelEmbedding(192).to(torch.bfloat16), num_frames=200) > 0.05
+def test_few_frames_come_first():
+    assert max(len(clip.frames) for step in range(20) for clip in LabelClips(2000, seed=0)[step]) <= 8
 
 
 def test_draw_keep_honours_the_ratio_and_the_first_frame():
@@ -155,86 +107,147 @@ def test_draw_keep_honours_the_ratio_and_the_first_frame():
     assert keep[0].all()
 
 
-def test_muon_takes_hidden_matrices_only(model):
-    taken = {n for n, p in model.named_parameters() if is_hidden(n, p)}
-    assert "model.language_model.layers.0.self_attn.q_proj.weight" in taken
-    assert not any("embed" in n or "lm_head" in n or "bias" in n or "norm" in n for n in taken)
+def test_the_stand_in_gives_the_kept_windows(family):
+    model = LanguageModel(family)
+    batch = LabelClips(10, seed=0)[1]
+    encoded = model._encode(batch, [len(c.frames) for c in batch], 1.0, "none", 0)
+    clip = batch[0]
+    frame, window = clip.keep_mask.nonzero()[-1].tolist()
+    row = int(clip.keep_mask.sum()) - 1
+    expected = model.stand_in.label_weight @ clip.frames[frame, window] + model.stand_in.label_place[window]
+    torch.testing.assert_close(encoded.visual_tokens[row], expected)
+    assert len(encoded.visual_tokens) == sum(int(c.keep_mask.sum()) for c in batch)
 
 
-def test_optimizer_goes_on_where_it_stopped(tokenizer):
-    def build():
-        torch.manual_seed(0)
-        layer = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8)).to(torch.bfloat16)
-        return layer, MasterOptimizer(layer.named_parameters(), 0.01, 0.001)
-
-    def step(layer, optimizer, seed):
-        x = torch.randn(4, 8, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
-        layer(x).square().mean().backward()
-        optimizer.step(1.0)
-
-    unbroken, optimizer = build()
-    for seed in range(4):
-        step(unbroken, optimizer, seed)
-    first, optimizer = build()
-    for seed in range(2):
-        step(first, optimizer, seed)
-    saved = optimizer.state_dict()
-    resumed, optimizer = build()
-    optimizer.load_state_dict(saved)
-    for seed in range(2, 4):
-        step(resumed, optimizer, seed)
-    for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
+@pytest.mark.parametrize(("kind", "items"), [(LanguageModel, LabelClips), (VisionModel, VisionFrames)])
+def test_a_stage_trains_its_own_part_and_all_of_it(family, kind, items):
+    model, batch = kind(family), items(10, seed=0)[0]
+    if kind is VisionModel:  # its heads start at nought, behind which no gradient comes through
+        for name, parameter in model.probe.named_parameters():
+            if name.endswith("weight") and parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=0.02)
+    out = model(batch, 1.0)
+    assert out.num_tokens == model.count(batch)[0]
+    out.lm_sum.backward()
+    for name, parameter in model.named_parameters():
+        language = "language_model" in name or "lm_head" in name
+        mine = language if kind is LanguageModel else not language and "image_projector.down_proj" not in name
+        assert parameter.requires_grad == (mine or name.startswith(("stand_in.", "probe."))), name
+        moved = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        assert moved == parameter.requires_grad or "k_proj.bias" in name, name
 
 
-def test_stages_run_and_resume(tokenizer, tmp_path, monkeypatch):
-    from stts_cli.training import nano_joint, nano_language
-
-    monkeypatch.setattr(nano_language, "LENGTHS", ((2, 1.0, 2, False),))
-    monkeypatch.setattr(nano_joint, "LENGTHS", ((2, 1.0, 2, False),))
-    model = build_nano(tokenizer).to(torch.bfloat16)
-    train_language(model, tokenizer, tmp_path, steps=2)
-    assert torch.load(tmp_path / "language.pt", weights_only=False)["step"] == 2
-    scorer = new_scorer(model.config.vision_config).to(torch.bfloat16)
-    train_joint(model, scorer, tokenizer, tmp_path, steps=2)
-    train_joint(model, scorer, tokenizer, tmp_path, steps=3)
-    lines = [json.loads(line) for line in (tmp_path / "joint.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 3]
+def test_the_connectors_last_matrix_is_all_that_the_probe_leaves_out(family):
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8))
+    last = family.model.model.multi_modal_projector.image_projector.down_proj
+    with torch.no_grad():
+        whole = family.encode_video(family.preprocess(frames), keep_ratio=1.0, scorer="none").visual_tokens
+        torch.testing.assert_close(last(connector_features(family, frames)), whole)
+    assert not last._forward_pre_hooks
 
 
-def test_a_recipe_names_its_keys(tmp_path):
-    from stts_cli.errors import InputError
-    from stts_cli.presets import presets_folder
-    from stts_cli.training.nano import NanoRecipe, read_recipe, train_nano
-
-    assert isinstance(read_recipe(presets_folder() / "training" / "nano.yaml"), NanoRecipe)
-    bad = tmp_path / "bad.yaml"
-    bad.write_text("stepps: 3\n")
-    with pytest.raises(InputError, match="language_steps"):
-        read_recipe(bad)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_recipe(tmp_path / "none.yaml")
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "recipe.json").write_text("{}")
-    with pytest.raises(InputError, match="another recipe"):
-        train_nano(NanoRecipe(1, 1, 1, 1, 0.01, 0.01), run)
+def test_fit_connector_explains_the_stand_in(family):
+    assert fit_connector(family, LabelEmbedding(192), num_frames=200) > 0.05
 
 
-def test_the_scorer_warms_up_to_what_moves_and_does_not_saturate(tokenizer):
-    from stts_cli.pruning.losses import temporal_loss, temporal_target
-    from stts_cli.pruning.windows import window_index
-    from stts_cli.training.nano_joint import warm_up_scorer
+def test_the_presets_rates():
+    """(rule, rate, weight decay) of a ViT matrix, a connector matrix, an LLM matrix, the embeddings, the scorer."""
+    names = {
+        "vit": ("stock.model.vision_tower.layers.0.mlp.fc1.weight", (4, 4)),
+        "connector": ("stock.model.multi_modal_projector.image_projector.up_proj.weight", (4, 4)),
+        "llm": ("stock.model.language_model.layers.0.mlp.up_proj.weight", (4, 4)),
+        "embedding": ("stock.model.language_model.embed_tokens.weight", (4, 4)),
+        "stand-in": ("stand_in.label_weight", (4, 4)),
+        "probe": ("probe.flags.weight", (4, 4)),
+        "scorer": ("scorer.query.weight", (4, 4)),
+    }
+    parameters = {name: torch.nn.Parameter(torch.zeros(shape)) for name, shape in names.values()}
+    expected = {
+        "language": {"llm": ("muon", 0.012, 0.01), "embedding": ("adamw", 2e-3, 0), "stand-in": ("adamw", 2e-3, 0)},
+        "vision": {"vit": ("muon", 0.01, 0.1), "connector": ("muon", 0.01, 0.1), "probe": ("adamw", 1e-3, 0)},
+        "dense": {"vit": ("muon", 0.0024, 0.01), "llm": ("muon", 0.006, 0.01), "embedding": ("adamw", 6e-4, 0)},
+        "stts": {"vit": ("muon", 0.002, 0.01), "llm": ("muon", 0.005, 0.01), "embedding": ("adamw", 5e-4, 0)},
+    }
+    expected["stts"]["scorer"] = ("adamw", 1e-4, 0.01)
+    for stage, values in read_stages(PRESET).items():
+        groups = make_groups(parameters.items(), FinetuneSettings(**values))
+        for part, (rule, lr, decay) in expected[stage].items():
+            wanted = parameters[names[part][0]]
+            group = next(g for g in groups if any(p is wanted for p in g["params"]))
+            assert group["rule"] == rule, (stage, part)
+            assert group["lr"] == pytest.approx(lr, rel=1e-4), (stage, part)
+            assert group["weight_decay"] == decay, (stage, part)
 
-    model = build_nano(tokenizer).to(torch.bfloat16)
-    torch.manual_seed(0)
-    scorer = new_scorer(model.config.vision_config).to(torch.bfloat16)
-    before = warm_up_scorer(model, scorer, steps=1, seed=0)
-    after = warm_up_scorer(model, scorer, steps=40, seed=0)
-    assert after < before / 2
-    table = window_index(8, 8, 2, 2)
-    hidden = torch.randn(3, 64, 96, dtype=torch.bfloat16)
-    scores = scorer(hidden, table, [3])
-    assert (scores > 1e-4).all(), "a saturated scorer has no gradient left"
-    assert temporal_loss(scores, hidden, table, [3]).requires_grad
-    assert not temporal_target(hidden, table, [3]).requires_grad
+
+@pytest.mark.slow
+def test_four_stages_leave_a_model_that_answers(tmp_path, small):
+    out, events = tmp_path / "out", []
+    document = nano.train_nano(_tiny(), {}, out, device="cpu", report=events.append)
+    assert document["steps"] == 3
+    assert [e["name"] for e in events if e["event"] == "stage" and e["name"].endswith("stage")] == [
+        f"{name} stage" for name in nano.STAGES
+    ]
+    family = load_family(out)
+    assert family.is_demonstration
+    assert family.model_name == "nano"
+    assert family.scorer is not None
+    assert (family.settings.keep_ratio, family.settings.prune_layer) == (0.5, 3)
+    assert str(tmp_path) not in (out / "stts.json").read_text()
+    frames = torch.zeros((4, 96, 96, 3), dtype=torch.uint8)
+    encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    assert encoded.keep_mask.sum() == 32
+    # each stage went on from the one before: what it leaves alone is bit for bit what that left
+    states = {name: load_family(out / "stages" / f"nano-{name}").model.state_dict() for name in ("start", *nano.STAGES)}
+    moved = {
+        name: {k.split(".")[1] for k in states[name] if not torch.equal(states[name][k], states[before][k])}
+        for before, name in zip(states, nano.STAGES, strict=False)
+    }
+    assert moved["language"] == {"language_model", "weight"}  # the latter is the head's
+    assert moved["vision"] == {"vision_tower", "multi_modal_projector"}
+    assert moved["dense"] == moved["stts"] == {"language_model", "weight", "vision_tower", "multi_modal_projector"}
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in log} == set(nano.STAGES)
+
+    with pytest.raises(InputError, match="--resume"):
+        nano.train_nano(_tiny(), {}, out, device="cpu")
+    with pytest.raises(InputError, match="another run"):
+        nano.train_nano(_tiny(), {"seed": 1}, out, resume=True, device="cpu")
+
+    # a run that died in the vision stage, before its last checkpoint, ends with the very same weights
+    vision = out / "stages" / "nano-vision"
+    for name in ("nano-dense", "nano-stts"):
+        shutil.rmtree(out / "stages" / name)
+    for path in vision.glob("*.*"):
+        if path.name != "run.json":
+            path.unlink()
+    shutil.rmtree(vision / "checkpoints" / "checkpoint-2")
+    events.clear()
+    nano.train_nano(_tiny(), {}, out, resume=True, device="cpu", report=events.append)
+    assert next((e["stage"], e["step"]) for e in events if e["event"] == "step") == ("vision", 2)
+    resumed = load_family(vision).model.state_dict()
+    assert resumed.keys() == states["vision"].keys()
+    assert all(torch.equal(resumed[name], states["vision"][name]) for name in resumed)
+
+
+def test_only_the_flags_that_fit_all_stages(tmp_path):
+    with pytest.raises(InputError, match=r"--lr-llm .*--seed"):
+        nano.train_nano(_tiny(), {"lr_llm": 0.1}, tmp_path)
+    with pytest.raises(InputError, match="language, vision, dense, stts"):
+        nano.train_nano({"language": {}, "dense": {}}, {}, tmp_path)
+
+
+def test_the_seed_is_added_and_accumulation_is_dealt_out(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    plan = nano._plan(read_stages(PRESET), {"seed": 5, "workers": 3})
+    assert [plan[name].seed for name in nano.STAGES] == [5, 5, 5, 6]
+    assert {plan[name].workers for name in nano.STAGES} == {3}
+    assert plan["dense"].accumulate == 1
+
+
+def test_the_vision_loss_is_a_mean_over_windows(family):
+    model, (item,) = VisionModel(family), VisionFrames(2, seed=0)[0]
+    assert isinstance(model, TrainingModel)
+    out = model([item], 1.0)
+    halves = [dataclasses.replace(item, frames=item.frames[k::2], labels=item.labels[k::2]) for k in range(2)]
+    assert out.num_tokens == sum(model([half], 1.0).num_tokens for half in halves) == 64 * 16
+    assert torch.isclose(model(halves, 1.0).lm_sum, out.lm_sum, rtol=1e-5)

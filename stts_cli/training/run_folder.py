@@ -1,0 +1,86 @@
+"""The folder of a run: whose it is, what was logged, and where its checkpoints stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stts_cli.errors import InputError
+
+RUN_FILE, LOG_FILE, CHECKPOINTS = "run.json", "log.jsonl", "checkpoints"
+SAVING = ".saving"  # a checkpoint stands here until it is whole
+Report = Callable[[dict[str, Any]], None]
+# settings that change nothing about the result: a run may go on with others
+FREE = ("workers", "cache", "report_to", "log_every", "keep_checkpoints", "video_root")
+
+
+def check_folder(folder: Path, settings: dict[str, Any], *, resume: bool, first: bool) -> None:
+    """Refuse a folder that holds another run, or something else.
+
+    Args:
+        folder: may not be there yet.
+        settings: plain data that says which run this is.
+        resume: the folder may hold this very run.
+        first: this is the first process; the others may find what it has written already.
+
+    Raises:
+        InputError: it does, or it holds this run and `resume` is not given.
+    """
+    record = folder / RUN_FILE
+    if record.is_file():
+        try:
+            theirs = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            theirs = {}
+        differing = [k for k in settings if theirs.get(k) != settings[k]]
+        if differing:
+            key = differing[0]
+            raise InputError(
+                f"{folder} holds another run ({key} {theirs.get(key)!r} there, {settings[key]!r} here) -> choose "
+                "another --output, or give the same settings"
+            )
+        if not resume and first:
+            raise InputError(
+                f"{folder} holds this run already -> add --resume to go on with it, or choose another --output"
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file -> a folder for the result -> choose another --output")
+    elif folder.is_dir() and any(folder.iterdir()) and first:
+        raise InputError(f"{folder} is not empty and holds no run -> choose another --output, or empty it")
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Make a folder this run's, and clear away a checkpoint that was never finished.
+
+    Args:
+        folder: made if needed.
+        settings: plain data that says which run this is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{RUN_FILE}"
+    part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, folder / RUN_FILE)  # other processes may be reading it
+    shutil.rmtree(folder / CHECKPOINTS / SAVING, ignore_errors=True)
+
+
+class RunLog:
+    """Append what is measured to a file, and pass everything on.
+
+    Args:
+        path: the file, a JSON object a line.
+        report: told of every event.
+    """
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self.path, self.report = path, report
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take one event."""
+        if event["event"] in ("start", "log", "evaluation", "done"):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+        self.report(event)
