@@ -118,6 +118,10 @@ def finetune(
             from stts_cli.training.finetune import finetune as run
 
             settings = FinetuneSettings(**resolve({**stages[""], **flags}))
+            if push_to_hub and settings.model and first:
+                from stts_cli.training.results import check_push
+
+                check_push(push_to_hub, settings.model, settings.train)
             document = run(settings, place, resume=resume, skip_invalid=skip_invalid, device=device, report=progress)
         if push_to_hub and first:
             from stts_cli.training.results import push_to_hub as push

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -132,7 +133,7 @@ def show_finetune(document: Document, output: str, *, json_only: bool = False) -
     console = Console()
     if document["after"]:
         name = Path(document["model"]).name if Path(document["model"]).is_dir() else document["model"]
-        table = Table(title=f"{name}, {document['steps']} steps")
+        table = Table(title=escape(f"{name}, {document['steps']} steps"))
         for column in ("held-out answers", "accuracy", "loss", "kept", "FLOPs / dense"):
             table.add_column(column, justify="left" if column == "held-out answers" else "right")
         for when, arm, label in ROWS:

@@ -1,14 +1,18 @@
 """A tiny model in the released format, clips of noise to train it on, and what the stock model makes of them alone."""
 
 import copy
+import json
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from stts_cli.families import load_family
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.samples import Conversation
+from stts_cli.training.settings import FinetuneSettings
 from tests.families.conftest import save_released
 
 TALKS = (
@@ -22,8 +26,11 @@ TALKS = (
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """The folder of a tiny checkpoint in the released format, scorer included."""
-    return save_released(tmp_path_factory.mktemp("base") / "tiny", scorer=True)
+    """The folder of a tiny checkpoint in the released format, with a scorer whose scores are not saturated."""
+    folder = save_released(tmp_path_factory.mktemp("base") / "tiny", scorer=True)
+    scorer = load_file(folder / "scorer.safetensors")
+    save_file({name: value / 5 for name, value in scorer.items()}, folder / "scorer.safetensors")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +89,55 @@ def alone(family, clip, conversation, keep_ratio=1.0, scorer="none"):
     wanted = torch.tensor([False] * n + is_answer)
     places = wanted.nonzero()[:, 0] - 1
     return functional.cross_entropy(logits[places], ids[wanted], reduction="sum"), logits[places], ids[wanted]
+
+
+def write_noise(path, num_frames, seed):
+    """Write an H.264 file of coarse noise, two frames a second, so that scores differ all over a clip."""
+    import av
+
+    rng = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=2)
+        stream.height = stream.width = 40
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "12"}
+        for _ in range(num_frames):
+            pixels = np.kron(rng.integers(0, 256, (5, 5, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def videos_jsonl(tmp_path_factory):
+    """A file of questions about six real clips of 3 to 8 frames; some have several, and several turns."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for number in range(6):
+        path = write_noise(folder / f"train_{number}.mp4", 3 + number, number)
+        answer = ("red", "a square")[number % 2]
+        rows.append({"video": str(path), "question": f"What is in clip {number}?", "answer": answer})
+        if number % 2:
+            rows.append({"video": str(path), "question": "How many?", "answer": str(number)})
+        if number == 4:
+            talk = [("human", "<video>\nWhere?"), ("gpt", "left"), ("human", "And now?"), ("gpt", "it moved right")]
+            rows.append({"video": str(path), "conversations": [{"from": w, "value": v} for w, v in talk]})
+    file = folder / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def base_settings(base, data, **changes):
+    """Settings of a run of a tiny model: whole frames on the CPU, rates that move it in a few steps."""
+    given = {
+        "model": str(base),
+        "data": str(data),
+        "frames": 4,
+        "steps": 4,
+        "eval_videos": 0,
+        "workers": 0,
+        "log_every": 1,
+        "precision": "float32",
+        "warmup": 2,
+        **{f"lr_{part}": 1e-3 for part in ("scorer", "vit", "connector", "llm")},
+    }
+    return FinetuneSettings(**{**given, **changes})
