@@ -173,7 +173,7 @@ def license_of(model: str) -> str | None:
 
 def _results(document: dict[str, Any]) -> list[str]:
     rows = [
-        (f"{arm}, {when}", values)
+        (f"{'pruned by the temporal scorer' if arm == 'temporal' else arm}, {when}", values)
         for when in ("before", "after")
         for arm, values in (document.get(when) or {}).items()
         if isinstance(values, dict)
@@ -206,7 +206,8 @@ def _training(document: dict[str, Any]) -> list[str]:
     settings = {k: v for k, v in document.get("settings", {}).items() if v not in (None, "", False)}
     lines = ["## Training", ""]
     data = _path_free(document.get("data", "")) or "unknown"
-    took = f", {document['seconds'] / 60:.0f} min" if document.get("seconds") else ""
+    seconds = document.get("seconds") or 0
+    took = f", {seconds / 60:.0f} min" if seconds >= 120 else f", {seconds:.0f} s" if seconds else ""
     lines.append(f"Data: {data}. {document.get('steps', 0):,} steps{took}.")
     if settings:
         lines += ["", "| setting | value |", "| --- | --- |"]
@@ -222,7 +223,8 @@ def _path_free(value: Any) -> str:
 
 
 def _use(train: str, base: str) -> str:
-    needs = "" if train == "full" else f"\nThe weights that were not trained are fetched from {_link(base)}.\n"
+    needs = f"\nThe weights that were not trained are those of {_link(base)}, which is loaded with it.\n"
+    needs = "" if train == "full" else needs
     extra = "[train]" if train == "lora" else ""
     return (
         f"## Use\n\n```\npip install 'stts{extra}'\nstts ask video.mp4 \"What happens?\" --model FOLDER\n```\n\n"

@@ -23,6 +23,7 @@ RUN = {
     "before": {
         "dense": {"accuracy": 0.981, "loss": 0.1234, "answers": 500, "flops_ratio": 1.0, "kept": 1.0},
         "pruned": {"accuracy": 0.5, "loss": 2.1, "answers": 500, "flops_ratio": 0.5312, "kept": 0.5},
+        "temporal": {"accuracy": 0.8, "loss": 1.0, "answers": 500, "flops_ratio": 0.5, "kept": 0.5},
     },
     "after": {"pruned": {"accuracy": 0.904, "loss": 0.3, "answers": 500, "flops_ratio": 0.5312, "kept": 0.5}},
     "settings": {
@@ -57,11 +58,12 @@ def test_what_a_card_says():
     }
     assert "# nano, trained to be pruned with stts\n" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert table[:5] == [
+    assert table[:6] == [
         "| | accuracy | loss (nats a token) | windows kept | FLOPs, dense = 1 |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| dense, before | 98.1% | 0.123 | 100% | 1.000 |",
         "| pruned, before | 50.0% | 2.100 | 50% | 0.531 |",
+        "| pruned by the temporal scorer, before | 80.0% | 1.000 | 50% | 0.500 |",
         "| pruned, after | 90.4% | 0.300 | 50% | 0.531 |",
     ]
     assert "| frames | 16 |" in table
@@ -84,7 +86,7 @@ def test_a_card_for_every_kind(train):
     assert fields["library_name"] == {"scorer": "stts", "lora": "peft", "full": "transformers"}[train]
     assert "license" not in fields  # not known without the network
     assert "[allenai/Molmo2-4B](https://huggingface.co/allenai/Molmo2-4B)" in text
-    assert ("fetched from" in text) == (train != "full")
+    assert ("which is loaded with it" in text) == (train != "full")
     assert "Nothing was measured" in text
     assert "emonstration" not in card
 
