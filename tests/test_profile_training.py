@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stts_cli import estimate, profiling, report_profile, savings
 from stts_cli.architectures import load_architecture
-from stts_cli.errors import InputError
+from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.presets import demo_video
 from stts_cli.profiling import memory, passes
 from stts_cli.profiling.passes import DENSE, TRAINING_STAGES, Arm, Job
@@ -159,6 +159,17 @@ def test_a_step_is_counted_without_running(capsys):
     assert counted["flops"]["total"]["dense"] == ran["flops"]["total"]["dense"]
     report_profile.show(document)
     assert "FLOP-ideal speed-up, training step" in capsys.readouterr().out
+
+
+def test_too_little_memory_is_told(nano, monkeypatch):
+    """Before the model is built by the estimate, else where it ran out, with flags that this command has."""
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
+    with pytest.raises(EnvironmentFailure, match=r"GiB dense \(.* of weights, gradients and moments, .* free on cpu"):
+        measured()
+    model, clip = nano
+    monkeypatch.setattr(model.watched.family, "encode_video", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(EnvironmentFailure, match="out of memory in the vision encoder -> lower --frames or --keep"):
+        model.run(clip, DENSE)
 
 
 @pytest.mark.slow

@@ -115,8 +115,9 @@ def check_memory(plans: Sequence[Plan], device: str) -> None:
     if need["total"] <= free:
         return
     gib = 2**30
+    weights = "weights, gradients and moments" if "backward" in largest.savings.flops else "weights"
     raise EnvironmentFailure(
         f"{largest.num_frames} frames need about {need['total'] / gib:.1f} GiB dense ({need['weights'] / gib:.1f} of "
-        f"weights, {(need['total'] - need['weights']) / gib:.1f} of frames and activations), {free / gib:.1f} GiB are "
-        f"free on {device} -> fewer --frames, --dtype bfloat16, or --analytic, which runs nothing"
+        f"{weights}, {(need['total'] - need['weights']) / gib:.1f} of frames and activations), {free / gib:.1f} GiB "
+        f"are free on {device} -> fewer --frames, --dtype bfloat16, or --analytic, which runs nothing"
     )

@@ -17,6 +17,7 @@ from torch import nn
 
 from stts_cli import estimate
 from stts_cli.device import PeakMemory, clock
+from stts_cli.errors import EnvironmentFailure
 from stts_cli.families.family import EncodedVideo, Family
 from stts_cli.profiling.passes import DENSE, Arm, Job, Pass, late_blocks, run_pass
 from stts_cli.training.clips import TrainingClip
@@ -113,6 +114,9 @@ class Trainee:
 
         Returns:
             The sums that the loss is made of.
+
+        Raises:
+            EnvironmentFailure: out of memory, with the stage.
         """
         device = self.watched.device
         talk = Conversation(((estimate.QUESTION, estimate.ANSWER),))
@@ -122,6 +126,9 @@ class Trainee:
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 step: Step = self.model([given], arm.keep_ratio, scorer=arm.scorer)
+        except EnvironmentFailure as error:  # it names finetune's flags
+            what = str(error).partition(" -> ")[0]
+            raise EnvironmentFailure(f"{what} -> lower --frames or --keep-ratio, or use --dtype bfloat16") from error
         finally:
             note.remove()
         return step
