@@ -8,6 +8,7 @@ Source: arXiv 2603.18004, training.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class TrainingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.family = family
-        self.stock: nn.Module = family.model
+        self.stock: Any = family.model
         self.scorer: nn.Module | None = family.scorer
         self.scorer_name, self.seq_len = scorer, seq_len
         self.checkpoint_blocks, self.clamp = checkpoint_blocks, clamp_scorer_gradient
@@ -86,6 +87,7 @@ class TrainingModel(nn.Module):
         scorer: str | None = None,
         seed: int = 0,
         temporal_only: bool = False,
+        score_bound: float | None = None,
     ) -> Step:
         """Encode clips and read their conversations.
 
@@ -96,6 +98,7 @@ class TrainingModel(nn.Module):
             scorer: who chooses; None for the one that is trained with.
             seed: of the random scorer.
             temporal_only: score, and leave the language model out: for a scorer's first steps.
+            score_bound: the hardest pull at a score, see `_bound`; None for 1 / the scores of this batch.
 
         Returns:
             The sums.
@@ -108,7 +111,7 @@ class TrainingModel(nn.Module):
         name = self.scorer_name if scorer is None else scorer
         with _stage("the vision encoder", "--frames, --batch-size or --keep-ratio, or add --gradient-checkpointing"):
             encoded = self._encode(clips, lengths, keep_ratio, name if keep_ratio < 1 else "none", seed)
-        temporal, num_windows = self._temporal(encoded, lengths)
+        temporal, num_windows = self._temporal(encoded, lengths, score_bound)
         kept, total = int(encoded.keep_mask.sum()), encoded.keep_mask.numel()
         if temporal_only:
             temporal = self._anchor(temporal)
@@ -172,13 +175,13 @@ class TrainingModel(nn.Module):
             checkpoint_blocks=self.checkpoint_blocks and torch.is_grad_enabled(),
         )
 
-    def _temporal(self, encoded: EncodedVideo, lengths: list[int]) -> tuple[Tensor, int]:
+    def _temporal(self, encoded: EncodedVideo, lengths: list[int], bound: float | None) -> tuple[Tensor, int]:
         if encoded.scores is None or encoded.scorer != "learned":
             return encoded.visual_tokens.new_zeros((), dtype=torch.float32), 0
         assert encoded.scored_hidden is not None
         num_windows = (len(encoded.scores) - len(lengths)) * encoded.scores.shape[1]
         if self.clamp and encoded.scores.requires_grad:
-            encoded.scores.register_hook(_bound)
+            encoded.scores.register_hook(functools.partial(_bound, limit=bound or 1 / encoded.scores.numel()))
         mean = temporal_loss(encoded.scores, encoded.scored_hidden, self.family.window_index, lengths)
         return mean * num_windows, num_windows
 
@@ -214,14 +217,13 @@ def part_of(name: str) -> str:
     return "connector" if ".multi_modal_projector." in name else "llm"
 
 
-def _bound(gradient: Tensor) -> Tensor:
+def _bound(gradient: Tensor, limit: float) -> Tensor:
     """Bound the gradient of the scores, element by element.
 
     Where the scores of a row of windows hardly differ, the min-max of the soft bias multiplies the gradient a
     thousandfold, and one such step saturates the sigmoid for good. No window may pull harder than the temporal loss
-    could: 1 / the number of windows. Ours, not the paper's.
+    could: 1 / the number of windows of the whole step. Ours, not the paper's.
     """
-    limit = 1 / gradient.numel()
     return gradient.clamp(-limit, limit)
 
 

@@ -120,6 +120,7 @@ class VisionModel(TrainingModel):
         scorer: str | None = None,
         seed: int = 0,
         temporal_only: bool = False,
+        score_bound: float | None = None,
     ) -> Step:
         """Tell what stands in every window; the loss goes out as the language model's would.
 
@@ -129,6 +130,7 @@ class VisionModel(TrainingModel):
             scorer: not used.
             seed: not used.
             temporal_only: not used.
+            score_bound: not used.
         """
         frames = torch.cat([clip.frames for clip in clips])
         features = connector_features(self.family, frames)

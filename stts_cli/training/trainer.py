@@ -118,8 +118,14 @@ class SttsTrainer(Trainer):
         alone = step < self.settings.scorer_warmup
         if alone:
             ratio = min(r for r, _ in self._ratios)
-        out: Step = model(inputs["clips"], ratio, seed=int(draw.integers(2**31)), temporal_only=alone)
         tokens, windows = num_items_in_batch.clamp_min(1)
+        out: Step = model(
+            inputs["clips"],
+            ratio,
+            seed=int(draw.integers(2**31)),
+            temporal_only=alone,
+            score_bound=self.accelerator.num_processes / float(windows),
+        )
         temporal = self.settings.temporal_weight * out.temporal_sum / windows
         loss = temporal if alone else out.lm_sum / tokens + temporal
         self._sums += [

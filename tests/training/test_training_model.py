@@ -173,6 +173,22 @@ def test_the_scorers_gradient_is_bounded_by_window(family, batch):
     assert torch.equal(unbounded, same_raw)
 
 
+def test_the_trainers_bound_is_that_of_the_whole_step(family, batch):
+    """Not of the forward pass, or accumulation and processes would change what the scorer learns."""
+    held = {}
+    original = family.encode_video
+
+    def encode(patches, **options):
+        out = original(patches, **options)
+        out.scores.retain_grad()
+        held["scores"] = out.scores
+        return out
+
+    family.encode_video = encode
+    (1000 * TrainingModel(family)(batch, 0.5, score_bound=0.0025).lm_sum).backward()
+    assert float(held["scores"].grad.abs().max()) == pytest.approx(0.0025)
+
+
 @pytest.mark.parametrize("keep_ratio", [1.0, 0.5])
 def test_checkpointed_gradients_are_identical(base, batch, keep_ratio):
     found = []
