@@ -50,7 +50,7 @@ def conversation_ids(
         (token ids, of each whether the model has to say it: the answers and the token that ends them).
 
     Raises:
-        InputError: a turn or the context holds a token of the video's, or the checkpoint's chat template rewrites answers.
+        InputError: a turn or the context holds a token of the video's, or the chat template rewrites answers.
     """
     said = ""
     family.check_text("text before the question", context)

@@ -7,6 +7,7 @@ The output folder holds the result itself (what `stts ask --model FOLDER` takes)
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -232,14 +233,24 @@ def _data(
 
 def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: bool, log: Report) -> Any:
     """Look at every row and video before the first step."""
+    import torch
+
     from stts_cli.training.samples import leave_out, report_problems, validate
 
     windows = family.shape().num_windows
-    limit = settings.seq_len or family.model.config.get_text_config().max_position_embeddings
+    most = family.model.config.get_text_config().max_position_embeddings
+    limit = min(settings.seq_len or most, most)
+
+    @functools.cache
+    def before(num_frames: int) -> int:
+        """Return the tokens up to the end of a video, whose times are not known yet: of no fewer digits than these."""
+        if num_frames * windows > most:
+            return num_frames * windows
+        return len(family.video_prefix([9999.9] * num_frames, torch.ones(num_frames, windows, dtype=torch.bool))[0])
 
     def measure(num_frames: int, conversation: Any) -> int:
         ids, _ = family.conversation_ids(conversation.turns, conversation.subtitles)
-        return num_frames * (windows + 8) + len(ids)
+        return before(num_frames) + len(ids) - 1
 
     problems = validate(
         samples,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from stts_cli.device import keep_freed_memory, resident_bytes, resolve_device
 from stts_cli.errors import EnvironmentFailure
@@ -73,6 +73,17 @@ class SttsTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.add_callback(_Heartbeat(report))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
+        """Train; a run that ended before its result was written is only read back."""
+        if isinstance(resume_from_checkpoint, str) and step_of(Path(resume_from_checkpoint)) >= self.args.max_steps:
+            # Trainer would take one step more before it sees that there is nothing left to do
+            checkpoint = Path(resume_from_checkpoint)
+            self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            best = self.state.best_global_step if self.args.load_best_model_at_end else None
+            self._read(checkpoint if best is None else checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{best}"))
+            return TrainOutput(self.state.global_step, 0.0, {})
+        return super().train(resume_from_checkpoint, *args, **options)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer, a group for every part."""

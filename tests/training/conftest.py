@@ -45,11 +45,11 @@ def family(loaded):
     return copy.deepcopy(loaded)
 
 
-def noise_clip(num_frames, talks=(TALKS[0],), seed=0, size=(10, 10)):
+def noise_clip(num_frames, talks=(TALKS[0],), seed=0, size=(10, 10), times_from=0.0):
     """A clip whose frames change by themselves, so that scores differ."""
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(0, 256, (num_frames, *size, 3), generator=generator, dtype=torch.uint8)
-    return TrainingClip(frames, tuple(0.5 * k for k in range(num_frames)), tuple(talks), f"noise:{seed}")
+    return TrainingClip(frames, tuple(times_from + 0.5 * k for k in range(num_frames)), tuple(talks), f"noise:{seed}")
 
 
 @pytest.fixture
