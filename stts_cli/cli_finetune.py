@@ -50,6 +50,7 @@ def finetune(
     lr_vit: Annotated[float | None, typer.Option(help="Of the ViT; 5e-6.")] = None,
     lr_connector: Annotated[float | None, typer.Option(help="Of the connector; 5e-6.")] = None,
     lr_llm: Annotated[float | None, typer.Option(help="Of the language model; 1e-5.")] = None,
+    lr_lora: Annotated[float | None, typer.Option(help="Of adapters; 1e-4.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps over which the rates rise; 20.")] = None,
     scorer_warmup: Annotated[int | None, typer.Option(help="Steps before, in which only the scorer learns; 0.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or muon.")] = None,

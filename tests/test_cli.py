@@ -65,7 +65,7 @@ def test_the_surface_is_what_is_promised():
         (
             "ask",
             "--preset --model --options --frames --max-fps --keep-ratio --scorer --prune-layer --max-new-tokens "
-            "--device --dtype --compare --json --quiet",
+            "--device --dtype --compare --save-kept --json --quiet",
         ),
         (
             "eval",
@@ -77,7 +77,7 @@ def test_the_surface_is_what_is_promised():
             "finetune",
             "--preset --model --data --output --train --keep-ratio --scorer --new-scorer --prune-layer --bias-rescale "
             "--temporal-weight --frames --max-fps --steps --epochs --batch-size --accumulate --max-questions --seq-len "
-            "--lr-scorer --lr-vit --lr-connector --lr-llm --warmup --scorer-warmup --optimizer --schedule "
+            "--lr-scorer --lr-vit --lr-connector --lr-llm --lr-lora --warmup --scorer-warmup --optimizer --schedule "
             "--weight-decay --clip --precision --gradient-checkpointing --lora-rank --lora-alpha --lora-vit "
             "--eval-data --eval-videos --eval-every --save-every --keep-checkpoints --log-every --report-to "
             "--video-root --cache --workers --shapes-mix --seed --resume --skip-invalid --push-to-hub --device --json",

@@ -31,7 +31,7 @@ def commands() -> list[list[str]]:
         part.strip() for line in lines.splitlines() for part in line.split("&&") if part.strip().startswith("stts ")
     ]
     assert len(found) >= 3
-    return [shlex.split(command)[1:] for command in found]
+    return [shlex.split(command, comments=True)[1:] for command in found]
 
 
 @pytest.mark.parametrize("name", ["ask", "answer", "test"])
@@ -62,6 +62,7 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
     """Parse each one for real, up to the call that would load a model."""
     from stts_cli import pipeline, profiling
     from stts_cli.benchmarks import registry, suite
+    from stts_cli.training import finetune
 
     asked = []
     monkeypatch.setattr(pipeline, "ask", lambda path, questions, **settings: asked.append(settings) or 1 / 0)
@@ -69,6 +70,7 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
     monkeypatch.setattr(estimate, "analytic", lambda **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(profiling, "architecture_of", lambda model: None)
     monkeypatch.setattr(suite, "run_benchmarks", lambda bench, arms, **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(finetune, "finetune", lambda settings, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(registry, "describe", lambda: asked.append({}) or 1 / 0)
     monkeypatch.setattr(plots, "check_target", lambda path: None)
     typed = [str(clip_file) if word.endswith(".mp4") else word for word in words]
@@ -78,7 +80,7 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("name", ["ask", "eval", "profile"])
+@pytest.mark.parametrize("name", ["ask", "finetune", "eval", "profile"])
 def test_the_flags_of_readme_exist(name):
     from typer.main import get_command
 

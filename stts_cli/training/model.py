@@ -23,7 +23,7 @@ from stts_cli.pruning.losses import temporal_loss
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.rows import Rows, VideoTokens, write_rows
 
-PARTS = ("scorer", "vit", "connector", "llm")
+PARTS = ("scorer", "vit", "connector", "llm", "lora")
 
 
 class Step(NamedTuple):
@@ -212,6 +212,8 @@ def part_of(name: str) -> str:
     """Return which of `PARTS` a parameter of `TrainingModel` belongs to, by its name."""
     if name.startswith("scorer."):
         return "scorer"
+    if ".lora_" in name:
+        return "lora"
     if ".vision_tower." in name:
         return "vit"
     return "connector" if ".multi_modal_projector." in name else "llm"

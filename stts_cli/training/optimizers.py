@@ -102,10 +102,11 @@ def make_groups(named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSet
     rates = {part: getattr(settings, f"lr_{part}") for part in PARTS}
     made = []
     for part, kind in sorted(groups):
-        # the scorer, small and fragile, keeps AdamW
-        muon = settings.optimizer == "muon" and kind == "matrix" and part != "scorer" and part != "patch_embedding"
+        # the scorer, small and fragile, and adapters keep AdamW
+        own_adamw = part in ("scorer", "lora")
+        muon = settings.optimizer == "muon" and kind == "matrix" and not own_adamw
         lr = rates[part]
-        if settings.optimizer == "muon" and not muon and part != "scorer":
+        if settings.optimizer == "muon" and not muon and not own_adamw:
             lr = rates["llm"] * settings.muon_adamw
         decay = settings.weight_decay if kind == "matrix" else 0.0
         rule = "muon" if muon else "adamw"

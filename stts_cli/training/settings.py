@@ -1,7 +1,7 @@
 """What a finetuning run is told: flat, frozen settings, from a YAML file of presets/training and the command's flags.
 
 Learning rates default to Molmo2's own for video finetuning (language model 1e-5, ViT and connector 5e-6, AdamW with
-betas 0.9 and 0.95, no weight decay); the scorer's, which starts from nothing, is ours.
+betas 0.9 and 0.95, no weight decay); the scorer's and adapters', which start from nothing, are ours.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class FinetuneSettings:
         lr_scorer: learning rate of the scorer.
         lr_vit: of the ViT.
         lr_connector: of the connector.
+        lr_lora: of adapters, wherever they are.
         lr_llm: of the language model. With "muon" the last three are Muon's, AdamW's are `muon_adamw` of them.
         weight_decay: of matrices that are no embeddings.
         clip: the gradient's largest norm.
@@ -101,6 +102,7 @@ class FinetuneSettings:
     lr_vit: float = 5e-6
     lr_connector: float = 5e-6
     lr_llm: float = 1e-5
+    lr_lora: float = 1e-4
     muon_adamw: float = 0.1
     weight_decay: float = 0.0
     clip: float = 1.0
