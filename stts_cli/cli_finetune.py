@@ -65,7 +65,9 @@ def finetune(
     lora_alpha: Annotated[int | None, typer.Option(help="Their scale; 32.")] = None,
     lora_vit: Annotated[bool | None, typer.Option("--lora-vit", help="Adapters in the ViT too.")] = None,
     eval_data: Annotated[str | None, typer.Option(help="Held-out questions; else some videos of the data.")] = None,
-    eval_videos: Annotated[int | None, typer.Option(help="Held-out videos; 20, 0 for none.")] = None,
+    eval_videos: Annotated[
+        int | None, typer.Option(help="Held-out videos; 20 or a tenth of the data, 0 for none.")
+    ] = None,
     eval_every: Annotated[
         int | None, typer.Option(help="Steps between evaluations, each with a checkpoint; the best one is the result.")
     ] = None,

@@ -71,8 +71,8 @@ def finetune(
     out = Path(output)
     first = int(os.environ.get("RANK", "0")) == 0
     settings = _settle(settings, device)
-    samples = _read_rows(settings)
-    record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": samples[1]}
+    settings, rows, fingerprint = _read_rows(settings)
+    record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
     check_folder(out, record, resume=resume, first=first)
     log: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
     log({"event": "stage", "name": "loading"})
@@ -83,7 +83,7 @@ def finetune(
         settings, out / CHECKPOINTS, device=device, has_eval=bool(settings.eval_videos or settings.eval_data)
     )
     family, had_scorer = load_base(settings, arguments.device)
-    data = _data(settings, family, samples[0], world, skip_invalid, log)
+    data = _data(settings, family, rows, world, skip_invalid, log)
     steps = _steps(settings, data, world)
     if first:
         claim(out, record)
@@ -131,21 +131,25 @@ def _settle(settings: FinetuneSettings, device: str) -> FinetuneSettings:
     return settings
 
 
-def _read_rows(settings: FinetuneSettings) -> tuple[Any, str]:
-    """Read the rows of the data files, and their fingerprint; nothing for the procedural world."""
+def _read_rows(settings: FinetuneSettings) -> tuple[FinetuneSettings, tuple[Any, Any], str]:
+    """Read the rows of the data files: the settings with the number of held-out videos decided, rows, fingerprint."""
     if settings.data == "shapes":
-        return (None, None), "shapes"
+        return settings.override(eval_videos=20 if settings.eval_videos is None else None), (None, None), "shapes"
     from stts_cli.training.samples import read_samples, split_held_out
 
     def read(source: str) -> Any:
         return read_samples(source, video_root=settings.video_root, max_questions=settings.max_questions)
 
     rows = read(settings.data)
+    if settings.eval_videos is None:
+        num_videos = len({row.video for row in rows})
+        tenth = min(20, max(1, num_videos // 10)) if num_videos > 1 else 0
+        settings = settings.override(eval_videos=20 if settings.eval_data else tenth)
     if settings.eval_data is not None:
         held_out = None if settings.eval_data == "shapes" else read(settings.eval_data)
     else:
-        rows, held_out = split_held_out(rows, settings.eval_videos, settings.seed)
-    return (rows, held_out), hashlib.sha256(repr((rows, held_out)).encode()).hexdigest()[:16]
+        rows, held_out = split_held_out(rows, settings.eval_videos or 0, settings.seed)
+    return settings, (rows, held_out), hashlib.sha256(repr((rows, held_out)).encode()).hexdigest()[:16]
 
 
 def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
@@ -300,7 +304,7 @@ def _trainer(settings: FinetuneSettings, family: Any, arguments: Any, data: Data
             train=settings.train,
             base_model=settings.model,
             settings=family.settings,
-            training=training or {"settings": dataclasses.asdict(settings)},
+            training=training or {"unfinished": True},
             dtype=dtype,
             state_dict=state_dict,
         )
@@ -348,9 +352,16 @@ def _finish(out: Path, trainer: Any, document: dict[str, Any]) -> None:
     if not trainer.is_world_process_zero():
         return
     half = trainer.settings.train == "full" and _stored_dtype(trainer.settings.model) == "bfloat16"
-    summary = {k: v for k, v in document.items() if k not in ("stts",)}
-    trainer._write(out, state_dict, torch.bfloat16 if half else None, summary)
+    trainer._write(out, state_dict, torch.bfloat16 if half else None, _without_paths(document))
     (out / "README.md").write_text(model_card(document), encoding="utf-8")
+
+
+def _without_paths(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's document with folders and files of this machine by their names only: it may be published."""
+    settings = {k: v for k, v in document["settings"].items() if k not in ("cache", "video_root", "workers")}
+    named = {k: Path(v).name if isinstance(v, str) and Path(v).exists() else v for k, v in settings.items()}
+    model = document["model"]
+    return {**document, "model": Path(model).name if Path(model).exists() else model, "settings": named}
 
 
 def _stored_dtype(model: str) -> str:

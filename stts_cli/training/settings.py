@@ -63,7 +63,7 @@ class FinetuneSettings:
         lora_alpha: their scale.
         lora_vit: put adapters into the ViT too.
         eval_data: held-out questions, as `data`; None splits `eval_videos` off the data.
-        eval_videos: held-out videos.
+        eval_videos: held-out videos, 0 for none; None for 20, or a tenth of the data where that is less.
         eval_every: optimizer steps between evaluations; 0 for the start and the end only.
         save_every: optimizer steps between checkpoints; 0 for the end only.
         keep_checkpoints: how many of the latest to keep, beside the best.
@@ -112,7 +112,7 @@ class FinetuneSettings:
     lora_alpha: int = 32
     lora_vit: bool = False
     eval_data: str | None = None
-    eval_videos: int = 20
+    eval_videos: int | None = None
     eval_every: int = 0
     save_every: int = 0
     keep_checkpoints: int = 2
@@ -144,7 +144,7 @@ class FinetuneSettings:
         if self.seq_len is not None:
             _least("seq_len", self.seq_len, 1)
         for name in ("steps", "scorer_warmup", "warmup", "workers", "eval_videos", "eval_every", "save_every"):
-            _least(name, getattr(self, name), 0)
+            _least(name, getattr(self, name) or 0, 0)
         if not self.steps and self.epochs <= 0:
             raise InputError(f"steps {self.steps}, epochs {self.epochs} -> one of them above 0 -> give --steps")
         if self.train == "scorer" and self.scorer != "learned":
