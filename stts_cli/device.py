@@ -60,8 +60,8 @@ def resident_bytes() -> int | None:
 def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed for what comes next; elsewhere do nothing.
 
-    As it comes, glibc gives every large tensor back to the system and faults its pages in again at the next step: a
-    fifth of a training step's time on a CPU, measured on the embedded model. The price is memory that stays at its
+    As it comes, glibc gives every large tensor back to the system and faults its pages in again at the next step: up to
+    a fifth of a training step's time on a CPU, measured on the embedded model. The price is memory that stays at its
     peak.
     """
     try:
