@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from fractions import Fraction
@@ -64,16 +65,25 @@ def demo_scene() -> Scene:
 
 
 def main(arguments: list[str]) -> None:
-    """Write held-out clips and print what may be asked of them: `python -m stts_cli.shapes.clips FOLDER [COUNT]`."""
+    """Write held-out clips and what may be asked of them: `python -m stts_cli.shapes.clips FOLDER [COUNT]`.
+
+    The questions are printed, and written into FOLDER/questions.jsonl as `stts eval --bench` and `stts finetune --data`
+    take them.
+    """
     if not arguments or len(arguments) > 2 or (len(arguments) == 2 and not arguments[1].isdigit()):
         sys.exit("usage: python -m stts_cli.shapes.clips FOLDER [COUNT]")
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
+    rows = []
     for index in range(int(arguments[1]) if len(arguments) == 2 else 5):
         scene = make_scene("test", 1_000_000 + index)  # far from the clips that `stts eval` measures
-        print(write_clip(scene, folder / f"clip-{index}.mp4"))
+        clip = write_clip(scene, folder / f"clip-{index}.mp4")
+        print(clip)
         for question in ask(scene):
             print(f"  {question.text}  [{question.answer}]")
+            row = {"video": clip.name, "question": question.text, "answer": question.answer}
+            rows.append(json.dumps({**row, "groups": {"family": question.family}}))
+    (folder / "questions.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The procedural world: the same scene from the same seed, and answers that the drawn frames bear out."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -115,6 +116,10 @@ def test_fresh_clips_come_with_their_questions(tmp_path, capsys):
     main([str(tmp_path), "1"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("clip-0.mp4")
-    assert len(lines) == 1 + len(ask(make_scene("test", 1_000_000)))
+    questions = ask(make_scene("test", 1_000_000))
+    assert len(lines) == 1 + len(questions)
+    rows = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text().splitlines()]
+    assert [(row["question"], row["answer"]) for row in rows] == [(q.text, q.answer) for q in questions]
+    assert all((tmp_path / row["video"]).is_file() for row in rows)
     with pytest.raises(SystemExit, match="usage"):
         main([str(tmp_path), "many"])
