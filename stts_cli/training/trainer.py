@@ -30,6 +30,8 @@ from stts_cli.training.optimizers import make_groups, make_optimizer, rate_facto
 from stts_cli.training.run_folder import SAVING, Report
 from stts_cli.training.settings import FinetuneSettings, keep_ratios
 
+RANK = "accuracy_then_loss"  # what the best checkpoint is best in: of equal accuracies the lower loss wins
+
 
 class SttsTrainer(Trainer):
     """Trainer for a `TrainingModel`.
@@ -198,7 +200,8 @@ class SttsTrainer(Trainer):
         """Measure held-out questions dense and pruned: "eval_dense_accuracy", "eval_pruned_accuracy" and the like."""
         arms = self._measured[self.state.global_step] = self.measure(self.arms())
         metrics = {f"{metric_key_prefix}_{arm}_{k}": v for arm, one in arms.items() for k, v in one.items()}
-        metrics.setdefault(f"{metric_key_prefix}_pruned_accuracy", metrics[f"{metric_key_prefix}_dense_accuracy"])
+        last = arms.get("pruned", arms["dense"])
+        metrics[f"{metric_key_prefix}_{RANK}"] = last["accuracy"] - 1e-6 * min(last["loss"], 1e3)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -332,7 +335,7 @@ def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, 
         save_steps=every or settings.save_every or 1,
         save_total_limit=settings.keep_checkpoints,
         load_best_model_at_end=bool(every),
-        metric_for_best_model="eval_pruned_accuracy" if every else None,
+        metric_for_best_model=f"eval_{RANK}" if every else None,
         greater_is_better=True if every else None,
         train_sampling_strategy="sequential" if sequential else "random",
         dataloader_num_workers=settings.workers,
