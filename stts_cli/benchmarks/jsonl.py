@@ -71,6 +71,8 @@ def _make(row: Row, folder: DataFolder) -> QaItem:
     path = Path(video) if Path(video).is_absolute() else folder.roots[0] / video
     if not isinstance(row.get("options") or [], list):
         raise ValueError("'options' is no list")
+    if not isinstance(row.get("groups") or {}, dict):
+        raise ValueError("'groups' is no mapping, such as {\"topic\": \"cats\"}")
     given = [str(option) for option in row.get("options") or ()]
     options = bare_options(given)
     answer = row.get("answer")

@@ -475,6 +475,7 @@ def test_jsonl_of_ones_own(tmp_path):
         ('{"video": "a.mp4", ', "half downloaded"),
         ("[1]", "a list"),
         ('{"video": "a.mp4", "question": "x", "options": "ab"}', "'options' is no list"),
+        ('{"video": "a.mp4", "question": "x", "groups": "ab"}', "'groups' is no mapping"),
         ('{"video": "a.mp4", "question": "x", "start": "soon"}', "row 1: could not convert"),
         ("", "holds no question"),
     ],
