@@ -1,0 +1,382 @@
+"""A whole run: what is refused before anything is trained, and that its result answers."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+from stts_cli import pipeline
+from stts_cli.errors import InputError
+from stts_cli.families import load_family
+from stts_cli.training import finetune as module
+from stts_cli.training.finetune import finetune
+from stts_cli.training.model import TrainingModel
+from stts_cli.training.samples import read_samples
+from stts_cli.training.settings import FinetuneSettings, keep_ratios, read_stages
+from tests.training.conftest import base_settings, noise_clip
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fail where a run gets as far as its trainer."""
+
+    def trainer(*arguments):
+        raise AssertionError("got to the training")
+
+    monkeypatch.setattr(module, "_trainer", trainer)
+
+
+def rows_file(tmp_path, *rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def good(videos_jsonl):
+    """Rows that nothing is wrong with."""
+    return [json.loads(line) for line in videos_jsonl.read_text().splitlines()]
+
+
+def refused(one, output, message, **options):
+    """The run is refused with exactly this message, and leaves no trace in its folder."""
+    before = sorted(output.rglob("*")) if output.exists() else None
+    with pytest.raises(InputError) as caught:
+        finetune(one, output, device="cpu", **options)
+    assert re.fullmatch(message, " ".join(str(caught.value).split())), str(caught.value)
+    assert caught.value.exit_code == 2
+    assert (sorted(output.rglob("*")) if output.exists() else None) == before
+
+
+def test_a_line_that_is_no_json(untrained, base, good, tmp_path):
+    data = rows_file(tmp_path, good[0], "{'video': 1}\n", good[1])
+    message = (
+        rf"{data}, line 2: no JSON \(Expecting property name enclosed in double quotes at column 2\) -> one object a "
+        "line -> correct the line"
+    )
+    refused(base_settings(base, data), tmp_path / "run", message)
+
+
+def test_missing_videos_and_empty_answers_are_listed_by_line(untrained, base, good, tmp_path):
+    lost = {"video": "lost.mp4", "question": "Where?", "answer": "gone"}
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    bad = [lost, {**good[1], "answer": " "}, {**lost, "video": str(broken)}]
+    data = rows_file(tmp_path, good[0], *bad)
+    message = (
+        rf"line 2: {tmp_path}/lost.mp4: does not exist line 3: .*train_1.mp4: the answer is empty line 4: {broken}: "
+        r"cannot be read as a video.* missing video: 1, empty answer: 1, unreadable video: 1 -> mend the data, or add "
+        "--skip-invalid to train without them"
+    )
+    refused(base_settings(base, data), tmp_path / "run", message)
+
+
+def test_an_answer_longer_than_the_sequence(untrained, base, good, tmp_path):
+    data = rows_file(tmp_path, good[0], {**good[1], "answer": "long " * 100})
+    message = r"line 2: .*: (\d+) tokens with 4 frames, a sequence takes 400 too long: 1 -> mend the data, or add .*"
+    refused(base_settings(base, data, seq_len=400), tmp_path / "run", message)
+
+
+def test_an_answer_longer_than_the_model_takes(untrained, base, good, tmp_path):
+    data = rows_file(tmp_path, good[0], {**good[1], "answer": "x" * 2100})
+    refused(base_settings(base, data), tmp_path / "run", r"line 2: .* tokens with 4 frames, a sequence takes 2048 .*")
+
+
+@pytest.mark.parametrize("seq_len", [None, 230])
+@pytest.mark.parametrize("start", [0.0, 3600.0])
+def test_what_passes_the_check_fits_the_sequence(base, good, tmp_path, seq_len, start):
+    """The check does not know the times of frames yet; it counts no fewer tokens than a row then has."""
+    family = load_family(base)
+    limit = seq_len or 2048
+    clip = noise_clip(4, times_from=start)
+    everything = torch.ones(4, family.shape().num_windows, dtype=torch.bool)
+    row = TrainingModel(family).write([clip], everything).input_ids.shape[1]
+    spare = limit - (row - len("red"))  # letters of an answer that fills a row to the brim
+
+    def passes(letters):
+        question = {"video": good[5]["video"], "question": "What color?", "answer": "x" * letters}
+        samples = read_samples(str(rows_file(tmp_path, question)))
+        try:
+            module._check(base_settings(base, "x", seq_len=seq_len), family, samples, False, lambda event: None)
+        except InputError:
+            return False
+        return True
+
+    assert not passes(spare + 1)
+    assert passes(spare - 4 * 4)  # at most three digits and a half a frame on the safe side
+
+
+def test_tokens_of_the_video_in_subtitles(untrained, base, good, tmp_path):
+    data = rows_file(tmp_path, {**good[0], "subtitles": "he said <im_patch>"})
+    refused(
+        base_settings(base, data),
+        tmp_path / "run",
+        r"line 1: .*: the text before the question holds <im_patch>, which stands for the video unusable text: 1 -> .*",
+    )
+
+
+def test_what_is_wrong_can_be_left_out(base, good, tmp_path):
+    lost = {"video": "lost.mp4", "question": "Where?", "answer": "gone"}
+    data = rows_file(tmp_path, *good, lost)
+    told = []
+    document = finetune(
+        base_settings(base, data, steps=1), tmp_path / "run", skip_invalid=True, device="cpu", report=told.append
+    )
+    assert document["steps"] == 1
+    (note,) = [event["text"] for event in told if event["event"] == "note"]
+    assert note.startswith(f"left out: line {len(good) + 1}: ")
+    (start,) = [event for event in told if event["event"] == "start"]
+    assert start["items"] == 6
+    only_bad = rows_file(tmp_path, lost)
+    refused(base_settings(base, only_bad), tmp_path / "other", "no sample is left -> mend the data", skip_invalid=True)
+
+
+def test_a_base_model_that_no_family_handles(untrained, base, videos_jsonl, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "model_type": "molmo3"}))
+    message = (
+        rf"model '{other}' is of type 'molmo3', which no family handles; did you mean 'molmo2'\? -> choose a "
+        "checkpoint of a known type"
+    )
+    refused(base_settings(other, videos_jsonl), tmp_path / "run", message)
+    refused(
+        base_settings(tmp_path / "nowhere", videos_jsonl),
+        tmp_path / "run",
+        rf"model '{tmp_path}/nowhere' is no folder -> .*",
+    )
+
+
+def test_no_data_and_no_model(untrained, base):
+    message = "--{} is missing -> a model to start from and data to train on, or a --preset -> add it"
+    for given, missing in (({"model": str(base)}, "data"), ({"data": "shapes"}, "model")):
+        with pytest.raises(InputError, match=message.format(missing)):
+            finetune(FinetuneSettings(**given), "nowhere")
+
+
+def test_shapes_without_an_end(untrained, base, tmp_path):
+    refused(base_settings(base, "shapes", steps=0), tmp_path / "run", "--data shapes has no end -> give --steps")
+
+
+def test_output_folders_that_hold_something_else(untrained, base, videos_jsonl, tmp_path):
+    one = base_settings(base, videos_jsonl)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("mine")
+    refused(one, full, rf"{full} is not empty and holds no run -> choose another --output, or empty it")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    refused(one, file, rf"{file} is a file -> a folder for the result -> choose another --output")
+
+
+@pytest.fixture(scope="module")
+def done(base, videos_jsonl, tmp_path_factory):
+    """A run that has ended, its document and its settings."""
+    folder = tmp_path_factory.mktemp("done") / "run"
+    one = base_settings(base, videos_jsonl, steps=2, eval_videos=2)
+    return folder, one, finetune(one, folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "values"),
+    [
+        ({"lr_scorer": 0.5}, "lr_scorer", "0.001 there, 0.5 here"),
+        ({"steps": 9}, "steps", "2 there, 9 here"),
+        ({"seed": 3}, "seed", "0 there, 3 here"),
+    ],
+)
+def test_a_folder_that_holds_another_run(untrained, done, change, key, values):
+    folder, one, _ = done
+    message = rf"{folder} holds another run \({key} {values}\) -> choose another --output, or give the same settings"
+    for resume in (False, True):
+        refused(one.override(**change), folder, message, resume=resume)
+
+
+def test_another_runs_rows(untrained, done, good, tmp_path, videos_jsonl):
+    folder, one, _ = done
+    changed = rows_file(tmp_path, *good[:-1], {**good[-1], "answer": "blue"})
+    shutil.copy(videos_jsonl, tmp_path / "before.jsonl")
+    try:
+        videos_jsonl.write_text(changed.read_text())
+        refused(one, folder, rf"{folder} holds another run \(rows '\w+' there, '\w+' here\) -> .*", resume=True)
+    finally:
+        shutil.copy(tmp_path / "before.jsonl", videos_jsonl)
+
+
+def test_the_same_run_again_wants_resume(untrained, done):
+    folder, one, _ = done
+    refused(one, folder, rf"{folder} holds this run already -> add --resume to go on with it, or choose another .*")
+
+
+def test_a_run_that_has_ended_can_be_resumed_and_stays_what_it_is(done):
+    folder, one, document = done
+    weights = (folder / "scorer.safetensors").read_bytes()
+    again = finetune(one.override(log_every=7, keep_checkpoints=4), folder, resume=True, device="cpu")
+    assert again["resumed_from"] == "checkpoint-2"
+    assert again["after"] == document["after"]
+    assert again["before"] == document["before"]
+    assert (folder / "scorer.safetensors").read_bytes() == weights
+
+
+def test_data_that_was_refused_can_be_mended(base, good, tmp_path):
+    """A run that never began does not keep its folder."""
+    data = rows_file(tmp_path, *good, {"video": "lost.mp4", "question": "Where?", "answer": "gone"})
+    with pytest.raises(InputError, match=r"lost\.mp4: does not exist"):
+        finetune(base_settings(base, data, steps=1), tmp_path / "run", device="cpu")
+    rows_file(tmp_path, *good)
+    finetune(base_settings(base, data, steps=1), tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "stts.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def trained(base, videos_jsonl, tmp_path_factory):
+    """The result folders of two steps of each kind, by kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    for kind in ("scorer", "lora", "full"):
+        one = base_settings(base, videos_jsonl, train=kind, steps=2, eval_videos=1, lora_rank=2)
+        finetune(one, folder / kind, device="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["scorer", "lora", "full"])
+def test_a_result_answers(trained, kind, good, base):
+    folder = trained / kind
+    run = pipeline.ask(good[3]["video"], ["What is it?"], model=str(folder), frames=4, max_fps=2, max_new_tokens=3)
+    assert run.model == kind
+    assert run.is_demonstration
+    assert run.arms[0].scorer == "learned"
+    assert run.arms[0].num_windows_kept == run.arms[0].num_windows // 2
+    document = json.loads((folder / "stts.json").read_text())
+    assert document["train"] == kind
+    assert document["training"]["steps"] == 2
+    assert (folder / "model.safetensors").exists() == (kind == "full")
+    assert (folder / "adapter_model.safetensors").exists() == (kind == "lora")
+    assert (kind == "full") == ("base_model" not in document)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+
+
+def test_a_result_is_measured_by_eval(trained, good, tmp_path):
+    from typer.testing import CliRunner
+
+    from stts_cli import cli
+
+    items = rows_file(tmp_path, *(row for row in good if "question" in row))
+    arguments = ["eval", "--model", str(trained / "scorer"), "--bench", str(items), "--frames", "4", "--workers", "0"]
+    result = CliRunner().invoke(cli.app, [*arguments, "--output", str(tmp_path / "out"), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "rows" in result.output
+
+
+def test_a_result_can_be_trained_on(trained, videos_jsonl, tmp_path):
+    """Scorer-only and LoRA folders are base models too; what is trained whole keeps the dtype of the model under it."""
+    one = base_settings(trained / "scorer", videos_jsonl, train="full", steps=1)
+    finetune(one, tmp_path / "run", device="cpu")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dtype"] == "float32"
+    pipeline.load(str(tmp_path / "run"), device="cpu", dtype="float32")
+    once_more = base_settings(trained / "lora", videos_jsonl, train="scorer", steps=1)
+    finetune(once_more, tmp_path / "scorer", device="cpu")
+    document = json.loads((tmp_path / "scorer" / "stts.json").read_text())
+    assert document["base_model"].endswith("/lora")
+
+
+def test_before_and_after_are_measured_on_the_held_out_videos(done):
+    _, _, document = done
+    assert document["before"].keys() == document["after"].keys() == {"dense", "pruned"}
+    for when in ("before", "after"):
+        dense, pruned = document[when]["dense"], document[when]["pruned"]
+        assert dense["answers"] == pruned["answers"] > 1
+        assert (dense["kept"], pruned["kept"]) == (1.0, 0.5)
+        assert dense["flops_ratio"] == 1.0
+        assert 0.3 < pruned["flops_ratio"] < 1.0
+    dense = [document[when]["dense"] for when in ("before", "after")]
+    assert dense[0] == dense[1], "only the scorer was trained"
+    assert document["before"]["pruned"]["loss"] != document["after"]["pruned"]["loss"]
+
+
+def test_an_untrained_scorer_is_also_compared_with_what_needs_no_training(base, videos_jsonl, tmp_path):
+    one = base_settings(base, videos_jsonl, steps=1, eval_videos=1, new_scorer=True)
+    document = finetune(one, tmp_path / "run", device="cpu")
+    assert document["before"].keys() == {"dense", "pruned", "temporal"}
+    assert document["after"].keys() == {"dense", "pruned"}
+
+
+def test_the_shipped_presets_are_settings():
+    from stts_cli.presets import presets_folder
+
+    (values,) = read_stages(presets_folder() / "training" / "nano-quick.yaml").values()
+    one = FinetuneSettings(**values)
+    assert (one.data, one.train, one.new_scorer, one.keep_ratio) == ("shapes", "scorer", True, "0.5")
+    assert one.model == "nano"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "holds a list -> a mapping of settings"),
+        ("lr_scorrer: 1", "unknown key 'lr_scorrer'; did you mean 'lr_scorer'?"),
+        ("a: [", "cannot be read"),
+        ("stages: 5", "the stages are 5 -> a mapping from names to settings"),
+        ("stages: {}", "the stages are {} -> a mapping"),
+        ("stages:\n  one: 5", "the stages are {'one': 5} -> a mapping"),
+        ("lr_scorer: fast", "lr_scorer 'fast' -> a number"),
+        ("frames: 2.5", "frames 2.5 -> a whole number"),
+        ("steps: many", "steps 'many' -> a whole number"),
+        ("new_scorer: 3", "new_scorer 3 -> true or false"),
+    ],
+)
+def test_presets_that_are_wrong(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_stages(path)
+
+
+def test_presets_may_write_numbers_as_people_do(tmp_path):
+    """YAML takes 1e-4 for a text, and 0.5 for a number where a list of ratios may stand."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("lr_scorer: 1e-4\nlr_llm: 1\nkeep_ratio: 0.5\nseq_len: 100\ncache: null\n")
+    (values,) = read_stages(path).values()
+    assert values == {"lr_scorer": 1e-4, "lr_llm": 1.0, "keep_ratio": "0.5", "seq_len": 100, "cache": None}
+    assert isinstance(values["lr_llm"], float)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": "scorrer"}, "train 'scorrer' is unknown; did you mean 'scorer'?"),
+        ({"scorer": "lerned"}, "scorer 'lerned' is unknown; did you mean 'learned'?"),
+        ({"precision": "fp8"}, "precision 'fp8' is unknown; known: auto, bf16, bf16-master, float32"),
+        ({"optimizer": "adam"}, "optimizer 'adam' is unknown; did you mean 'adamw'?"),
+        ({"schedule": "linear"}, "schedule 'linear' is unknown; known: cosine, wsd"),
+        ({"bias_rescale": "col"}, "bias_rescale 'col' is unknown"),
+        ({"frames": 0}, "frames 0 -> at least 1 -> raise it"),
+        ({"steps": -1}, "steps -1 -> at least 0 -> raise it"),
+        ({"seq_len": 0}, "seq_len 0 -> at least 1 -> raise it"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints 0 -> at least 1 -> raise it"),
+        ({"epochs": 0.0}, "steps 0, epochs 0.0 -> one of them above 0 -> give --steps"),
+        ({"scorer": "temporal"}, "--train scorer with scorer 'temporal' -> only the learned one -> use --train full"),
+        ({"keep_ratio": "0"}, "keep ratio '0' -> ratios above 0 and at most 1, shares not below 0 -> check it"),
+        ({"keep_ratio": "0.5:x"}, "keep ratio '0.5:x' -> such as 0.5, or 0.5:6,1:2 with shares -> check it"),
+        ({"keep_ratio": "0.5:0"}, "keep ratio '0.5:0' -> ratios above 0"),
+        ({"keep_ratio": "nan"}, "keep ratio 'nan' -> ratios above 0"),
+    ],
+)
+def test_settings_that_are_wrong(change, message):
+    with pytest.raises(InputError, match="^" + re.escape(message)):
+        FinetuneSettings(**change)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.5", ((0.5, 1.0),)),
+        ("0.5:6,1:2", ((0.5, 0.75), (1.0, 0.25))),
+        (" 0.3, 0.7 ", ((0.3, 0.5), (0.7, 0.5))),
+    ],
+)
+def test_keep_ratios(text, expected):
+    assert keep_ratios(text) == expected

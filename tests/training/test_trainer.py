@@ -1,0 +1,393 @@
+"""The trainer: batches, processes and interruptions change nothing; rates, checkpoints and the log are what they say.
+
+Every run here trains a tiny model on six real clips. A run is killed by SIGKILL in a process of its own.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stts_cli.training.finetune import finetune
+from stts_cli.training.model import TrainingModel, part_of
+from stts_cli.training.optimizers import MixedOptimizer, make_groups, make_optimizer, rate_factor
+from stts_cli.training.settings import FinetuneSettings
+from stts_cli.training.trainer import SttsTrainer
+from tests.training.conftest import base_settings
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def settings(base, data, **changes):
+    return base_settings(base, data, **{"train": "full", **changes})
+
+
+def weights(folder):
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= {f"{path.stem}.{name}": value for name, value in load_file(path).items()}
+    return found
+
+
+def log_of(folder, event="log"):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def curve(folder):
+    return [(line["step"], line["lm_loss"], line.get("temporal_loss"), line["grad_norm"]) for line in log_of(folder)]
+
+
+def assert_same_run(one, other):
+    """Loss curve, gradient norms and final weights of two runs agree to 1e-5; weights have moved by some 2e-3.
+
+    Biases of keys are left out: a softmax does not see them, their gradient is rounding and nothing else, and AdamW
+    makes whole steps of it.
+    """
+    tolerance = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(
+        torch.tensor(curve(one), dtype=torch.float64), torch.tensor(curve(other), dtype=torch.float64), **tolerance
+    )
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    seen = [name for name in ours if not name.endswith(("wk.bias", "k_proj.bias"))]
+    assert len(seen) > 0.9 * len(ours)
+    for name in seen:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance, msg=f"{name}: {{}}".format)
+
+
+def assert_identical(one, other):
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def one_process(base, videos_jsonl, tmp_path_factory):
+    """Two videos a step, in one process and one forward pass."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    finetune(settings(base, videos_jsonl, batch_size=2), folder)
+    return folder
+
+
+def test_the_loss_moves(one_process, base):
+    losses = [lm for _, lm, _, _ in curve(one_process)]
+    assert losses[-1] < losses[0] - 0.1
+    start, end = weights(base), weights(one_process)
+    for prefix in ("model.model.vision", "model.model.transformer", "scorer."):
+        assert any(not torch.equal(start[k], end[k]) for k in start if k.startswith(prefix)), prefix
+
+
+def test_accumulated_batches_are_one_batch(one_process, base, videos_jsonl, tmp_path):
+    finetune(settings(base, videos_jsonl, batch_size=1, accumulate=2), tmp_path / "run")
+    assert_same_run(tmp_path / "run", one_process)
+
+
+def test_packing_changes_nothing(one_process, base, videos_jsonl, tmp_path):
+    finetune(settings(base, videos_jsonl, batch_size=2, seq_len=2000), tmp_path / "run")
+    assert_same_run(tmp_path / "run", one_process)
+
+
+def test_gradient_checkpointing_changes_nothing(one_process, base, videos_jsonl, tmp_path):
+    finetune(settings(base, videos_jsonl, batch_size=2, gradient_checkpointing=True), tmp_path / "run")
+    assert_identical(tmp_path / "run", one_process)
+
+
+def flags(one):
+    words = []
+    for field in dataclasses.fields(one):
+        value = getattr(one, field.name)
+        if value is True:
+            words.append("--" + field.name.replace("_", "-"))
+        elif value != field.default:
+            words += ["--" + field.name.replace("_", "-"), str(value)]
+    return words
+
+
+def launch(arguments, processes, output):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = ["-m", "stts_cli.cli", "finetune", *arguments, "--output", str(output), "--device", "cpu"]
+    return subprocess.run(
+        [*torchrun, *command],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(one_process, base, videos_jsonl, tmp_path):
+    """DDP over gloo: each of two processes takes one of the step's two videos."""
+    done = launch(flags(settings(base, videos_jsonl, batch_size=1)), 2, tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert log_of(tmp_path / "run", "start")[0]["processes"] == 2
+    assert len(log_of(tmp_path / "run")) == 4, "one process writes the log"
+    assert_same_run(tmp_path / "run", one_process)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("training full")]
+    assert line.endswith("float32, 2 processes")
+
+
+# Interruptions. Each case: settings, and where SIGKILL strikes.
+MIXED = {"keep_ratio": "0.5:2,1:1", "steps": 7, "save_every": 2, "batch_size": 2}
+CASES = {
+    "scorer": ({"train": "scorer", "scorer_warmup": 1, **MIXED}, {"step": 5}),
+    "full": ({"train": "full", "accumulate": 2, **MIXED, "batch_size": 1}, {"step": 3}),
+    "saving": ({"train": "full", "weight_decay": 0.1, **MIXED}, {"save": 3}),
+    "muon": (
+        {"train": "full", "optimizer": "muon", "precision": "bf16-master", "lr_llm": 0.01, **MIXED},
+        {"step": 5},
+    ),
+    "best": ({"train": "full", **MIXED, "eval_videos": 2, "eval_every": 2}, {"step": 6}),
+    "ended": ({"train": "full", **MIXED}, {"result": True}),
+    "lora": ({"train": "lora", "lora_rank": 2, "lora_vit": True, **MIXED}, {"step": 4}),
+}
+KILLER = """
+import json, os, signal, sys
+from pathlib import Path
+import stts_cli.training.trainer as trainer
+import stts_cli.training.clips, stts_cli.training.samples, stts_cli.families.molmo2
+import stts_cli.training.finetune as module
+from stts_cli.training.settings import FinetuneSettings
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def run(case):
+    if "save" in case["strike"]:
+        original, saved = trainer.SttsTrainer._save_optimizer_and_scheduler, []
+        def save(self, folder):
+            saved.append(folder)
+            if len(saved) == case["strike"]["save"]:
+                die()
+            original(self, folder)
+        trainer.SttsTrainer._save_optimizer_and_scheduler = save
+    if "result" in case["strike"]:
+        module._finish = lambda *arguments: die()
+    def report(event):
+        if event["event"] == "step" and event["step"] == case["strike"].get("step"):
+            die()
+    module.finetune(FinetuneSettings(**case["settings"]), Path(case["output"]), report=report)
+
+for case in json.load(sys.stdin):  # nothing has been computed yet, so that forking is safe
+    child = os.fork()
+    if child == 0:
+        run(case)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(base, videos_jsonl, tmp_path_factory):
+    """All cases' runs, struck by SIGKILL where they say."""
+    folder = tmp_path_factory.mktemp("killed")
+    cases = [
+        {
+            "settings": dataclasses.asdict(settings(base, videos_jsonl, **changes)),
+            "output": str(folder / name),
+            "strike": strike,
+        }
+        for name, (changes, strike) in CASES.items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER], cwd=REPOSITORY, input=json.dumps(cases), capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(-signal.SIGKILL.value)] * len(cases), done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_killed_run_that_is_resumed_ends_bit_for_bit_as_if_it_had_not_been(
+    name, killed, base, videos_jsonl, tmp_path, monkeypatch
+):
+    changes, strike = CASES[name]
+    own = settings(base, videos_jsonl, **changes)
+    run = killed / name
+    left = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert not (run / "stts.json").exists()
+    assert (".saving" in left) == ("save" in strike)
+    monkeypatch.chdir(killed)  # resumed from another folder, and by a relative path
+    document = finetune(own, name, resume=True)
+    expected = {"scorer": 4, "full": 2, "saving": 4, "muon": 4, "best": 4, "ended": 7, "lora": 2}[name]
+    assert document["resumed_from"] == f"checkpoint-{expected}"
+    assert not (run / "checkpoints" / ".saving").exists()
+    unbroken = finetune(own, tmp_path / "run")
+    assert unbroken["resumed_from"] is None
+    assert document["best_step"] == unbroken["best_step"]
+    assert document["before"] == unbroken["before"]
+    assert document["after"] == unbroken["after"]
+    assert_identical(run, tmp_path / "run")
+    by_step = {line["step"]: line["lm_loss"] for line in log_of(run) if "lm_loss" in line}
+    assert by_step == {line["step"]: line["lm_loss"] for line in log_of(tmp_path / "run") if "lm_loss" in line}
+
+
+def test_the_best_checkpoint_and_the_last_are_kept_and_the_best_is_the_result(
+    base, videos_jsonl, tmp_path, monkeypatch
+):
+    accuracy = {0: 0.1, 1: 0.2, 2: 0.9, 3: 0.3, 4: 0.9, 5: 0.1, 6: 0.4}
+    held = []
+
+    def measure(self, arms):
+        step = self.state.global_step
+        held.append(sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*")))
+        figures = {"loss": 1.0, "answers": 4, "flops_ratio": 0.5, "kept": 0.5}
+        return {name: {"accuracy": accuracy[step] if name == "pruned" else 0.5, **figures} for name in arms}
+
+    monkeypatch.setattr(SttsTrainer, "measure", measure)
+    own = settings(base, videos_jsonl, steps=6, eval_videos=2, eval_every=1, keep_checkpoints=2)
+    document = finetune(own, tmp_path / "run")
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
+    assert left == ["checkpoint-2", "checkpoint-5", "checkpoint-6"]
+    assert held[3] == ["checkpoint-1", "checkpoint-2"]
+    assert document["best_step"] == 2
+    assert document["after"]["pruned"]["accuracy"] == 0.9
+    assert_identical(tmp_path / "run", tmp_path / "run" / "checkpoints" / "checkpoint-2")
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [6]), (2, [5, 6]), (3, [4, 5, 6])])
+def test_the_last_checkpoints_are_kept(base, videos_jsonl, tmp_path, keep, left):
+    finetune(
+        settings(base, videos_jsonl, train="scorer", steps=6, save_every=1, keep_checkpoints=keep), tmp_path / "run"
+    )
+    found = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert found == [f"checkpoint-{step}" for step in left]
+
+
+def test_the_log_has_the_losses_parts(one_process):
+    lines = log_of(one_process)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        assert {"loss", "lm_loss", "temporal_loss", "kept", "tokens_per_s", "grad_norm", "learning_rate"} <= line.keys()
+        assert line["loss"] == pytest.approx(line["lm_loss"] + 0.5 * line["temporal_loss"], abs=2e-4)
+        assert line["kept"] == pytest.approx(0.5, abs=0.02)  # whole windows
+        assert line["tokens_per_s"] > 0
+    (start,) = log_of(one_process, "start")
+    assert (start["steps"], start["items"], start["held_out"], start["processes"]) == (4, 6, 0, 1)
+    assert start["trainable"] <= start["parameters"]
+    assert len(log_of(one_process, "done")) == 1
+
+
+def test_the_scorers_warm_up_leaves_everything_else_as_it_was_bit_for_bit(base, videos_jsonl, tmp_path):
+    own = settings(
+        base, videos_jsonl, scorer_warmup=3, steps=1, save_every=3, weight_decay=0.1, keep_checkpoints=5, warmup=0
+    )
+    finetune(own, tmp_path / "run")
+    start = weights(base)
+    warmed, end = weights(tmp_path / "run" / "checkpoints" / "checkpoint-3"), weights(tmp_path / "run")
+    assert start.keys() == warmed.keys()
+    for name, value in start.items():
+        assert torch.equal(value, warmed[name]) == (not name.startswith("scorer.")), name
+    assert any(not torch.equal(warmed[name], end[name]) for name in start if not name.startswith("scorer."))
+    lines = log_of(tmp_path / "run")
+    assert ["lm_loss" in line for line in lines] == [False, False, False, True]
+    assert all("temporal_loss" in line for line in lines)
+
+
+def test_a_group_for_every_part_and_kind(family):
+    one = FinetuneSettings(lr_scorer=1.0, lr_vit=2.0, lr_connector=3.0, lr_llm=4.0, weight_decay=0.1)
+    model = TrainingModel(family)
+    groups = make_groups(model.named_parameters(), one)
+    named = {id(p): name for name, p in model.named_parameters()}
+    seen = {}
+    for group in groups:
+        for parameter in group["params"]:
+            name = named[id(parameter)]
+            assert name not in seen
+            seen[name] = group
+            part = next(
+                p
+                for p, mark in (("scorer", "scorer."), ("vit", "vision_tower"), ("connector", "projector"), ("llm", ""))
+                if mark in name
+            )
+            assert group["part"] == part == part_of(name)
+            assert group["lr"] == {"scorer": 1.0, "vit": 2.0, "connector": 3.0, "llm": 4.0}[part]
+            decays = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name and 1 not in parameter.shape
+            assert group["weight_decay"] == (0.1 if decays else 0.0), name
+    assert seen.keys() == set(named.values())
+    assert isinstance(make_optimizer(groups), torch.optim.AdamW)
+
+
+def test_muon_takes_hidden_matrices_and_leaves_the_scorer_alone(family):
+    one = FinetuneSettings(lr_scorer=1.0, lr_vit=2.0, lr_connector=3.0, lr_llm=4.0, optimizer="muon", muon_adamw=0.1)
+    model = TrainingModel(family)
+    named = {id(p): name for name, p in model.named_parameters()}
+    for group in make_groups(model.named_parameters(), one):
+        for parameter in group["params"]:
+            name = named[id(parameter)]
+            outer = parameter.ndim != 2 or "embed" in name or "lm_head" in name or "positional" in name
+            muon = not outer and not name.startswith("scorer.")
+            assert group["rule"] == ("muon" if muon else "adamw"), name
+            own = {"scorer": 1.0, "vit": 2.0, "connector": 3.0, "llm": 4.0}[group["part"]]
+            assert group["lr"] == pytest.approx(own if muon or group["part"] == "scorer" else 0.4), name
+
+
+def test_frozen_weights_are_in_no_group(family):
+    family.model.requires_grad_(False)
+    groups = make_groups(TrainingModel(family).named_parameters(), FinetuneSettings())
+    assert {group["part"] for group in groups} == {"scorer"}
+
+
+def test_float32_copies_step_as_float32_weights_do():
+    """bf16 weights under MixedOptimizer are the rounded weights of torch's own AdamW in float32."""
+    torch.manual_seed(0)
+    start = torch.randn(4, 3).bfloat16()
+    exact, rounded = torch.nn.Parameter(start.float()), torch.nn.Parameter(start.clone())
+    torchs = torch.optim.AdamW([exact], lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    group = {"params": [rounded], "part": "llm", "rule": "adamw", "lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+    ours = make_optimizer([group])
+    assert isinstance(ours, MixedOptimizer)
+    for _ in range(20):
+        gradient = torch.randn(4, 3).bfloat16()
+        exact.grad, rounded.grad = gradient.float(), gradient
+        torchs.step()
+        ours.step()
+        assert torch.equal(rounded, exact.bfloat16())
+
+
+COSINE = FinetuneSettings(warmup=4, schedule="cosine")
+WSD = FinetuneSettings(warmup=4, schedule="wsd")
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (COSINE, {0: 0.25, 1: 0.5 * 0.9994, 10: 0.978, 50: 0.55, 100: 0.1, 120: 0.1}),
+        (WSD, {0: 0.25, 1: 0.5, 3: 1.0, 50: 1.0, 60: 1.0, 80: 0.5, 90: 0.25, 99: 0.025, 100: 0.02}),
+    ],
+)
+@pytest.mark.parametrize("part", ["scorer", "vit", "connector", "llm"])
+def test_schedules(one, expected, part):
+    """A hundred steps, four of them to rise."""
+    for step, factor in expected.items():
+        assert rate_factor(step, part, one, 100) == pytest.approx(factor, abs=2e-3), step
+        later = dataclasses.replace(one, scorer_warmup=30)
+        assert rate_factor(step + 30, part, later, 130) == pytest.approx(factor, abs=2e-3), step
+
+
+def test_cosine_ends_at_a_tenth_along_a_half_wave():
+    one = FinetuneSettings(warmup=0)
+    for step in range(0, 101, 10):
+        expected = 0.1 + 0.9 * (1 + math.cos(math.pi * step / 100)) / 2
+        assert rate_factor(step, "llm", one, 100) == pytest.approx(expected)
+
+
+def test_in_the_scorers_warm_up_only_its_own_rate_is_not_zero():
+    one = FinetuneSettings(scorer_warmup=30)
+    assert [rate_factor(step, "llm", one, 100) for step in range(30)] == [0.0] * 30
+    rates = [rate_factor(step, "scorer", one, 100) for step in range(30)]
+    assert min(rates) > 0
+    assert rates[0] == pytest.approx(0.05)
+    assert max(rates) < 0.6
