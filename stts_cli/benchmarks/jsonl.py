@@ -72,7 +72,7 @@ def _make(row: Row, folder: DataFolder) -> QaItem:
     if not isinstance(row.get("options") or [], list):
         raise ValueError("'options' is no list")
     if not isinstance(row.get("groups") or {}, dict):
-        raise ValueError("'groups' is no mapping, such as {\"topic\": \"cats\"}")
+        raise ValueError('\'groups\' is no mapping, such as {"topic": "cats"}')
     given = [str(option) for option in row.get("options") or ()]
     options = bare_options(given)
     answer = row.get("answer")

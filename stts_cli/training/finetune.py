@@ -20,7 +20,7 @@ from typing import Any
 from stts_cli import __version__
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, Report, RunLog, check_folder, claim
-from stts_cli.training.settings import FinetuneSettings, keep_ratios
+from stts_cli.training.settings import FinetuneSettings, main_keep_ratio
 
 
 @dataclass
@@ -172,7 +172,7 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
     chosen: dict[str, Any] = {
         "prune_layer": settings.prune_layer,
         "bias_rescale": settings.bias_rescale,
-        "keep_ratio": keep_ratios(settings.keep_ratio)[0][0],
+        "keep_ratio": main_keep_ratio(settings.keep_ratio),
         "scorer": settings.scorer if settings.scorer != "none" else None,
     }
     family.settings = dataclasses.replace(family.settings, **{k: v for k, v in chosen.items() if v is not None})
@@ -193,7 +193,7 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
     for block in family.idle_vit_blocks:
         block.requires_grad_(False)
     if settings.gradient_checkpointing:
-        family.model.gradient_checkpointing_enable({"use_reentrant": False})
+        family.model.activation_checkpointing_enable({"use_reentrant": False})
         family.model.enable_input_require_grads()
     return family, had_scorer
 

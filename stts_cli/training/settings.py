@@ -174,6 +174,13 @@ def keep_ratios(text: str) -> tuple[tuple[float, float], ...]:
     return tuple((ratio, share / total) for ratio, share in pairs)
 
 
+def main_keep_ratio(text: str) -> float:
+    """Return the keep ratio that most steps are trained at, the lowest of several: what the result is used at."""
+    ratios = keep_ratios(text)
+    most = max(share for _, share in ratios)
+    return min(ratio for ratio, share in ratios if share == most)
+
+
 def read_stages(path: Path) -> dict[str, dict[str, Any]]:
     """Read a training preset.
 

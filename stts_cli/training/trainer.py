@@ -28,7 +28,7 @@ from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import Step, TrainingModel
 from stts_cli.training.optimizers import make_groups, make_optimizer, rate_factor
 from stts_cli.training.run_folder import SAVING, Report
-from stts_cli.training.settings import FinetuneSettings, keep_ratios
+from stts_cli.training.settings import FinetuneSettings, keep_ratios, main_keep_ratio
 
 RANK = "accuracy_then_loss"  # what the best checkpoint is best in: of equal accuracies the lower loss wins
 
@@ -208,7 +208,7 @@ class SttsTrainer(Trainer):
 
     def arms(self) -> dict[str, tuple[float, str]]:
         """Return what an evaluation compares: dense, and pruned as it is trained."""
-        ratio = min(r for r, share in self._ratios if share == max(s for _, s in self._ratios))
+        ratio = main_keep_ratio(self.settings.keep_ratio)
         pruned = ratio < 1 and self.settings.scorer != "none"
         return {"dense": (1.0, "none")} | ({"pruned": (ratio, self.settings.scorer)} if pruned else {})
 
@@ -222,15 +222,17 @@ class SttsTrainer(Trainer):
     def measure(self, arms: dict[str, tuple[float, str]]) -> dict[str, dict[str, float]]:
         """Measure the held-out clips; see `evaluation.evaluate_arms`."""
         began = time.perf_counter()
-        result = evaluate_arms(
-            self.training_model,
-            self.eval_dataset,
-            arms=arms,
-            rank=self.args.process_index,
-            world=self.args.world_size,
-            workers=self.settings.workers,
-            reduce=self._add_up,
-        )
+        # before training, Trainer has not put its own autocast around the model yet
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            result = evaluate_arms(
+                self.training_model,
+                self.eval_dataset,
+                arms=arms,
+                rank=self.args.process_index,
+                world=self.args.world_size,
+                workers=self.settings.workers,
+                reduce=self._add_up,
+            )
         if self.is_world_process_zero():
             self._report({"event": "evaluation", "step": self.state.global_step, "arms": result})
         self._since += time.perf_counter() - began

@@ -391,3 +391,20 @@ def test_in_the_scorers_warm_up_only_its_own_rate_is_not_zero():
     assert min(rates) > 0
     assert rates[0] == pytest.approx(0.05)
     assert max(rates) < 0.6
+
+
+@pytest.mark.parametrize("train", ["scorer", "lora", "full"])
+def test_mixed_precision_is_the_same_before_training_as_in_it(train, base, videos_jsonl, tmp_path):
+    """Frozen weights in bfloat16 beside a float32 scorer: without autocast the first evaluation could not even run."""
+    own = settings(
+        base,
+        videos_jsonl,
+        train=train,
+        precision="bf16",
+        steps=1,
+        eval_videos=1,
+        **{"lr_" + part: 0.0 for part in ("scorer", "vit", "connector", "llm", "lora")},
+    )
+    document = finetune(own, tmp_path / "run")
+    for arm in ("dense", "pruned"):
+        assert document["before"][arm]["loss"] == pytest.approx(document["after"][arm]["loss"], abs=1e-6)
