@@ -196,7 +196,7 @@ def test_checkpointed_gradients_are_identical(base, batch, keep_ratio):
         family = load_family(base)
         model = TrainingModel(family, checkpoint_blocks=checkpointed).train()
         if checkpointed:
-            family.model.gradient_checkpointing_enable({"use_reentrant": False})
+            family.model.activation_checkpointing_enable({"use_reentrant": False})
             family.model.enable_input_require_grads()
         step = model(batch, keep_ratio)
         found.append((step.lm_sum, gradients(model, step.lm_sum + step.temporal_sum)))
