@@ -75,7 +75,7 @@ def sharded(one, output, tmp_path, resume=False, strike=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("train", ["full", "scorer"])
+@pytest.mark.parametrize("train", ["full"])
 def test_sharded_weights_are_one_processs_killed_and_resumed(base, videos_jsonl, tmp_path, train):
     held_out = tmp_path / "held_out.jsonl"  # one video: the other process has none, and must run forward all the same
     held_out.write_text(videos_jsonl.read_text().splitlines()[0] + "\n")
