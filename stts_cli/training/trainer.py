@@ -7,6 +7,7 @@ processes, accumulation and packing change nothing. Source: arXiv 2603.18004, tr
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
@@ -352,7 +353,15 @@ def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, 
     arguments.save_steps = every or settings.save_every
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one process drives one GPU; several take torchrun
+    if distributed.is_initialized():
+        _leave_at_exit()
     return arguments
+
+
+@functools.cache
+def _leave_at_exit() -> None:
+    """End gloo's threads before the interpreter ends: now and then they would abort a process that is done."""
+    atexit.register(distributed.destroy_process_group)
 
 
 def step_of(checkpoint: Path) -> int:
