@@ -15,7 +15,14 @@ from stts_cli.errors import InputError, Interrupted
 def evaluate(
     bench: Annotated[
         str | None,
-        typer.Option(help="A benchmark (--list shows them), items.jsonl of your own, all-short, all-long or all."),
+        typer.Option(
+            help="A benchmark (--list shows them), items.jsonl of your own, all-short, all-long or all; several with "
+            "commas."
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="A suite of presets/suites, or a YAML file: benchmarks and arms; flags go before it."),
     ] = None,
     list_them: Annotated[bool, typer.Option("--list", help="Show the benchmarks and exit.")] = False,
     videos: Annotated[
@@ -23,7 +30,9 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many questions.")] = None,
     split: Annotated[str | None, typer.Option(help="A split; else the benchmark's default.")] = None,
-    scoring: Annotated[str, typer.Option(help="How replies are read: strict, molmo2 or official.")] = "strict",
+    scoring: Annotated[
+        str | None, typer.Option(help="How replies are read: strict (the default), molmo2 or official.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="A folder with the benchmark's files; else the Hugging Face hub.")
     ] = None,
@@ -35,15 +44,18 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="More arms on the same questions, several times or with commas: dense (the default), a keep ratio, a "
-            "scorer, a preset or a checkpoint, these also with a ratio: random@0.3."
+            "scorer, a preset or a checkpoint, these also with a ratio: random@0.3, and frames: dense@22f. NAME=ARM "
+            "names one."
         ),
     ] = None,
     test_time_scaling: Annotated[
         bool, typer.Option("--test-time-scaling", help="Dense at T frames against pruned at T and at T / keep ratio.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="A folder for the answers and results; the same command goes on with it.")
+        Path | None,
+        typer.Option(help="A folder for the answers and results; the same command, or one with more arms, goes on."),
     ] = None,
+    plot: Annotated[str | None, typer.Option(help="Draw accuracy against FLOPs into FILE.png.")] = None,
     preset: Annotated[str | None, typer.Option(help="As in ask.")] = None,
     model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
     frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
@@ -65,26 +77,40 @@ def evaluate(
 ) -> None:
     """Measure accuracy beside cost, with more arms on the same questions if asked for."""
     from stts_cli import report_eval
-    from stts_cli.presets import Preset, choose_preset, vary_preset
+    from stts_cli.presets import Preset, choose_preset, load_suite, vary_preset
 
     if list_them:
         from stts_cli.benchmarks.registry import describe
 
         report_eval.show_list(describe(), json_only=json)
         return
+    told = load_suite(suite) if suite else {}
+    bench, videos, limit = bench or told.get("bench"), videos or told.get("videos"), limit or told.get("limit")
     if bench is None:
         raise InputError("no benchmark is named -> --bench NAME, or --list to see them -> name one")
-    settings = choose_preset(preset, model=model).override(
-        frames=frames, max_fps=max_fps, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, dtype=dtype
-    )
-    varied = [vary_preset(settings, text.strip()) for given in compare or () for text in given.split(",")]
+    if plot:
+        from stts_cli.plots import check_target
+
+        check_target(plot)
+    settings = choose_preset(preset or told.get("preset"), model=model or told.get("model"))
+    flags = {
+        "frames": frames,
+        "max_fps": max_fps,
+        "keep_ratio": keep_ratio,
+        "scorer": scorer,
+        "prune_layer": prune_layer,
+    }
+    settings = settings.override(**{name: told.get(name) for name in flags}).override(**flags, dtype=dtype)
+    others = [text for given in compare or () for text in given.split(",")]
+    varied = [vary_preset(settings, text.strip()) for text in [*told.get("compare", ()), *others]]
     with _say_how_to_go_on(), report_eval.EvalProgress() as progress:
         progress("starting")
         from stts_cli.benchmarks.settings import ArmSettings
         from stts_cli.benchmarks.suite import plan_arms, run_benchmarks
 
         def arm(preset: Preset, name: str) -> ArmSettings:
-            dense = preset.model == settings.model and (preset.scorer == "none" or preset.keep_ratio == 1)
+            dense = preset.scorer == "none" or preset.keep_ratio == 1
+            dense = dense and (preset.model, preset.frames) == (settings.model, settings.frames)
             return ArmSettings(
                 "dense" if dense else name,
                 preset.model,
@@ -99,8 +125,8 @@ def evaluate(
         document = run_benchmarks(
             bench,
             plan_arms(arm(settings, "pruned"), [arm(other, name) for name, other in varied], test_time_scaling),
-            split=split,
-            scoring=scoring,
+            split=split or told.get("split"),
+            scoring=scoring or told.get("scoring", "strict"),
             videos=videos,
             limit=limit,
             data_dir=data_dir,
@@ -115,6 +141,10 @@ def evaluate(
             progress=progress,
         )
     if document is not None:
+        if plot:
+            from stts_cli.plots import plot_accuracy
+
+            plot_accuracy(document, plot)
         report_eval.show_evaluation(document, json_only=json)
 
 

@@ -93,7 +93,7 @@ def finetune(
     given = dict(locals())
     from stts_cli import report_finetune
     from stts_cli.presets import load_preset, preset_names, presets_folder
-    from stts_cli.training.settings import FinetuneSettings, read_stages
+    from stts_cli.training.settings import NANO_STAGES, FinetuneSettings, read_stages
 
     flags = {f.name: given[f.name] for f in dataclasses.fields(FinetuneSettings) if given.get(f.name) is not None}
     training = presets_folder() / "training"
@@ -113,10 +113,22 @@ def finetune(
 
     first = os.environ.get("RANK", "0") == "0"
     with report_finetune.FinetuneProgress() as progress:
-        if set(stages) != {""}:
-            from stts_cli.training import nano
+        if tuple(stages) == NANO_STAGES:
+            from stts_cli.training.nano import train_nano
 
-            document = nano.train_nano(stages, flags, place, resume=resume, device=device, report=progress)
+            document = train_nano(stages, flags, place, resume=resume, device=device, report=progress)
+        elif set(stages) != {""}:
+            from stts_cli.training.runs import plan_runs, train_runs
+
+            if push_to_hub:
+                raise InputError(
+                    "--push-to-hub of several runs -> one run -> upload the one you want by its own preset"
+                )
+            runs = plan_runs({name: resolve(values) for name, values in stages.items()}, resolve(flags))
+            report_finetune.show_runs(
+                train_runs(runs, place, resume=resume, device=device, report=progress), str(place), json_only=json
+            )
+            return
         else:
             from stts_cli.training.finetune import finetune as run
 

@@ -1,7 +1,7 @@
-"""Draw a profile as a picture: where the time goes, and the speed-up beside its ideal.
+"""Draw a profile or an evaluation as a picture: where the time goes beside the ideal; accuracy against FLOPs.
 
-In: the document of `profiling.profile` or `estimate.analytic`. Out: a PNG file. The one user of matplotlib, which the
-extra `plot` installs.
+In: the document of `profiling.profile`, `estimate.analytic` or `benchmarks.suite.run_benchmarks`. Out: a PNG file. The
+one user of matplotlib, which the extra `plot` installs.
 """
 
 from __future__ import annotations
@@ -112,3 +112,63 @@ def _speedups(axes: Any, points: list[dict[str, Any]], measured: bool) -> None:
     trained = "backward" in points[0]["flops"]
     axes.set_ylabel(f"speed-up, {SPANS['step' if trained else 'vit_to_prefill']}")
     axes.legend(title="keep ratio")
+
+
+def plot_accuracy(document: dict[str, Any], path: str) -> None:
+    """Draw accuracy against FLOPs a question: a panel a benchmark, a line a scorer, a point with its interval an arm.
+
+    Args:
+        document: from `benchmarks.suite.run_benchmarks`.
+        path: the .png file; replaced when there is one.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    documents = document.get("benchmarks", [document])
+    columns = min(len(documents), 3)
+    rows = -(-len(documents) // columns)
+    figure = Figure(figsize=(1.5 + 5 * columns, 4.5 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, one in zip(panels, documents, strict=False):
+        first = next(iter(one["arms"]))
+        for number, (label, names) in enumerate(_series(one).items()):
+            arms = sorted((one["arms"][name] for name in names), key=lambda arm: arm["flops"] or 0)
+            shares = [100 * (arm["micro"] or 0) for arm in arms]
+            ends = [[100 * end for end in arm["interval"] or (arm["micro"] or 0,) * 2] for arm in arms]
+            error = [
+                [max(0.0, share - low) for share, (low, _) in zip(shares, ends, strict=True)],
+                [max(0.0, high - share) for share, (_, high) in zip(shares, ends, strict=True)],
+            ]
+            style = {"fmt": "k*", "markersize": 11} if names == [first] else {"fmt": "o-", "color": f"C{number}"}
+            x = [(arm["flops"] or 0) / 1e9 for arm in arms]
+            axes.errorbar(x, shares, yerr=error, label=label, capsize=2, **style)
+            for name, flops, share in zip(
+                sorted(names, key=lambda n: one["arms"][n]["flops"] or 0), x, shares, strict=True
+            ):
+                settings = one["config"]["arms"][name]
+                note = f" {settings['keep_ratio']:g}" if settings["keep_ratio"] < 1 else ""
+                axes.annotate(note, (flops, share), fontsize=7, va="top")
+        axes.set_title(one["title"], fontsize=10)
+        axes.set_xlabel("GFLOPs a question")
+        axes.set_ylabel("right, % of questions")
+        axes.grid(alpha=0.3)
+    for axes in panels[len(documents) :]:
+        axes.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    if any(one["is_demonstration"] for one in documents):
+        figure.suptitle("demonstration model: says nothing about real video", fontsize=9)
+    figure.savefig(Path(path).expanduser(), dpi=120)
+
+
+def _series(document: dict[str, Any]) -> dict[str, list[str]]:
+    """Put arms that differ in their keep ratio only together; their common label is an arm's name up to its ratio."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for name, settings in document["config"]["arms"].items():
+        found.setdefault(tuple(value for key, value in settings.items() if key != "keep_ratio"), []).append(name)
+    labels = [names[0].rpartition("@")[0] or names[0] for names in found.values()]
+    unique = [
+        label if labels.count(label) == 1 else names[0] for label, names in zip(labels, found.values(), strict=True)
+    ]
+    return dict(zip(unique, found.values(), strict=True))

@@ -23,6 +23,22 @@ ENVIRONMENT_VARIABLE = "STTS_PRESET"
 DEFAULT_PRESET = "nano"
 SCORERS = ("auto", "learned", "temporal", "reference", "random", "tome", "none")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# what a suite of `stts eval` may say, each a flag of it
+SUITE_KEYS = {
+    "bench": "str",
+    "videos": "int",
+    "limit": "int",
+    "split": "str",
+    "scoring": "str",
+    "preset": "str",
+    "model": "str",
+    "frames": "int",
+    "max_fps": "float",
+    "keep_ratio": "float",
+    "scorer": "str",
+    "prune_layer": "int",
+    "compare": "list",
+}
 
 
 @dataclass(frozen=True)
@@ -161,13 +177,46 @@ def choose_preset(
     return load_preset(_configured_preset(environment) or DEFAULT_PRESET)
 
 
+def load_suite(name_or_path: str) -> dict[str, Any]:
+    """Read a suite: which benchmarks `stts eval` asks, of which arms.
+
+    Args:
+        name_or_path: the name of a shipped suite, or the path of a YAML file.
+
+    Returns:
+        Some of `SUITE_KEYS`: "bench" is a text, "compare" a list of texts as on the command line.
+
+    Raises:
+        InputError: no such suite, an unknown key, or a value of the wrong kind.
+    """
+    shipped = presets_folder() / "suites"
+    names = sorted(path.stem for path in shipped.glob("*.yaml"))
+    is_path = name_or_path.endswith((".yaml", ".yml"))
+    path = Path(name_or_path).expanduser() if is_path else shipped / f"{name_or_path}.yaml"
+    if not path.is_file():
+        if is_path:
+            raise InputError(f"suite file {path} does not exist -> give a file or one of {', '.join(names)}")
+        raise InputError(f"unknown suite '{name_or_path}'{suggest(name_or_path, names)}")
+    values = _read_mapping(path)
+    for key, value in values.items():
+        if key not in SUITE_KEYS:
+            raise InputError(f"{path}: unknown key '{key}'{suggest(str(key), SUITE_KEYS)}")
+        kind = SUITE_KEYS[key]
+        if kind != "list":
+            values[key] = _typed(path, key, value, kind)
+        elif not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise InputError(f"{path}: {key} is {value!r} -> a list of texts is allowed -> correct it")
+    return values
+
+
 def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
     """Read one more arm of a comparison.
 
     Args:
         base: the first arm.
         text: "dense", a keep ratio, a scorer, a preset's name or file, or a checkpoint's folder or hub id; all but the
-            first two may end in "@" and a keep ratio, as in "random@0.3".
+            first two may end in "@" and a keep ratio, and all in a number of frames, as in "random@0.3@32f". "NAME="
+            before it gives it a name.
 
     Returns:
         A name for it, and the arm: the base with that changed, or the other preset as it is.
@@ -175,19 +224,26 @@ def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
     Raises:
         InputError: it is none of these.
     """
-    if text == "dense":
+    name, given, rest = text.partition("=")
+    if given and "/" not in name:
+        if not name.strip() or not rest.strip():
+            raise InputError(f"--compare {text} -> NAME=ARM, such as mine=runs/mine@0.5 -> correct it")
+        return name.strip(), vary_preset(base, rest.strip())[1]
+    what, ratio, frames = _parts(text)
+    base = base.override(frames=frames)
+    if what == "dense":
+        if ratio is not None:
+            raise InputError(f"--compare {text}: dense keeps everything -> dense, or a scorer @{ratio:g}")
         return text, base.override(keep_ratio=1.0, scorer="none")
-    if (alone := _number(text)) is not None:
-        return f"keep {alone:g}", _with_ratio(base, alone)
-    what, _, tail = text.rpartition("@")
-    ratio = _number(tail) if what and not Path(text).is_dir() else None
-    what = text if ratio is None else what
+    if (alone := _number(what)) is not None:
+        name = f"keep {alone:g}" + (f", {frames} frames" if frames else "")
+        return name, _with_ratio(base, alone)
     if what in SCORERS:
         # a base that keeps everything would make a scorer pointless: the checkpoint's own ratio then
         free = dataclasses.replace(base, keep_ratio=None) if base.keep_ratio == 1 else base
         other = free.override(scorer=what)
     elif what.endswith((".yaml", ".yml")) or what in preset_names():
-        other = load_preset(what)
+        other = load_preset(what).override(frames=frames)
     elif what and (Path(what).expanduser().is_dir() or (what.count("/") == 1 and what[0] not in "./~")):
         other = base.override(model=str(Path(what).expanduser()))
     elif "/" in what:
@@ -200,6 +256,20 @@ def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
     if what == "none":
         raise InputError(f"--compare {text}: the scorer none keeps everything -> dense, or a scorer @{ratio:g}")
     return text, _with_ratio(other, ratio)
+
+
+def _parts(text: str) -> tuple[str, float | None, int | None]:
+    """Part "random@0.3@32f" into what, keep ratio and frames; a folder's name may hold an @."""
+    ratio, frames = None, None
+    while not Path(text).is_dir():
+        what, _, tail = text.rpartition("@")
+        if what and tail.endswith("f") and tail[:-1].isdigit() and frames is None:
+            text, frames = what, int(tail[:-1])
+        elif what and (number := _number(tail)) is not None and ratio is None:
+            text, ratio = what, number
+        else:
+            break
+    return text, ratio, frames
 
 
 def _with_ratio(preset: Preset, ratio: float) -> Preset:

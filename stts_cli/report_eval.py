@@ -241,7 +241,24 @@ def _suite_tables(document: Document) -> list[Table]:
         for name, means in document["averages"].items():
             table.add_row(f"{name} average", "", "", "", *(_percent(means[arm]) for arm in some), style="bold")
         tables.append(table)
+    first, *others = document["benchmarks"][0]["arms"]
+    if others:
+        tables.append(_differences_table(document, first))
     return tables
+
+
+def _differences_table(document: Document, first: str) -> Table:
+    classes = document["differences"]
+    table = _table(f"points against {first}", *classes, "tokens", "FLOPs", "time")
+    for name in next(iter(classes.values())):
+        points = []
+        for pairs in classes.values():
+            difference, ends = pairs[name]["difference"], pairs[name]["interval"]
+            between = " ({:+.1f} to {:+.1f})".format(*(100 * end for end in ends)) if ends else ""
+            points.append("" if difference is None else f"{100 * difference:+.1f}{between}")
+        costs = (pairs[name][key] for key in ("tokens_ratio", "flops_ratio", "seconds_ratio"))
+        table.add_row(name, *points, *("" if cost is None else f"{cost:.2f} x" for cost in costs))
+    return table
 
 
 def _percent(share: float | None) -> str:

@@ -152,3 +152,29 @@ def show_finetune(document: Document, output: str, *, json_only: bool = False) -
     if document["is_demonstration"]:
         console.print("a demonstration on a procedural world: says nothing about real video", highlight=False)
     console.print(f"the result: {output}\nstts ask VIDEO QUESTION --model {output}", highlight=False, markup=False)
+
+
+def show_runs(documents: dict[str, Document], output: str, *, json_only: bool = False) -> None:
+    """Print the table of several runs that are done.
+
+    Args:
+        documents: from `training.runs.train_runs`.
+        output: the folder that holds a folder a run.
+        json_only: print the documents and nothing else.
+    """
+    if json_only:
+        sys.stdout.write(json.dumps({"output": output, "runs": documents}, indent=2) + "\n")
+        return
+    table = Table(title="held-out answers after training")
+    for column in ("run", "steps", "dense", "pruned", "kept", "minutes"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for name, document in documents.items():
+        after = document["after"]
+        shares = [f"{after[arm]['accuracy']:.1%}" if arm in after else "" for arm in ("dense", "pruned")]
+        kept = f"{after['pruned']['kept']:.0%}" if "pruned" in after else ""
+        table.add_row(escape(name), str(document["steps"]), *shares, kept, f"{document['seconds'] / 60:.1f}")
+    console = Console()
+    console.print(table)
+    if any(document["is_demonstration"] for document in documents.values()):
+        console.print("a demonstration on a procedural world: says nothing about real video", highlight=False)
+    console.print(f"the results: {output}", highlight=False, markup=False)

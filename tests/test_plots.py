@@ -39,3 +39,46 @@ def test_pictures(tmp_path):
         plots.plot(document, str(path))
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 10_000
+
+
+def test_arms_of_one_scorer_make_a_line():
+    def arm(scorer, ratio, model="m", frames=8):
+        return {"model": model, "scorer": scorer, "keep_ratio": ratio, "frames": frames}
+
+    arms = {
+        "dense": arm("none", 1.0),
+        "learned@0.5": arm("learned", 0.5),
+        "learned@0.3": arm("learned", 0.3),
+        "dense@4f": arm("none", 1.0, frames=4),
+        "runs/mine@0.5": arm("learned", 0.5, model="mine"),
+        "named": arm("random", 0.5),
+    }
+    assert plots._series({"config": {"arms": arms}}) == {
+        "dense": ["dense"],
+        "learned": ["learned@0.5", "learned@0.3"],
+        "dense@4f": ["dense@4f"],
+        "runs/mine": ["runs/mine@0.5"],
+        "named": ["named"],
+    }
+
+
+def test_a_picture_of_accuracy(tmp_path):
+    pytest.importorskip("matplotlib")
+
+    def document(*shares):
+        arms = {
+            name: {"flops": 1e9 * (k + 1), "micro": share, "interval": share and (share - 0.1, share + 0.1)}
+            for k, (name, share) in enumerate(zip(("dense", "learned@0.5", "random@0.5"), shares, strict=True))
+        }
+        settings = {
+            name: {"scorer": name.split("@")[0], "keep_ratio": 1.0 if name == "dense" else 0.5} for name in arms
+        }
+        return {"title": "a", "arms": arms, "config": {"arms": settings}, "is_demonstration": True}
+
+    for number, shown in enumerate(
+        [document(0.9, 0.8, 0.7), {"benchmarks": [document(0.9, 0.8, None), *[document(0.5, 0.5, 0.5)] * 3]}]
+    ):
+        path = tmp_path / f"{number}.png"
+        plots.plot_accuracy(shown, str(path))
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 10_000

@@ -145,6 +145,56 @@ def test_another_arm_may_be_another_preset_or_checkpoint(tmp_path):
         presets.vary_preset(base, "")
 
 
+def test_another_arm_may_look_at_other_frames_and_have_a_name():
+    base = Preset("m", frames=9, keep_ratio=1.0)
+    assert presets.vary_preset(base, "dense@22f") == ("dense@22f", base.override(frames=22, scorer="none"))
+    assert presets.vary_preset(base, "random@0.3@32f")[1] == Preset("m", frames=32, keep_ratio=0.3, scorer="random")
+    assert presets.vary_preset(base, "random@32f@0.3")[1] == Preset("m", frames=32, keep_ratio=0.3, scorer="random")
+    assert presets.vary_preset(base, "0.5@32f") == ("keep 0.5, 32 frames", Preset("m", frames=32, keep_ratio=0.5))
+    assert presets.vary_preset(base, "molmo2-4b@7f")[1] == presets.load_preset("molmo2-4b").override(frames=7)
+    assert presets.vary_preset(base, "wild = random@0.3") == (
+        "wild",
+        Preset("m", frames=9, keep_ratio=0.3, scorer="random"),
+    )
+    for text, sentence in {
+        "dense@0.5": "dense keeps everything",
+        "dense@0f": "frames is 0",
+        "=random": "NAME=ARM",
+        "mine=": "NAME=ARM",
+        "random@0.3@0.4": "no keep ratio",
+    }.items():
+        with pytest.raises(InputError, match=sentence):
+            presets.vary_preset(base, text)
+
+
+def test_a_suite_is_read_and_checked(tmp_path):
+    for path in (presets.presets_folder() / "suites").glob("*.yaml"):
+        suite = presets.load_suite(path.stem)
+        assert suite["bench"].startswith("shapes")
+        assert len(suite["compare"]) == len(set(suite["compare"])) > 1
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("bench: tomato\nframes: 8\nkeep_ratio: 1\ncompare: [random, runs/mine@0.5]\n")
+    assert presets.load_suite(str(mine)) == {
+        "bench": "tomato",
+        "frames": 8,
+        "keep_ratio": 1.0,
+        "compare": ["random", "runs/mine@0.5"],
+    }
+    for text, sentence in {
+        "benc: x": "unknown key 'benc'; did you mean 'bench'",
+        "frames: many": "frames is 'many'",
+        "compare: random": "a list of texts",
+        "compare: [0.5]": "a list of texts",
+    }.items():
+        mine.write_text(text)
+        with pytest.raises(InputError, match=sentence):
+            presets.load_suite(str(mine))
+    with pytest.raises(InputError, match="unknown suite 'papr'; did you mean 'paper'"):
+        presets.load_suite("papr")
+    with pytest.raises(InputError, match="does not exist -> give a file or one of"):
+        presets.load_suite("gone.yaml")
+
+
 def test_another_arm_of_a_dense_one_prunes():
     assert presets.vary_preset(Preset("m", scorer="none"), "0.5")[1] == Preset("m", keep_ratio=0.5)
     assert presets.vary_preset(Preset("m", scorer="none"), "random@0.5")[1].scorer == "random"

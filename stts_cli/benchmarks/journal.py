@@ -1,8 +1,9 @@
 """Keep every answer as soon as it is there: one JSON line each, behind a first line that holds the run's settings.
 
 A run that was stopped, also by SIGKILL in the middle of a write, goes on behind its last good line. A folder that holds
-a run with other settings is refused: an answer of another keep ratio must never pass for one of this run. Several
-processes write a file each; together they are the run, however many there were.
+a run with other settings is refused: an answer of another keep ratio must never pass for one of this run. Arms may be
+added: a later settings line holds them too. Several processes write a file each; together they are the run, however
+many there were.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class Journal:
             return
         self._file = self._path.open("a+b")
         _lock(self._file, self._path)
-        good = _good_bytes(self._path)
-        self._file.truncate(good)
-        if not good:
+        lines = list(_good_lines(self._path))
+        self._file.truncate(lines[-1][1] if lines else 0)
+        if _config_of([row for row, _ in lines]) != self._config:
             self._write({"config": self._config})
 
     def append(self, row: Row) -> None:
@@ -115,14 +116,15 @@ class Journal:
         lines = [row for row, _ in _good_lines(path)]
         if not lines:
             return
-        if "config" not in lines[0]:
+        there = _config_of(lines)
+        if there is None:
             raise InputError(f"{path} is not of a run of stts eval -> name another --output")
-        check_same(lines[0]["config"], self._config, path.parent)
-        self.rows |= {(row["arm"], row["id"]): row for row in lines[1:]}
+        check_same(there, self._config, path.parent)
+        self.rows |= {(row["arm"], row["id"]): row for row in lines if "config" not in row}
 
 
 def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with a run that has other settings.
+    """Refuse to go on with a run that has other settings; more arms are none.
 
     Args:
         there: of the run in the folder.
@@ -132,6 +134,14 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) 
     Raises:
         InputError: a setting differs; it says which.
     """
+    known = there.get("arms") or {}
+    for name in known:
+        if name not in here.get("arms", {}):
+            raise InputError(
+                f"{folder} holds a run with the arm {name} too -> arms may be added, not left out -> name it in "
+                "--compare again, or name another --output"
+            )
+    here = {**here, "arms": {name: arm for name, arm in here.get("arms", {}).items() if name in known}}
     old, new = dict(_flat(there)), dict(_flat(here))
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
@@ -178,5 +188,9 @@ def _lock(file: Any, path: Path) -> None:
         return  # a file system without locks
 
 
-def _good_bytes(path: Path) -> int:
-    return max((end for _, end in _good_lines(path)), default=0)
+def _config_of(lines: list[Row]) -> dict[str, Any] | None:
+    """Return a file's last settings, which hold for all its rows; None where it does not start with any."""
+    if not lines or "config" not in lines[0]:
+        return None
+    config: dict[str, Any] = [row for row in lines if "config" in row][-1]["config"]
+    return config

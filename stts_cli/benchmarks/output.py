@@ -204,12 +204,14 @@ def _suite_points(document: Document) -> list[Point]:
 
 def _suite_page(document: Document) -> list[str]:
     arms = list(document["benchmarks"][0]["arms"])
-    lines = [
-        f"# {document['suite']}",
-        "",
-        _line("benchmark", "class", *arms),
-        _line("---", "---", *["---:"] * len(arms)),
-    ]
+    lines = [f"# {document['suite']}", ""]
+    if any(each["is_demonstration"] for each in document["benchmarks"]):
+        lines += ["Demonstration model: says nothing about real video.", ""]
+    note = (
+        "Points: against the first arm, on the same questions; all: the mean of the benchmarks. Costs: shares of its."
+    )
+    lines += [*suite_rows(document), "", note, ""]
+    lines += [_line("benchmark", "class", *arms), _line("---", "---", *["---:"] * len(arms))]
     for each in document["benchmarks"]:
         shares = [_percent(arm["accuracy"]) for arm in each["arms"].values()]
         lines.append(_line(f"{each['title']}, {each['split']}, {each['scoring']}", each["class"], *shares))
@@ -217,6 +219,28 @@ def _suite_page(document: Document) -> list[str]:
         lines.append(_line(f"**{name} average**", "", *(_percent(share) for share in means.values())))
     for each in document["benchmarks"]:
         lines += ["", *(f"#{line}" if line.startswith("#") else line for line in markdown(each))]
+    return lines
+
+
+def suite_rows(document: Document) -> list[str]:
+    """Return a suite as a Markdown table with a row an arm: accuracy by class, what it differs by, what it costs.
+
+    Args:
+        document: of a suite.
+    """
+    classes = list(document["averages"])
+    headings = ["arm", *(heading for name in classes for heading in (f"{name} %", "points"))]
+    lines = [_line(*headings, "tokens", "FLOPs", "time"), _line("---", *["---:"] * (len(headings) + 2))]
+    for arm in document["benchmarks"][0]["arms"]:
+        cells, costs = [], ["1", "1", "1"]
+        for name in classes:
+            pair = document["differences"][name].get(arm)
+            points = "" if pair is None or pair["difference"] is None else _signed(pair["difference"], pair["interval"])
+            cells += [_percent(document["averages"][name][arm]), points]
+            if pair is not None:
+                ratios = [pair[key] for key in ("tokens_ratio", "flops_ratio", "seconds_ratio")]
+                costs = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+        lines.append(_line(arm, *cells, *costs))
     return lines
 
 

@@ -1,7 +1,8 @@
 """The procedural world as a benchmark: held-out scenes written as H.264 files, open questions, exact match.
 
 `shapes` has clips of 4-8 s, `shapes_long` clips of 1-3 min with one event of 1-2 s. The files are made when they are
-first read and kept in a cache folder. Results on them say nothing about real video.
+first read and kept in a cache folder. The split `reworded` asks about the test clips in words that no training used.
+Results on them say nothing about real video.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import functools
 import os
 from pathlib import Path
 
+import numpy as np
+
 from stts_cli.benchmarks.benchmark import Benchmark
 from stts_cli.benchmarks.files import DataFolder
 from stts_cli.benchmarks.items import QaItem, Source
 from stts_cli.benchmarks.prompts import bare_question
 from stts_cli.benchmarks.scoring import exact
 from stts_cli.shapes.clips import write_clip
-from stts_cli.shapes.questions import Question, ask
+from stts_cli.shapes.questions import UNSEEN_WORDINGS, Question, ask, reword
 from stts_cli.shapes.world import make_scene
 
-SPLITS = ("test", "validation")
+SPLITS = ("test", "validation", "reworded")
 DEFAULT_VIDEOS = 100
 
 
@@ -33,7 +36,7 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
 
     Args:
         long: of `shapes_long`.
-        split: "test" or "validation".
+        split: of `SPLITS`.
         num_videos: how many scenes, from index 0 on.
         folder: where the files will go; `cache_folder()` when not given.
 
@@ -42,11 +45,15 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
     """
     folder = folder or cache_folder()
     name = "long" if long else "short"
+    scenes = "test" if split == "reworded" else split
     items = []
     for index in range(num_videos):
-        source = Source(folder / f"v1-{split}-{name}-{index}.mp4", scene=(split, index, long))
+        source = Source(folder / f"v1-{scenes}-{name}-{index}.mp4", scene=(scenes, index, long))
         video = f"{'shapes_long' if long else 'shapes'}/{split}/{index}"
-        for number, question in enumerate(ask(make_scene(split, index, long))):
+        rng = np.random.default_rng(index)
+        for number, question in enumerate(ask(make_scene(scenes, index, long))):
+            if split == "reworded":
+                question = reword(question, rng, UNSEEN_WORDINGS)
             items.append(_item(f"{video}/{number}", video, source, question))
     return items
 

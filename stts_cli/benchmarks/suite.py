@@ -8,6 +8,7 @@ of the short ones, the long ones and all (arXiv 2603.18004, results).
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def run_benchmarks(
     """Evaluate on one benchmark, or on every one of a suite.
 
     Args:
-        bench: a benchmark's name, a .jsonl file, or a key of `SUITES`.
+        bench: a benchmark's name, a .jsonl file, or a key of `SUITES`; several with commas.
         arms: from `plan_arms`.
         split: None for the benchmark's default.
         scoring: "strict", "molmo2" or "official"; in a suite, strict where a benchmark has no such rule.
@@ -99,8 +100,8 @@ def run_benchmarks(
     """
     if max_new_tokens is not None and max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens} -> at least 1 -> raise it")
-    names = SUITES.get(bench, (bench,))
-    is_suite = bench in SUITES
+    names = _names(bench)
+    is_suite = bench in SUITES or len(names) > 1
     if is_suite and (split or hf_repo):
         raise InputError("--split and --hf-repo are for one benchmark, not for a suite -> leave them out")
     progress("looking for the questions")
@@ -139,7 +140,7 @@ def run_benchmarks(
     if not is_suite:
         return documents[0]
     suite: dict[str, Any] = {"stts": __version__, "command": "eval", "suite": bench, "benchmarks": documents}
-    suite["averages"] = averages(documents)
+    suite |= {"averages": averages(documents), "differences": differences(documents)}
     if output:
         write_results(suite, output)
     return suite
@@ -158,6 +159,59 @@ def averages(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
         if rows:
             means[name] = {arm: sum(row[arm]["accuracy"] for row in rows) / len(rows) for arm in rows[0]}
     return means
+
+
+def differences(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return how far every arm is from the first over the short benchmarks, the long ones, and all.
+
+    Args:
+        documents: one a benchmark.
+
+    Returns:
+        By class and arm: "difference", the mean of the benchmarks' paired differences; "interval", 95 %, as if each
+        benchmark's error were normal and independent of the others'; "tokens_ratio", "flops_ratio" and
+        "seconds_ratio", means too. None where a benchmark lacks it.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in ("short", "long", "all"):
+        own = [document for document in documents if name in (document["class"], "all")]
+        if not own:
+            continue
+        found[name] = {}
+        for arm in [each["arm"] for each in own[0]["comparisons"]]:
+            pairs = [each for document in own for each in document["comparisons"] if each["arm"] == arm]
+            mean = _mean([each["difference"] for each in pairs])
+            halves = [(each["interval"][1] - each["interval"][0]) / 2 for each in pairs if each["interval"]]
+            half = math.hypot(*halves) / len(pairs) if len(halves) == len(pairs) else None
+            tokens = [_tokens(document, each) for document, each in zip(own, pairs, strict=True)]
+            found[name][arm] = {
+                "difference": mean,
+                "interval": None if mean is None or half is None else (mean - half, mean + half),
+                "tokens_ratio": _mean(tokens),
+                "flops_ratio": _mean([each["flops_ratio"] for each in pairs]),
+                "seconds_ratio": _mean([each["seconds_ratio"] for each in pairs]),
+            }
+    return found
+
+
+def _tokens(document: dict[str, Any], pair: dict[str, Any]) -> float | None:
+    own, first = (document["arms"][pair[key]]["visual_tokens"] for key in ("arm", "against"))
+    return own / first if own and first else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _names(bench: str) -> tuple[str, ...]:
+    if bench.endswith(".jsonl") and Path(bench).expanduser().is_file():
+        return (bench,)  # its name may hold a comma
+    names = [name for part in bench.split(",") for name in SUITES.get(part.strip(), (part.strip(),))]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--bench {bench} names {name} twice -> each once -> leave one out")
+    return tuple(names)
 
 
 def _spare_workers() -> int:

@@ -7,7 +7,8 @@ the answer. Training asks only what its frames can know; tests ask everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -95,6 +96,152 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# what training asks besides, so that a wording of one's own has a chance; what is measured keeps to those above
+MORE_WORDINGS: dict[str, tuple[str, ...]] = {
+    "color": (
+        "What's the color of the {0}?",
+        "What colour is the {0}?",
+        "The {0} is what color?",
+        "Tell me the color of the {0}.",
+        "What is the {0}'s color?",
+        "Which color is the {0}?",
+        "The color of the {0}?",
+        "How is the {0} colored?",
+        "Can you tell me which color the {0} is?",
+        "What color does the {0} have in this clip?",
+    ),
+    "shape": (
+        "What's the shape of the {0} object?",
+        "What shape is the {0} one?",
+        "What shape is the {0} thing?",
+        "What is the {0} thing?",
+        "What kind of shape is the {0} object?",
+        "Tell me the shape of the {0} object.",
+        "Which shape is {0}?",
+        "What form does the {0} object have?",
+        "The {0} object is a what?",
+        "Name the shape of the {0} thing.",
+    ),
+    "existence": (
+        "Do you see {0}?",
+        "Is {0} in the video?",
+        "Does the video show {0}?",
+        "Does the video contain {0}?",
+        "Is {0} visible?",
+        "Was there {0}?",
+        "Can {0} be seen?",
+        "Is there {0} anywhere?",
+        "Have you seen {0}?",
+        "Is there {0} in this clip?",
+    ),
+    "turned_into": (
+        "What does the {0} turn into?",
+        "Into which color does the {0} change?",
+        "What color does the {0} change to?",
+        "What is the new color of the {0}?",
+        "Which color does the {0} take on?",
+        "What color does the {0} have after the change?",
+        "What is the color of the {0} at the end?",
+        "The {0} becomes what color?",
+        "What color does the {0} become?",
+        "To what color does the {0} switch?",
+    ),
+    "direction": (
+        "In what direction does the {0} move?",
+        "In what direction is the {0} going?",
+        "Where is the {0} going?",
+        "Where does the {0} go?",
+        "Which way does the {0} go?",
+        "Which way is the {0} moving?",
+        "What direction does the {0} move in?",
+        "What is the direction of the {0}?",
+        "Tell me the direction of the {0}.",
+        "Does the {0} move left, right, up or down?",
+        "In which direction is the {0} travelling?",
+    ),
+    "count": (
+        "How many things are there?",
+        "How many shapes are there?",
+        "How many shapes are in the video?",
+        "How many objects can you see?",
+        "What is the number of objects?",
+        "How many objects does the video show?",
+        "How many different objects are there?",
+        "Tell me how many objects there are.",
+        "Count the shapes.",
+        "Number of objects?",
+    ),
+    "position_start": (
+        "Where is the {0} in the beginning?",
+        "Where does the {0} start?",
+        "Where is the {0} first?",
+        "At the start, where is the {0}?",
+        "What is the position of the {0} at the start?",
+        "Which corner is the {0} in at the start?",
+        "In which corner is the {0} at first?",
+        "Where can the {0} be found at the beginning?",
+    ),
+    "position_end": (
+        "Where does the {0} end up?",
+        "Where does the {0} end?",
+        "Where is the {0} finally?",
+        "At the end, where is the {0}?",
+        "What is the position of the {0} at the end?",
+        "Which corner is the {0} in at the end?",
+        "In which corner is the {0} at the end?",
+        "Where can the {0} be found at the end?",
+    ),
+    "first": (
+        "Which object comes first?",
+        "What comes first?",
+        "What is the first object to appear?",
+        "Which thing appears first?",
+        "What shows up first?",
+        "What object appears first?",
+    ),
+    "last": (
+        "Which object comes last?",
+        "What comes last?",
+        "What is the last object to appear?",
+        "Which thing appears last?",
+        "What shows up last?",
+        "What object appears last?",
+    ),
+    "happened": (
+        "What is happening to the {0}?",
+        "What happened to the {0}?",
+        "What did the {0} do?",
+        "What is the {0} doing?",
+        "Does anything happen to the {0}?",
+        "Tell me what happens to the {0}.",
+        "Describe what the {0} does.",
+        "What goes on with the {0}?",
+    ),
+    "brief": (
+        "Which object is there only briefly?",
+        "What is only there for a moment?",
+        "Which object is visible only for a moment?",
+        "What flashes up?",
+        "Which thing appears only briefly?",
+        "What can be seen only for a short time?",
+    ),
+}
+# neither asked in training nor measured by the benchmark: how far the model gets with words of one's own
+UNSEEN_WORDINGS: dict[str, tuple[str, ...]] = {
+    "color": ("Which color has the {0}?", "In what color is the {0}?"),
+    "shape": ("What shape does the {0} thing have?", "Which kind of object is {0}?"),
+    "existence": ("Could you see {0}?", "Does {0} show up?"),
+    "turned_into": ("Which color is the {0} after it changed?", "What new color does the {0} get?"),
+    "direction": ("In what direction is the {0} moving?", "To which side does the {0} go?"),
+    "count": ("How many things can you count?", "How many shapes does the clip have?"),
+    "position_start": ("Where was the {0} at the beginning?", "At the beginning, in which corner is the {0}?"),
+    "position_end": ("Where was the {0} at the end?", "In the end, in which corner is the {0}?"),
+    "first": ("Which one appears first?",),
+    "last": ("Which one appears last?",),
+    "happened": ("What is it that the {0} does?", "What becomes of the {0}?"),
+    "brief": ("Which one is seen only briefly?",),
+}
+
 FAMILIES = (
     "color",
     "shape",
@@ -140,9 +287,48 @@ def names_of(scene: Scene) -> list[str]:
     return [f"{t.color} {t.shape}" for t in scene.things]
 
 
-def _word(rng: np.random.Generator, key: str, *what: str) -> str:
+class Worded(str):
+    """A question's text that knows what it asks, so that it can be asked in other words.
+
+    Attributes:
+        key: of `WORDINGS`.
+        what: what the wording is filled with.
+    """
+
+    key: str
+    what: tuple[str, ...]
+
+
+def _word(rng: np.random.Generator, key: str, *what: str) -> Worded:
     wordings = WORDINGS[key]
-    return wordings[int(rng.integers(len(wordings)))].format(*what)
+    text = Worded(wordings[int(rng.integers(len(wordings)))].format(*what))
+    text.key, text.what = key, what
+    return text
+
+
+def reword(question: Question, rng: np.random.Generator, wordings: Mapping[str, tuple[str, ...]]) -> Question:
+    """Return a question of `ask` in other words.
+
+    Args:
+        question: its text as `ask` gave it.
+        rng: chooses.
+        wordings: `MORE_WORDINGS` or the like.
+    """
+    assert isinstance(question.text, Worded)
+    choice = wordings[question.text.key]
+    return dataclasses.replace(question, text=choice[int(rng.integers(len(choice)))].format(*question.text.what))
+
+
+def loosen(text: str, rng: np.random.Generator) -> str:
+    """Return a question as people type it: now and then without capital or question mark, or with a word before."""
+    if rng.random() < 0.1:
+        text = text.rstrip("?.")
+    if rng.random() < 0.1:
+        text = text[0].lower() + text[1:]
+    elif rng.random() < 0.08:
+        opening = ("Please answer: ", "In this video, ", "Tell me: ", "Question: ")
+        text = f"{opening[int(rng.integers(4))]}{text[0].lower()}{text[1:]}"
+    return text
 
 
 def _unique_shape(scene: Scene, thing: Thing) -> bool:

@@ -23,9 +23,9 @@ from typing import Any
 from stts_cli.errors import InputError
 from stts_cli.training.finetune import Data, describe, finetune, load_base
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, RUN_FILE, Report, RunLog, check_folder, claim
+from stts_cli.training.settings import NANO_STAGES as STAGES
 from stts_cli.training.settings import FinetuneSettings
 
-STAGES = ("language", "vision", "dense", "stts")
 FLAGS = ("seed", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
 FOLDER = "stages"
 EXTRA_FILE = "extra.safetensors"  # what a stage trains beside the model: the stand-in, the probe
@@ -60,6 +60,8 @@ def train_nano(
     out, first = Path(output), int(os.environ.get("RANK", "0")) == 0
     plan = _plan(stages, flags)
     record = {name: {k: v for k, v in dataclasses.asdict(plan[name]).items() if k not in FREE} for name in STAGES}
+    world = int(os.environ.get("WORLD_SIZE", "1"))  # may change from stage to stage
+    plan = {name: s.override(accumulate=max(1, s.accumulate // world)) for name, s in plan.items()}
     check_folder(out, record, resume=resume, first=first)
     from accelerate import PartialState
 
@@ -95,15 +97,10 @@ def _plan(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str,
             f"{wrong[0]} for a preset of stages, which each have their own -> {allowed} -> copy the preset, change it "
             "there, and give its path as --preset"
         )
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     plan = {}
     for name, values in stages.items():
         settings = FinetuneSettings(**{**values, **flags})
-        plan[name] = dataclasses.replace(
-            settings,
-            seed=values.get("seed", 0) + flags.get("seed", 0),
-            accumulate=max(1, settings.accumulate // world),
-        )
+        plan[name] = dataclasses.replace(settings, seed=values.get("seed", 0) + flags.get("seed", 0))
     return plan
 
 

@@ -31,7 +31,10 @@ def corpus() -> list[str]:
     """Return the texts whose words become tokens: questions, answers, timestamps, chat roles."""
     pairs = [f"{c} {s}" for c in COLORS for s in SHAPES]
     names = [*pairs, *SHAPES, *(f"{c} object" for c in COLORS), *(f"a {p}" for p in pairs), *(f"an {p}" for p in pairs)]
-    texts = [w.format(n) for key in world_questions.WORDINGS for w in world_questions.WORDINGS[key] for n in names]
+    every = [w for known in (world_questions.WORDINGS, world_questions.MORE_WORDINGS) for w in known.values()]
+    texts = [w.format(n) for wordings in every for w in wordings for n in names]
+    texts += [text[0].lower() + text[1:] for text in texts]
+    texts += ["Please answer: ", "In this video, ", "Tell me: ", "Question: "] * 50
     answers = [
         *COLORS,
         *SHAPES,

@@ -18,6 +18,7 @@ SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
 PRECISIONS = ("auto", "float32", "bf16", "bf16-master")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd")
+NANO_STAGES = ("language", "vision", "dense", "stts")  # a preset of these makes the embedded model; see `nano`
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,7 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
     """Read a training preset.
 
     Args:
-        path: a YAML file of `FinetuneSettings` fields, or of "stages": a mapping from names to such fields, run one
-            after the other.
+        path: a YAML file of `FinetuneSettings` fields, or of "stages" or "runs": a mapping from names to such fields.
 
     Returns:
         Fields by stage; one stage named "" for a plain file.
@@ -203,7 +203,8 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"training preset '{path}' cannot be read ({detail}) -> a YAML file") from error
     if not isinstance(document, dict):
         raise InputError(f"training preset '{path}' holds a {type(document).__name__} -> a mapping of settings")
-    stages = document["stages"] if set(document) == {"stages"} else {"": document}
+    several = next((key for key in ("stages", "runs") if set(document) == {key}), None)
+    stages = document[several] if several else {"": document}
     if not isinstance(stages, dict) or not stages or not all(isinstance(values, dict) for values in stages.values()):
         raise InputError(f"{path}: the stages are {stages!r} -> a mapping from names to settings -> correct it")
     kinds = {field.name: str(field.type) for field in dataclasses.fields(FinetuneSettings)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from stts_cli.shapes.clips import LONG_FPS, SHORT_FPS
-from stts_cli.shapes.questions import Question, ask
+from stts_cli.shapes.questions import MORE_WORDINGS, Question, ask, loosen, reword
 from stts_cli.shapes.world import Scene, make_scene
 from stts_cli.video import sample_indices
 
@@ -43,4 +44,11 @@ def draw_clip(
             sizes[q.family] = sizes.get(q.family, 0) + 1
         weights = np.array([ask_weights[q.family] / sizes[q.family] ** 0.5 for q in pool])
         order = np.argsort(-np.log(weights) + np.log(rng.exponential(size=len(pool))))
-        return Clip(scene, times, tuple(pool[k] for k in order[:num_questions]))
+        return Clip(scene, times, tuple(_said_freely(pool[k], rng) for k in order[:num_questions]))
+
+
+def _said_freely(question: Question, rng: np.random.Generator) -> Question:
+    """Put a question in other words more often than not: people will ask in their own."""
+    if rng.random() < 0.6:
+        question = reword(question, rng, MORE_WORDINGS)
+    return dataclasses.replace(question, text=loosen(str(question.text), rng))

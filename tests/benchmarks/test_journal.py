@@ -78,6 +78,23 @@ def test_other_settings_are_refused_by_name(tmp_path):
         Journal(tmp_path, CONFIG)
 
 
+def test_arms_may_be_added_and_not_left_out(tmp_path):
+    write(tmp_path, 1)
+    more = {**CONFIG, "arms": {**CONFIG["arms"], "random": {"keep_ratio": 0.5}}}
+    journal = Journal(tmp_path, more)
+    journal.open()
+    assert journal.is_done("pruned", "1")
+    journal.append({"arm": "random", "id": "1", "correct": 1})
+    journal.close()  # stopped: what is there belongs to both arms from now on
+    again = Journal(tmp_path, more)
+    assert again.is_done("random", "1")
+    assert again.is_done("pruned", "1")
+    with pytest.raises(InputError, match="holds a run with the arm random too -> arms may be added, not left out"):
+        Journal(tmp_path, CONFIG)
+    with pytest.raises(InputError, match=r"arms\.random\.keep_ratio 0\.5, this one has 0\.3"):
+        Journal(tmp_path, {**more, "arms": {**more["arms"], "random": {"keep_ratio": 0.3}}})
+
+
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
     pytest.importorskip("fcntl")
     first = Journal(tmp_path, CONFIG)

@@ -73,3 +73,17 @@ def test_compare_alone_means_dense(tiny_checkpoint, capsys):
 def test_bad_input_is_refused(bench, videos):
     with pytest.raises(InputError, match="->"):
         gather(bench, videos=videos)
+
+
+def test_reworded_asks_the_same_of_the_same_clips_in_words_of_no_training(tmp_path):
+    from stts_cli.shapes.questions import MORE_WORDINGS, UNSEEN_WORDINGS, WORDINGS
+
+    for long in (False, True):
+        plain, other = (make_items(long, split, 3, tmp_path) for split in ("test", "reworded"))
+        assert [item.source for item in plain] == [item.source for item in other]
+        assert [item.answer for item in plain] == [item.answer for item in other]
+        assert not {item.question for item in plain} & {item.question for item in other}
+        assert not {item.id for item in plain} & {item.id for item in other}
+        assert [item.question for item in other] == [i.question for i in make_items(long, "reworded", 3, tmp_path)]
+    for key, wordings in UNSEEN_WORDINGS.items():
+        assert not set(wordings) & {*WORDINGS[key], *MORE_WORDINGS[key]}

@@ -52,11 +52,71 @@ def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, mon
     saved = json.loads((out / "results.json").read_text())
     assert saved["averages"] == document["averages"]
     assert "samples" not in saved["benchmarks"][0]
+    assert (
+        "| arm | short % | points | long % | points | all % | points | tokens | FLOPs | time |"
+        in (out / "results.md").read_text()
+    )
     assert "| **all average** |" in (out / "results.md").read_text()
     report_eval.show_evaluation(document, json_only=False)
     printed = capsys.readouterr().out
     assert "short average" in printed
     assert "lvbench" in printed
+
+
+def test_several_benchmarks_with_commas(data, arms, tmp_path):
+    document = run_benchmarks("tomato, lvbench", arms, data_dir=data, workers=0, max_new_tokens=2)
+    assert [each["bench"] for each in document["benchmarks"]] == ["tomato", "lvbench"]
+    with pytest.raises(InputError, match="names tomato twice"):
+        run_benchmarks("all-short,tomato", arms, data_dir=data)
+    odd = tmp_path / "a,b.jsonl"
+    odd.write_text("")
+    assert suite._names(str(odd)) == (str(odd),)
+
+
+def test_differences_are_means_of_the_benchmarks_paired_ones():
+    def document(length, difference, ends, seconds):
+        pair = {"arm": "b", "against": "a", "difference": difference, "interval": ends}
+        costs = {"flops_ratio": 0.5, "seconds_ratio": seconds}
+        arms = {"a": {"visual_tokens": 8}, "b": {"visual_tokens": 4}}
+        return {"class": length, "comparisons": [pair | costs], "arms": arms}
+
+    short, long = document("short", 0.01, (-0.02, 0.04), 0.6), document("long", 0.03, (-0.01, 0.07), 0.8)
+    found = suite.differences([short, long])
+    assert found["short"]["b"]["interval"] == pytest.approx((-0.02, 0.04))
+    both = found["all"]["b"]
+    assert both["difference"] == pytest.approx(0.02)
+    assert both["interval"] == pytest.approx((0.02 - 0.025, 0.02 + 0.025)), "3 and 4 hundredths make 5, halved"
+    assert (both["tokens_ratio"], both["flops_ratio"], both["seconds_ratio"]) == pytest.approx((0.5, 0.5, 0.7))
+    unknown = suite.differences([short, document("long", None, None, None)])
+    assert unknown["all"]["b"] == {
+        "difference": None,
+        "interval": None,
+        "tokens_ratio": 0.5,
+        "flops_ratio": 0.5,
+        "seconds_ratio": None,
+    }
+    assert set(suite.differences([short])) == {"short", "all"}
+
+
+def test_a_suite_file_asks_its_arms_and_flags_go_before_it(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "bench: shapes,shapes_long\nvideos: 1\nframes: 4\nkeep_ratio: 1\ncompare: [learned@0.5, dense@2f]\n"
+    )
+    words = ["eval", "--suite", str(mine), "--bench", "shapes", "--limit", "2", "--compare", "few=random@0.3", "--json"]
+    result = CliRunner().invoke(cli.app, [*words, "--workers", "0", "--plot", str(tmp_path / "x.png")])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["bench"] == "shapes"
+    assert {
+        name: (arm["frames"], arm["scorer"], arm["keep_ratio"]) for name, arm in document["config"]["arms"].items()
+    } == {
+        "dense": (4, "none", 1.0),
+        "learned@0.5": (4, "learned", 0.5),
+        "dense@2f": (2, "none", 1.0),
+        "few": (4, "random", 0.3),
+    }
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_rule_a_benchmark_lacks_falls_back_in_a_suite_and_says_so(data, arms, monkeypatch):

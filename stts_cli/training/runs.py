@@ -1,0 +1,134 @@
+"""Several finetuning runs from one preset, each from the base model or from another one's result: `stts finetune`.
+
+Each run has a folder of its own, named as in the preset. The same command in a second terminal takes runs that nobody
+is at; a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from stts_cli.errors import InputError, suggest
+from stts_cli.training.finetune import finetune
+from stts_cli.training.run_folder import FREE, RUN_FILE, Report, check_folder, claim
+from stts_cli.training.settings import FinetuneSettings
+
+FLAGS = ("model", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
+RESULT_FILE = "finetune.json"  # the last file of a run that is done
+WAIT_S = 5.0
+
+
+def plan_runs(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str, FinetuneSettings]:
+    """Put a preset and flags together.
+
+    Args:
+        stages: `FinetuneSettings` fields by run; "model" may be the name of another run, and is that of the flags
+            where a run has none.
+        flags: settings for all runs, of `FLAGS` only.
+
+    Returns:
+        The runs, those that another starts from before it.
+
+    Raises:
+        InputError: another flag, no base model, or runs that start from each other.
+    """
+    if wrong := [f"--{name.replace('_', '-')}" for name in flags if name not in FLAGS]:
+        allowed = ", ".join(f"--{name.replace('_', '-')}" for name in FLAGS)
+        raise InputError(
+            f"{wrong[0]} for a preset of several runs, which each have their own -> {allowed} -> copy the preset, "
+            "change it there, and give its path as --preset"
+        )
+    base = {"model": flags["model"]} if "model" in flags else {}
+    common = {name: value for name, value in flags.items() if name != "model"}
+    runs = {name: FinetuneSettings(**{**base, **values, **common}) for name, values in stages.items()}
+    for name, settings in runs.items():
+        model = settings.model
+        if not model:
+            raise InputError(f"run '{name}' of the preset has no model -> --model, what all runs start from -> add it")
+        if "/" not in model and model not in runs and not Path(model).is_dir():
+            raise InputError(f"run '{name}' of the preset starts from '{model}', which is no run{suggest(model, runs)}")
+    ordered: dict[str, FinetuneSettings] = {}
+    while len(ordered) < len(runs):
+        ready = {n: s for n, s in runs.items() if n not in ordered and (s.model not in runs or s.model in ordered)}
+        if not ready:
+            circle = ", ".join(name for name in runs if name not in ordered)
+            raise InputError(
+                f"the runs {circle} start from each other -> one starts from a model -> correct the preset"
+            )
+        ordered |= ready
+    return ordered
+
+
+def train_runs(
+    runs: dict[str, FinetuneSettings],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    report: Report = lambda event: None,
+) -> dict[str, dict[str, Any]]:
+    """Do all runs that are not done, beside other processes that do the same.
+
+    Args:
+        runs: from `plan_runs`.
+        output: the folder that gets a folder a run; made if needed.
+        resume: go on with the runs that the folder holds.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        report: told of what happens, as documents with "event".
+
+    Returns:
+        The document of every run (`finetune.finetune`).
+
+    Raises:
+        InputError: under torchrun, or a folder that holds runs of the same names and other settings; others may be
+            added.
+    """
+    from filelock import FileLock, Timeout
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a preset of several runs under torchrun -> start the same command once a process -> do that")
+    out = Path(output)
+    known = json.loads((out / RUN_FILE).read_text(encoding="utf-8")) if (out / RUN_FILE).is_file() else {}
+    record = {**known, **_record(runs)}
+    check_folder(out, {k: v for k, v in record.items() if k in known or not known}, resume=resume, first=True)
+    claim(out, record)
+    documents: dict[str, dict[str, Any]] = {}
+    while len(documents) < len(runs):
+        taken = False
+        for name, settings in runs.items():
+            folder = out / name
+            if name in documents or (settings.model in runs and not (out / settings.model / RESULT_FILE).is_file()):
+                continue
+            try:
+                with FileLock(out / f".{name}.lock", timeout=0):
+                    if not (folder / RESULT_FILE).is_file():
+                        report({"event": "stage", "name": name})
+                        model = str(out / settings.model) if settings.model in runs else settings.model
+                        _run(dataclasses.replace(settings, model=model), folder, device, name, report)
+                    documents[name] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+                    taken = True
+            except Timeout:
+                continue
+        if not taken and len(documents) < len(runs):
+            report({"event": "stage", "name": "waiting for the other processes"})
+            time.sleep(WAIT_S)
+    return documents
+
+
+def _record(runs: dict[str, FinetuneSettings]) -> dict[str, Any]:
+    """Return what must be the same when the runs go on, in one level: a message names what differs."""
+    fields = {name: dataclasses.asdict(settings) for name, settings in runs.items()}
+    return {f"{name}.{key}": value for name, each in fields.items() for key, value in each.items() if key not in FREE}
+
+
+def _run(settings: FinetuneSettings, folder: Path, device: str, name: str, report: Report) -> None:
+    resume = (folder / RUN_FILE).is_file()
+    document = finetune(settings, folder, resume=resume, device=device, report=lambda e: report({**e, "run": name}))
+    part = folder / f".{RESULT_FILE}"
+    part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, folder / RESULT_FILE)
