@@ -373,7 +373,8 @@ def resolve_scorer(family: Family, scorer: str, keep_ratio: float | None) -> tup
         keep_ratio: fraction of windows kept, or None for the checkpoint's own.
 
     Returns:
-        The scorer ("auto" decided), the keep ratio, and notes for the user.
+        The scorer ("auto" decided: the learned one where there is one, else what the checkpoint was trained with, else
+        temporal), the keep ratio, and notes for the user.
 
     Raises:
         InputError: the learned scorer was asked for and the checkpoint has none.
@@ -390,7 +391,8 @@ def resolve_scorer(family: Family, scorer: str, keep_ratio: float | None) -> tup
     if scorer == "none" or keep_ratio == 1:
         return "none", 1.0, notes
     if scorer == "auto":
-        scorer = "learned" if family.scorer is not None else "temporal"
+        trained_with = family.settings.scorer
+        scorer = "learned" if family.scorer is not None else "temporal" if trained_with == "learned" else trained_with
         if scorer == "temporal":
             notes.append("this checkpoint has no learned scorer: the training-free temporal scorer is used")
     return scorer, keep_ratio, notes

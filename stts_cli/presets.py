@@ -51,8 +51,8 @@ class Preset:
         frames: the most frames to look at.
         max_fps: the most frames a second to look at.
         keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
-        scorer: who scores the windows: one of `SCORERS`. "auto" is the learned scorer where the checkpoint has one, and
-            the training-free temporal scorer where not.
+        scorer: who scores the windows: one of `SCORERS`. "auto" is the learned scorer where the checkpoint has one,
+            else what it was trained with, else the training-free temporal scorer.
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         dtype: one of `DTYPES`; "auto" is bfloat16 on a GPU and float32 on a CPU.
         max_new_tokens: the most tokens of an answer.

@@ -15,6 +15,7 @@ import torch
 from stts_cli import device as device_module
 from stts_cli import pipeline
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.families.settings import PruneSettings
 from stts_cli.video import Clip
 
 WINDOWS = 4
@@ -52,7 +53,7 @@ class Family:
     def __init__(self, scorer=True):
         self.model = Model()
         self.scorer = object() if scorer else None
-        self.settings = SimpleNamespace(prune_layer=3, keep_ratio=0.5)
+        self.settings = PruneSettings(prune_layer=3, keep_ratio=0.5)
         self.encoded: list[dict] = []
 
     def preprocess(self, frames):
@@ -247,6 +248,16 @@ def test_compare_runs_both_arms_on_the_same_clip(counted, clip, clip_file, monke
 def test_who_scores(has_scorer, scorer, keep_ratio, expected):
     chosen, ratio, notes = pipeline.resolve_scorer(Family(has_scorer), scorer, keep_ratio)
     assert (chosen, ratio, len(notes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "expected"),
+    [("random", "random"), ("tome", "tome"), ("learned", "temporal"), ("temporal", "temporal")],
+)
+def test_a_model_trained_for_another_scorer_gets_that_one(trained_with, expected):
+    family = Family(scorer=False)
+    family.settings = PruneSettings(scorer=trained_with)
+    assert pipeline.resolve_scorer(family, "auto", 0.3)[:2] == (expected, 0.3)
 
 
 def test_a_learned_scorer_that_is_not_there_is_refused():
