@@ -131,28 +131,7 @@ def plot_accuracy(document: dict[str, Any], path: str) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, one in zip(panels, documents, strict=False):
-        first = next(iter(one["arms"]))
-        for number, (label, names) in enumerate(_series(one).items()):
-            arms = sorted((one["arms"][name] for name in names), key=lambda arm: arm["flops"] or 0)
-            shares = [100 * (arm["micro"] or 0) for arm in arms]
-            ends = [[100 * end for end in arm["interval"] or (arm["micro"] or 0,) * 2] for arm in arms]
-            error = [
-                [max(0.0, share - low) for share, (low, _) in zip(shares, ends, strict=True)],
-                [max(0.0, high - share) for share, (_, high) in zip(shares, ends, strict=True)],
-            ]
-            style = {"fmt": "k*", "markersize": 11} if names == [first] else {"fmt": "o-", "color": f"C{number}"}
-            x = [(arm["flops"] or 0) / 1e9 for arm in arms]
-            axes.errorbar(x, shares, yerr=error, label=label, capsize=2, **style)
-            for name, flops, share in zip(
-                sorted(names, key=lambda n: one["arms"][n]["flops"] or 0), x, shares, strict=True
-            ):
-                settings = one["config"]["arms"][name]
-                note = f" {settings['keep_ratio']:g}" if settings["keep_ratio"] < 1 else ""
-                axes.annotate(note, (flops, share), fontsize=7, va="top")
-        axes.set_title(one["title"], fontsize=10)
-        axes.set_xlabel("GFLOPs a question")
-        axes.set_ylabel("right, % of questions")
-        axes.grid(alpha=0.3)
+        _draw_arms(axes, one)
     for axes in panels[len(documents) :]:
         axes.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -162,13 +141,32 @@ def plot_accuracy(document: dict[str, Any], path: str) -> None:
     figure.savefig(Path(path).expanduser(), dpi=120)
 
 
+def _draw_arms(axes: Any, document: dict[str, Any]) -> None:
+    arms = document["arms"]
+    for number, (label, names) in enumerate(_series(document).items()):
+        names = sorted(names, key=lambda name: arms[name]["flops"] or 0)
+        flops = [(arms[name]["flops"] or 0) / 1e9 for name in names]
+        shares = [100 * (arms[name]["micro"] or 0) for name in names]
+        ends = [[100 * end for end in arms[name]["interval"] or (arms[name]["micro"] or 0,) * 2] for name in names]
+        error = [
+            [max(0.0, share - low) for share, (low, _) in zip(shares, ends, strict=True)],
+            [max(0.0, high - share) for share, (_, high) in zip(shares, ends, strict=True)],
+        ]
+        style = {"fmt": "o-", "color": f"C{number % 10}"} if number else {"fmt": "k*", "markersize": 11}
+        axes.errorbar(flops, shares, yerr=error, label=label, capsize=2, elinewidth=0.7, **style)
+        for name, x, y in zip(names, flops, shares, strict=True):
+            keep_ratio = document["config"]["arms"][name]["keep_ratio"]
+            axes.annotate(f" {keep_ratio:g}" if keep_ratio < 1 else "", (x, y), fontsize=7, va="top")
+    axes.set_title(document["title"], fontsize=10)
+    axes.set_xlabel("GFLOPs a question")
+    axes.set_ylabel("right, % of questions")
+    axes.grid(alpha=0.3)
+
+
 def _series(document: dict[str, Any]) -> dict[str, list[str]]:
-    """Put arms that differ in their keep ratio only together; their common label is an arm's name up to its ratio."""
-    found: dict[tuple[Any, ...], list[str]] = {}
-    for name, settings in document["config"]["arms"].items():
-        found.setdefault(tuple(value for key, value in settings.items() if key != "keep_ratio"), []).append(name)
-    labels = [names[0].rpartition("@")[0] or names[0] for names in found.values()]
-    unique = [
-        label if labels.count(label) == 1 else names[0] for label, names in zip(labels, found.values(), strict=True)
-    ]
-    return dict(zip(unique, found.values(), strict=True))
+    """Put arms together whose names differ in the keep ratio behind an @ only, such as random@0.5 and random@0.3."""
+    found: dict[str, list[str]] = {}
+    for name in document["arms"]:
+        label, _, ratio = name.rpartition("@")
+        found.setdefault(label if label and ratio.replace(".", "", 1).isdigit() else name, []).append(name)
+    return found

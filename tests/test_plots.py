@@ -42,22 +42,12 @@ def test_pictures(tmp_path):
 
 
 def test_arms_of_one_scorer_make_a_line():
-    def arm(scorer, ratio, model="m", frames=8):
-        return {"model": model, "scorer": scorer, "keep_ratio": ratio, "frames": frames}
-
-    arms = {
-        "dense": arm("none", 1.0),
-        "learned@0.5": arm("learned", 0.5),
-        "learned@0.3": arm("learned", 0.3),
-        "dense@4f": arm("none", 1.0, frames=4),
-        "runs/mine@0.5": arm("learned", 0.5, model="mine"),
-        "named": arm("random", 0.5),
-    }
-    assert plots._series({"config": {"arms": arms}}) == {
+    names = ["dense", "learned@0.5", "learned@0.3", "dense@4f", "runs/mine@0.5", "named", "runs/mine@1"]
+    assert plots._series({"arms": dict.fromkeys(names)}) == {
         "dense": ["dense"],
         "learned": ["learned@0.5", "learned@0.3"],
         "dense@4f": ["dense@4f"],
-        "runs/mine": ["runs/mine@0.5"],
+        "runs/mine": ["runs/mine@0.5", "runs/mine@1"],
         "named": ["named"],
     }
 
