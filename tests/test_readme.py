@@ -58,11 +58,11 @@ def test_both_commands_set_up_a_fresh_machine():
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
+def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file, tmp_path):
     """Parse each one for real, up to the call that would load a model."""
     from stts_cli import pipeline, profiling
     from stts_cli.benchmarks import registry, suite
-    from stts_cli.training import finetune
+    from stts_cli.training import finetune, nano, runs
 
     asked = []
     monkeypatch.setattr(pipeline, "ask", lambda path, questions, **settings: asked.append(settings) or 1 / 0)
@@ -71,8 +71,14 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file):
     monkeypatch.setattr(profiling, "architecture_of", lambda model: None)
     monkeypatch.setattr(suite, "run_benchmarks", lambda bench, arms, **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(finetune, "finetune", lambda settings, output, **rest: asked.append(rest) or 1 / 0)
+    monkeypatch.setattr(nano, "train_nano", lambda stages, flags, output, **rest: asked.append(rest) or 1 / 0)
+    monkeypatch.setattr(runs, "train_runs", lambda plan, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(registry, "describe", lambda: asked.append({}) or 1 / 0)
     monkeypatch.setattr(plots, "check_target", lambda path: None)
+    monkeypatch.chdir(tmp_path)  # where the folders are that earlier commands of README would have left
+    for text in presets.load_suite("paper-trained")["compare"]:
+        if "runs/" in text:
+            Path(text.partition("=")[2].rpartition("@")[0]).mkdir(parents=True, exist_ok=True)
     typed = [str(clip_file) if word.endswith(".mp4") else word for word in words]
     monkeypatch.setenv("STTS_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
