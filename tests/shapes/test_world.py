@@ -1,5 +1,6 @@
 """The procedural world: the same scene from the same seed, and answers that the drawn frames bear out."""
 
+import dataclasses
 import json
 from collections import Counter
 
@@ -8,7 +9,7 @@ import pytest
 
 from stts_cli.shapes.clips import main, write_clip
 from stts_cli.shapes.labels import NUM_BINARY, NUM_LABELS, NUM_PAIRS, window_labels
-from stts_cli.shapes.questions import FAMILIES, ask
+from stts_cli.shapes.questions import FAMILIES, MORE_WORDINGS, UNSEEN_WORDINGS, WORDINGS, ask, loosen, reword
 from stts_cli.shapes.render import render
 from stts_cli.shapes.world import COLORS, SHAPES, make_scene
 from stts_cli.video import read_clip
@@ -123,3 +124,28 @@ def test_fresh_clips_come_with_their_questions(tmp_path, capsys):
     assert all((tmp_path / row["video"]).is_file() for row in rows)
     with pytest.raises(SystemExit, match="usage"):
         main([str(tmp_path), "many"])
+
+
+def test_a_question_in_other_words_asks_the_same():
+    assert set(MORE_WORDINGS) == set(UNSEEN_WORDINGS) == set(WORDINGS)
+    for key, wordings in WORDINGS.items():
+        named = "{0}" in wordings[0]
+        for known in (MORE_WORDINGS[key], UNSEEN_WORDINGS[key]):
+            assert len(set(known)) == len(known)
+            assert all(("{0}" in wording) == named for wording in known)
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        for question in ask(make_scene("train", index)):
+            other = reword(question, rng, UNSEEN_WORDINGS)
+            assert other.text != question.text
+            assert dataclasses.replace(other, text=question.text) == question
+            assert all(name in other.text for name in question.text.what)
+
+
+def test_loosened_questions_differ_in_their_manner_only():
+    rng = np.random.default_rng(0)
+    said = [loosen("What is the red object?", rng) for _ in range(500)]
+    assert said.count("What is the red object?") > 250
+    for other in ("What is the red object", "what is the red object?", "In this video, what is the red object?"):
+        assert other in said
+    assert all("hat is the red object" in text for text in said)
