@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "report_eval": {"report"},
     "report_finetune": set(),
     "cli_finetune": {"report_finetune", "training", "presets", "errors"},
-    "cli_eval": {"report_eval", "benchmarks", "presets", "errors"},
+    "cli_eval": {"report_eval", "benchmarks", "presets", "plots", "errors"},
     "cli": {
         "cli_eval",
         "cli_finetune",

@@ -1,0 +1,92 @@
+"""What a scorer keeps, held against what truly happens: the built-in world knows where things are.
+
+`python -m stts_cli.benchmarks.kept_windows CHECKPOINT` prints a Markdown table over its test clips, decoded from files.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stts_cli.benchmarks.reader import ReadRequest, read_source
+from stts_cli.benchmarks.shapes import make_items, write_missing
+from stts_cli.families.family import Family
+from stts_cli.pipeline import load
+from stts_cli.pruning import SCORERS
+from stts_cli.shapes.labels import window_labels
+from stts_cli.shapes.world import make_scene
+
+KINDS = ("something changes", "a thing, as before", "background")
+NUM_VIDEOS, NUM_FRAMES, MAX_FPS = 40, 32, 2.0
+KEEP_RATIOS = (0.7, 0.5, 0.3, 0.2)
+
+
+def kinds_of(labels: np.ndarray) -> np.ndarray:
+    """Return what each window is, from the second frame on.
+
+    Args:
+        labels: (T, W, L) of `window_labels`.
+
+    Returns:
+        (T - 1, W) indices into `KINDS`: whether its labels differ from the frame before, else whether a thing is there.
+    """
+    changes = (labels[1:] != labels[:-1]).any(-1)
+    thing = (labels[1:] != 0).any(-1)
+    return np.where(changes, 0, np.where(thing, 1, 2))
+
+
+def kept_shares(
+    family: Family, scorers: list[str], *, long: bool, num_videos: int = NUM_VIDEOS, folder: Path | None = None
+) -> tuple[dict[tuple[str, float], list[float]], list[float]]:
+    """Measure how many windows of each kind are kept.
+
+    Args:
+        family: a loaded model.
+        scorers: of `pruning.SCORERS`; one that merges windows keeps none as they were, so `tome` says little here.
+        long: clips of `shapes_long`.
+        num_videos: test clips, from the first on.
+        folder: where the clips are written; the benchmark's cache when not given.
+
+    Returns:
+        Shares kept, a number a kind, by scorer and keep ratio; and the share of all windows that each kind is.
+    """
+    sources = list(dict.fromkeys(item.source for item in make_items(long, "test", num_videos, folder)))
+    counts = np.zeros(len(KINDS))
+    kept = {(scorer, ratio): np.zeros(len(KINDS)) for scorer in scorers for ratio in KEEP_RATIOS}
+    for source in sources:
+        write_missing(source)
+        clip = read_source(ReadRequest(source, NUM_FRAMES, MAX_FPS, family.frame_size))
+        assert source.scene is not None
+        kinds = kinds_of(window_labels(make_scene(*source.scene), np.array(clip.timestamps_s))).ravel()
+        counts += np.bincount(kinds, minlength=len(KINDS))
+        with torch.inference_mode():
+            patches = family.preprocess(torch.from_numpy(clip.frames))
+            for (scorer, ratio), sums in kept.items():
+                mask = family.encode_video(patches, keep_ratio=ratio, scorer=scorer).keep_mask[1:].cpu().numpy()
+                sums += np.bincount(kinds, weights=mask.ravel(), minlength=len(KINDS))
+    shares = {key: [float(share) for share in sums / counts.clip(1)] for key, sums in kept.items()}
+    return shares, [float(share) for share in counts / counts.sum()]
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table of a checkpoint."""
+    if len(arguments) != 1:
+        sys.exit("usage: python -m stts_cli.benchmarks.kept_windows CHECKPOINT")
+    family = load(arguments[0], device="cpu", dtype="float32")
+    scorers = [name for name in SCORERS if name not in ("none", "tome") and (name != "learned" or family.scorer)]
+    for long in (False, True):
+        shares, sizes = kept_shares(family, scorers, long=long)
+        print(
+            f"{NUM_VIDEOS} {'long' if long else 'short'} test clips, at most {NUM_FRAMES} frames; the procedural world"
+        )
+        print(f"| kept of windows where | {' | '.join(KINDS)} |\n| --- | ---: | ---: | ---: |")
+        print(f"| share of all windows | {' | '.join(f'{size:.1%}' for size in sizes)} |")
+        for (scorer, ratio), each in shares.items():
+            print(f"| {scorer}, keep {ratio:g} | {' | '.join(f'{share:.0%}' for share in each)} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,49 @@
+"""What is kept is counted by what truly happens in a window."""
+
+import numpy as np
+import pytest
+import torch
+
+from stts_cli.benchmarks import kept_windows
+from stts_cli.pipeline import load
+from stts_cli.presets import presets_folder
+
+
+def test_a_window_is_what_its_labels_say():
+    labels = np.zeros((3, 4, 2))
+    labels[:, 0] = 1  # stands
+    labels[1:, 1, 0] = 1  # comes in the second frame, and stays
+    labels[:2, 2, 1] = 1  # goes in the third
+    assert kept_windows.kinds_of(labels).tolist() == [[1, 0, 1, 2], [1, 1, 0, 2]]
+
+
+def test_shares_are_those_of_the_masks(tmp_path, monkeypatch):
+    family = load(str(presets_folder() / "nano"), device="cpu", dtype="float32")
+    monkeypatch.setattr(kept_windows, "KEEP_RATIOS", (1.0, 0.5))
+    monkeypatch.setattr(kept_windows, "NUM_FRAMES", 6)
+    masks = []
+    real = family.encode_video
+
+    def encode_video(*arguments, **settings):
+        encoded = real(*arguments, **settings)
+        masks.append(encoded.keep_mask[1:])
+        return encoded
+
+    monkeypatch.setattr(family, "encode_video", encode_video)
+    shares, sizes = kept_windows.kept_shares(family, ["learned", "random"], long=False, num_videos=2, folder=tmp_path)
+    assert sum(sizes) == pytest.approx(1)
+    assert shares["learned", 1.0] == shares["random", 1.0] == [1, 1, 1]
+    half = torch.cat(masks[1::4]).float().mean()
+    assert np.dot(shares["learned", 0.5], sizes) == pytest.approx(float(half))
+    changes, _, background = shares["learned", 0.5]
+    assert changes > background, "the scorer was trained to tell them apart"
+
+
+def test_it_is_run_by_its_name(capsys, monkeypatch):
+    monkeypatch.setattr(
+        kept_windows, "kept_shares", lambda *a, **k: ({("learned", 0.5): [1.0, 0.5, 0.0]}, [0.1, 0.2, 0.7])
+    )
+    kept_windows.main([str(presets_folder() / "nano")])
+    assert "| learned, keep 0.5 | 100% | 50% | 0% |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="usage"):
+        kept_windows.main([])
