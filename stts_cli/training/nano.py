@@ -60,8 +60,7 @@ def train_nano(
     out, first = Path(output), int(os.environ.get("RANK", "0")) == 0
     plan = _plan(stages, flags)
     record = {name: {k: v for k, v in dataclasses.asdict(plan[name]).items() if k not in FREE} for name in STAGES}
-    world = int(os.environ.get("WORLD_SIZE", "1"))  # may change from stage to stage
-    plan = {name: s.override(accumulate=max(1, s.accumulate // world)) for name, s in plan.items()}
+    plan = _deal_out(plan)
     check_folder(out, record, resume=resume, first=first)
     from accelerate import PartialState
 
@@ -102,6 +101,12 @@ def _plan(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str,
         settings = FinetuneSettings(**{**values, **flags})
         plan[name] = dataclasses.replace(settings, seed=values.get("seed", 0) + flags.get("seed", 0))
     return plan
+
+
+def _deal_out(plan: dict[str, FinetuneSettings]) -> dict[str, FinetuneSettings]:
+    """Divide the forward passes of a step among the processes, of which there may be others in the next stage."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return {name: settings.override(accumulate=max(1, settings.accumulate // world)) for name, settings in plan.items()}
 
 
 def _of_stage(log: Report, name: str) -> Report:

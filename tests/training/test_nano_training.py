@@ -166,7 +166,7 @@ def test_the_presets_rates():
         "language": {"llm": ("muon", 0.012, 0.01), "embedding": ("adamw", 2e-3, 0), "stand-in": ("adamw", 2e-3, 0)},
         "vision": {"vit": ("muon", 0.01, 0.1), "connector": ("muon", 0.01, 0.1), "probe": ("adamw", 1e-3, 0)},
         "dense": {"vit": ("muon", 0.0024, 0.01), "llm": ("muon", 0.006, 0.01), "embedding": ("adamw", 6e-4, 0)},
-        "stts": {"vit": ("muon", 0.002, 0.01), "llm": ("muon", 0.005, 0.01), "embedding": ("adamw", 5e-4, 0)},
+        "stts": {"vit": ("muon", 0.0016, 0.01), "llm": ("muon", 0.004, 0.01), "embedding": ("adamw", 4e-4, 0)},
     }
     expected["stts"]["scorer"] = ("adamw", 1e-4, 0.01)
     for stage, values in read_stages(PRESET).items():
@@ -237,11 +237,12 @@ def test_only_the_flags_that_fit_all_stages(tmp_path):
 
 
 def test_the_seed_is_added_and_accumulation_is_dealt_out(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
     plan = nano._plan(read_stages(PRESET), {"seed": 5, "workers": 3})
     assert [plan[name].seed for name in nano.STAGES] == [5, 5, 5, 6]
     assert {plan[name].workers for name in nano.STAGES} == {3}
-    assert plan["dense"].accumulate == 1
+    assert plan["dense"].accumulate == 2, "what the folder is known by is the same for any number of processes"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert nano._deal_out(plan)["dense"].accumulate == 1
 
 
 def test_the_vision_loss_is_a_mean_over_windows(family):
