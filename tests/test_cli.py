@@ -69,7 +69,8 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "eval",
-            "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing --compare "
+            "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
+            "--compare "
             "--test-time-scaling --output --preset --model --frames --max-fps --keep-ratio --scorer --prune-layer "
             "--max-new-tokens --device --dtype --workers --timeout --seed --json",
         ),
