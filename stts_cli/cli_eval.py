@@ -85,7 +85,9 @@ def evaluate(
         report_eval.show_list(describe(), json_only=json)
         return
     told = load_suite(suite) if suite else {}
-    bench, videos, limit = bench or told.get("bench"), videos or told.get("videos"), limit or told.get("limit")
+    bench = told.get("bench") if bench is None else bench
+    videos = told.get("videos") if videos is None else videos
+    limit = told.get("limit") if limit is None else limit
     if bench is None:
         raise InputError("no benchmark is named -> --bench NAME, or --list to see them -> name one")
     if plot:

@@ -85,12 +85,12 @@ def test_killed_and_resumed_is_the_same_as_never_killed(words, tmp_path, capsys,
     assert "answers were there already" in said.err
     assert without_times(rows(folder)) == without_times(whole)
     assert without_times(result(folder)) == without_times(result(tmp_path / "whole"))
-    again = [*words, "--output", str(folder)]
-    again[again.index("--compare")] = "--keep-ratio=0.3"
-    with pytest.raises(SystemExit) as end:
-        cli.main(again)
-    assert end.value.code == 2
-    assert "holds a run with arms." in capsys.readouterr().err
+    fewer = [word for word in words if word != "--compare"]
+    for others, sentence in (([*words, "--keep-ratio=0.3"], "with arms."), (fewer, "with the arm dense too")):
+        with pytest.raises(SystemExit) as end:
+            cli.main([*others, "--output", str(folder)])
+        assert end.value.code == 2
+        assert f"holds a run {sentence}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
