@@ -152,7 +152,11 @@ def _draw_arms(axes: Any, document: dict[str, Any]) -> None:
             [max(0.0, share - low) for share, (low, _) in zip(shares, ends, strict=True)],
             [max(0.0, high - share) for share, (_, high) in zip(shares, ends, strict=True)],
         ]
-        style = {"fmt": "o-", "color": f"C{number % 10}"} if number else {"fmt": "k*", "markersize": 11}
+        style = (
+            {"fmt": f"{'osD^'[number // 10 % 4]}-", "color": f"C{number % 10}"}
+            if number
+            else {"fmt": "k*", "markersize": 11}
+        )
         axes.errorbar(flops, shares, yerr=error, label=label, capsize=2, elinewidth=0.7, **style)
         for name, x, y in zip(names, flops, shares, strict=True):
             keep_ratio = document["config"]["arms"][name]["keep_ratio"]
