@@ -226,6 +226,7 @@ MORE_WORDINGS: dict[str, tuple[str, ...]] = {
         "What can be seen only for a short time?",
     ),
 }
+OPENINGS = ("Please answer: ", "In this video, ", "Tell me: ", "Question: ")
 # neither asked in training nor measured by the benchmark: how far the model gets with words of one's own
 UNSEEN_WORDINGS: dict[str, tuple[str, ...]] = {
     "color": ("Which color has the {0}?", "In what color is the {0}?"),
@@ -326,8 +327,7 @@ def loosen(text: str, rng: np.random.Generator) -> str:
     if rng.random() < 0.1:
         text = text[0].lower() + text[1:]
     elif rng.random() < 0.08:
-        opening = ("Please answer: ", "In this video, ", "Tell me: ", "Question: ")
-        text = f"{opening[int(rng.integers(4))]}{text[0].lower()}{text[1:]}"
+        text = f"{OPENINGS[int(rng.integers(len(OPENINGS)))]}{text[0].lower()}{text[1:]}"
     return text
 
 

@@ -24,7 +24,7 @@ from stts_cli.errors import InputError
 from stts_cli.training.finetune import Data, describe, finetune, load_base
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, RUN_FILE, Report, RunLog, check_folder, claim
 from stts_cli.training.settings import NANO_STAGES as STAGES
-from stts_cli.training.settings import FinetuneSettings
+from stts_cli.training.settings import FinetuneSettings, check_flags
 
 FLAGS = ("seed", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
 FOLDER = "stages"
@@ -90,12 +90,7 @@ def train_nano(
 def _plan(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str, FinetuneSettings]:
     if tuple(stages) != STAGES:
         raise InputError(f"a preset of stages {', '.join(stages)} -> {', '.join(STAGES)}, in this order -> change it")
-    if wrong := [f"--{name.replace('_', '-')}" for name in flags if name not in FLAGS]:
-        allowed = ", ".join(f"--{name.replace('_', '-')}" for name in FLAGS)
-        raise InputError(
-            f"{wrong[0]} for a preset of stages, which each have their own -> {allowed} -> copy the preset, change it "
-            "there, and give its path as --preset"
-        )
+    check_flags(flags, FLAGS, "stages")
     plan = {}
     for name, values in stages.items():
         settings = FinetuneSettings(**{**values, **flags})

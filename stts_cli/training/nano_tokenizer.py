@@ -34,7 +34,7 @@ def corpus() -> list[str]:
     every = [w for known in (world_questions.WORDINGS, world_questions.MORE_WORDINGS) for w in known.values()]
     texts = [w.format(n) for wordings in every for w in wordings for n in names]
     texts += [text[0].lower() + text[1:] for text in texts]
-    texts += ["Please answer: ", "In this video, ", "Tell me: ", "Question: "] * 50
+    texts += [*world_questions.OPENINGS] * 50
     answers = [
         *COLORS,
         *SHAPES,

@@ -61,10 +61,20 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         settings: plain data that says which run this is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{RUN_FILE}"
-    part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, folder / RUN_FILE)  # other processes may be reading it
+    write_whole(folder / RUN_FILE, settings)
     shutil.rmtree(folder / CHECKPOINTS / SAVING, ignore_errors=True)
+
+
+def write_whole(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON file that is there as a whole or not at all: other processes may be reading it.
+
+    Args:
+        path: replaced when it is there.
+        document: plain data.
+    """
+    part = path.with_name(f".{path.name}")
+    part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
 
 
 class RunLog:

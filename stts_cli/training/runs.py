@@ -15,8 +15,8 @@ from typing import Any
 
 from stts_cli.errors import InputError, suggest
 from stts_cli.training.finetune import finetune
-from stts_cli.training.run_folder import FREE, RUN_FILE, Report, check_folder, claim
-from stts_cli.training.settings import FinetuneSettings
+from stts_cli.training.run_folder import FREE, RUN_FILE, Report, check_folder, claim, write_whole
+from stts_cli.training.settings import FinetuneSettings, check_flags
 
 FLAGS = ("model", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
 RESULT_FILE = "finetune.json"  # the last file of a run that is done
@@ -37,12 +37,7 @@ def plan_runs(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[
     Raises:
         InputError: another flag, no base model, or runs that start from each other.
     """
-    if wrong := [f"--{name.replace('_', '-')}" for name in flags if name not in FLAGS]:
-        allowed = ", ".join(f"--{name.replace('_', '-')}" for name in FLAGS)
-        raise InputError(
-            f"{wrong[0]} for a preset of several runs, which each have their own -> {allowed} -> copy the preset, "
-            "change it there, and give its path as --preset"
-        )
+    check_flags(flags, FLAGS, "several runs")
     base = {"model": flags["model"]} if "model" in flags else {}
     common = {name: value for name, value in flags.items() if name != "model"}
     runs = {name: FinetuneSettings(**{**base, **values, **common}) for name, values in stages.items()}
@@ -129,6 +124,4 @@ def _record(runs: dict[str, FinetuneSettings]) -> dict[str, Any]:
 def _run(settings: FinetuneSettings, folder: Path, device: str, name: str, report: Report) -> None:
     resume = (folder / RUN_FILE).is_file()
     document = finetune(settings, folder, resume=resume, device=device, report=lambda e: report({**e, "run": name}))
-    part = folder / f".{RESULT_FILE}"
-    part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, folder / RESULT_FILE)
+    write_whole(folder / RESULT_FILE, document)

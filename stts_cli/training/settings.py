@@ -7,6 +7,7 @@ betas 0.9 and 0.95, no weight decay); the scorer's and adapters', which start fr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,28 @@ def main_keep_ratio(text: str) -> float:
     ratios = keep_ratios(text)
     most = max(share for _, share in ratios)
     return min(ratio for ratio, share in ratios if share == most)
+
+
+def check_flags(flags: Iterable[str], allowed: Sequence[str], what: str) -> None:
+    """Refuse flags that a preset decides.
+
+    Args:
+        flags: names of fields that were given.
+        allowed: those that may be.
+        what: which kind of preset, for the message.
+
+    Raises:
+        InputError: another flag.
+    """
+    if wrong := [_flag(name) for name in flags if name not in allowed]:
+        raise InputError(
+            f"{wrong[0]} for a preset of {what}, which each have their own -> {', '.join(map(_flag, allowed))} -> copy "
+            "the preset, change it there, and give its path as --preset"
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def read_stages(path: Path) -> dict[str, dict[str, Any]]:
