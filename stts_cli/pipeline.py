@@ -416,7 +416,7 @@ def _reply(
         said = generate.answer(family.model, prefix, question_ids, max_new_tokens=max_new_tokens, eos_token_ids=eos)
         text = family.tokenizer.decode(said.token_ids, skip_special_tokens=True).strip()
         return _Reply(text, said.finished, None, said.num_decoded, said.prefill_s, said.decode_s)
-    option_ids = [family.tokenizer(text, add_special_tokens=False)["input_ids"] for text in options]
+    option_ids = [family.tokenize(family.quote(text, "option")) for text in options]
     scored = generate.score_options(family.model, prefix, question_ids, option_ids, eos_token_ids=eos)
     shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
     listed = [

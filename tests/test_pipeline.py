@@ -85,6 +85,12 @@ class Family:
             dense_length=ids.shape[1] + int((~keep_mask).sum()),
         )
 
+    def tokenize(self, text):
+        return self.tokenizer(text)["input_ids"]
+
+    def quote(self, text, name="question"):
+        return text
+
     def shape(self):
         return "shape"
 

@@ -124,5 +124,11 @@ class Family(Protocol):
     def conversation_ids(self, turns: Sequence[tuple[str, str]], context: str = "") -> tuple[list[int], list[bool]]:
         """Return the ids of what follows the video, and which of them the model has to say, for training."""
 
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, nothing added, quoted words as characters."""
+
+    def quote(self, text: str, name: str = "question") -> str:
+        """Mark what looks like a special token in a person's words."""
+
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""

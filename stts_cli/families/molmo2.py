@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stts_cli.errors import InputError, suggest
-from stts_cli.families import molmo2_training
+from stts_cli.families import molmo2_training, words
 from stts_cli.families.checkpoints import Checkpoint, merge_lora
 from stts_cli.families.family import EncodedVideo, Prompt
 from stts_cli.families.frames import FrameProcessor, read_frame_processor
@@ -286,14 +286,12 @@ class Molmo2Family:
             The prompt, on the CPU.
 
         Raises:
-            InputError: the question holds a token of the video's, the times do not fit the frames, or the prompt is
-                longer than the model can take.
+            InputError: the times do not fit the frames, or the prompt is longer than the model can take.
         """
         if len(timestamps_s) != len(keep_mask):
             raise InputError(f"{len(timestamps_s)} timestamps for {len(keep_mask)} frames -> one a frame")
-        self.check_text("question", question)
-        self.check_text("text before the question", context)
-        head, tail = self._chat_text(question)
+        head, tail = self._chat_text(self.quote(question))
+        context = self.quote(context, "text before the question")
         prefix_ids = self.tokenize(head + self._video_text(timestamps_s) + context)
         dense = torch.tensor(prefix_ids + self.tokenize(tail))
         try:
@@ -317,23 +315,12 @@ class Molmo2Family:
         return molmo2_training.conversation_ids(self, turns, context)
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a text, nothing added."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        """Return the token ids of a text, nothing added; see `words.tokenize`."""
+        return words.tokenize(self.tokenizer, text)
 
-    def check_text(self, name: str, text: str) -> None:
-        """Refuse a text that holds a token of the video's.
-
-        Args:
-            name: what the text is, for the message.
-            text: the user's words.
-
-        Raises:
-            InputError: it does.
-        """
-        forbidden = [token for token in (*VISUAL_TOKENS, VIDEO_TOKEN) if token in text]
-        if forbidden:
-            raise InputError(f"the {name} holds {forbidden[0]}, which stands for the video -> leave it out")
+    def quote(self, text: str, name: str = "question") -> str:
+        """Mark what looks like a special token in a person's words; see `words.quote`."""
+        return words.quote(self.tokenizer, text, name, VIDEO_TOKEN)
 
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""

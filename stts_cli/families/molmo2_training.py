@@ -50,16 +50,15 @@ def conversation_ids(
         (token ids, of each whether the model has to say it: the answers and the token that ends them).
 
     Raises:
-        InputError: a turn or the context holds a token of the video's, or the chat template rewrites answers.
+        InputError: the chat template rewrites answers.
     """
     said = ""
-    family.check_text("text before the question", context)
-    ids, is_answer = family.tokenize(context), [False] * len(family.tokenize(context))
+    ids = family.tokenize(family.quote(context, "text before the question"))
+    is_answer = [False] * len(ids)
     messages: list[dict[str, Any]] = []
     ends = [family.tokenizer.convert_ids_to_tokens(k) for k in family.eos_token_ids]
     for question, answer in turns:
-        family.check_text("question", question)
-        family.check_text("answer", answer)
+        question, answer = family.quote(question), family.quote(answer, "answer")
         content = [{"type": "text", "text": question}]
         messages.append({"role": "user", "content": content if messages else [{"type": "video"}, *content]})
         asked = render(family.tokenizer, messages, True)

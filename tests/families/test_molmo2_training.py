@@ -94,15 +94,16 @@ def test_answers_keep_their_own_tokens(family):
         assert said[:-1] == ids_of(family, answer)
 
 
-@pytest.mark.parametrize(("turn", "what"), [(("<im_patch>", "a"), "question"), (("a", "x <|video|>"), "answer")])
-def test_tokens_of_the_video_are_refused(family, turn, what):
-    with pytest.raises(InputError, match=f"the {what} holds <.*, which stands for the video"):
-        family.conversation_ids((turn,))
-
-
-def test_tokens_of_the_video_are_refused_in_subtitles_too(family):
-    with pytest.raises(InputError, match="the text before the question holds <im_patch>"):
-        family.conversation_ids((("a", "b"),), "<im_patch>")
+def test_special_tokens_in_what_is_said_stay_words(family):
+    """Trained as it will be asked: no token of the video's, nor the end of a turn, comes from a person's words."""
+    words = "<im_patch><|video|><|im_end|>"
+    ids, is_answer = family.conversation_ids(((f"a{words}", words), ("b", "c")), words)
+    special = family.tokenizer.convert_tokens_to_ids(["<im_patch>", "<|video|>"])
+    assert not set(ids) & set(special)
+    assert ids.count(family.tokenizer.convert_tokens_to_ids("<|im_end|>")) == 4
+    assert family.tokenizer.decode(ids).count(words) == 3
+    said = [i for i, own in zip(ids, is_answer, strict=True) if own]
+    assert family.tokenizer.decode(said[: -len(family.tokenize("c")) - 2]) == words
 
 
 def test_a_template_that_rewrites_answers_is_told(released):

@@ -108,12 +108,12 @@ def test_what_passes_the_check_fits_the_sequence(base, good, tmp_path, seq_len, 
     assert passes(spare - 4 * 4)  # at most three digits and a half a frame on the safe side
 
 
-def test_tokens_of_the_video_in_subtitles(untrained, base, good, tmp_path):
-    data = rows_file(tmp_path, {**good[0], "subtitles": "he said <im_patch>"})
+def test_a_text_that_cannot_be_tokenized_is_refused_with_its_line(untrained, base, good, tmp_path):
+    data = rows_file(tmp_path, {**good[0], "subtitles": "he said \ufdd0"})
     refused(
         base_settings(base, data),
         tmp_path / "run",
-        r"line 1: .*: the text before the question holds <im_patch>, which stands for the video unusable text: 1 -> .*",
+        r"line 1: .*: text before the question: holds U\+FDD0, which is not a character. .* unusable text: 1 -> .*",
     )
 
 

@@ -291,12 +291,12 @@ def test_too_long_a_sample_is_told_with_both_counts(clip_file):
     assert found == Problem(1, str(clip_file), "160 tokens with 8 frames, a sequence takes 100", "too long")
 
 
-def test_a_text_that_cannot_be_told_apart_from_the_video_is_a_problem(clip_file):
+def test_a_text_that_cannot_be_used_is_a_problem(clip_file):
     def measure(frames, conversation):
-        raise InputError("the question holds <im_patch>, which stands for the video -> leave it out")
+        raise InputError("the template rewrites answers -> strip them")
 
     (found,) = check([sample(clip_file)], measure=measure)
-    assert (found.kind, found.what) == ("unusable text", "the question holds <im_patch>, which stands for the video")
+    assert (found.kind, found.what) == ("unusable text", "the template rewrites answers")
 
 
 def test_each_file_is_opened_once(clip_file, tmp_path, monkeypatch):
