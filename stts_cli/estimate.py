@@ -7,6 +7,7 @@ spreads it unevenly, which costs a little more attention, and a measured run cou
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 from collections.abc import Callable, Sequence
@@ -116,6 +117,7 @@ def plan(
             f"prune layer {layer} of {num_blocks} ViT blocks -> the next block runs dense, at least one more packed "
             f"-> choose 0 to {num_blocks - 3}"
         )
+    architecture = dataclasses.replace(architecture, prune_layer=layer)
     plans = []
     for num_frames in frames:
         if num_frames < 1:

@@ -18,7 +18,7 @@ from stts_cli.pruning import num_dropped
 NANO = load_architecture("nano")
 
 
-def plan(architecture=NANO, frames=(8,), keep_ratios=(0.5,), scorer="learned", prune_layer=None, dtype="float32"):
+def plan(architecture=NANO, frames=(8,), keep_ratios=(0.5,), scorer="learned", prune_layer=None, dtype="float32", **rest):
     return estimate.plan(
         architecture,
         frames=frames,
@@ -26,7 +26,7 @@ def plan(architecture=NANO, frames=(8,), keep_ratios=(0.5,), scorer="learned", p
         scorer=scorer,
         prune_layer=prune_layer,
         dtype=dtype,
-        on_gpu=False,
+        **{"on_gpu": False, **rest},
     )
 
 
@@ -152,6 +152,16 @@ def test_memory_grows_with_what_is_kept():
     assert long.memory["dense"]["llm"] > 2 * short.memory["dense"]["llm"], "the mask is the prompt's square"
     (narrow,) = plan(frames=[8], dtype="bfloat16")
     assert narrow.memory["dense"]["weights"] * 2 == half.memory["dense"]["weights"]
+
+
+def test_training_memory_counts_the_blocks_behind_the_given_prune_layer():
+    """Two blocks more that see all patches; of a block's activations each patch holds so many numbers."""
+    early, late = (plan(prune_layer=layer, train=True, on_gpu=True)[0].memory for layer in (3, 5))
+    width, heads, mlp = (NANO.vision[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
+    held = 4 * width + 5 * heads * NANO.vision["head_dim"] + 2 * mlp
+    dropped_patches = 8 * NANO.grid[0] * NANO.grid[1] // 2
+    assert late["pruned"]["vit"] - early["pruned"]["vit"] == 2 * dropped_patches * held * 4
+    assert late["dense"] == early["dense"]
 
 
 def test_lists_of_numbers():
