@@ -18,7 +18,9 @@ from stts_cli.pruning import num_dropped
 NANO = load_architecture("nano")
 
 
-def plan(architecture=NANO, frames=(8,), keep_ratios=(0.5,), scorer="learned", prune_layer=None, dtype="float32", **rest):
+def plan(
+    architecture=NANO, frames=(8,), keep_ratios=(0.5,), scorer="learned", prune_layer=None, dtype="float32", **rest
+):
     return estimate.plan(
         architecture,
         frames=frames,

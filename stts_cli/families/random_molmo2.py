@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AddedToken
 
 from stts_cli.architectures import ADAPTER_KEYS, TEXT_KEYS, VISION_KEYS, Architecture
 from stts_cli.errors import EnvironmentFailure, InputError
@@ -52,9 +53,14 @@ class ByteTokenizer:
         self._ids = {token: _NUM_BYTES + i for i, token in enumerate(BASE_TOKENS)}
         self._ids |= {token: vocab_size + i for i, token in enumerate(VISION_TOKENS)}
         self._split = re.compile("(" + "|".join(map(re.escape, self._ids)) + ")")
+        self.added_tokens_decoder = {k: AddedToken(token, special=True) for token, k in self._ids.items()}
 
-    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
-        """Return {"input_ids": …} of a text."""
+    def __call__(
+        self, text: str, add_special_tokens: bool = False, split_special_tokens: bool = False
+    ) -> dict[str, list[int]]:
+        """Return {"input_ids": …} of a text; special tokens in it as their bytes with `split_special_tokens`."""
+        if split_special_tokens:
+            return {"input_ids": list(text.encode())}
         ids: list[int] = []
         for part in self._split.split(text):
             ids += [self._ids[part]] if part in self._ids else part.encode()
