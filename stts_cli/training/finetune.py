@@ -253,7 +253,7 @@ def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: 
         return len(family.video_prefix([9999.9] * num_frames, torch.ones(num_frames, windows, dtype=torch.bool))[0])
 
     def measure(num_frames: int, conversation: Any) -> int:
-        ids, _ = family.conversation_ids(conversation.turns, conversation.subtitles)
+        ids, _ = conversation.tokens(family)
         return before(num_frames) + len(ids) - 1
 
     problems = validate(

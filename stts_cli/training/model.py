@@ -159,7 +159,7 @@ class TrainingModel(nn.Module):
         return loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
 
     def _tokens(self, conversation: Any) -> tuple[list[int], list[bool]]:
-        return self.family.conversation_ids(conversation.turns, conversation.subtitles)
+        return conversation.tokens(self.family)
 
     def _encode(
         self, clips: Sequence[TrainingClip], lengths: list[int], keep_ratio: float, scorer: str, seed: int

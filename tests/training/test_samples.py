@@ -69,15 +69,31 @@ def test_an_open_question_keeps_its_words(write):
     assert only(write({**OPEN, "options": []})).turns == (("What is it?", "a cat"),)
 
 
-def test_llava_rows_become_turns_without_their_placeholders(write):
+def test_llava_rows_become_turns_without_their_placeholder(write):
     talk = [
         {"from": "human", "value": "<image>\nWhat happens?"},
         {"from": "gpt", "value": "A <b>cat</b> jumps.\n"},
-        {"from": "human", "value": "And then?\n<video>"},
+        {"from": "human", "value": "And then, after <video> ends?"},
         {"from": "gpt", "value": "It sleeps."},
     ]
-    expected = (("What happens?", "A <b>cat</b> jumps."), ("And then?", "It sleeps."))
+    expected = (("What happens?", "A <b>cat</b> jumps."), ("And then, after <video> ends?", "It sleeps."))
     assert only(write({"id": "x", "data_source": "y", "video": "a.mp4", "conversations": talk})).turns == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("<video>\nWhy?", "Why?"),
+        ("<video> Why?", "Why?"),
+        ("Why?\n<image>", "Why?"),
+        ("Look.\n <video> \nWhy?", "Look.\nWhy?"),
+        ("Why?", "Why?"),
+        ("Is it a <video> tag?", "Is it a <video> tag?"),
+    ],
+)
+def test_the_marker_of_the_video_is_left_out_and_words_are_kept(write, asked, kept):
+    talk = [{"from": "human", "value": asked}, {"from": "gpt", "value": "A <video>"}]
+    assert only(write({"video": "a.mp4", "conversations": talk})).turns == ((kept, "A <video>"),)
 
 
 def test_the_role_and_content_form_is_read_too(write):
@@ -86,6 +102,28 @@ def test_the_role_and_content_form_is_read_too(write):
         {"role": "assistant", "content": "A word."},
     ]
     assert only(write({"video": "a.mp4", "messages": talk})).turns == (("What is <image> here?", "A word."),)
+    assert only(write({"videos": ["a.mp4"], "images": [], "messages": talk})).turns[0][1] == "A word."
+
+
+@pytest.mark.parametrize("off", [{"loss": False}, {"weight": 0}])
+def test_a_turn_without_loss_is_read_and_not_trained(write, off):
+    class Bytes:
+        def conversation_ids(self, turns, context=""):
+            pieces = [
+                (context, False),
+                *((text, own) for turn in turns for text, own in zip(turn, (False, True), strict=True)),
+            ]
+            return list("".join(text for text, _ in pieces)), [own for text, own in pieces for _ in text]
+
+    talk = [*TALK, {"from": "human", "value": "q"}, {"from": "gpt", "value": "bc"}]
+    path = write({"video": "a.mp4", "conversations": [talk[0], {**talk[1], **off}, *talk[2:]]})
+    assert only(path).tokens(Bytes()) == (list("QAqbc"), [False, False, False, True, True])
+    path = write({"video": "a.mp4", "conversations": [*talk[:3], {**talk[3], **off}]})
+    assert only(path).tokens(Bytes()) == (list("QAqbc"), [False, True, False, False, False])
+    path = write(
+        {"video": "a.mp4", "conversations": [{**talk[0], "loss": False}, {**talk[1], "loss": True}, *talk[2:]]}
+    )
+    assert only(path).tokens(Bytes())[1] == [False, True, False, True, True]
 
 
 def test_questions_of_one_cut_stand_together_in_the_order_of_their_first(write, tmp_path):
@@ -163,7 +201,32 @@ BAD = [
     ({"video": "a.mp4", "conversations": TALK[::-1]}, "turn 1 is from 'gpt' -> human or user -> correct it"),
     ({"video": "a.mp4", "conversations": [TALK[0], {"from": "gpt", "text": "A"}]},
      f"turn 2 has no 'value'; it has from, text -> {FORM} -> correct it"),
-    ({"conversations": TALK, "image": "a.jpg"}, f"no 'video'; it has conversations, image -> {FORM} -> correct it"),
+    ({"conversations": TALK}, f"no 'video'; it has conversations -> {FORM} -> correct it"),
+    ({"conversations": TALK, "image": "a.jpg"}, "'image' is a text -> training takes one video a row -> correct it"),
+    ({"video": "a.mp4", "images": ["a.jpg"], "messages": TALK},
+     "'images' is a list -> training takes one video a row -> correct it"),
+    ({"videos": ["a.mp4", "b.mp4"], "conversations": TALK},
+     "'videos' is a list of 2 -> a list of one: training takes one video a row -> correct it"),
+    ({"video": "a.mp4", "system": "Be brief.", "conversations": TALK},
+     "'system' is a text -> put its words into the first user's turn -> correct it"),
+    ({"video": "a.mp4", "conversations": [{"from": "system", "value": "Be brief."}, *TALK]},
+     "turn 1 is from 'system' -> put its words into the first user's turn -> correct it"),
+    ({"video": "a.mp4", "conversations": TALK, "messages": TALK},
+     "it has both 'conversations' and 'messages' -> one of them -> correct it"),
+    ({"video": "a.mp4", "conversations": [{**TALK[0], "value": "<video><video>\nQ"}, TALK[1]]},
+     "<video> or <image> stands in turn 1, 1 -> once, in turn 1: a row is about one video -> correct it"),
+    ({"video": "a.mp4", "conversations": [*TALK, {**TALK[0], "value": "Q\n<video>"}, TALK[1]]},
+     "<video> or <image> stands in turn 3 -> once, in turn 1: a row is about one video -> correct it"),
+    ({"video": "a.mp4", "conversations": [TALK[0], {**TALK[1], "loss": False}]},
+     "every turn of the model's is without loss -> train on at least one, or drop the row -> correct it"),
+    ({"video": "a.mp4", "conversations": [TALK[0], {**TALK[1], "loss": 0.5}]},
+     "'loss' of turn 2 is 0.5 -> true or false, 1 or 0 -> correct it"),
+    ({"video": "a.mp4", "conversations": [{**TALK[0], "loss": True}, TALK[1]]},
+     "turn 1 is the user's and has a loss -> only the model's turns are trained -> correct it"),
+    ({"video": "a.mp4", "messages": [{"role": "user", "content": [{"type": "image_url"}]}, TALK[1]]},
+     "turn 1 has a part of type 'image_url' -> 'text' and 'video' are read -> correct it"),
+    ({"video": "a.mp4", "messages": [TALK[0], {"role": "assistant", "content": None}]},
+     "turn 2 says null -> a text, or a list of parts -> correct it"),
     ({**OPEN, "subtitles": [[1, 2]]}, "'subtitles' is a list of something else -> a list of [start, end, text] "
      "-> correct it"),
 ]  # fmt: skip
