@@ -3,8 +3,10 @@
 import random
 from math import comb
 
+import numpy as np
 import pytest
 
+from stts_cli.benchmarks import statistics
 from stts_cli.benchmarks.metrics import compare, summarize
 from stts_cli.benchmarks.statistics import mcnemar_p, mean_interval
 
@@ -34,6 +36,49 @@ def test_the_interval_is_that_of_a_plain_bootstrap_over_videos():
     assert high - low > 1.2 * (alone[1] - alone[0]), "questions of one video go together"
     assert mean_interval(values, clusters) == mean_interval(values, clusters), "seeded"
     assert mean_interval([1.0, 0.0], ["v", "v"]) is None
+
+
+UNEQUAL = ([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, -1.0, 0.5], ["a", "b", "b", "c", "c", "c", "c", "c"])
+
+
+def test_videos_of_unequal_length_weigh_by_their_questions():
+    values, clusters = UNEQUAL
+    means = []
+    for drawn in np.random.default_rng(7).integers(3, size=(50, 3)):
+        picked = [value for k in drawn for value, name in zip(values, clusters, strict=True) if name == "abc"[k]]
+        means.append(sum(picked) / len(picked))
+    means.sort()
+    # percentiles between two of 50 sorted values: at 0.025 * 49 = 1.225 and 0.975 * 49 = 47.775
+    expected = means[1] + 0.225 * (means[2] - means[1]), means[47] + 0.775 * (means[48] - means[47])
+    assert mean_interval(values, clusters, seed=7, resamples=50) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 10])
+def test_the_draws_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch, chunk):
+    whole = mean_interval(*UNEQUAL, seed=7, resamples=50)
+    sizes = []
+
+    class Recorder:
+        def __init__(self, seed):
+            self.rng = np.random.Generator(np.random.PCG64(seed))
+
+        def integers(self, high, size):
+            sizes.append(size)
+            return self.rng.integers(high, size=size)
+
+    monkeypatch.setattr(np.random, "default_rng", Recorder)
+    monkeypatch.setattr(statistics, "_CHUNK", chunk)
+    assert mean_interval(*UNEQUAL, seed=7, resamples=50) == whole
+    assert sizes == ([(1, 3)] * 50 if chunk == 1 else [(3, 3)] * 16 + [(2, 3)])
+
+
+def test_the_defaults_of_the_bootstrap():
+    values = [k * k % 23 / 23 for k in range(40)]
+    clusters = [str(k // 3) for k in range(40)]
+    assert mean_interval(values, clusters) == mean_interval(values, clusters, seed=0, resamples=10_000)
+    assert mean_interval(values, clusters) != mean_interval(values, clusters, seed=1)
+    assert mean_interval(values, clusters) != mean_interval(values, clusters, resamples=10_001)
+    assert mean_interval([1.0, 0.0], ["a", "b"], resamples=200) == (0.0, 1.0), "two videos are enough"
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (8, 1), (3, 12), (700, 640)])
