@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -21,7 +22,6 @@ from stts_cli.errors import InputError, SttsError
 app = typer.Typer(
     name="stts",
     help="Ask questions of videos with fewer tokens: token scoring inside a video VLM (arXiv 2603.18004).",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -226,7 +226,7 @@ def spread_options(arguments: Sequence[str]) -> list[str]:
     """
     spread: list[str] = []
     inside = False
-    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for word, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         if word == "--options" and not following.startswith("-"):
             inside = True
             continue
@@ -257,14 +257,26 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
     return f"a bug in stts: {type(error).__name__}: {text[:300]} -> run again with STTS_DEBUG=1 and report it", 1
 
 
+def _hide_deprecations() -> None:
+    """Hide what dependencies announce to programmers, in child processes too, unless `python -W` decides it."""
+    if sys.warnoptions or os.environ.get("STTS_DEBUG") == "1":
+        return
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.simplefilter("ignore", category)
+    os.environ["PYTHONWARNINGS"] = "ignore::DeprecationWarning,ignore::FutureWarning"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit.
+    """Run the command line and exit; without any argument, show the help.
 
     Args:
-        arguments: without the program's name; None for the process's own.
+        arguments: without the program's name; None for the process's own, which is then this command's alone.
     """
+    if arguments is None:
+        arguments = sys.argv[1:]
+        _hide_deprecations()
     try:
-        app(args=spread_options(sys.argv[1:] if arguments is None else arguments), prog_name="stts")
+        app(args=spread_options(arguments or ["--help"]), prog_name="stts")
     except Exception as error:
         if os.environ.get("STTS_DEBUG") == "1":
             raise

@@ -96,7 +96,7 @@ def prefill_video(
         input_ids=input_ids,
         mm_token_type_ids=mm_token_type_ids,
         mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=(visual_tokens,))},
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
         logits_to_keep=1,
     )
@@ -178,7 +178,7 @@ def score_options(
 
 def _forward(model: Any, prefix: VideoPrefix, ids: torch.Tensor, *, all_logits: bool = False) -> torch.Tensor:
     """Append tokens to the prefix's cache and return logits (tokens or 1, vocabulary)."""
-    output = model(input_ids=ids, past_key_values=prefix.cache, use_cache=True, logits_to_keep=0 if all_logits else 1)
+    output = model(input_ids=ids, cache=prefix.cache, use_cache=True, logits_to_keep=0 if all_logits else 1)
     return output.logits[0]
 
 

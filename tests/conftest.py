@@ -1,19 +1,60 @@
-"""What several tests need: real video files, and a home folder that holds no settings of the person who runs them."""
+"""What several tests need: real video files, a home folder without settings of one's own, a record of deprecations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 WriteVideo = Callable[..., Path]
+PACKAGE = str(Path(__file__).parent.parent / "stts_cli")
+_deprecations: list[str] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    """Record each deprecation raised below a call of ours, whichever module it is attributed to.
+
+    A filter by module would miss those that a dependency raises for its caller, and attributes to itself. What other
+    processes raise is not seen.
+    """
+    show = warnings.showwarning
+
+    def record(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
+        frame = sys._getframe()
+        while issubclass(category, (FutureWarning, DeprecationWarning)) and frame:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                _deprecations.append(f"{frame.f_code.co_filename}:{frame.f_lineno}: {category.__name__}: {message}")
+                return
+            frame = frame.f_back
+        show(message, category, *where, **rest)
+
+    warnings.showwarning = record
+    return (yield)
+
+
+@pytest.fixture(autouse=True)
+def deprecations() -> Iterator[list[str]]:
+    """Fail the test where a call of ours, also one of its fixtures, raised a FutureWarning or DeprecationWarning."""
+    yield _deprecations
+    found = list(_deprecations)
+    _deprecations.clear()
+    assert not found, "our own calls raised:\n" + "\n".join(found)
 
 
 def frame_value(index: int) -> int:
     """Grey level of frame `index` in the videos written here; steps of 4 survive compression."""
     return 16 + 4 * index
+
+
+def own_lines(stderr: str) -> list[str]:
+    """Return our lines of what went to stderr; dependencies may write there too."""
+    return [line for line in stderr.splitlines() if line.startswith("stts: ")]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from stts_cli import cli
@@ -29,3 +31,18 @@ def test_every_exception_has_one_line_and_a_code(error, code, words):
     assert given == code
     assert words in sentence
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("category", [FutureWarning, DeprecationWarning])
+def test_a_deprecation_below_a_call_of_ours_is_recorded(category, deprecations):
+    """conftest.py fails a test for it, although the warning is attributed to the code that was called."""
+
+    def names():
+        warnings.warn("the old name", category, stacklevel=1)
+        yield "frames"
+
+    suggest("framse", names())
+    assert len(deprecations) == 1
+    assert "errors.py" in deprecations[0]
+    assert "the old name" in deprecations[0]
+    deprecations.clear()

@@ -95,9 +95,9 @@ def measured_parts(family, keep_ratio, scorer):
     )
 
     def decode():
-        cache = prefill.past_key_values
+        cache = prefill.cache
         for _ in range(3):
-            family.model(input_ids=torch.ones(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
+            family.model(input_ids=torch.ones(1, 1, dtype=torch.long), cache=cache, use_cache=True)
 
     parts["decode"] = counted(decode)[0]
     return parts, out, length

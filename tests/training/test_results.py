@@ -111,7 +111,6 @@ def test_what_lies_in_the_folder(trained, tiny_checkpoint):
         assert written["trained_from"] == "tiny"
 
 
-@pytest.mark.filterwarnings("error")
 def test_ask_answers_from_the_folder_as_the_model_in_memory(trained, clip_file):
     _, family, folder = trained
     run = pipeline.ask(clip_file, ["What moves?"], model=str(folder), frames=4, max_fps=2, max_new_tokens=8)
