@@ -280,8 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("STTS_DEBUG") == "1":
             raise
+        from stts_cli.terminal import print_note
+
         sentence, code = describe_failure(error)
-        typer.echo(f"stts: {sentence}", err=True)
+        print_note(sentence)
         sys.exit(code)
 
 

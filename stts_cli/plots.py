@@ -6,11 +6,15 @@ one user of matplotlib, which the extra `plot` installs.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.text import printable
 
 STAGES = {
     "vit_dense": "ViT, dense part",
@@ -46,6 +50,33 @@ def check_target(path: str, flag: str = "--plot") -> None:
         raise EnvironmentFailure(f"{flag} needs matplotlib, which is not installed -> pip install 'stts[plot]'")
 
 
+@contextlib.contextmanager
+def picture(path: str | Path, *, size: tuple[float, float], dpi: int = 120) -> Iterator[Any]:
+    """Give a figure to draw on, and write it in the end.
+
+    Args:
+        path: the .png file; replaced when there is one.
+        size: width and height in inches.
+        dpi: pixels an inch.
+
+    Yields:
+        The matplotlib figure. Names are drawn as they are: a $ starts no formula.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
+        figure.savefig(Path(path).expanduser())
+
+
 def plot(document: dict[str, Any], path: str) -> None:
     """Draw a profile.
 
@@ -53,29 +84,24 @@ def plot(document: dict[str, Any], path: str) -> None:
         document: from `profiling.profile` or `estimate.analytic`.
         path: the .png file; replaced when there is one.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     points = document["points"]
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    bars = _bars(points)
-    bottom = [0.0] * len(bars)
-    for name in next(iter(bars.values())):
-        heights = [parts[name] for parts in bars.values()]
-        left.bar(list(bars), heights, bottom=bottom, label=name)
-        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
-    measured = document["mode"] == "measured"
-    left.set_ylabel("seconds, medians" if measured else "TFLOPs, counted")
-    left.tick_params(axis="x", rotation=90 if len(bars) > 6 else 0)
-    left.legend()
-    _speedups(right, points, measured)
-    model = document["model"]
-    weights = " (random weights: timings only)" if model["random_weights"] else ""
-    place = f", {document['machine']['device_name']}, {document['machine']['dtype']}" if measured else ""
-    figure.suptitle(f"{model['name']}{weights}{place}")
-    figure.savefig(Path(path).expanduser(), dpi=120)
+    with picture(path, size=(11, 4.5)) as figure:
+        left, right = figure.subplots(1, 2)
+        bars = _bars(points)
+        bottom = [0.0] * len(bars)
+        for name in next(iter(bars.values())):
+            heights = [parts[name] for parts in bars.values()]
+            left.bar(list(bars), heights, bottom=bottom, label=name)
+            bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+        measured = document["mode"] == "measured"
+        left.set_ylabel("seconds, medians" if measured else "TFLOPs, counted")
+        left.tick_params(axis="x", rotation=90 if len(bars) > 6 else 0)
+        left.legend()
+        _speedups(right, points, measured)
+        model = document["model"]
+        weights = " (random weights: timings only)" if model["random_weights"] else ""
+        place = f", {document['machine']['device_name']}, {document['machine']['dtype']}" if measured else ""
+        figure.suptitle(f"{model['name']}{weights}{place}")
 
 
 def _bars(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -121,24 +147,19 @@ def plot_accuracy(document: dict[str, Any], path: str) -> None:
         document: from `benchmarks.suite.run_benchmarks`.
         path: the .png file; replaced when there is one.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     documents = document.get("benchmarks", [document])
     columns = min(len(documents), 3)
     rows = -(-len(documents) // columns)
-    figure = Figure(figsize=(1.5 + 5 * columns, 4.5 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, one in zip(panels, documents, strict=False):
-        _draw_arms(axes, one)
-    for axes in panels[len(documents) :]:
-        axes.set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
-    if any(one["is_demonstration"] for one in documents):
-        figure.suptitle("demonstration model: says nothing about real video", fontsize=9)
-    figure.savefig(Path(path).expanduser(), dpi=120)
+    with picture(path, size=(1.5 + 5 * columns, 4.5 * rows)) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, one in zip(panels, documents, strict=False):
+            _draw_arms(axes, one)
+        for axes in panels[len(documents) :]:
+            axes.set_visible(False)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+        if any(one["is_demonstration"] for one in documents):
+            figure.suptitle("demonstration model: says nothing about real video", fontsize=9)
 
 
 def _draw_arms(axes: Any, document: dict[str, Any]) -> None:

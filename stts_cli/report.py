@@ -6,17 +6,16 @@ go to stderr. The table and the JSON are drawn from the same document, so they c
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
+
+from stts_cli.terminal import Screen, print_json, print_lines, print_note
 
 Document = dict[str, Any]
 STAGES = {  # row of the table -> stages that make it up; an arm that drops nothing runs every ViT block dense
@@ -37,7 +36,7 @@ class Progress:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        console = Console(stderr=True)
+        console = Screen(stderr=True)
         self._status: Status | None = None if quiet or not console.is_terminal else console.status("", spinner="dots")
 
     def __enter__(self) -> Progress:
@@ -60,7 +59,7 @@ class Progress:
             stage: a few words.
         """
         if self._status:
-            self._status.update(f"{stage} ...")
+            self._status.update(Text(f"{stage} ..."))
 
 
 def show(document: Document, *, mode: str, notes: bool = True) -> None:
@@ -73,19 +72,13 @@ def show(document: Document, *, mode: str, notes: bool = True) -> None:
     """
     if notes:
         for line in note_lines(document):
-            sys.stderr.write(line + "\n")
+            print_note(line)
     if mode == "json":
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        print_json(document)
         return
-    sys.stdout.write("\n".join(answer_lines(document, bare=mode == "quiet")) + "\n")
+    print_lines(*answer_lines(document, bare=mode == "quiet"))
     if mode == "table":
-        console = Console(file=sys.stdout, highlight=False)
-        console.print()
-        for line in header_lines(document):
-            console.print(Text(line), soft_wrap=True)
-        console.print(savings_table(document))
-        for line in footer_lines(document):
-            console.print(Text(line), soft_wrap=True)
+        Screen().show("", *header_lines(document), savings_table(document), *footer_lines(document))
 
 
 def note_lines(document: Document) -> list[str]:
@@ -105,7 +98,7 @@ def note_lines(document: Document) -> list[str]:
             for reply in arm["answers"]
             if not reply["finished"]
         )
-    return [f"stts: {line}" for line in lines]
+    return lines
 
 
 def answer_lines(document: Document, *, bare: bool) -> list[str]:
@@ -120,14 +113,14 @@ def answer_lines(document: Document, *, bare: bool) -> list[str]:
     """
     arms = document["arms"]
     if bare:
-        return [" ".join(_printable(reply["text"]).split()) for reply in arms[0]["answers"]]
+        return [" ".join(reply["text"].split()) for reply in arms[0]["answers"]]
     lines = []
     for index, reply in enumerate(arms[0]["answers"]):
         if len(arms[0]["answers"]) > 1:
             lines.append(reply["question"])
         for arm in arms:
             said = arm["answers"][index]
-            lines.append(_printable(said["text"]) + (f"  ({arm['name']})" if len(arms) > 1 else ""))
+            lines.append(said["text"] + (f"  ({arm['name']})" if len(arms) > 1 else ""))
             for option in sorted(said["options"] or (), key=lambda option: -option["probability"]):
                 lines.append(f"  {option['probability']:6.1%}  {option['text']}")
     return lines
@@ -206,11 +199,6 @@ def _add_counted(table: Table, label: str, dense: int, pruned: int) -> None:
 def _stage_s(arm: Document | None, stages: tuple[str, ...]) -> float | None:
     """Add up stages; None for an arm that did not run them."""
     return sum(arm["seconds"].get(stage, 0.0) for stage in stages) or None if arm else None
-
-
-def _printable(text: str) -> str:
-    """Replace what could steer a terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _add_measured(table: Table, label: str, form: Callable[[float], str], arms: list[float | None]) -> None:

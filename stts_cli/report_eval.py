@@ -6,20 +6,17 @@ stderr. No torch.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from types import TracebackType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from stts_cli.report import format_seconds, format_si
+from stts_cli.terminal import Screen, print_json, print_lines, print_note
 
 Document = dict[str, Any]
 LINE_EVERY_S = 60.0  # where stderr is no terminal
@@ -30,10 +27,11 @@ class EvalProgress:
     """What is going on, on stderr: a bar in a terminal, a line a minute elsewhere; of several processes the first's."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
+        console = Screen(stderr=True)
         launchers = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")  # torchrun's name, and mpirun's
         self._is_first = all(os.environ.get(name, "0") == "0" for name in launchers)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        what = TextColumn("{task.description}", markup=False)
+        columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = (
             Progress(*columns, console=console, transient=True) if console.is_terminal and self._is_first else None
         )
@@ -65,8 +63,7 @@ class EvalProgress:
             self._bar.update(self._task, description=what, completed=done, total=total)
         elif self._is_first and total and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
-            sys.stderr.write(f"stts: {done} of {total} answers, {what}\n")
-            sys.stderr.flush()
+            print_note(f"{done} of {total} answers, {what}")
 
 
 def show_evaluation(document: Document, *, json_only: bool) -> None:
@@ -78,24 +75,16 @@ def show_evaluation(document: Document, *, json_only: bool) -> None:
     """
     for each in document.get("benchmarks", [document]):
         for line in each["notes"]:
-            sys.stderr.write(f"stts: {each['bench']}: {line}\n")
+            print_note(f"{each['bench']}: {line}")
         if each.get("missing"):
             listed = ", ".join(each["missing"][:5]) + (", ..." if len(each["missing"]) > 5 else "")
-            sys.stderr.write(f"stts: {each['bench']}: {len(each['missing'])} videos are missing: {listed}\n")
+            print_note(f"{each['bench']}: {len(each['missing'])} videos are missing: {listed}")
     if json_only:
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-        return
-    console = Console(file=sys.stdout, highlight=False)
-    if "benchmarks" in document:
-        for table in _suite_tables(document):
-            console.print(table)
-        return
-    for line in _header_lines(document):
-        console.print(Text(line), soft_wrap=True)
-    for table in _tables(document):
-        console.print(table)
-    for line in _footer_lines(document):
-        console.print(Text(line), soft_wrap=True)
+        print_json(document)
+    elif "benchmarks" in document:
+        Screen().show(*_suite_tables(document))
+    else:
+        Screen().show(*_header_lines(document), *_tables(document), *_footer_lines(document))
 
 
 def show_list(rows: list[Document], *, json_only: bool) -> None:
@@ -106,9 +95,9 @@ def show_list(rows: list[Document], *, json_only: bool) -> None:
         json_only: as JSON.
     """
     if json_only:
-        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
-        return
-    sys.stdout.write("\n".join(_list_lines(rows)) + "\n")
+        print_json(rows)
+    else:
+        print_lines(*_list_lines(rows))
 
 
 def _list_lines(rows: list[Document]) -> list[str]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from stts_cli.terminal import Screen, print_error, print_json
+
 Document = dict[str, Any]
+DEMONSTRATION = "a demonstration on a procedural world: says nothing about real video"
 ROWS = (
     ("before", "dense", "dense, before"),
     ("before", "temporal", "temporal scorer, before"),
@@ -27,15 +26,15 @@ class FinetuneProgress:
     """Tell of a run on stderr: a bar on a terminal, lines elsewhere."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Screen(stderr=True)
         self._live = self._console.is_terminal
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=self._console,
             transient=True,
             disable=not self._live,
@@ -80,10 +79,9 @@ class FinetuneProgress:
 
     def _say(self, text: str) -> None:
         if self._live:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text)
         else:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            print_error(text)
 
 
 def start_line(event: Document) -> str:
@@ -128,12 +126,12 @@ def show_finetune(document: Document, output: str, *, json_only: bool = False) -
         json_only: print the document and nothing else.
     """
     if json_only:
-        sys.stdout.write(json.dumps({**document, "output": output}, indent=2) + "\n")
+        print_json({**document, "output": output})
         return
-    console = Console()
+    parts: list[Table | str] = []
     if document["after"]:
         name = Path(document["model"]).name if Path(document["model"]).is_dir() else document["model"]
-        table = Table(title=escape(f"{name}, {document['steps']} steps"))
+        table = Table(title=f"{name}, {document['steps']} steps")
         for column in ("held-out answers", "accuracy", "loss", "kept", "FLOPs / dense"):
             table.add_column(column, justify="left" if column == "held-out answers" else "right")
         for when, arm, label in ROWS:
@@ -146,12 +144,11 @@ def show_finetune(document: Document, output: str, *, json_only: bool = False) -
                     f"{one['flops_ratio']:.3f}",
                 )
                 table.add_row(label, *figures)
-        console.print(table)
         answers = int(document["after"]["dense"]["answers"])
-        console.print(f"{answers:,} answers, right when greedy decoding gives them word for word", highlight=False)
+        parts += [table, f"{answers:,} answers, right when greedy decoding gives them word for word"]
     if document["is_demonstration"]:
-        console.print("a demonstration on a procedural world: says nothing about real video", highlight=False)
-    console.print(f"the result: {output}\nstts ask VIDEO QUESTION --model {output}", highlight=False, markup=False)
+        parts.append(DEMONSTRATION)
+    Screen().show(*parts, f"the result: {output}", f"stts ask VIDEO QUESTION --model {output}")
 
 
 def show_runs(documents: dict[str, Document], output: str, *, json_only: bool = False) -> None:
@@ -163,7 +160,7 @@ def show_runs(documents: dict[str, Document], output: str, *, json_only: bool = 
         json_only: print the documents and nothing else.
     """
     if json_only:
-        sys.stdout.write(json.dumps({"output": output, "runs": documents}, indent=2) + "\n")
+        print_json({"output": output, "runs": documents})
         return
     table = Table(title="held-out answers after training")
     for column in ("run", "steps", "dense", "pruned", "kept", "minutes"):
@@ -172,9 +169,8 @@ def show_runs(documents: dict[str, Document], output: str, *, json_only: bool = 
         after = document["after"]
         shares = [f"{after[arm]['accuracy']:.1%}" if arm in after else "" for arm in ("dense", "pruned")]
         kept = f"{after['pruned']['kept']:.0%}" if "pruned" in after else ""
-        table.add_row(escape(name), str(document["steps"]), *shares, kept, f"{document['seconds'] / 60:.1f}")
-    console = Console()
-    console.print(table)
+        table.add_row(name, str(document["steps"]), *shares, kept, f"{document['seconds'] / 60:.1f}")
+    parts: list[Table | str] = [table]
     if any(document["is_demonstration"] for document in documents.values()):
-        console.print("a demonstration on a procedural world: says nothing about real video", highlight=False)
-    console.print(f"the results: {output}", highlight=False, markup=False)
+        parts.append(DEMONSTRATION)
+    Screen().show(*parts, f"the results: {output}")

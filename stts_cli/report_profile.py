@@ -6,16 +6,13 @@ document and nothing else. "ratio" is pruned / dense throughout: below 1 is a sa
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from stts_cli.report import Document, format_bytes, format_seconds, format_si
+from stts_cli.terminal import Screen, print_json, print_note
 
 STAGES = {
     "preprocess": "preprocess",
@@ -54,17 +51,13 @@ def show(document: Document, *, json_only: bool = False) -> None:
         json_only: the document on stdout and nothing else there.
     """
     for note in note_lines(document):
-        sys.stderr.write(f"stts: {note}\n")
+        print_note(note)
     if json_only:
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        print_json(document)
         return
-    console = Console(file=sys.stdout, highlight=False)
     points = document["points"]
-    for line in header_lines(document):
-        console.print(Text(line), soft_wrap=True)
-    console.print(point_table(points[0]) if len(points) == 1 else points_table(points))
-    for line in footer_lines(document):
-        console.print(Text(line), soft_wrap=True)
+    table = point_table(points[0]) if len(points) == 1 else points_table(points)
+    Screen().show(*header_lines(document), table, *footer_lines(document))
 
 
 def note_lines(document: Document) -> list[str]:

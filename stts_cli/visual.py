@@ -71,27 +71,22 @@ def save_kept(
         regions: from `window_regions`.
         title: stands above.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     target = Path(path).expanduser()
     shown = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int))
     columns = min(8, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(1.6 * columns, 3.4 * rows + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    axes = figure.subplots(2 * rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    dark = darken(frames, keep_mask, regions)
-    for place, k in enumerate(shown):
-        above, below = axes[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
-        above.imshow(frames[k])
-        above.set_title(f"{timestamps_s[k]:.1f} s", fontsize=8)
-        below.imshow(dark[k])
-        below.set_title(f"{int(keep_mask[k].sum())} of {keep_mask.shape[1]}", fontsize=8)
-    figure.savefig(target, dpi=100)
+    with plots.picture(target, size=(1.6 * columns, 3.4 * rows + 0.6), dpi=100) as figure:
+        figure.suptitle(title)
+        axes = figure.subplots(2 * rows, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        dark = darken(frames, keep_mask, regions)
+        for place, k in enumerate(shown):
+            above, below = axes[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
+            above.imshow(frames[k])
+            above.set_title(f"{timestamps_s[k]:.1f} s", fontsize=8)
+            below.imshow(dark[k])
+            below.set_title(f"{int(keep_mask[k].sum())} of {keep_mask.shape[1]}", fontsize=8)
     kept: list[dict[str, Any]] = [
         {"time_s": time, "kept": np.flatnonzero(mask).tolist()}
         for time, mask in zip(timestamps_s, keep_mask, strict=True)

@@ -1,12 +1,9 @@
 """What a finetuning run looks like, from documents that one could have made."""
 
-import io
 import json
 
 import pytest
-from rich.console import Console
 
-from stts_cli import report_finetune
 from stts_cli.report_finetune import FinetuneProgress, evaluation_line, figures_line, show_finetune, start_line
 
 START = {
@@ -127,17 +124,16 @@ def test_lines_go_to_stderr_where_there_is_no_terminal(capsys):
     ]
 
 
-def test_a_bar_on_a_terminal(monkeypatch):
-    written = io.StringIO()
-    terminal = Console(file=written, force_terminal=True, width=120)
-    monkeypatch.setattr(report_finetune, "Console", lambda **options: terminal)
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
     with FinetuneProgress() as progress:
         for event in EVENTS[:-1]:
             progress(event)
         (task,) = progress._bar.tasks
         assert (task.description, task.completed, task.total) == ("training", 1, 120)
         assert task.fields["figures"] == "lm 2.000, kept 50%"
-    text = written.getvalue()
+    text = capsys.readouterr().err
     assert start_line(START)[:60] in text
     assert "[gone]" in text
 

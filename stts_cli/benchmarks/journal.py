@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.text import to_json
 
 Row = dict[str, Any]
 Key = tuple[str, str]  # arm, item
@@ -98,14 +99,14 @@ class Journal:
         part = self.folder / f".{MERGED}.part"
         with part.open("w", encoding="utf-8") as file:
             for row in ({"config": self._config}, *rows):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(to_json(row) + "\n")
         os.replace(part, self.folder / MERGED)
         for path in self.folder.glob(PART):
             path.unlink()
 
     def _write(self, row: Row) -> None:
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            self._file.write(to_json(row).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             raise EnvironmentFailure(

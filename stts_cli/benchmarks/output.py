@@ -6,9 +6,12 @@ The picture is accuracy against FLOPs, one point an arm with its interval, as pl
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
+
+from stts_cli.text import printable, to_json
 
 Document = dict[str, Any]
 Point = tuple[str, float, float, tuple[float, float]]  # name, FLOPs, accuracy, the ends of its interval
@@ -17,6 +20,8 @@ LETTER, LINE = 7, 14  # pixels of a label's letter and line
 COLORS = (
     "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
 )  # fmt: skip
+# an underline inside a word is one
+_MARKUP = re.compile(r"([\\`*\[\]|]|(?<!\w)_|_(?!\w))")
 
 
 def write_results(document: Document, folder: Path) -> None:
@@ -28,7 +33,7 @@ def write_results(document: Document, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     short = without_samples(document)
-    (folder / "results.json").write_text(json.dumps(short, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(to_json(short, indent=2) + "\n", encoding="utf-8")
     (folder / "results.md").write_text("\n".join(markdown(document)) + "\n", encoding="utf-8")
     (folder / "plot.svg").write_text(plot(document), encoding="utf-8")
 
@@ -51,24 +56,24 @@ def markdown(document: Document) -> list[str]:
         return _suite_page(document)
     arms = document["arms"]
     first = next(iter(arms.values()))
-    lines = [f"# {document['title']}, {document['split']} split", ""]
+    lines = [f"# {literal(document['title'])}, {literal(document['split'])} split", ""]
     if document["is_demonstration"]:
         lines += ["Demonstration model: says nothing about real video.", ""]
     if document["remark"]:
-        lines += [f"{document['remark'][0].upper()}{document['remark'][1:]}.", ""]
+        lines += [literal(f"{document['remark'][0].upper()}{document['remark'][1:]}."), ""]
     lines += _arm_rows(document)
     for name, table in first["groups"].items():
-        lines += ["", f"## By {name}", "", _line(name, "questions", "chance %", *arms)]
+        lines += ["", f"## By {literal(name)}", "", _line(name, "questions", "chance %", *arms)]
         lines.append(_line("---", *("---:" for _ in range(len(arms) + 2))))
         for value, score in table.items():
             shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
             lines.append(_line(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares)))
     pairs = [*document["comparisons"], *document.get("other_pairs", ())]
     lines += ["", "## Pairs", ""] if pairs else []
-    lines += [f"- {comparison_line(each)}" for each in pairs]
+    lines += [f"- {literal(comparison_line(each))}" for each in pairs]
     counts = f"{first['n']:,} of {first['n_total']:,} questions scored; {first['n_errors']} failed"
     lines += ["", f"{counts}; {document['num_missing']} left out, their videos missing.", "", "```json"]
-    return [*lines, json.dumps(document["config"], indent=2), "```"]
+    return [*lines, json.dumps(document["config"], indent=2).replace("`", "\\u0060"), "```"]
 
 
 def _arm_rows(document: Document) -> list[str]:
@@ -141,7 +146,7 @@ def plot(document: Document) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" '
         'font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{WIDTH / 2}" y="24" text-anchor="middle" font-size="14">{escape(title)}: accuracy '
+        f'<text x="{WIDTH / 2}" y="24" text-anchor="middle" font-size="14">{escape(printable(title))}: accuracy '
         "against FLOPs</text>",
         f'<path d="M{MARGIN} {MARGIN / 1.5} V{HEIGHT - MARGIN} H{WIDTH - MARGIN / 2}" fill="none" stroke="black"/>',
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 16}" text-anchor="middle">FLOPs a question</text>',
@@ -162,7 +167,7 @@ def plot(document: Document) -> str:
     for name, flops, share, _ in points:
         parts.append(f'<circle cx="{x(flops):.1f}" cy="{y(share):.1f}" r="5" fill="{colors[name]}"/>')
     for name, left, height in _labels([(name, x(flops), y(share)) for name, flops, share, _ in points]):
-        parts.append(f'<text x="{left + 9:.1f}" y="{height + 4:.1f}">{escape(name)}</text>')
+        parts.append(f'<text x="{left + 9:.1f}" y="{height + 4:.1f}">{escape(printable(name))}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -204,7 +209,7 @@ def _suite_points(document: Document) -> list[Point]:
 
 def _suite_page(document: Document) -> list[str]:
     arms = list(document["benchmarks"][0]["arms"])
-    lines = [f"# {document['suite']}", ""]
+    lines = [f"# {literal(document['suite'])}", ""]
     if any(each["is_demonstration"] for each in document["benchmarks"]):
         lines += ["Demonstration model: says nothing about real video.", ""]
     note = (
@@ -216,7 +221,7 @@ def _suite_page(document: Document) -> list[str]:
         shares = [_percent(arm["accuracy"]) for arm in each["arms"].values()]
         lines.append(_line(f"{each['title']}, {each['split']}, {each['scoring']}", each["class"], *shares))
     for name, means in document["averages"].items():
-        lines.append(_line(f"**{name} average**", "", *(_percent(share) for share in means.values())))
+        lines.append(_line(f"{name} average", "", *(_percent(share) for share in means.values())))
     for each in document["benchmarks"]:
         lines += ["", *(f"#{line}" if line.startswith("#") else line for line in markdown(each))]
     return lines
@@ -245,7 +250,12 @@ def suite_rows(document: Document) -> list[str]:
 
 
 def _line(*cells: str) -> str:
-    return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
+    return f"| {' | '.join(map(literal, cells))} |"
+
+
+def literal(text: str) -> str:
+    """Write text so that Markdown shows it as it is: no table's bar, HTML, emphasis, link or second line."""
+    return _MARKUP.sub(r"\\\1", escape(" ".join(printable(text).split())))
 
 
 def _signed(difference: float, ends: tuple[float, float] | None) -> str:
