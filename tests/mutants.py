@@ -42,8 +42,9 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
 
 
 def _hints(node: ast.AST) -> list[ast.AST]:
-    """Return a node's type hints, which change nothing at run time."""
-    return [hint for field in ("annotation", "returns") if (hint := getattr(node, field, None)) is not None]
+    """Return a node's type hints and decorators, which change nothing that a test should see."""
+    hints = [getattr(node, field, None) for field in ("annotation", "returns")]
+    return [hint for hint in hints if hint is not None] + list(getattr(node, "decorator_list", []))
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
