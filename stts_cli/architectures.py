@@ -54,7 +54,7 @@ class Architecture:
         pooling: patch rows and columns of a window.
         prune_layer: 0-based ViT block after which windows are scored.
         keep_ratio: fraction of windows kept, in (0, 1].
-        prune_from_frame: frames before this one are kept whole.
+        prune_from_frame: frames that the budget leaves out.
         scorer: who scores by default, "learned" or "temporal".
         num_added_tokens: rows of the embedding behind the vocabulary.
     """

@@ -8,14 +8,13 @@ spreads it unevenly, which costs a little more attention, and a measured run cou
 from __future__ import annotations
 
 import dataclasses
-import math
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from stts_cli import __version__, savings
 from stts_cli.architectures import Architecture, unknown
+from stts_cli.budget import num_dropped
 from stts_cli.errors import InputError
 from stts_cli.savings import CONVENTION, TRAINING_CONVENTION, Savings
 
@@ -168,7 +167,7 @@ def resolve_scorer(architecture: Architecture, scorer: str) -> tuple[str, list[s
 
 
 def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float) -> list[int]:
-    """Spread the windows that stay evenly over the frames that may drop any.
+    """Spread the windows that stay evenly over the frames after the first.
 
     Args:
         architecture: the sizes.
@@ -176,28 +175,18 @@ def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float)
         keep_ratio: fraction of windows kept, in (0, 1].
 
     Returns:
-        Windows kept of each frame; their sum is the real budget's, float32 and truncated as in
-        `pruning.num_dropped`.
+        Windows kept of each frame; their sum is the real budget's.
 
     Raises:
-        InputError: keep_ratio is outside (0, 1], or less than the first frame alone.
+        InputError: keep_ratio is outside (0, 1].
     """
-    if not (math.isfinite(keep_ratio) and 0 < keep_ratio <= 1):
-        raise InputError(f"keep ratio is {keep_ratio:g} -> above 0 and at most 1 -> change --keep-ratio")
     windows = architecture.sizes().num_windows
-    if num_frames == 1:
-        return [windows]
-    first = architecture.prune_from_frame
-    prunable = windows * max(0, num_frames - first)
-    dropped = int(_float32(_float32(1.0 - keep_ratio) * prunable))
-    free = max(0, num_frames - max(1, first))
-    if dropped > free * windows:
-        raise InputError(
-            f"keep ratio {keep_ratio:g} drops {dropped} of {prunable} windows but the first of {num_frames} frames "
-            f"always stays, so at most {free * windows} can go -> keep at least 1/{num_frames}, or use more frames"
-        )
-    each, rest = divmod(dropped, free) if free else (0, 0)
-    return [windows] * (num_frames - free) + [windows - each - (i < rest) for i in range(free)]
+    try:
+        dropped = num_dropped(num_frames, windows, keep_ratio, architecture.prune_from_frame)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    each, rest = divmod(dropped, max(1, num_frames - 1))
+    return [windows] + [windows - each - (i < rest) for i in range(num_frames - 1)]
 
 
 def count(
@@ -408,7 +397,3 @@ def number_list(text: str, flag: str, number: Callable[[str], _Number]) -> list[
             f"{flag} is '{text}' -> {kind} with commas between them, e.g. 1 or 1,2 -> correct it"
         ) from None
     return list(dict.fromkeys(values))
-
-
-def _float32(value: float) -> float:
-    return struct.unpack("f", struct.pack("f", value))[0]

@@ -374,12 +374,12 @@ def resolve_scorer(family: Family, scorer: str, keep_ratio: float | None) -> tup
 
     Returns:
         The scorer ("auto" decided: the learned one where there is one, else what the checkpoint was trained with, else
-        temporal), the keep ratio, and notes for the user.
+        temporal), the keep ratio, and notes for the user, those on how the model was loaded first.
 
     Raises:
         InputError: the learned scorer was asked for and the checkpoint has none.
     """
-    notes = []
+    notes = list(family.notes)
     given = keep_ratio
     keep_ratio = family.settings.keep_ratio if keep_ratio is None else keep_ratio
     if scorer == "learned" and family.scorer is None:

@@ -156,11 +156,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     scorer = TokenScorer(hidden_size=16, num_heads=2, mlp_size=32)
+    with torch.no_grad():
+        for parameter in scorer.parameters():
+            parameter.normal_(std=0.3)
     save_file(scorer.state_dict(), folder / "scorer.safetensors")
     (folder / "stts.json").write_text(
         json.dumps(
             {
-                "format": 1,
+                "format": 2,
                 "family": "molmo2",
                 "prune_layer": 3,
                 "keep_ratio": 0.5,

@@ -123,7 +123,7 @@ def test_a_checkpoint_without_a_scorer_falls_back_and_says_so(ask, tiny_checkpoi
     [
         (["--model", "./no/such/folder"], "no/such/folder"),
         (["--prune-layer", "99"], "99"),
-        (["--keep-ratio", "0.01"], "0.01"),
+        (["--keep-ratio", "0"], "keep_ratio"),
         (["--options", "red"], "at least two"),
         (["--device", "tpu"], "tpu"),
     ],

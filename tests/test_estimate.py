@@ -101,10 +101,9 @@ def test_prompt_and_placeholders_are_those_of_the_family():
     [
         ({"frames": [0]}, "frames is 0"),
         ({"frames": [1000]}, "takes 8192"),
-        ({"keep_ratios": [0.0]}, "keep ratio is 0"),
-        ({"keep_ratios": [1.01]}, "keep ratio is 1.01"),
-        ({"keep_ratios": [float("nan")]}, "keep ratio is nan"),
-        ({"keep_ratios": [0.1]}, "keep at least 1/8"),
+        ({"keep_ratios": [0.0]}, "--keep-ratio 0:"),
+        ({"keep_ratios": [1.01]}, "--keep-ratio 1.01:"),
+        ({"keep_ratios": [float("nan")]}, "--keep-ratio nan:"),
         ({"prune_layer": 10}, "choose 0 to 9"),
         ({"prune_layer": -1}, "choose 0 to 9"),
     ],

@@ -47,6 +47,7 @@ class Family:
     frame_size = (8, 8)
     model_name = "fake"
     is_demonstration = False
+    notes = ()
     eos_token_ids = (END,)
     tokenizer = Tokenizer()
 

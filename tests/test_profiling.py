@@ -310,7 +310,6 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(monkeypatch):
         ({"kernel": "sdpaa"}, InputError, r"auto, flash_attn, torch_varlen, sdpa, eager; did you mean 'sdpa'"),
         ({"kernel": "torch_varlen"}, InputError, "needs CUDA"),
         ({"scorer": "magic"}, InputError, "is unknown -> auto, learned"),
-        ({"keep_ratios": [0.1]}, InputError, "keep at least 1/4"),
         ({"device": "tpu"}, InputError, "device is 'tpu'"),
     ],
 )

@@ -71,6 +71,7 @@ class Family(Protocol):
     model_name: str
     is_demonstration: bool
     window_index: Tensor
+    notes: list[str]  # what a user should know about how it was loaded
     chain: Sequence[Checkpoint]  # what it was loaded from, the whole model last; empty for one made here
 
     @property

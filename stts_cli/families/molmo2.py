@@ -23,7 +23,7 @@ from stts_cli.families.checkpoints import Checkpoint, merge_lora
 from stts_cli.families.family import EncodedVideo, Prompt
 from stts_cli.families.frames import FrameProcessor, read_frame_processor
 from stts_cli.families.molmo2_training import VIDEO_TOKEN
-from stts_cli.families.settings import PruneSettings, load_scorer
+from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, is_in_old_order, load_scorer
 from stts_cli.pruning import SCORERS, TokenScorer, prune_and_encode, shrink_placeholders, window_index
 from stts_cli.savings import ModelShape
 
@@ -54,6 +54,7 @@ class Molmo2Family:
         model_name: what to call it in reports.
         is_demonstration: True for the embedded model of the procedural world.
         processor: the checkpoint's processor_config.json: how frames are marked in the prompt.
+        notes: what a user should know about how it was loaded.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class Molmo2Family:
         model_name: str,
         is_demonstration: bool = False,
         processor: dict[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.model, self.tokenizer, self.scorer = model, tokenizer, scorer
         self.frames, self.settings = frames, settings
         self.model_name, self.is_demonstration = model_name, is_demonstration
         self.chain: Sequence[Checkpoint] = ()
+        self.notes = list(notes)
         marks = processor or {}
         special = marks.get("use_frame_special_tokens", True)
         self._frame_start, self._frame_end = ("<frame_start>", "<frame_end>") if special else ("<im_start>", "<im_end>")
@@ -133,6 +136,8 @@ class Molmo2Family:
             "pooling_size": (3, 3),
         }
         processor = root.find_file("processor_config.json")
+        swapped = "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
+        notes = [f"{top.model}/{SETTINGS_FILE}: format 1; {swapped}"] if is_in_old_order(top.document) else []
         return cls(
             stock.to(device).eval(),
             AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code),
@@ -142,6 +147,7 @@ class Molmo2Family:
             model_name=top.name,
             is_demonstration=any(checkpoint.document.get("demonstration", False) for checkpoint in chain),
             processor=json.loads(processor.read_text(encoding="utf-8")) if processor else None,
+            notes=notes,
         )
 
     @property
@@ -246,6 +252,7 @@ class Molmo2Family:
                 video_lengths=video_lengths or [len(patches)],
                 feature_layers=self.model.config.adapter_config.vision_feature_layer,
                 bias_rescale=None if self.settings.bias_rescale == "off" else self.settings.bias_rescale,
+                bias_floor=self.settings.bias_floor,
                 prune_from_frame=self.settings.prune_from_frame,
                 seed=seed,
                 kernel=kernel,

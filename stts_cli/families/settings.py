@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from stts_cli.errors import InputError
-from stts_cli.pruning import TokenScorer
+from stts_cli.pruning import BIAS_FLOOR, TokenScorer
 
 SETTINGS_FILE = "stts.json"
-FORMAT = 1
+FORMAT = 2  # 1: the learned scorer read [current, previous] instead of [previous, current]; else the same
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,19 @@ class PruneSettings:
     Attributes:
         prune_layer: 0-based ViT block after which windows are scored.
         keep_ratio: fraction of windows kept, in (0, 1].
-        bias_rescale: "row" or "frame".
-        prune_from_frame: frames before this one are kept whole.
+        bias_rescale: "row" or "frame" for the soft bias on attention keys, "off" for none.
+        bias_floor: what a row's or frame's lowest score is stretched to, in (0, 1]; its logarithm is the lowest bias.
+        prune_from_frame: frames that the budget leaves out; a video of no more frames is not pruned.
+        refill_lone_frames: a frame that packing would put alone into a bin runs whole; see `pruning.packing`.
         scorer: the scorer it was trained with.
     """
 
     prune_layer: int = 3
     keep_ratio: float = 0.5
     bias_rescale: str = "row"
+    bias_floor: float = BIAS_FLOOR
     prune_from_frame: int = 0
+    refill_lone_frames: bool = False
     scorer: str = "temporal"
 
 
@@ -58,10 +62,10 @@ def read_settings(path: Path | None) -> tuple[PruneSettings, dict[str, Any]]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}) -> write the checkpoint again") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") not in (1, FORMAT):
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise InputError(
-            f"{path} has format {found!r} -> this version reads format {FORMAT} -> update stts or the file"
+            f"{path} has format {found!r} -> this version reads formats 1 and {FORMAT} -> update stts or the file"
         )
     known = {f.name for f in fields(PruneSettings)}
     return PruneSettings(**{k: v for k, v in document.items() if k in known}), document
@@ -78,7 +82,7 @@ def load_scorer(
         sizes: arguments of `TokenScorer`.
 
     Returns:
-        The scorer in float32, or None where the checkpoint has none.
+        The scorer in float32, one of format 1 put into today's order; None where the checkpoint has none.
 
     Raises:
         InputError: the file is missing, is no safetensors file, or does not fit the model.
@@ -94,8 +98,17 @@ def load_scorer(
 
     scorer = TokenScorer(**sizes)
     try:
-        scorer.load_state_dict({k: v.to(torch.float32) for k, v in load_file(path).items()})
-    except (RuntimeError, SafetensorError) as error:
+        weights = load_file(path)
+        if is_in_old_order(document):
+            first = "mlp.fc1.weight"
+            weights[first] = torch.cat(weights[first].chunk(2, dim=1)[::-1], 1)
+        scorer.load_state_dict({k: v.to(torch.float32) for k, v in weights.items()})
+    except (KeyError, RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:160]
         raise InputError(f"{path.name} does not fit a ViT of {sizes} ({detail}) -> use this model's own") from error
     return scorer
+
+
+def is_in_old_order(document: dict[str, Any]) -> bool:
+    """Return whether a checkpoint's learned scorer was written for [current, previous]."""
+    return document.get("format") == 1 and document.get("scorer") == "learned"

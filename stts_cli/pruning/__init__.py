@@ -5,16 +5,18 @@ letters: T frames (the videos of a batch one after the other), N patches a frame
 M packed patches, V visual tokens, D width, H heads, K head dim.
 """
 
-from stts_cli.pruning.attention import KERNELS, log_score_bias, varlen_attention
+from stts_cli.budget import num_dropped
+from stts_cli.pruning.attention import BIAS_FLOOR, KERNELS, log_score_bias, varlen_attention
 from stts_cli.pruning.losses import temporal_loss, temporal_target
 from stts_cli.pruning.packing import PackedPatches, pack, unpack
 from stts_cli.pruning.placeholders import shrink_placeholders
 from stts_cli.pruning.pruned_vit import VitOutput, prune_and_encode
 from stts_cli.pruning.scorer import SCORERS, TokenScorer, random_scores, reference_scores, temporal_scores
-from stts_cli.pruning.selection import num_dropped, select_windows
+from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import window_index
 
 __all__ = [
+    "BIAS_FLOOR",
     "KERNELS",
     "SCORERS",
     "PackedPatches",

@@ -11,6 +11,7 @@ scorer.
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +22,8 @@ from stts_cli.errors import EnvironmentFailure
 from stts_cli.pruning.windows import first_frames, patch_window
 
 KERNELS = ("auto", "flash_attn", "torch_varlen", "sdpa", "eager")
-LOWEST_BIAS = -2.0
-_MIN_RANGE = 1e-4
+BIAS_FLOOR = math.exp(-2)
+_RANGE_EPS = 1e-6
 _GROUP_OVERHEAD = 16_384  # a group costs about as much as this many query-key pairs of one head
 
 
@@ -237,11 +238,12 @@ def log_score_bias(
     grid: tuple[int, int],
     video_lengths: list[int],
     rescale: str = "row",
+    floor: float = BIAS_FLOOR,
 ) -> Tensor:
     """Turn window scores into an additive bias on attention keys.
 
-    Scores are stretched by min-max to [e^-2, 1] and the logarithm is taken: 0 for the most important patch, -2 for the
-    least. Differentiable: this is where the language-model loss reaches the scorer.
+    Scores are stretched by min-max to [floor, 1] and the logarithm is taken: 0 for the most important patch, by default
+    -2 for the least. Differentiable: this is where the language-model loss reaches the scorer.
 
     Args:
         scores_TW: (T, W) scores, with gradient.
@@ -249,14 +251,16 @@ def log_score_bias(
         grid: patch rows and columns of a frame.
         video_lengths: frames of each video; they add up to T. First frames get 0.
         rescale: "row" takes minimum and maximum over each patch row, "frame" over each frame.
+        floor: what the lowest score is stretched to, in (0, 1].
 
     Returns:
-        float32 (T, N) in [-2, 0]. Where all scores are (nearly) equal, -2.
+        float32 (T, N) in [log(floor), 0]. Where all scores are equal, log(floor).
 
     Raises:
         ValueError: unknown rescale.
 
-    Source: arXiv 2603.18004, spatial learning. The published code rescales by patch row, the text reads as by frame.
+    Source: arXiv 2603.18004, spatial learning. The published code rescales by patch row, the text reads as by frame;
+    the code divides by the range + 1e-6.
     """
     if rescale not in ("row", "frame"):
         raise ValueError(f"bias rescale '{rescale}' is unknown -> known: row, frame")
@@ -265,7 +269,6 @@ def log_score_bias(
     spread = scores_TW.float().index_select(1, owner)
     spread = spread.view(num_frames, *grid) if rescale == "row" else spread.view(num_frames, 1, -1)
     low, high = spread.amin(-1, keepdim=True), spread.amax(-1, keepdim=True)
-    floor = torch.tensor(LOWEST_BIAS).exp().item()
-    bias = (floor + (1 - floor) * (spread - low) / (high - low).clamp_min(_MIN_RANGE)).log()
+    bias = (floor + (1 - floor) * (spread - low) / (high - low + _RANGE_EPS)).log()
     later = ~first_frames(video_lengths, num_frames, scores_TW.device)
     return bias.view(num_frames, -1) * later[:, None]

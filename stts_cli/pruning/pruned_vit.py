@@ -18,10 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stts_cli.pruning.attention import batched_attention, choose_kernel, group_frames, log_score_bias, varlen_attention
+from stts_cli.budget import check_keep_ratio, num_dropped
+from stts_cli.pruning.attention import (
+    BIAS_FLOOR,
+    batched_attention,
+    choose_kernel,
+    group_frames,
+    log_score_bias,
+    varlen_attention,
+)
 from stts_cli.pruning.packing import PackedPatches, pack, pack_bins
 from stts_cli.pruning.scorer import random_scores, reference_scores, temporal_scores
-from stts_cli.pruning.selection import check_keep_ratio, num_dropped, select_windows
+from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.tome import merge_windows
 from stts_cli.pruning.windows import patch_window
 
@@ -105,6 +113,7 @@ def prune_and_encode(
     video_lengths: list[int],
     feature_layers: Sequence[int],
     bias_rescale: str | None = "row",
+    bias_floor: float = BIAS_FLOOR,
     prune_from_frame: int = 0,
     seed: int | torch.Generator = 0,
     kernel: str = "auto",
@@ -130,6 +139,7 @@ def prune_and_encode(
         video_lengths: frames of each video; they add up to T. Selection is per video.
         feature_layers: blocks whose outputs are concatenated, negative ones from the end; none runs beyond the deepest.
         bias_rescale: "row" or "frame" for the soft bias, None for no bias. Only the learned scorer has one.
+        bias_floor: what the lowest score is stretched to before the soft bias takes its logarithm, in (0, 1].
         prune_from_frame: see `num_dropped`.
         seed: for "random".
         kernel: attention kernel of the packed blocks, one of `KERNELS`.
@@ -171,13 +181,14 @@ def prune_and_encode(
     clock.lap("vit_dense")
     scores, bias = None, None
     if scorer == "tome":
-        keep_TW, merge = merge_windows(hidden_TND, window_index, dropped, video_lengths, max(1, prune_from_frame))
+        keep_TW, merge = merge_windows(hidden_TND, window_index, dropped, video_lengths)
     else:
         scores = _score(scorer, hidden_TND, window_index, video_lengths, keep_ratio, prune_from_frame, seed)
         keep_TW = select_windows(scores, keep_ratio, video_lengths, prune_from_frame)
         merge = None
         if isinstance(scorer, nn.Module) and bias_rescale is not None:
-            bias = log_score_bias(scores, window_index, grid, video_lengths, bias_rescale)
+            prunes = torch.tensor(dropped).repeat_interleave(torch.tensor(video_lengths)).gt(0).to(scores.device)
+            bias = log_score_bias(scores, window_index, grid, video_lengths, bias_rescale, bias_floor) * prunes[:, None]
     clock.lap("score_select_pack")
     scored = hidden_TND if return_hidden else None
     keep_TN = keep_TW.index_select(1, patch_window(window_index, num_patches))

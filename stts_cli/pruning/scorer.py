@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stts_cli.budget import num_dropped
 from stts_cli.pruning.losses import temporal_target
-from stts_cli.pruning.selection import num_dropped
 from stts_cli.pruning.windows import first_frames, gather_windows
 
 SCORERS = {
@@ -26,10 +26,7 @@ SCORERS = {
 }
 
 
-def _init_linear(linear: nn.Linear) -> nn.Linear:
-    nn.init.trunc_normal_(linear.weight, std=linear.in_features**-0.5)
-    nn.init.zeros_(linear.bias)
-    return linear
+_PROJECTION_STD = 0.02
 
 
 class WindowPool(nn.Module):
@@ -40,7 +37,8 @@ class WindowPool(nn.Module):
         num_heads: H.
         head_dim: K; D / H when not given.
 
-    Source: arXiv 2603.18004, token scorer: the same kind of attention as a ViT block.
+    Source: arXiv 2603.18004, token scorer: the same kind of attention as a ViT block. Normal init with std 0.02, zero
+    biases.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, head_dim: int | None = None) -> None:
@@ -48,10 +46,13 @@ class WindowPool(nn.Module):
         self.num_heads = num_heads
         self.head_dim = head_dim or hidden_size // num_heads
         inner = num_heads * self.head_dim
-        self.q_proj = _init_linear(nn.Linear(hidden_size, inner))
-        self.k_proj = _init_linear(nn.Linear(hidden_size, inner))
-        self.v_proj = _init_linear(nn.Linear(hidden_size, inner))
-        self.o_proj = _init_linear(nn.Linear(inner, hidden_size))
+        self.q_proj = nn.Linear(hidden_size, inner)
+        self.k_proj = nn.Linear(hidden_size, inner)
+        self.v_proj = nn.Linear(hidden_size, inner)
+        self.o_proj = nn.Linear(inner, hidden_size)
+        for linear in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
+            nn.init.normal_(linear.weight, std=_PROJECTION_STD)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x_TND: Tensor, window_index: Tensor) -> Tensor:
         """Pool the windows of every frame.
@@ -85,13 +86,18 @@ class ScoreMlp(nn.Module):
     Args:
         in_size: width of the input.
         mlp_size: width of both hidden layers.
+
+    Source: arXiv 2603.18004, token scorer. Truncated normal init with std sqrt(1 / fan_in), zero biases.
     """
 
     def __init__(self, in_size: int, mlp_size: int) -> None:
         super().__init__()
-        self.fc1 = _init_linear(nn.Linear(in_size, mlp_size))
-        self.fc2 = _init_linear(nn.Linear(mlp_size, mlp_size))
-        self.fc3 = _init_linear(nn.Linear(mlp_size, 1))
+        self.fc1 = nn.Linear(in_size, mlp_size)
+        self.fc2 = nn.Linear(mlp_size, mlp_size)
+        self.fc3 = nn.Linear(mlp_size, 1)
+        for linear in (self.fc1, self.fc2, self.fc3):
+            nn.init.trunc_normal_(linear.weight, std=linear.in_features**-0.5)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, in_size) to (…, 1) logits of the same dtype."""
@@ -99,7 +105,7 @@ class ScoreMlp(nn.Module):
 
 
 class TokenScorer(nn.Module):
-    """The learned scorer: pooled window beside its predecessor one frame before, through an MLP, to a score.
+    """The learned scorer: a pooled window's predecessor one frame before and itself, through an MLP, to a score.
 
     Args:
         hidden_size: ViT width D.
@@ -107,7 +113,7 @@ class TokenScorer(nn.Module):
         mlp_size: the ViT's MLP width.
         head_dim: the ViT's head dim; D / heads when not given.
 
-    Source: arXiv 2603.18004, token scorer. Truncated-normal init with std sqrt(1 / fan_in), zero biases.
+    Source: arXiv 2603.18004, token scorer. The order [previous, current] is that of the published weights.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_size: int, head_dim: int | None = None) -> None:
@@ -132,7 +138,7 @@ class TokenScorer(nn.Module):
         pooled = self.pool(x_TND, window_index)
         later = ~first_frames(video_lengths, x_TND.shape[0], x_TND.device)
         previous = torch.cat([torch.zeros_like(pooled[:1]), pooled[:-1]]) * later[:, None, None].to(pooled.dtype)
-        return self.mlp(torch.cat([pooled, previous], -1)).squeeze(-1).float().sigmoid()
+        return self.mlp(torch.cat([previous, pooled], -1)).squeeze(-1).float().sigmoid()
 
 
 def temporal_scores(x_TND: Tensor, window_index: Tensor, video_lengths: list[int]) -> Tensor:

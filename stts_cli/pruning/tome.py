@@ -19,11 +19,11 @@ from stts_cli.pruning.windows import gather_windows
 
 
 def merge_windows(
-    x_TND: Tensor, window_index: Tensor, dropped: list[int], video_lengths: list[int], protected_frames: int = 1
+    x_TND: Tensor, window_index: Tensor, dropped: list[int], video_lengths: list[int]
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Plan which windows merge into which.
 
-    Each video's budget is spread evenly over its frames, those at the start left whole. A round of matching can merge
+    Each video's budget is spread evenly over its frames, the first left whole. A round of matching can merge
     at most half of a frame's windows, so larger budgets take several rounds.
 
     Args:
@@ -31,14 +31,13 @@ def merge_windows(
         window_index: int64 (W, P) window table.
         dropped: windows to merge away in each video.
         video_lengths: frames of each video; they add up to T.
-        protected_frames: frames at the start of each video that are left whole, >= 1.
 
     Returns:
         (keep mask bool (T, W), a function from (T, N, D) to (T, N, D) that writes the size-weighted means into the
         windows that stay). At least one window of a frame stays; what a budget asks beyond that is not merged.
     """
     num_frames, num_windows = len(x_TND), len(window_index)
-    quota = _spread(dropped, video_lengths, num_windows, protected_frames).to(x_TND.device)
+    quota = _spread(dropped, video_lengths, num_windows).to(x_TND.device)
     filled = (window_index >= 0).sum(1, keepdim=True)
     mean = (gather_windows(x_TND.detach(), window_index).sum(2) / filled).float()
     target = torch.arange(num_windows, device=x_TND.device).repeat(num_frames, 1)
@@ -63,13 +62,12 @@ def merge_windows(
     return alive, merge
 
 
-def _spread(dropped: list[int], video_lengths: list[int], num_windows: int, protected: int) -> Tensor:
+def _spread(dropped: list[int], video_lengths: list[int], num_windows: int) -> Tensor:
     """Share each video's budget out over its frames, (T,) counts."""
     quota = []
     for budget, length in zip(dropped, video_lengths, strict=True):
-        frames = max(0, length - protected)
-        each, rest = divmod(budget, frames) if frames else (0, 0)
-        quota += [0] * min(protected, length) + [min(num_windows - 1, each + (i < rest)) for i in range(frames)]
+        each, rest = divmod(budget, max(1, length - 1))
+        quota += [0] + [min(num_windows - 1, each + (i < rest)) for i in range(length - 1)]
     return torch.tensor(quota)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings
 from stts_cli.training.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 
 
@@ -51,17 +53,13 @@ def export_nano(model: Any, tokenizer: Any, out: Path, *, prune_layer: int) -> N
         {"processor_class": "Molmo2Processor", "video_use_col_tokens": False, "use_frame_special_tokens": True},
     )
     settings: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "family": "molmo2",
         "name": "nano",
         "demonstration": True,
-        "prune_layer": prune_layer,
-        "keep_ratio": 0.5,
-        "bias_rescale": "row",
-        "prune_from_frame": 0,
-        "scorer": "temporal",
+        **dataclasses.asdict(PruneSettings(prune_layer=prune_layer)),
     }
-    _write(out / "stts.json", settings)
+    _write(out / SETTINGS_FILE, settings)
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

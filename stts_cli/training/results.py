@@ -20,7 +20,7 @@ from torch import Tensor
 from stts_cli.errors import InputError, suggest
 from stts_cli.families.checkpoints import ADAPTER_FILE, Checkpoint, base_chain
 from stts_cli.families.family import Family
-from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings, is_in_old_order, read_settings
 from stts_cli.training.adapters import ADAPTER, has_lora
 from stts_cli.training.model_card import check_push, model_card, push_to_hub
 
@@ -114,12 +114,18 @@ def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Te
         adapters only).
 
     Raises:
-        InputError: a file is missing or broken.
+        InputError: a file is missing or broken, or a learned scorer is of format 1.
     """
     folder = Path(folder)
     _check_kind(train, family)
     weights: dict[str, Tensor] = {}
     if family.scorer is not None:
+        path = folder / SETTINGS_FILE
+        if path.is_file() and is_in_old_order(read_settings(path)[1]):
+            raise InputError(
+                f"{path}: format 1, whose scorer reads the current frame first; a run of that format cannot go on. "
+                f"Start a new run with --model {folder}."
+            )
         weights |= {f"scorer.{name}": value for name, value in _read(folder / SCORER_FILE).items()}
     if train == "lora":
         saved = _read(folder / ADAPTER_FILE)

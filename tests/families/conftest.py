@@ -118,10 +118,10 @@ def save_released(folder, scorer=False):
     if scorer:
         from safetensors.torch import save_file
 
-        weights = {k: 0.5 * torch.randn_like(v) for k, v in TokenScorer(16, 2, 32, 8).state_dict().items()}
+        weights = {k: 0.3 * torch.randn_like(v) for k, v in TokenScorer(16, 2, 32, 8).state_dict().items()}
         save_file(weights, folder / "scorer.safetensors")
         settings = {
-            "format": 1, "family": "molmo2", "prune_layer": 2, "keep_ratio": 0.5, "bias_rescale": "row",
+            "format": 2, "family": "molmo2", "prune_layer": 2, "keep_ratio": 0.5, "bias_rescale": "row",
             "prune_from_frame": 0, "scorer": "learned", "scorer_file": "scorer.safetensors", "demonstration": True,
         }  # fmt: skip
         (folder / "stts.json").write_text(json.dumps(settings))

@@ -9,6 +9,12 @@ import torch
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.settings import PruneSettings
+from stts_cli.pipeline import resolve_scorer
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "copy")
 
 
 def test_released_checkpoint(released):
@@ -61,6 +67,32 @@ def test_own_checkpoint(trained):
     assert encoded.scores.dtype == torch.float32
 
 
+def test_a_scorer_of_the_old_input_order_is_put_into_todays(trained, copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "scorer.safetensors")
+    first = weights["mlp.fc1.weight"]
+    weights["mlp.fc1.weight"] = torch.cat([first[:, 16:], first[:, :16]], 1)
+    save_file(weights, copy / "scorer.safetensors")
+    document = json.loads((copy / "stts.json").read_text())
+    (copy / "stts.json").write_text(json.dumps(document | {"format": 1}))
+    family = load_family(copy)
+    assert torch.equal(family.scorer.mlp.fc1.weight, first)
+    swapped = "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
+    assert family.notes == [f"{copy}/stts.json: format 1; {swapped}"]
+    assert resolve_scorer(family, "random", 0.5)[2] == family.notes
+    family = load_family(trained)
+    assert torch.equal(family.scorer.mlp.fc1.weight, first)
+    assert family.notes == []
+
+
+def test_a_checkpoint_of_format_1_without_a_learned_scorer_loads(copy):
+    document = json.loads((copy / "stts.json").read_text()) | {"format": 1, "scorer": "tome"}
+    (copy / "stts.json").write_text(json.dumps(document))
+    family = load_family(copy)
+    assert (family.scorer, family.settings.scorer, family.notes) == (None, "tome", [])
+
+
 def test_not_a_model(tmp_path):
     with pytest.raises(InputError, match="is no folder"):
         load_family(tmp_path / "nowhere")
@@ -71,11 +103,6 @@ def test_not_a_model(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "molmo"}')
     with pytest.raises(InputError, match=r"type 'molmo'.*did you mean 'molmo2'"):
         load_family(tmp_path)
-
-
-@pytest.fixture
-def copy(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "copy")
 
 
 def test_pickled_weights_are_refused(copy):

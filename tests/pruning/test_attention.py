@@ -111,11 +111,26 @@ def test_bias_equals_a_loop(rescale, sizes):
         for r in range(grid[0]):
             pool = frame[r] if rescale == "row" else [s for row in frame for s in row]
             for c in range(grid[1]):
-                scaled = math.exp(-2) + (1 - math.exp(-2)) * (frame[r][c] - min(pool)) / (max(pool) - min(pool))
+                scaled = math.exp(-2) + (1 - math.exp(-2)) * (frame[r][c] - min(pool)) / (max(pool) - min(pool) + 1e-6)
                 expected = 0.0 if t in (0, 3) else math.log(scaled)
                 assert bias[t, r * grid[1] + c].item() == pytest.approx(expected, abs=1e-5)
     assert bias.min() == pytest.approx(-2, abs=1e-5)
     assert bias.max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("spread", "floor", "expected"),
+    [
+        (0.25, math.exp(-2), math.log(math.exp(-2) + (1 - math.exp(-2)) * 0.25 / 0.250001)),
+        (1e-6, math.exp(-2), math.log(0.5 + 0.5 * math.exp(-2))),  # the eps is as large as the range
+        (0.25, 0.5, math.log(0.5 + 0.5 * 0.25 / 0.250001)),
+    ],
+)
+def test_bias_divides_by_the_range_plus_1e_6(spread, floor, expected):
+    scores = torch.tensor([[0.0, 0.0], [0.0, spread]])
+    bias = log_score_bias(scores, window_index(1, 2, 1, 1), (1, 2), [2], floor=floor)
+    assert bias[0].tolist() == [0, 0]
+    assert bias[1].tolist() == pytest.approx([math.log(floor), expected], rel=1e-5, abs=1e-7)
 
 
 def test_bias_of_equal_scores_is_finite():

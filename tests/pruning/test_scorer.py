@@ -31,7 +31,7 @@ def test_learned_scores_equal_a_loop(sizes):
     for t in range(6):
         for w in range(len(index)):
             previous = torch.zeros(12) if t in (0, 3, 4) else naive_pool(scorer, x, index, t - 1, w)
-            hidden = torch.cat([naive_pool(scorer, x, index, t, w), previous])
+            hidden = torch.cat([previous, naive_pool(scorer, x, index, t, w)])
             mlp = scorer.mlp
             logit = mlp.fc3(functional.silu(mlp.fc2(functional.silu(mlp.fc1(hidden)))))
             assert scores[t, w].item() == pytest.approx(logit.sigmoid().item(), abs=1e-5)
@@ -46,10 +46,14 @@ def test_learned_scorer_is_float32_out_and_differentiable():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in scorer.parameters())
 
 
-def test_init_is_truncated_normal_by_fan_in():
-    weight = TokenScorer(64, 4, 256).mlp.fc2.weight
-    assert weight.std().item() == pytest.approx(256**-0.5, rel=0.05)
-    assert TokenScorer(64, 4, 256).mlp.fc2.bias.eq(0).all()
+def test_init_is_the_published_one():
+    torch.manual_seed(0)
+    scorer = TokenScorer(64, 4, 256)
+    assert scorer.mlp.fc1.weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
+    assert scorer.mlp.fc2.weight.std().item() == pytest.approx(256**-0.5, rel=0.05)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        assert getattr(scorer.pool, name).weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert all(p.eq(0).all() for name, p in scorer.named_parameters() if name.endswith("bias"))
 
 
 def test_names_of_the_checkpoint():

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from stts_cli.pruning.selection import num_dropped, select_windows
+from stts_cli.budget import num_dropped
+from stts_cli.pruning.selection import select_windows
 
-# (frames, windows, keep ratio, prune_from_frame, dropped): float32(1 - keep) * windows * frames, truncated, by hand
+# (frames, windows, keep ratio, prune_from_frame, dropped): int(torch.tensor(W * (1 - keep), dtype=torch.float32) * T')
 BUDGETS = [
     (64, 81, 0.5, 0, 2592),
     (64, 81, 0.7, 0, 1555),
@@ -23,30 +24,30 @@ BUDGETS = [
     (64, 81, 0.5, 60, 162),
     (8, 16, 0.5, 8, 0),
     (8, 16, 0.5, 99, 0),
+    (8, 16, 0.0625, 0, 112),  # 120 asked, but the first frame always stays
+    (2, 81, 0.2, 0, 81),
+    (2, 81, 0.2, 1, 64),
 ]
 
 
 @pytest.mark.parametrize(("frames", "windows", "keep", "start", "dropped"), BUDGETS)
 def test_budget_table(frames, windows, keep, start, dropped):
     assert num_dropped(frames, windows, keep, start) == dropped
+    asked = int(torch.tensor(windows * (1 - keep), dtype=torch.float32) * max(0, frames - start))
+    assert dropped == min(asked, windows * (frames - 1))
 
 
 @pytest.mark.parametrize("keep", [0.0, -0.5, 1.01, float("nan"), float("inf")])
 def test_keep_ratio_out_of_range(keep):
-    with pytest.raises(ValueError, match="above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"--keep-ratio .*: must be greater than 0 and at most 1\."):
         num_dropped(4, 16, keep)
-
-
-def test_keep_ratio_below_one_frame():
-    with pytest.raises(ValueError, match=r"drops 120 of 128 windows.*at most 112.*1/8"):
-        num_dropped(8, 16, 0.0625)
 
 
 def naive_selection(scores, keep_ratio, lengths, prune_from):
     keep, start = [], 0
     for length in lengths:
         rows = [list(r) for r in scores[start : start + length].tolist()]
-        places = [(rows[t][w], t, w) for t in range(length) for w in range(len(rows[0])) if t >= max(1, prune_from)]
+        places = [(rows[t][w], t, w) for t in range(length) for w in range(len(rows[0])) if t >= 1]
         places.sort()
         mask = [[True] * len(rows[0]) for _ in rows]
         for _, t, w in places[: num_dropped(length, len(rows[0]), keep_ratio, prune_from)]:

@@ -124,14 +124,14 @@ def test_license_of_the_model_underneath(tmp_path):
         folder.mkdir()
     (base / "config.json").write_text("{}")
     (base / "README.md").write_text("---\nlicense: mit\n---\n# base\n")
-    (run / "stts.json").write_text(json.dumps({"format": 1, "base_model": str(base)}))
+    (run / "stts.json").write_text(json.dumps({"format": 2, "base_model": str(base)}))
     assert license_of(str(run)) == "mit"
     (run / "README.md").write_text("no front matter\n---\nlicense: x\n---\n")
     assert license_of(str(run)) == "mit"
     (base / "README.md").write_text("---\nlicense: [\n---\n")
     assert license_of(str(run)) is None
     assert license_of(str(tmp_path / "nowhere")) is None
-    (run / "stts.json").write_text(json.dumps({"format": 1, "base_model": str(run)}))
+    (run / "stts.json").write_text(json.dumps({"format": 2, "base_model": str(run)}))
     assert license_of(str(run)) is None
 
 
@@ -181,7 +181,7 @@ def result(tmp_path):
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    document = {"format": 1, "train": "lora", "base_model": "someone/base"}
+    document = {"format": 2, "train": "lora", "base_model": "someone/base"}
     (tmp_path / "stts.json").write_text(json.dumps(document))
     return tmp_path
 
@@ -238,6 +238,6 @@ def test_small_folders_need_a_base_that_others_have(hub, tmp_path):
     check_push("me/mine", "someone/base", "lora")
     between = tmp_path / "between"
     between.mkdir()
-    (between / "stts.json").write_text(json.dumps({"format": 1, "train": "lora", "base_model": "someone/base"}))
+    (between / "stts.json").write_text(json.dumps({"format": 2, "train": "lora", "base_model": "someone/base"}))
     with pytest.raises(InputError, match="is on this machine only"):
         check_push("me/mine", str(between), "scorer")

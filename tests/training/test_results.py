@@ -458,3 +458,15 @@ def test_a_checkpoint_of_other_sizes_changes_nothing(tiny_checkpoint, tmp_path):
     add_lora(other, rank=2)
     with pytest.raises(InputError, match="vision_tower"):
         load_weights(folder, other, "lora")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_format_says_the_scorers_input_order(tiny_checkpoint, tmp_path, kind):
+    family = train(load_family(tiny_checkpoint), kind)
+    folder = write(tmp_path / "out", family, kind, tiny_checkpoint)
+    assert document(folder)["format"] == 2
+    (folder / "stts.json").write_text(json.dumps(document(folder) | {"format": 1}))
+    before = snapshot(family)
+    with pytest.raises(InputError, match=r"stts\.json: format 1, whose scorer .*Start a new run with --model .*/out\."):
+        load_weights(folder, family, kind)
+    assert all(torch.equal(value, before[k]) for k, value in snapshot(family).items())
