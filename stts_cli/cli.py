@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from stts_cli import __version__, cli_eval, cli_finetune
-from stts_cli.errors import InputError, SttsError
+from stts_cli.errors import InputError, SttsError, install_hint
 
 app = typer.Typer(
     name="stts",
@@ -253,7 +253,7 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError) or any(words in text.lower() for words in out_of_memory):
         return f"out of memory ({text[:120]}) -> lower --frames or --keep-ratio, or use --dtype bfloat16", 3
     if isinstance(error, ModuleNotFoundError):
-        return f"the package '{error.name}' is missing -> install it: pip install {error.name}", 3
+        return f"the package '{error.name}' is missing -> {install_hint()}", 3
     return f"a bug in stts: {type(error).__name__}: {text[:300]} -> run again with STTS_DEBUG=1 and report it", 1
 
 

@@ -35,6 +35,23 @@ class Interrupted(SttsError):
     exit_code = 130
 
 
+def install_command(extra: str = "") -> str:
+    """Return the command that installs stts from a clone; on PyPI the name `stts` is another project's.
+
+    Args:
+        extra: an extra of pyproject.toml to install with it; "" for none.
+
+    Returns:
+        The command, to be run in the clone's folder.
+    """
+    return f"pip install '.[{extra}]'" if extra else "pip install ."
+
+
+def install_hint(extra: str = "") -> str:
+    """Return what to do about a missing package, as the end of a message."""
+    return f"in a clone of stts: {install_command(extra)}"
+
+
 def suggest(given: str, known: Iterable[str]) -> str:
     """Return a hint that names the known word nearest to the given one.
 

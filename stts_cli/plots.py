@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.text import printable
 
 STAGES = {
@@ -47,7 +47,7 @@ def check_target(path: str, flag: str = "--plot") -> None:
     if not target.absolute().parent.is_dir():
         raise InputError(f"{flag} is '{path}' -> its folder does not exist -> make it first")
     if importlib.util.find_spec("matplotlib") is None:
-        raise EnvironmentFailure(f"{flag} needs matplotlib, which is not installed -> pip install 'stts[plot]'")
+        raise EnvironmentFailure(f"{flag} needs matplotlib, which is not installed -> {install_hint('plot')}")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,11 @@ def test_suggest_names_the_nearest_word_or_all():
         (EnvironmentFailure("no GPU"), 3, "no GPU"),
         (MemoryError(), 3, "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), 3, "--frames"),
-        (ModuleNotFoundError("No module named 'accelerate'", name="accelerate"), 3, "pip install accelerate"),
+        (
+            ModuleNotFoundError("No module named 'accelerate'", name="accelerate"),
+            3,
+            "'accelerate' is missing -> in a clone of stts: pip install .",
+        ),
         (KeyError("windows"), 1, "a bug in stts: KeyError"),
         (ValueError("several\nlines"), 1, "several lines"),
     ],

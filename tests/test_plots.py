@@ -15,7 +15,7 @@ def test_a_target_that_cannot_be_drawn_is_told_first(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="--plot is"):
             plots.check_target(str(path))
     monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFailure, match=r"pip install 'stts\[plot\]'") as error:
+    with pytest.raises(EnvironmentFailure, match=r"pip install '\.\[plot\]'") as error:
         plots.check_target(str(tmp_path / "x.png"))
     assert error.value.exit_code == 3
 

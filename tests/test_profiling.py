@@ -321,7 +321,7 @@ def test_bad_settings_are_told_before_the_model_is_built(changes, failure, words
 
 def test_flash_attn_by_name_without_the_package(monkeypatch):
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFailure, match=r"pip install 'stts\[flash\]'") as error:
+    with pytest.raises(EnvironmentFailure, match=r"pip install '\.\[flash\]'") as error:
         measured(kernel="flash_attn")
     assert error.value.exit_code == 3
 

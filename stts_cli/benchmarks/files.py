@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.benchmarks.items import Cue
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
 Row = dict[str, Any]
 EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
@@ -159,7 +159,7 @@ def _read_parquet(path: Path) -> list[Row]:
         import pyarrow.parquet
     except ImportError as error:
         raise EnvironmentFailure(
-            f"{path.name} is parquet and pyarrow is not installed -> pip install 'stts[eval]'"
+            f"{path.name} is parquet and pyarrow is not installed -> {install_hint('eval')}"
         ) from error
     try:
         return pyarrow.parquet.read_table(path).to_pylist()

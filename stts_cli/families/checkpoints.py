@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, read_settings
 
 EXAMPLE = "allenai/Molmo2-4B"
@@ -150,7 +150,7 @@ def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise EnvironmentFailure(
-            f"'{checkpoint.model}' was trained with LoRA -> loading it needs peft -> pip install 'stts[train]'"
+            f"'{checkpoint.model}' was trained with LoRA -> loading it needs peft -> {install_hint('train')}"
         ) from error
     config = LoraConfig.from_pretrained(str(config_path.parent))
     config.base_model_name_or_path = None

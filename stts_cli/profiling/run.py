@@ -11,7 +11,7 @@ import torch
 from stts_cli import __version__, estimate, savings
 from stts_cli.architectures import Architecture, unknown
 from stts_cli.device import resolve_device
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.profiling.figures import break_even, point
 from stts_cli.profiling.machine import busy, machine
 from stts_cli.profiling.memory import check_memory, peaks_of_processes
@@ -164,7 +164,7 @@ def _check_kernel(kernel: str, device: str, dtype: str, needs_grad: bool) -> Non
     if kernel not in KERNELS:
         raise InputError(f"kernel {unknown(kernel, list(KERNELS))}")
     if kernel == "flash_attn" and importlib.util.find_spec("flash_attn") is None:
-        raise EnvironmentFailure("kernel flash_attn: flash-attn is not installed -> pip install 'stts[flash]'")
+        raise EnvironmentFailure(f"kernel flash_attn: flash-attn is not installed -> {install_hint('flash')}")
     try:
         choose_kernel(kernel, torch.device(device), getattr(torch, dtype), needs_grad)
     except ValueError as error:

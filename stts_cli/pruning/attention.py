@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stts_cli.errors import EnvironmentFailure
+from stts_cli.errors import EnvironmentFailure, install_hint
 from stts_cli.pruning.windows import first_frames, patch_window
 
 KERNELS = ("auto", "flash_attn", "torch_varlen", "sdpa", "eager")
@@ -118,7 +118,7 @@ def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, needs_g
     on_gpu = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
     if kernel in ("flash_attn", "torch_varlen"):
         if kernel == "flash_attn" and not _has_flash():
-            raise EnvironmentFailure("kernel flash_attn: flash-attn is not installed -> pip install 'stts[flash]'")
+            raise EnvironmentFailure(f"kernel flash_attn: flash-attn is not installed -> {install_hint('flash')}")
         if not on_gpu:
             raise ValueError(f"kernel {kernel} needs CUDA and half precision, not {device.type} {dtype} -> use auto")
     if kernel != "auto":

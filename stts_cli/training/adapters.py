@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.families.family import Family
 
 ADAPTER = "default"
@@ -44,7 +44,7 @@ def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, dropout: float 
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise EnvironmentFailure("LoRA needs peft -> pip install 'stts[train]'") from error
+        raise EnvironmentFailure(f"LoRA needs peft -> {install_hint('train')}") from error
     parts: list[nn.Module] = [family.model.get_decoder(), *(family.vit_blocks if vit else ())]
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_linear_names(family, parts))
     inject_adapter_in_model(config, family.model, adapter_name=ADAPTER)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, Report, RunLog, check_folder, claim
 from stts_cli.training.settings import FinetuneSettings, main_keep_ratio
 
@@ -123,8 +123,8 @@ def _settle(settings: FinetuneSettings, device: str) -> FinetuneSettings:
         raise InputError(f"{missing} is missing -> a model to start from and data to train on, or a --preset -> add it")
     from stts_cli.device import resolve_device
 
-    if importlib.util.find_spec("accelerate") is None:
-        raise EnvironmentFailure("training needs accelerate -> pip install 'stts[train]'")
+    if "tensorboard" in settings.report_to.split(",") and importlib.util.find_spec("tensorboard") is None:
+        raise EnvironmentFailure(f"--report-to tensorboard: the package is not installed; {install_hint('train')}")
     if settings.precision == "auto":
         on_gpu = resolve_device(device).startswith("cuda")
         settings = dataclasses.replace(settings, precision="bf16" if on_gpu else "float32")

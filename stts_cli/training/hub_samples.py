@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
 _DOWNLOADS_AT_ONCE = 8
 
@@ -54,7 +54,7 @@ def _load(name: str, split: str) -> list[dict[str, Any]]:
         import datasets
     except ImportError as error:
         raise EnvironmentFailure(
-            f"hf:{name} needs the datasets package, which is not installed -> pip install 'stts[train]'"
+            f"hf:{name} needs the datasets package, which is not installed -> {install_hint('train')}"
         ) from error
     try:
         table = datasets.load_dataset(name, split=split)

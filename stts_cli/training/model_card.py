@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_command
 from stts_cli.families.checkpoints import base_chain
 from stts_cli.families.settings import SETTINGS_FILE, read_settings
 
@@ -225,9 +225,9 @@ def _path_free(value: Any) -> str:
 def _use(train: str, base: str) -> str:
     needs = f"\nThe weights that were not trained are those of {_link(base)}, which is loaded with it.\n"
     needs = "" if train == "full" else needs
-    extra = "[train]" if train == "lora" else ""
+    install = install_command("train" if train == "lora" else "")
     return (
-        f"## Use\n\n```\npip install 'stts{extra}'\nstts ask video.mp4 \"What happens?\" --model FOLDER\n```\n\n"
+        f'## Use\n\nIn a clone of stts:\n\n```\n{install}\nstts ask video.mp4 "What happens?" --model FOLDER\n```\n\n'
         f"FOLDER is this folder, or its name on the hub.\n{needs}"
     )
 

@@ -94,7 +94,7 @@ def test_choice_of_kernel():
 
 def test_missing_flash_attention(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFailure, match=r"pip install 'stts\[flash\]'"):
+    with pytest.raises(EnvironmentFailure, match=r"pip install '\.\[flash\]'"):
         choose_kernel("flash_attn", torch.device("cuda"), torch.bfloat16, False)
 
 

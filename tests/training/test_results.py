@@ -348,7 +348,7 @@ def test_a_lora_that_is_not_whole(run):
 
 def test_a_lora_without_peft(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(EnvironmentFailure, match=r"needs peft -> pip install 'stts\[train\]'"):
+    with pytest.raises(EnvironmentFailure, match=r"needs peft -> in a clone of stts: pip install '\.\[train\]'"):
         load_family(run)
 
 

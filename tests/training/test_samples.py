@@ -458,7 +458,9 @@ def test_without_a_network_a_dataset_of_the_hub_is_an_environment_failure():
 
 def test_without_the_datasets_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(EnvironmentFailure, match=r"needs the datasets package, .* -> pip install 'stts\[train\]'"):
+    with pytest.raises(
+        EnvironmentFailure, match=r"needs the datasets package, .* -> in a clone of stts: pip install '\.\[train\]'"
+    ):
         read_samples("hf:some/data")
 
 
