@@ -66,6 +66,8 @@ def load_family(
             f"the base model '{root.model}' of '{model}' cannot be loaded -> it holds the weights that were not "
             "trained -> check the network, or the name in its stts.json"
         ) from error
+    if "transformers_weights" in config:  # it names another file of weights, which would go unchecked
+        raise InputError(f"{root.model}/config.json: transformers_weights; must not be there: rename the file instead.")
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
         raise InputError(

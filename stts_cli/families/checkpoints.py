@@ -6,18 +6,27 @@ scorer's weights and, for LoRA, the adapter in peft's own format. `base_chain` f
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
+from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
 from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, read_settings
+from stts_cli.families.weights import INDEX_FILE, hub_names, local_names
+from stts_cli.pruning import SCORER_PART, is_scorer_weight
 
 EXAMPLE = "allenai/Molmo2-4B"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
+TRAINING_CONFIG_FILE = "config.yaml"
+TRAINING_WEIGHTS_FILE = "model_and_optim/.metadata"
 
 
 @dataclass(frozen=True)
@@ -29,12 +38,16 @@ class Checkpoint:
         revision: the hub's commit; None for a folder, and where the hub could not be asked.
         settings: how it was trained to be pruned.
         document: its `stts.json`; empty where there is none.
+        stored_scorer: tensors of a scorer that lies beside the model's own -> the file that holds each.
+        notes: what a user should know about its settings.
     """
 
     model: str
     revision: str | None
     settings: PruneSettings
     document: dict[str, Any]
+    stored_scorer: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
@@ -85,7 +98,8 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         The checkpoint itself, then its base, and so on; the last one is a whole model.
 
     Raises:
-        InputError: no such folder, no model in it, a base that is not there, or checkpoints that stand on each other.
+        InputError: no such folder, no model in it, a base that is not there, checkpoints that stand on each other, or
+            a whole model of other files than safetensors in its own folder.
     """
     model = str(Path(model).expanduser()) if model.startswith("~") else model
     if model.startswith((".", "/")) and not Path(model).is_dir():
@@ -111,10 +125,91 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         if any(base == seen.model for seen in chain):
             raise InputError(f"{where} names the base model '{base}', which stands on it -> name a whole model there")
         model, revision = base, document.get("base_revision")
-    if chain[-1].is_local and not (Path(model) / "config.json").is_file():
-        whose = f"model '{model}'" if len(chain) == 1 else f"the base model '{model}' of '{chain[-2].model}'"
-        raise InputError(f"{whose} holds no config.json -> a checkpoint folder or a hub id such as {EXAMPLE}")
+    if chain[-1].find_file("config.json"):
+        chain[-1] = _with_stored_scorer(chain[-1])
+    else:
+        if chain[-1].find_file(TRAINING_CONFIG_FILE) and chain[-1].find_file(TRAINING_WEIGHTS_FILE):
+            raise InputError(
+                f"model '{model}' is in the training code's own format ({TRAINING_CONFIG_FILE} and model_and_optim). "
+                f"Convert it: python -m stts_cli.families.convert {model} FOLDER"
+            )
+        if chain[-1].is_local:
+            whose = f"model '{model}'" if len(chain) == 1 else f"the base model '{model}' of '{chain[-2].model}'"
+            raise InputError(f"{whose} holds no config.json -> a checkpoint folder or a hub id such as {EXAMPLE}")
     return chain
+
+
+def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read a checkpoint's configs.
+
+    Returns:
+        File name -> content, config.json first; without those that are not there.
+
+    Raises:
+        InputError: one cannot be parsed.
+    """
+    parsers: dict[str, Callable[[str], Any]] = {"config.json": json.loads, TRAINING_CONFIG_FILE: yaml.safe_load}
+    paths = {name: checkpoint.find_file(name) for name in parsers}
+    return {name: _parse(path, parsers[name]) for name, path in paths.items() if path}
+
+
+def read_processor(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
+    """Read how frames are marked in a whole model's prompt.
+
+    Args:
+        checkpoint: the whole model.
+
+    Returns:
+        Its processor_config.json, `FRAME_TOKENS` decided where it says nothing; and notes where the weights are the
+        training code's.
+
+    Raises:
+        InputError: a file cannot be parsed.
+    """
+    path = checkpoint.find_file("processor_config.json")
+    processor = _parse(path, json.loads) if path else {}
+    chosen, notes = frame_tokens(processor, read_configs(checkpoint))
+    return {**processor, FRAME_TOKENS: chosen}, notes if checkpoint.stored_scorer else []
+
+
+def _parse(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be parsed ({' '.join(str(error).split())}).") from error
+
+
+def _with_stored_scorer(root: Checkpoint) -> Checkpoint:
+    """Check the files of a whole model, and find the scorer that lies beside it.
+
+    Weights that the paper's authors released carry no stts.json; how they were trained stands in their config.
+    """
+    if root.find_file(ADAPTER_CONFIG_FILE):  # transformers would load the model and the weights that it names
+        raise InputError(
+            f"model '{root.model}' holds {ADAPTER_CONFIG_FILE} beside a whole model. Move the adapter into a folder of "
+            f"its own, whose {SETTINGS_FILE} names this one as base_model."
+        )
+    own = root.document.get("scorer_file")
+    if root.is_local:
+        names = local_names(Path(root.model), ignored=[ADAPTER_FILE, *([own] if isinstance(own, str) else [])])
+    else:
+        names = hub_names(root.model, root.revision, root.find_file(INDEX_FILE))
+    stored = {name: file for name, file in names.items() if is_scorer_weight(name)}
+    if root.document:
+        if not stored or own is None:
+            return replace(root, stored_scorer=stored)
+        note = f"{root.model}: the scorer is {own}, as {SETTINGS_FILE} says; the one beside the model is not used"
+        return replace(root, stored_scorer=stored, notes=(note,))
+    configs = read_configs(root)
+    if stored:
+        settings, notes = released_settings(configs)
+        return replace(root, settings=settings, stored_scorer=stored, notes=tuple(notes))
+    if names and is_pruned_config(configs):
+        raise InputError(
+            f"model '{root.model}': its config says prune_method: scorer, and none of its files holds a tensor of "
+            f"{SCORER_PART}*. Restore the files, or say in {SETTINGS_FILE} how it prunes."
+        )
+    return root
 
 
 def _commit(model: str, revision: str | None) -> str | None:

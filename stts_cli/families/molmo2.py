@@ -8,7 +8,6 @@ as transformers' Molmo2Processor words it. Released checkpoints and transformers
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,12 +18,13 @@ from torch import Tensor, nn
 
 from stts_cli.errors import InputError, suggest
 from stts_cli.families import molmo2_training, words
-from stts_cli.families.checkpoints import Checkpoint, merge_lora
+from stts_cli.families.checkpoints import Checkpoint, merge_lora, read_processor
 from stts_cli.families.family import EncodedVideo, Prompt
 from stts_cli.families.frames import FrameProcessor, read_frame_processor
 from stts_cli.families.molmo2_training import VIDEO_TOKEN
-from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, is_in_old_order, load_scorer
-from stts_cli.pruning import SCORERS, TokenScorer, prune_and_encode, shrink_placeholders, window_index
+from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, build_scorer, is_in_old_order, load_scorer
+from stts_cli.families.weights import check_files, check_loaded, read_tensors
+from stts_cli.pruning import SCORER_PART, SCORERS, TokenScorer, prune_and_encode, shrink_placeholders, window_index
 from stts_cli.savings import ModelShape
 
 PATCH_TOKEN = "<im_patch>"
@@ -107,8 +107,8 @@ class Molmo2Family:
 
         top, root = chain[0], chain[-1]
         model, revision = root.model, root.revision or "main"
-        if root.is_local and not list(Path(model).glob("model*.safetensors")):
-            raise InputError(f"model '{model}' holds no .safetensors weights -> only that format is loaded")
+        if root.is_local:
+            check_files(Path(model))
         try:
             stock, info = Molmo2ForConditionalGeneration.from_pretrained(
                 model,
@@ -117,27 +117,33 @@ class Molmo2Family:
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # checked below, with names
             )
         except SafetensorError as error:
             raise InputError(f"the weights of model '{model}' are broken ({error}) -> restore the files") from error
-        if info["missing_keys"]:
-            first = sorted(info["missing_keys"])[0]
-            raise InputError(
-                f"model '{model}' lacks {len(info['missing_keys'])} weights, such as {first} -> load a whole checkpoint"
-            )
+        stored = {name: root.find_file(file) for name, file in root.stored_scorer.items()}
+        ends = [name[name.index(SCORER_PART) :] for name in stored]
+        notes = check_loaded(model, info, len(stock.model.vision_tower.layers), ends)
         for layer in reversed(chain):
             if layer.document.get("train") == "lora":
                 merge_lora(stock, layer)
         vision = stock.config.vision_config
         scorer = load_scorer(top.document, top.find_file, scorer_sizes(vision))
+        if scorer is None and top is root and top.settings.scorer == "learned" and stored:
+            files = {name: path for name, path in stored.items() if path is not None}
+            scorer = build_scorer(read_tensors(files), scorer_sizes(vision), model)
         defaults = {
             "size": dict(zip(("height", "width"), vision.image_size, strict=True)),
             "patch_size": vision.patch_size,
             "pooling_size": (3, 3),
         }
-        processor = root.find_file("processor_config.json")
-        swapped = "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
-        notes = [f"{top.model}/{SETTINGS_FILE}: format 1; {swapped}"] if is_in_old_order(top.document) else []
+        processor, more = read_processor(root)
+        notes += [*top.notes, *more]
+        if is_in_old_order(top.document):
+            swapped = (
+                "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
+            )
+            notes.append(f"{top.model}/{SETTINGS_FILE}: format 1; {swapped}")
         return cls(
             stock.to(device).eval(),
             AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code),
@@ -146,7 +152,7 @@ class Molmo2Family:
             settings=top.settings,
             model_name=top.name,
             is_demonstration=any(checkpoint.document.get("demonstration", False) for checkpoint in chain),
-            processor=json.loads(processor.read_text(encoding="utf-8")) if processor else None,
+            processor=processor,
             notes=notes,
         )
 

@@ -195,6 +195,6 @@ def read_architecture(model: str) -> Architecture:
         prune_layer=settings.prune_layer,
         keep_ratio=settings.keep_ratio,
         prune_from_frame=settings.prune_from_frame,
-        scorer="learned" if top.document.get("scorer") == "learned" else "temporal",
+        scorer="learned" if settings.scorer == "learned" else "temporal",
         num_added_tokens=config.text_config.additional_vocab_size,
     )

@@ -7,15 +7,17 @@ read from safetensors only.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stts_cli.errors import InputError
-from stts_cli.pruning import BIAS_FLOOR, TokenScorer
+from stts_cli.families.weights import is_own_file, read_names, read_tensors
+from stts_cli.pruning import BIAS_FLOOR, TokenScorer, scorer_from_state_dict
 
 SETTINGS_FILE = "stts.json"
 FORMAT = 2  # 1: the learned scorer read [current, previous] instead of [previous, current]; else the same
@@ -90,23 +92,35 @@ def load_scorer(
     name = document.get("scorer_file")
     if document.get("scorer") != "learned" or name is None:
         return None
+    if not is_own_file(name):
+        raise InputError(
+            f"{SETTINGS_FILE}: scorer_file {name!r}; must be a .safetensors file of the checkpoint's own folder."
+        )
     path = find_file(name)
-    if path is None or path.suffix != ".safetensors":
-        raise InputError(f"the checkpoint's scorer file '{name}' is missing or no .safetensors file -> restore it")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    if path is None:
+        raise InputError(f"the checkpoint's scorer file '{name}' is missing -> restore it")
+    weights = read_tensors(dict.fromkeys(read_names(path), path))
+    if is_in_old_order(document) and (first := "mlp.fc1.weight") in weights:
+        weights[first] = torch.cat(weights[first].chunk(2, dim=1)[::-1], 1)
+    return build_scorer(weights, sizes, str(path))
 
-    scorer = TokenScorer(**sizes)
+
+def build_scorer(weights: Mapping[str, Tensor], sizes: Mapping[str, int], where: str) -> TokenScorer:
+    """Build a scorer from stored weights, as `pruning.scorer_from_state_dict` does.
+
+    Args:
+        weights: its tensors.
+        sizes: arguments of `TokenScorer`.
+        where: what to call their place in the complaint.
+
+    Raises:
+        InputError: they are not those of a scorer for this model.
+    """
     try:
-        weights = load_file(path)
-        if is_in_old_order(document):
-            first = "mlp.fc1.weight"
-            weights[first] = torch.cat(weights[first].chunk(2, dim=1)[::-1], 1)
-        scorer.load_state_dict({k: v.to(torch.float32) for k, v in weights.items()})
-    except (KeyError, RuntimeError, SafetensorError) as error:
-        detail = " ".join(str(error).split())[:160]
-        raise InputError(f"{path.name} does not fit a ViT of {sizes} ({detail}) -> use this model's own") from error
-    return scorer
+        return scorer_from_state_dict(weights, sizes)
+    except ValueError as error:
+        detail = str(error) if len(str(error)) <= 500 else f"{str(error)[:500]}..."
+        raise InputError(f"{where}: the scorer does not fit the model: {detail}.") from error
 
 
 def is_in_old_order(document: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from stts_cli.pruning.packing import PackedPatches, pack, unpack
 from stts_cli.pruning.placeholders import shrink_placeholders
 from stts_cli.pruning.pruned_vit import VitOutput, prune_and_encode
 from stts_cli.pruning.scorer import SCORERS, TokenScorer, random_scores, reference_scores, temporal_scores
+from stts_cli.pruning.scorer_weights import SCORER_PART, is_scorer_weight, scorer_from_state_dict
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import window_index
 
@@ -19,15 +20,18 @@ __all__ = [
     "BIAS_FLOOR",
     "KERNELS",
     "SCORERS",
+    "SCORER_PART",
     "PackedPatches",
     "TokenScorer",
     "VitOutput",
+    "is_scorer_weight",
     "log_score_bias",
     "num_dropped",
     "pack",
     "prune_and_encode",
     "random_scores",
     "reference_scores",
+    "scorer_from_state_dict",
     "select_windows",
     "shrink_placeholders",
     "temporal_loss",

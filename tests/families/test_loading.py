@@ -140,7 +140,10 @@ def test_weights_cut_short_are_refused(copy, name):
     [
         ({"format": 9}, "format 9"),
         ({"scorer_file": "none.safetensors"}, "is missing"),
-        ({"scorer_file": "stts.json"}, "no .saf"),
+        ({"scorer_file": "stts.json"}, r"stts.json: scorer_file 'stts.json'; must be a .saf"),
+        ({"scorer_file": "../x/scorer.safetensors"}, "of the checkpoint's own folder"),
+        ({"scorer_file": "/tmp/scorer.safetensors"}, "of the checkpoint's own folder"),
+        ({"scorer_file": 3}, "scorer_file 3; must be"),
     ],
 )
 def test_bad_settings(copy, change, message):

@@ -1,0 +1,206 @@
+"""Which tensors a checkpoint's safetensors hold, read from their headers, and that nothing else can be opened.
+
+A sharded checkpoint's index names its files; transformers opens what it names, pickled files and files elsewhere on the
+machine too. So it is checked here first, before any library sees the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from stts_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+SUFFIX = ".safetensors"
+
+
+def is_own_file(name: object) -> bool:
+    """Return whether a name out of a checkpoint's JSON is a safetensors file of the checkpoint's own folder."""
+    if not isinstance(name, str) or not name.endswith(SUFFIX) or "\\" in name or "\0" in name:
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Read the index of a sharded checkpoint.
+
+    Args:
+        path: a `model.safetensors.index.json`.
+
+    Returns:
+        Tensor name -> file name.
+
+    Raises:
+        InputError: no such JSON, or an entry that names another kind of file, or one outside the folder.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        entries = list(document["weight_map"].items())
+        document["metadata"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: must be a JSON object with metadata and a weight_map of tensor names to files."
+        ) from error
+    for tensor, name in entries:
+        if not is_own_file(name):
+            raise InputError(
+                f"{path}: weight_map['{tensor}'] is {name!r}; must be a {SUFFIX} file of the checkpoint's own folder."
+            )
+    return dict(entries)
+
+
+def read_names(path: Path) -> list[str]:
+    """Return the names of a safetensors file's tensors, from its header.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"the weights of model '{path.parent}' are broken: {path.name} ({error}) -> restore it"
+        ) from error
+
+
+def read_tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
+    """Read single tensors.
+
+    Args:
+        files: tensor name -> the file that holds it.
+
+    Returns:
+        The tensors, on the CPU.
+    """
+    from safetensors import safe_open
+
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(set(files.values())):
+        with safe_open(path, "pt") as file:
+            tensors |= {name: file.get_tensor(name) for name, where in files.items() if where == path}
+    return tensors
+
+
+def local_names(folder: Path, ignored: Iterable[str] = ()) -> dict[str, str]:
+    """Return what the safetensors files of a folder hold.
+
+    Args:
+        folder: of a whole model; its weights need not be there.
+        ignored: file names of other things than the model.
+
+    Returns:
+        Tensor name -> file name: what the index says, and what the files say themselves.
+
+    Raises:
+        InputError: a file is broken, or the index names what must not be opened.
+    """
+    index = folder / INDEX_FILE
+    names = read_index(index) if index.is_file() else {}
+    files = {*names.values(), *(path.name for path in folder.glob(f"*{SUFFIX}"))} - set(ignored)
+    for file in sorted(files):
+        if (folder / file).is_file():
+            names |= dict.fromkeys(read_names(folder / file), file)
+    return names
+
+
+def check_files(folder: Path) -> None:
+    """Check that the weights of a whole model are in its folder.
+
+    Raises:
+        InputError: there are none, or one that the index names is missing.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        return
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        raise InputError(f"model '{folder}' holds no {SUFFIX} weights -> only that format is loaded")
+    for file in sorted(set(read_index(index).values())):
+        if not (folder / file).is_file():
+            raise InputError(f"{index}: names {file}, which is not in the folder. Restore it.")
+
+
+def hub_names(model: str, revision: str | None, index: Path | None) -> dict[str, str]:
+    """Return what the safetensors files of a hub repository hold, without fetching them.
+
+    Args:
+        model: the hub id.
+        revision: a commit, branch or tag.
+        index: its index, where it has one.
+
+    Returns:
+        Tensor name -> file name; empty where the hub cannot be asked and the cache has no such file.
+
+    Raises:
+        InputError: the index names what must not be opened.
+    """
+    if index is not None:
+        return read_index(index)
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, WEIGHTS_FILE, revision=revision)
+    if isinstance(cached, str):
+        return dict.fromkeys(read_names(Path(cached)), WEIGHTS_FILE)
+    try:
+        header = HfApi().parse_safetensors_file_metadata(model, WEIGHTS_FILE, revision=revision)
+    except Exception:  # no network, no such file: whatever its HTTP library raises; loading then names what it finds
+        return {}
+    return dict.fromkeys(header.tensors, WEIGHTS_FILE)
+
+
+def check_loaded(model: str, info: Mapping[str, Any], num_blocks: int, elsewhere: Sequence[str] = ()) -> list[str]:
+    """Check that a model took all that its files hold, and that they hold all of it.
+
+    Args:
+        model: its name, for the complaint.
+        info: from_pretrained's loading info, with `ignore_mismatched_sizes`.
+        num_blocks: blocks of the ViT that were built; checkpoints may hold deeper ones, which nothing reads.
+        elsewhere: ends of the names of tensors that are loaded in another way.
+
+    Returns:
+        Notes on what was passed over without harm.
+
+    Raises:
+        InputError: weights are missing, of another shape, or not known; some are named.
+    """
+    if info["missing_keys"]:
+        raise InputError(
+            f"model '{model}' lacks {len(info['missing_keys'])} weights, such as {_few(info['missing_keys'])} -> load "
+            "a whole checkpoint"
+        )
+    if info["mismatched_keys"]:
+        wrong = [f"{name} is {_shape(theirs)}, not {_shape(ours)}" for name, theirs, ours in info["mismatched_keys"]]
+        raise InputError(f"model '{model}': {len(wrong)} weights do not fit its config, such as {_few(wrong)}.")
+    unknown: list[str] = []
+    idle: list[str] = []
+    for name in info["unexpected_keys"]:
+        block = re.search(r"vision_tower\.layers\.(\d+)\.", name)
+        if block and int(block[1]) >= num_blocks:
+            idle.append(name)
+        elif not any(name.endswith(end) for end in elsewhere):
+            unknown.append(name)
+    if unknown:
+        raise InputError(
+            f"model '{model}' holds {len(unknown)} tensors that it has no place for, such as {_few(unknown)}."
+        )
+    return [f"{len(idle)} tensors of ViT blocks from {num_blocks} on are not read by this model"] if idle else []
+
+
+def _few(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _shape(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
