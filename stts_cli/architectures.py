@@ -57,6 +57,7 @@ class Architecture:
         prune_from_frame: frames that the budget leaves out.
         scorer: who scores by default, "learned" or "temporal".
         num_added_tokens: rows of the embedding behind the vocabulary.
+        notes: what a user should know about where its settings come from.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Architecture:
     prune_from_frame: int = 0
     scorer: str = "learned"
     num_added_tokens: int = ADDED_TOKENS
+    notes: tuple[str, ...] = ()
 
     @property
     def frame_size(self) -> tuple[int, int]:

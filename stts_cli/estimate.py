@@ -153,17 +153,18 @@ def resolve_scorer(architecture: Architecture, scorer: str) -> tuple[str, list[s
     Raises:
         InputError: an unknown scorer, or the learned one of a checkpoint that has none.
     """
+    notes = list(architecture.notes)
     if scorer == "auto":
         if architecture.scorer == "learned":
-            return "learned", []
-        return "temporal", ["this checkpoint has no learned scorer: the training-free temporal scorer is used"]
+            return "learned", notes
+        return "temporal", [*notes, "this checkpoint has no learned scorer: the training-free temporal scorer is used"]
     if scorer not in SCORERS:
         raise InputError(f"scorer {unknown(scorer, ['auto', *SCORERS])}")
     if scorer == "learned" and architecture.scorer != "learned":
         raise InputError(
             f"{architecture.name} has no learned scorer -> temporal, reference, random, tome, none -> change --scorer"
         )
-    return scorer, []
+    return scorer, notes
 
 
 def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float) -> list[int]:

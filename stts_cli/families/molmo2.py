@@ -104,11 +104,14 @@ class Molmo2Family:
         """
         from safetensors import SafetensorError
         from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
+        from transformers.utils import logging
 
         top, root = chain[0], chain[-1]
         model, revision = root.model, root.revision or "main"
         if root.is_local:
             check_files(Path(model))
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its report of the weights is read below
         try:
             stock, info = Molmo2ForConditionalGeneration.from_pretrained(
                 model,
@@ -121,6 +124,8 @@ class Molmo2Family:
             )
         except SafetensorError as error:
             raise InputError(f"the weights of model '{model}' are broken ({error}) -> restore the files") from error
+        finally:
+            logging.set_verbosity(verbosity)
         stored = {name: root.find_file(file) for name, file in root.stored_scorer.items()}
         ends = [name[name.index(SCORER_PART) :] for name in stored]
         notes = check_loaded(model, info, len(stock.model.vision_tower.layers), ends)

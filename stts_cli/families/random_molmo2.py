@@ -197,4 +197,5 @@ def read_architecture(model: str) -> Architecture:
         prune_from_frame=settings.prune_from_frame,
         scorer="learned" if settings.scorer == "learned" else "temporal",
         num_added_tokens=config.text_config.additional_vocab_size,
+        notes=top.notes,
     )

@@ -83,6 +83,8 @@ def finetune(
         settings, out / CHECKPOINTS, device=device, has_eval=bool(settings.eval_videos or settings.eval_data)
     )
     family, had_scorer = load_base(settings, arguments.device)
+    for note in family.notes:
+        log({"event": "note", "text": note})
     data = _data(settings, family, rows, world, skip_invalid, log)
     steps = _steps(settings, data, world)
     if first:
@@ -103,6 +105,7 @@ def finetune(
         "train": settings.train,
         "data": data.name,
         "is_demonstration": family.is_demonstration,
+        "notes": list(family.notes),
         "steps": steps,
         "resumed_from": checkpoint.name if checkpoint else None,
         "best_step": trainer.state.best_global_step,

@@ -272,3 +272,33 @@ def test_frame_tokens(lite):
     assert ids[0] in prompt
     assert ids[1] not in prompt
     assert any(note.startswith("frame tokens: False, from config.json") for note in family.notes)
+
+
+def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
+    from stts_cli import estimate, pipeline, presets
+    from stts_cli.benchmarks.answers import load_arms
+    from stts_cli.benchmarks.settings import ArmSettings
+    from stts_cli.training import finetune
+    from stts_cli.training.settings import FinetuneSettings
+
+    said = "weights of the training code; from config.json: prune_layer 2, keep_ratio 0.7"
+    analytic = estimate.analytic(architecture=read_architecture(str(lite)), frames=[4], keep_ratios=[])
+    assert analytic["notes"][0].startswith(said)
+    assert (analytic["points"][0]["scorer"], analytic["points"][0]["keep_ratio"]) == ("learned", 0.7)
+    run = pipeline.ask(presets.demo_video(), ["?"], model=str(lite), frames=4, max_fps=2, max_new_tokens=1)
+    assert run.notes[0].startswith(said)
+    assert (run.arms[0].scorer, run.arms[0].keep_ratio, run.arms[0].prune_layer) == ("learned", 0.7, 2)
+    arms, notes = load_arms([ArmSettings("lite", str(lite), 4)], "cpu", {})
+    assert notes[0].startswith(said)
+    assert (arms[0].scorer, arms[0].keep_ratio, arms[0].prune_layer) == ("learned", 0.7, 2)
+    events = []
+
+    def stop(*arguments):
+        raise StopIteration
+
+    monkeypatch.setattr(finetune, "_data", stop)
+    with pytest.raises(StopIteration):
+        finetune.finetune(
+            FinetuneSettings(model=str(lite), data="shapes"), tmp_path / "run", device="cpu", report=events.append
+        )
+    assert next(event for event in events if event["event"] == "note")["text"].startswith(said)
