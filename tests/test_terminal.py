@@ -24,7 +24,7 @@ from tests.test_report_finetune import EVENTS, make_document
 
 PACKAGE = Path(__file__).parent.parent / "stts_cli"
 STEERING = ["\x00", "\x07", "\x1b", "\r", "\x7f", "\x85", "\x9b", "\u202e", "\u2066", "\u200f", "\u2028", "\udcff"]
-HOSTILE = "[red]x[/nope]\x1b[31m\x9b2J\u202egpj.\udcff|<b>$y$ \\frac{"
+HOSTILE = "[red]x[/nope]\x1b[31m\x9b2J\u202egpj.\udcff|<b>$\\frac{$"
 
 
 def steers(text: str) -> list[str]:

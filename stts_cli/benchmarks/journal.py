@@ -1,9 +1,10 @@
 """Keep every answer as soon as it is there: one JSON line each, behind a first line that holds the run's settings.
 
-A run that was stopped, also by SIGKILL in the middle of a write, goes on behind its last good line. A folder that holds
-a run with other settings is refused: an answer of another keep ratio must never pass for one of this run. Arms may be
-added: a later settings line holds them too. Several processes write a file each; together they are the run, however
-many there were.
+A run that was stopped, also by SIGKILL in the middle of a write, goes on behind its last whole line. A line that is
+broken costs its own answer only: it is counted, said, asked again, and kept in a file of its own. A folder that holds a
+run with other settings, or answers without any, is refused: an answer of another keep ratio must never pass for one of
+this run. Arms may be added: a later settings line holds them too. Several processes write a file each; together they
+are the run, however many there were.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.text import to_json
 
 Row = dict[str, Any]
 Key = tuple[str, str]  # arm, item
-MERGED, PART = "samples.jsonl", "samples.rank*.jsonl"
+MERGED, PART, BAD = "samples.jsonl", "samples.rank*.jsonl", "samples.bad.jsonl"
+FIRST = b'{"config": '  # what a file starts with
+# what the summary of a run reads of every row, and of one without an error
+FIELDS = {"arm", "id", "video", "segment", "groups", "correct"}
+ANSWERED = {"counted", "parsed", "chance", "visual_tokens", "flops", "peak_bytes"}
 
 
 class Journal:
@@ -30,6 +35,10 @@ class Journal:
         config: the run's settings, plain JSON data.
         rank: which of several processes this is.
 
+    Attributes:
+        rows: the answers.
+        notes: what was wrong with the files, a sentence each.
+
     Raises:
         InputError: the folder holds a run with other settings, or something else.
     """
@@ -37,6 +46,8 @@ class Journal:
     def __init__(self, folder: Path | None, config: Mapping[str, Any], rank: int = 0) -> None:
         self.folder = folder
         self.rows: dict[Key, Row] = {}
+        self.notes: list[str] = []
+        self._bad: list[bytes] = []
         self._config = json.loads(json.dumps(config))
         self._file: Any = None
         self._path: Path | None = None
@@ -61,9 +72,9 @@ class Journal:
             return
         self._file = self._path.open("a+b")
         _lock(self._file, self._path)
-        lines = list(_good_lines(self._path))
-        self._file.truncate(lines[-1][1] if lines else 0)
-        if _config_of([row for row, _ in lines]) != self._config:
+        lines = _read(self._path)
+        self._file.truncate(sum(len(line.text) for line in lines))
+        if _config_of(lines) != self._config:
             self._write({"config": self._config})
 
     def append(self, row: Row) -> None:
@@ -96,6 +107,9 @@ class Journal:
         self.close()
         if self.folder is None:
             return
+        if self._bad:
+            with (self.folder / BAD).open("ab") as file:
+                file.writelines(line.rstrip(b"\n") + b"\n" for line in self._bad)
         part = self.folder / f".{MERGED}.part"
         with part.open("w", encoding="utf-8") as file:
             for row in ({"config": self._config}, *rows):
@@ -114,14 +128,26 @@ class Journal:
             ) from error
 
     def _take(self, path: Path) -> None:
-        lines = [row for row, _ in _good_lines(path)]
+        lines = _read(path)
         if not lines:
             return
         there = _config_of(lines)
+        rows = [line.row for line in lines if line.row is not None and "config" not in line.row]
         if there is None:
-            raise InputError(f"{path} is not of a run of stts eval -> name another --output")
+            raise InputError(
+                f"{path}:1: holds no settings of a run of stts eval, nor does a line below; {len(rows)} answers there "
+                "cannot be checked against this run. Put the line back, or name another --output."
+            )
         check_same(there, self._config, path.parent)
-        self.rows |= {(row["arm"], row["id"]): row for row in lines if "config" not in row}
+        self.rows |= {(row["arm"], row["id"]): row for row in rows}
+        bad = [line for line in lines if line.row is None]
+        self._bad += [line.text for line in bad]
+        if bad:
+            where = ", ".join(str(line.number) for line in bad[:10]) + (", ..." if len(bad) > 10 else "")
+            self.notes.append(
+                f"{path}:{where}: {len(bad)} of {len(lines)} lines are neither settings nor answers; what they held is "
+                f"asked again, and they are kept in {BAD}"
+            )
 
 
 def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
@@ -160,19 +186,33 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{key}", value
 
 
-def _good_lines(path: Path) -> Iterator[tuple[Row, int]]:
-    """Yield rows and the length of the file up to each, until the first line that is not whole."""
-    end = 0
+class _Line(NamedTuple):
+    number: int  # from 1
+    text: bytes
+    row: Row | None  # None where it is neither settings nor an answer
+
+
+def _read(path: Path) -> list[_Line]:
+    """Return a file's lines but the last one of a process's own file that was cut while it was written."""
     with path.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                return
-            if not line.endswith(b"\n") or not isinstance(row, dict):
-                return
-            end += len(line)
-            yield row, end
+        texts = list(file)
+    if texts and not texts[-1].endswith(b"\n") and path.name != MERGED:
+        if len(texts) > 1 or FIRST.startswith(texts[0][: len(FIRST)]):
+            texts.pop()
+    return [_Line(number, text, _parse(text)) for number, text in enumerate(texts, 1)]
+
+
+def _parse(text: bytes) -> Row | None:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict):
+        return None
+    if "config" in row:
+        return row if isinstance(row["config"], dict) and isinstance(row["config"].get("arms"), dict) else None
+    whole = row.keys() >= FIELDS and (row.get("error") or row.keys() >= ANSWERED)
+    return row if whole and isinstance(row["arm"], str) and isinstance(row["id"], str) else None
 
 
 def _lock(file: Any, path: Path) -> None:
@@ -189,9 +229,7 @@ def _lock(file: Any, path: Path) -> None:
         return  # a file system without locks
 
 
-def _config_of(lines: list[Row]) -> dict[str, Any] | None:
-    """Return a file's last settings, which hold for all its rows; None where it does not start with any."""
-    if not lines or "config" not in lines[0]:
-        return None
-    config: dict[str, Any] = [row for row in lines if "config" in row][-1]["config"]
-    return config
+def _config_of(lines: Iterable[_Line]) -> dict[str, Any] | None:
+    """Return a file's last settings, which hold for all its rows; None where there are none."""
+    configs = [line.row["config"] for line in lines if line.row is not None and "config" in line.row]
+    return configs[-1] if configs else None

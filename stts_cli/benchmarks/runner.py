@@ -104,6 +104,7 @@ def evaluate(
     arms, notes = load_arms(run.arms, device, {} if families is None else families)
     config = _config(run, arms, device)
     journal = Journal(run.output, config, ranks.rank)
+    notes += journal.notes
     ranks.wait()  # everyone has read what is there before anyone writes
     resumed = len(journal.rows)
     if resumed:

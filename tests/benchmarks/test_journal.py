@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stts_cli.benchmarks.journal import Journal, check_same
+from stts_cli.benchmarks.journal import ANSWERED, FIELDS, Journal, check_same
 from stts_cli.errors import EnvironmentFailure, InputError
 
 CONFIG = {"bench": "x", "arms": {"pruned": {"keep_ratio": 0.5}}}
 
 
 def rows(*numbers):
-    return [{"arm": "pruned", "id": str(number), "text": "ü"} for number in numbers]
+    return [dict.fromkeys(FIELDS | ANSWERED) | {"arm": "pruned", "id": str(number), "text": "ü"} for number in numbers]
 
 
 def write(folder, *numbers, rank=0):
@@ -45,6 +45,64 @@ def test_a_file_cut_in_its_first_line_starts_again(tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"config": CONFIG}, *rows(1)]
 
 
+FOREIGN = [b"# my notes\n", b"\0" * 40 + b"\n", b'{"other": 1}\n', b"\xff\xfe\n", b"[1]\n", b"[" * 5000 + b"\n", b"\n",
+           b'{"arm": "pruned", "id": "9"}\n', b'{"config": null}\n']  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "samples.rank0.jsonl"])
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_a_foreign_line_costs_itself_only_and_is_kept(tmp_path, name, foreign):
+    path = write(tmp_path, 1, 2, 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.unlink()
+    (tmp_path / name).write_bytes(b"".join([*lines[:2], foreign, *lines[3:]]))
+    journal = Journal(tmp_path, CONFIG)
+    assert [key for _, key in journal.rows] == ["1", "3"]
+    (note,) = journal.notes
+    assert f"{name}:3: 1 of 4 lines are neither settings nor answers" in note
+    journal.open()
+    journal.append(*rows(2))
+    journal.merge(rows(1, 2, 3))
+    assert (tmp_path / "samples.bad.jsonl").read_bytes() == foreign
+    again = Journal(tmp_path, CONFIG)
+    assert (len(again.rows), again.notes) == (3, [])
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "samples.rank0.jsonl", "samples.rank3.jsonl"])
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_answers_without_their_settings_are_refused_and_never_overwritten(tmp_path, name, foreign):
+    path = write(tmp_path, *range(71))
+    answers = path.read_bytes().splitlines(keepends=True)[1:]
+    path.unlink()
+    (tmp_path / name).write_bytes(b"".join([foreign, *answers]))
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(InputError, match=rf"{name}:1: holds no settings .* 71 answers .* Put the line back"):
+        Journal(tmp_path, CONFIG)
+    assert (tmp_path / name).read_bytes() == before
+    settings = json.dumps({"config": CONFIG}).encode() + b"\n"
+    (tmp_path / name).write_bytes(b"".join([foreign, *answers, settings]))
+    assert len(Journal(tmp_path, CONFIG).rows) == 71, "settings below hold for what is above"
+
+
+@pytest.mark.parametrize("text", [b"my notes", b"{", b'{"config": {"ben', b"my notes\n"])
+def test_a_file_that_is_no_journal_is_refused_unless_it_is_the_start_of_one(tmp_path, text):
+    (tmp_path / "samples.rank0.jsonl").write_bytes(text)
+    if text.startswith(b"{"):
+        write(tmp_path, 1)
+        assert len(Journal(tmp_path, CONFIG).rows) == 1
+    else:
+        with pytest.raises(InputError, match=r"rank0\.jsonl:1: holds no settings"):
+            Journal(tmp_path, CONFIG)
+        assert (tmp_path / "samples.rank0.jsonl").read_bytes() == text
+
+
+def test_a_last_line_without_its_end_counts_in_a_finished_file(tmp_path):
+    Journal(tmp_path, CONFIG).merge(rows(1, 2))
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(path.read_bytes().rstrip())
+    assert len(Journal(tmp_path, CONFIG).rows) == 2
+
+
 def test_any_number_of_processes_go_on_with_any_number_of_files(tmp_path):
     write(tmp_path, 1, 3, rank=0)
     write(tmp_path, 2, rank=1)
@@ -62,7 +120,7 @@ def test_any_number_of_processes_go_on_with_any_number_of_files(tmp_path):
 def test_a_failed_answer_is_tried_again(tmp_path):
     journal = Journal(tmp_path, CONFIG)
     journal.open()
-    journal.append({"arm": "pruned", "id": "1", "error": "broken"})
+    journal.append(rows(1)[0] | {"error": "broken"})
     journal.close()
     assert not Journal(tmp_path, CONFIG).is_done("pruned", "1")
 
@@ -74,7 +132,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="a run with split None, this one has 'test'"):
         check_same(CONFIG, {**CONFIG, "split": "test"}, tmp_path)
     (tmp_path / "samples.jsonl").write_text('{"other": 1}\n')
-    with pytest.raises(InputError, match="not of a run"):
+    with pytest.raises(InputError, match=r"samples\.jsonl:1: holds no settings"):
         Journal(tmp_path, CONFIG)
 
 
@@ -84,7 +142,7 @@ def test_arms_may_be_added_and_not_left_out(tmp_path):
     journal = Journal(tmp_path, more)
     journal.open()
     assert journal.is_done("pruned", "1")
-    journal.append({"arm": "random", "id": "1", "correct": 1})
+    journal.append(rows(1)[0] | {"arm": "random"})
     journal.close()  # stopped: what is there belongs to both arms from now on
     again = Journal(tmp_path, more)
     assert again.is_done("random", "1")
