@@ -31,7 +31,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only so many questions.")] = None,
     split: Annotated[str | None, typer.Option(help="A split; else the benchmark's default.")] = None,
     scoring: Annotated[
-        str | None, typer.Option(help="How replies are read: strict (the default), molmo2 or official.")
+        str | None, typer.Option(help="How replies are read: strict (the default), relaxed, molmo2 or official.")
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="A folder with the benchmark's files; else the Hugging Face hub.")

@@ -17,7 +17,6 @@ from stts_cli.benchmarks.items import QaItem
 from stts_cli.errors import InputError, suggest
 
 Loader = Callable[[DataFolder, str], list[QaItem]]
-SCORINGS = ("strict", "molmo2", "official")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Benchmark:
         terms: the page where its terms are accepted, or None where it is open.
         where: where the files are, in words, for messages.
         prompt: item -> the user's turn.
-        scorers: how replies are read: "strict", and "molmo2" and "official" where they differ.
+        scorers: how replies are read: "strict", "relaxed", and where they are known "molmo2" and "official".
         max_new_tokens: the most tokens of an answer.
         headline: "micro", or the breakdown whose groups' mean is the benchmark's own headline.
         subtitles: whether its items may carry subtitles.
@@ -64,7 +63,7 @@ class Benchmark:
     terms: str | None = None
     where: str = ""
     prompt: Callable[[QaItem], str] = prompts.letter_from_choices
-    scorers: dict[str, scoring.Scorer] = field(default_factory=lambda: {"strict": scoring.strict})
+    scorers: dict[str, scoring.Scorer] = field(default_factory=scoring.rules)
     max_new_tokens: int = 12
     headline: str = "micro"
     subtitles: bool = False

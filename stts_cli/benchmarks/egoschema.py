@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks import published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
@@ -65,7 +65,7 @@ BENCHMARK = Benchmark(
     annotations={"subset": ("Subset/*.parquet",), "full": ("MC/*.parquet",)},
     media=("videos_chunked_*.zip",),
     where="https://huggingface.co/datasets/lmms-lab/egoschema, or github.com/egoschema/EgoSchema",
-    scorers={"strict": scoring.strict, "molmo2": scoring.first_of_several},
+    scorers=scoring.rules(molmo2=published.first_of_several),
     max_new_tokens=32,
     remark="answers of the split 'full' are on the publishers' server: replies are kept, not scored",
 )

@@ -13,7 +13,6 @@ from typing import Any
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_rows, read_srt
 from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter, letter, letters_of_text
-from stts_cli.benchmarks.scoring import Scorer, exact, strict
 from stts_cli.errors import InputError, suggest
 
 KEYS = ("id", "video", "question", "options", "answer", "start", "end", "subtitles", "groups")
@@ -26,7 +25,7 @@ def open_file(path: Path) -> Benchmark:
         path: the .jsonl file.
 
     Returns:
-        The benchmark; questions with options are scored as multiple choice, others by the exact text.
+        The benchmark; questions with options are scored as multiple choice, others by their text.
 
     Raises:
         InputError: there is no such file.
@@ -38,10 +37,6 @@ def open_file(path: Path) -> Benchmark:
         rows = [{"id": str(number), **row} for number, row in enumerate(_checked(path), start=1)]
         return build_items(path, rows, lambda row: _make(row, folder))
 
-    def score(text: str, item: QaItem, rng: Any) -> Any:
-        rule: Scorer = strict if item.options else exact
-        return rule(text, item, rng)
-
     return Benchmark(
         name=path.stem,
         title=str(path),
@@ -49,7 +44,6 @@ def open_file(path: Path) -> Benchmark:
         splits=("all",),
         load=load,
         where="your own file",
-        scorers={"strict": score},
         max_new_tokens=32,
         subtitles=True,
     )

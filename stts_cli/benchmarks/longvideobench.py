@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks import published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, options_of, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import Cue, QaItem, Source, letter
@@ -107,11 +107,7 @@ BENCHMARK = Benchmark(
     media=("videos.tar.part.*", "subtitles.tar"),
     terms="https://huggingface.co/datasets/longvideobench/LongVideoBench",
     where="https://huggingface.co/datasets/longvideobench/LongVideoBench",
-    scorers={
-        "strict": scoring.strict,
-        "molmo2": scoring.after_phrases_or_guess,
-        "official": scoring.after_phrases_or_guess,
-    },
+    scorers=scoring.rules(molmo2=published.longvideobench, official=published.longvideobench),
     subtitles=True,
     remark="subtitles stand behind the video, as in Molmo2's evaluation; the publishers weave them between the frames",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks import prompts, published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, given_letter, split_question
@@ -64,5 +64,5 @@ BENCHMARK = Benchmark(
     media=("video_chunks/*.zip",),
     where="https://huggingface.co/datasets/lmms-lab/LVBench, or questions without videos from zai-org/LVBench",
     prompt=prompts.only_the_letter,
-    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with},
+    scorers=scoring.rules(molmo2=published.starts_with_uncleaned, official=published.first_in_brackets),
 )

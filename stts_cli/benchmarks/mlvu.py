@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks import published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_rows
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, given_letter, letters_of_text, split_question
@@ -76,7 +76,7 @@ BENCHMARK = Benchmark(
     media=("MLVU/video/**",),
     terms="https://huggingface.co/datasets/MLVU/MVLU",
     where="https://huggingface.co/datasets/MLVU/MVLU (dev), MLVU/MLVU_Test (test)",
-    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with, "official": scoring.before_bracket},
+    scorers=scoring.rules(molmo2=published.starts_with, official=published.mlvu),
     headline="task",
     remark="two needle questions of the dev set have an answer that is not among the candidates: asked, not scored",
 )

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks import prompts, published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_rows
 from stts_cli.benchmarks.items import QaItem, Source, given_letter, split_question
-
-
-def exact_letter(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
-    """The publishers' rule: the reply is the letter and nothing else."""
-    said = text.strip()
-    return scoring.Verdict(said if said and said in item.letters else None, said in item.right)
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
@@ -69,5 +62,5 @@ BENCHMARK = Benchmark(
     where="https://huggingface.co/datasets/zai-org/MotionBench",
     prompt=prompts.bare_question,
     remark="about half of its 8,052 questions have a public answer",
-    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with, "official": exact_letter},
+    scorers=scoring.rules(molmo2=published.starts_with, official=published.first_in_brackets),
 )

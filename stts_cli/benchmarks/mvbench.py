@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks import prompts, published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
 from stts_cli.benchmarks.items import QaItem, Source, letters_of_text
@@ -111,7 +111,7 @@ BENCHMARK = Benchmark(
     terms="https://huggingface.co/datasets/OpenGVLab/MVBench",
     where="https://huggingface.co/datasets/OpenGVLab/MVBench (the branch 'video' is the simpler one)",
     prompt=prompts.only_the_letter,
-    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with, "official": scoring.first_word},
+    scorers=scoring.rules(molmo2=published.starts_with, official=published.mvbench),
     max_new_tokens=32,
     headline="task",
     remark="fine_grained_pose (NTU RGB+D) is not distributed: without it 3,800 questions, --allow-missing",

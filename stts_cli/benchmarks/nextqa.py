@@ -5,7 +5,7 @@ The parquet names videos by number; the CSV of the publishers' repository needs 
 
 from __future__ import annotations
 
-from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks import published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import QaItem, Source, letter
@@ -57,5 +57,5 @@ BENCHMARK = Benchmark(
     annotations={"test": ("MC/test-*.parquet",)},
     media=("videos.zip",),
     where="https://huggingface.co/datasets/lmms-lab/NExTQA, or test.csv and the map from github.com/doc-doc/NExT-QA",
-    scorers={"strict": scoring.strict, "molmo2": scoring.last_of_several},
+    scorers=scoring.rules(molmo2=published.last_of_several),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks import published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
@@ -71,6 +71,6 @@ BENCHMARK = Benchmark(
     annotations={"validation": ("mc_question_val/*.parquet",)},
     media=("*.zip", "videos/*"),
     where="https://huggingface.co/datasets/lmms-lab/PerceptionTest_Val, or github.com/google-deepmind/perception_test",
-    scorers={"strict": scoring.strict, "molmo2": scoring.first_letter},
+    scorers=scoring.rules(molmo2=published.first_letter),
     remark="the split 'validation' reads videos whole; 'validation_cut' cuts them as the publishers ask",
 )

@@ -1,18 +1,18 @@
-"""From what a model said to right or wrong: one strict rule, and the rules other evaluators use.
+"""From what a model said to right or wrong: the program's own two rules; those of other evaluators are in `published`.
 
 Evaluators differ more in how they read a reply than pruning differs from dense, so the rule is a setting of the run.
-`strict` never guesses: a reply that names no option, or two, is wrong and counted as unparsed. The `molmo2` rules are
-those of the paper's base model's evaluation, known weaknesses included (arXiv 2603.18004, experimental setup); where
-they guess, the guess is drawn from a generator seeded by the question. Standard library only.
+Neither rule here guesses: a reply that names no option, or two, is wrong and counted as unparsed. Standard library
+only.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from stts_cli.benchmarks.items import QaItem
 
@@ -22,8 +22,8 @@ class Verdict:
     """What a rule made of a reply.
 
     Attributes:
-        parsed: the answer it read, or None.
-        correct: whether that is right.
+        parsed: the answer it read; None where it read none, also where it then guesses.
+        correct: whether the reply is right.
         counted: False where the rule leaves an unread reply out of the denominator.
     """
 
@@ -33,192 +33,285 @@ class Verdict:
 
 
 Scorer = Callable[[str, QaItem, random.Random], Verdict]
-_STOCK_PHRASES = re.compile(
-    r"the (?:best|correct) (?:answer|option) is:?|the answer is:?|the answer|best (?:answer|option):?", re.IGNORECASE
-)
-_CUE = r"(?:answer|option|choice)\b[^A-Za-z0-9(]*(?:is|would be|:)?\s*[:\-]?\s*"
 
 
 def strict(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Read the one option a reply names, in any usual form; anything else is unparsed and wrong.
+    """With options: the one option that the reply names (`read_option`). Else: the exact text, outer spaces aside."""
+    if not item.options:
+        said = _without_thoughts(text).strip()
+        return Verdict(said or None, said in item.right)
+    index = read_option(text, item.options, item.letters)
+    choice = None if index is None else item.letters[index]
+    return Verdict(choice, choice in item.right)
 
-    Forms, strongest first: the letter alone; at the start with punctuation; after "answer is"; "(B)" anywhere; an
-    option's whole text; the only letter, at the end. Two letters in the same form name nothing.
+
+def relaxed(text: str, item: QaItem, rng: random.Random) -> Verdict:
+    """With options: as `strict`. Else: equal to an accepted text once both are brought to `plain_answer`."""
+    if item.options:
+        return strict(text, item, rng)
+    said = plain_answer(_without_thoughts(text))
+    return Verdict(said or None, bool(said) and said in {plain_answer(right) for right in item.right})
+
+
+def rules(**others: Scorer) -> dict[str, Scorer]:
+    """Return the rules of a benchmark: `strict` and `relaxed`, with what is given beside or instead of them."""
+    return {"strict": strict, "relaxed": relaxed, **others}
+
+
+_NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen twenty""".split()
+
+
+def plain_answer(text: str) -> str:
+    """Bring the text of an open answer to the form in which `relaxed` compares.
+
+    In order: Unicode NFKC; lower case; commas between the digits of thousands removed; every mark of punctuation made a
+    space, but for "%", for a point, colon or slash between digits, a minus before a number, and apostrophes, which are
+    removed; "zero" to "twenty" written as digits; "a", "an" and "the" left out, unless nothing else is there; single
+    spaces.
+
+    Args:
+        text: any.
+
+    Returns:
+        The plain form, "" where the text holds nothing but punctuation.
     """
-    return _verdict(_read_letter(text, item), item)
+    said = unicodedata.normalize("NFKC", text).casefold()
+    said = re.sub(r"['\u2018\u2019]", "", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", said))
+    kept = re.compile(r"%|(?<=\d)[.:/](?=\d)|(?<!\w)-(?=\d)")
+    marks = (at for at, mark in enumerate(said) if unicodedata.category(mark)[0] == "P" and not kept.match(said, at))
+    letters = list(said)
+    for at in marks:
+        letters[at] = " "
+    words = [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in "".join(letters).split()]
+    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
 
 
-def exact(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Compare whole texts, outer spaces aside: for open questions with one wording of the answer."""
-    said = text.strip()
-    return Verdict(said or None, said in item.right)
+# How an option is named. Every step below returns a set of options: none, so that the next step is tried; one, which
+# is read; or several, so that nothing is.
 
-
-def starts_with(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Molmo2's `em_start`: the reply, lower-cased, starts with the right letter ("A man ..." counts as A)."""
-    said = clean(text).lower()
-    right = [gold for gold in item.right if said.startswith(gold.lower())]
-    first = said[:1].upper()
-    return Verdict(right[0] if right else first if first in item.letters and first else None, bool(right))
-
-
-def first_letter(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Molmo2's rule for Perception Test: the first A, B, C or D that stands alone."""
-    found = re.search(r"\b[A-D]\b", clean(text))
-    return _verdict(found[0] if found else None, item)
-
-
-def first_of_several(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Molmo2's rule for EgoSchema: letters in brackets, spaced or dotted; of several the earliest; none is a guess."""
-    hits, padded = _marked_letters(clean(text), item)
-    choice = min(hits, key=hits.__getitem__) if hits else _by_text(padded, item) or rng.choice(item.letters)
-    return _verdict(choice, item)
-
-
-def last_of_several(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Molmo2's rule for NExT-QA: the same forms, of several the last; none is a guess."""
-    hits, padded = _marked_letters(clean(text), item)
-    choice = max(hits, key=hits.__getitem__) if hits else _by_text(padded, item) or rng.choice(item.letters)
-    return _verdict(choice, item)
-
-
-def after_phrases(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Video-MME's own rule: drop stock phrases, take the first of A-D; an unread reply is left out of the count."""
-    choice = _after_phrases(text, "ABCD")
-    return _verdict(choice, item, counted=choice is not None)
-
-
-def after_phrases_or_guess(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """LongVideoBench's own rule: drop stock phrases, take the first of A-E; an unread reply is a guess."""
-    return _verdict(_after_phrases(text, "ABCDE") or rng.choice(item.letters), item)
-
-
-def nearest_letter(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Molmo2's rule for TOMATO: equal, else begins with, else contains, else the fewest edits away."""
-    said = text.strip()
-    for fits in (str.__eq__, str.startswith, str.__contains__):
-        for choice in item.letters:
-            if fits(said, choice):
-                return _verdict(choice, item)
-    return _verdict(min(item.letters, key=lambda choice: _edits(said, choice)), item)
-
-
-def first_word(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """MVBench's own rule: the first word of the first line is a part of "(B)", or holds it ("(" alone fits any letter).
-
-    There the model's turn is begun with "(", and a reply of nothing counts as right; here it is unread.
-    """
-    word = (text.strip().splitlines() or [""])[0].lower().split(" ")[0]
-    bare_word = word.replace(".", "")
-    fits = [c for c in item.letters if (bare_word and bare_word in f"({c.lower()})") or f"({c.lower()})" in word]
-    choice = next((choice for choice in fits if choice in item.right), fits[0] if fits else None)
-    return _verdict(choice, item)
-
-
-def before_bracket(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """MLVU's own rule: what stands before the first ")" is the letter, and nothing else ("(" is given to the model)."""
-    said = text.strip().removeprefix("(").split(")", 1)[0]
-    return _verdict(said if said and said in item.letters else None, item)
-
-
-def yes_or_no(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """TempCompass' rule for yes/no: what the reply starts with ("none" counts as no)."""
-    said = text.strip().lower()
-    parsed = "yes" if said.startswith("yes") else "no" if said.startswith("no") else None
-    return Verdict(parsed, parsed is not None and parsed in item.right)
-
-
-def option_line(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """TempCompass' rule for multiple choice: the whole option line, the bare letter, or a start of "A." or "A)"."""
-    said = text.strip()
-    for choice, option in zip(item.letters, item.options, strict=True):
-        if said in (f"{choice}. {option}", choice) or said.startswith((f"{choice}.", f"{choice})")):
-            return _verdict(choice, item)
-    return _verdict(None, item)
-
-
-def caption_line(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """TempCompass' rule for caption matching: the option "Caption B: text", its text, its label, or the bare "B"."""
-    said = text.strip().rstrip(".").strip()
-    for choice, option in zip(item.letters, item.options, strict=True):
-        label, _, caption = option.partition(": ")
-        forms = (option, caption, label, label.split()[-1], f"{label}:")
-        if said in {form.strip().rstrip(".").strip() for form in forms}:
-            return _verdict(choice, item)
-    return _verdict(None, item)
-
-
-def clean(text: str) -> str:
-    """Molmo2's cleaning: what follows "Answer:", else the most frequent of several lines; single spaces."""
-    text = text.strip()
-    if "Answer:" in text:
-        text = text.split("Answer:", 1)[1].strip()
-    elif "\n" in text:
-        text = Counter(line.strip() for line in text.splitlines()).most_common(1)[0][0]
-    return " ".join(text.split())
-
-
-def _verdict(choice: str | None, item: QaItem, counted: bool = True) -> Verdict:
-    return Verdict(choice, choice is not None and choice in item.right, counted)
-
-
-def _read_letter(text: str, item: QaItem) -> str | None:
-    said, letters = " ".join(text.split()), item.letters
-    if not said or not letters:
-        return None
-    if re.fullmatch(r"\(?[A-Za-z]\)?[.:]?", said):
-        name = said.strip("().:").upper()
-        return name if name in letters else None
-    any_of = f"[{letters}]"
-    forms = (
-        rf"^(?:\(({any_of})\)|({any_of})[.:)])(?=\s|$)(?!\s(?:or|and)\s)",
-        rf"(?i:{_CUE})(?:\(({any_of})\)|({any_of})(?![\w']))",
-        rf"\(({any_of})\)()",
+_OWN_LABEL = re.compile(r"(?:(\w+) )?\(?([A-Za-z]|\d{1,2})[.):]\s+(\S.*)", re.DOTALL)
+_WORDS = ("option", "choice", "letter", "answer", "choose", "pick", "select", "go with")
+_KIND = r"\b(?:answer|option|choice)\b(?: (?:letter|option|choice))?[\"']?\s*"
+_FINAL = tuple(  # strongest first; the last group is the answer
+    re.compile(pattern, re.IGNORECASE | re.DOTALL)
+    for pattern in (
+        r"\\boxed\s*\{([^{}]*)\}",
+        r"<answer>(.*?)</answer>",
+        r"\bfinal answer\b\s*(?:is\b)?\s*:?\s*(?=([^\n]+))",
+        rf"{_KIND}(?:[:=]|\n)\s*(?=([^\n]+))",
     )
-    for form in forms:
-        named = {one or other for one, other in re.findall(form, said)}
-        if named:
-            return named.pop() if len(named) == 1 else None
-    by_text = [choice for choice, option in zip(letters, item.options, strict=True) if _plain(option) == _plain(said)]
-    if by_text:
-        return by_text[0]  # the same text twice: either letter is right
-    last = re.search(rf"\s({any_of})[.)]?$", said)
-    return last[1] if last and len(set(re.findall(rf"\b{any_of}\b", said))) == 1 else None
+)
+_STATED = re.compile(rf"{_KIND}(?:is|(?:would|must|should) be)\b:?\s*(?=([^\n]+))", re.IGNORECASE)
+_BOLD = re.compile(r"\*\*(.+?)\*\*|__(.+?)__")
+_DENIED_BEFORE = re.compile(r"(?:\b(?:not|nor|neither|than|except|cannot be)|n't)\s+(?:be\s+)?[(\[]?$", re.IGNORECASE)
+_DENIED_AFTER = re.compile(
+    r"[)\]]?\s*(?:(?:is|are|was|does|did|can|could|has|have|would)(?:n't|\s+not|\s+(?:wrong|incorrect|false|out)\b)|cannot\b)",
+    re.IGNORECASE,
+)
+_REASON = r"(?=\s+(?:because|since|as|due to|for)\b)"
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of a question, and what names each.
+
+    Attributes:
+        names: label in capitals ("B", "2", "CAPTION B") -> the options that have it.
+        texts: plain text -> the options that have it.
+        label: pattern of a short label, in capitals.
+        words: pattern of a word that may stand before a label.
+    """
+
+    names: dict[str, set[int]]
+    texts: dict[str, set[int]]
+    label: str
+    words: str
+
+    @classmethod
+    def of(cls, options: Sequence[str], letters: str) -> _Options:
+        """Gather the letters shown, the labels the options bring themselves, and the texts."""
+        names: dict[str, set[int]] = {letter: {index} for index, letter in enumerate(letters)}
+        texts: dict[str, set[int]] = {}
+        first = [options.index(option) for option in options]  # one text twice counts as one option
+        own = [_OWN_LABEL.fullmatch(option.strip()) for option in options]
+        labels = [match[2].upper() for match in own if match]
+        words = set(_WORDS)
+        for index, option in zip(first, options, strict=True):
+            texts.setdefault(_plain(option), set()).add(index)
+        if len(set(labels)) == len(options):
+            for index, match in enumerate(own):
+                assert match
+                names.setdefault(match[2].upper(), set()).add(index)
+                texts.setdefault(_plain(match[3]), set()).add(index)
+                if match[1]:
+                    words.add(match[1].lower())
+                    names[f"{match[1]} {match[2]}".upper()] = {index}
+        texts.pop("", None)
+        short = "|".join(name for name in names if len(name) < 3) or "(?!)"
+        return cls(names, texts, f"(?:{short})", "|".join(words))
+
+
+def read_option(reply: str, options: Sequence[str], letters: str) -> int | None:
+    r"""Find the one option a reply names.
+
+    The reply is first freed of thoughts (`<think>...</think>`, also one that never ends), and written in Unicode NFKC,
+    so that a full-width letter in full-width brackets is "(B)". Then the first of these steps that finds something
+    decides; if it finds two options, or an option that does not exist, the reply is unparsed.
+
+    1. All of the reply is one option: its letter in either case, with or without brackets and punctuation; the label
+       that its own text begins with ("1.", "Caption B:"); its text; its letter and its text. A letter that is also
+       another option's text, and a letter with another option's text, name two.
+    2. A final answer is marked: `\boxed{B}`, else `<answer>B</answer>`, else "Final answer: B", else "Answer: B".
+    3. An answer is stated: "The best option is B", "B is correct".
+    4. One option, letter or text, is in bold: `**B**`.
+    5. The reply begins with a label and goes on with punctuation or a reason: "B. It is red", "(B) ...", "Option B",
+       "B because ...". "A man ..." names nothing, "A or B" and a list of the options name several.
+    6. Labels in brackets, or behind "option" or "choose": "I think it is (B)".
+    7. The only letter in the reply, at its end: "So it must be B".
+    8. The first clause is an option's text ("No, he does not"), or the text of one option only is somewhere in the
+       reply. Texts of fewer than three letters are not searched for, nor any of the others then.
+
+    What was marked or stated is read by the steps 1 and 5 to 8. From step 3 on, what is denied ("not B", "(B) is
+    wrong") is not named.
+
+    Args:
+        reply: what the model said.
+        options: their texts, at least one.
+        letters: the letters they were shown with, as many, or "".
+
+    Returns:
+        The index of the option, or None.
+    """
+    known = _Options.of(options, letters)
+    said = unicodedata.normalize("NFKC", _without_thoughts(reply)).replace("\u2019", "'")
+    said = re.sub(r"\\(?:text|math)\w*\s*\{([^{}]*)\}", r"\1", said)
+    said = re.sub(r"\$([^$\n]+)\$", r"\1", said)
+    bare = said.replace("*", "").replace("`", "").strip()
+    found = _whole(bare, known)
+    finals = ([match[1] for match in pattern.finditer(bare)] for pattern in _FINAL)
+    if not found and (phrases := next(filter(None, finals), None) or [*_stated(bare, known)]):
+        return _only(_named_in(phrases, known))
+    if not found:
+        bold = (match for match in _BOLD.finditer(said) if not _DENIED_BEFORE.search(said[: match.start()]))
+        found = set().union(*(_whole(match[match.lastindex or 0], known) for match in bold))
+    return _only(found or _named(bare, known))
+
+
+def _only(found: set[int]) -> int | None:
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _named_in(phrases: Iterable[str], known: _Options) -> set[int]:
+    return set().union(*(_named(phrase, known) for phrase in phrases))
+
+
+def _stated(said: str, known: _Options) -> Iterable[str]:
+    """Yield what is stated to be the answer."""
+    yield from (match[1] for match in _STATED.finditer(said))
+    several = rf"(?<![\w'])\(?{known.label}\)?(?:\s*(?:,|or|and|nor)\s*\(?{known.label}\)?)*"
+    for match in re.finditer(rf"{several}(?=\s+(?:is|are)\s+(?:the\s+)?(?:correct|right|best|answer)\b)", said):
+        if not _DENIED_BEFORE.search(said[: match.start()]):
+            yield match[0]
+
+
+def _named(phrase: str, known: _Options) -> set[int]:
+    """Read a phrase by the steps 1 and 5 to 8 of `read_option`."""
+    phrase = re.sub(r"^(?:[#>\u2022-]+\s+)+", "", phrase.strip())
+    if found := _whole(phrase, known):
+        return found
+    article = r"(?!(?<=[AIai])\s+[a-z])"
+    behind_word = rf"(?i:\b(?:{known.words}))\s+\(?(?P<label>(?i:{known.label}))\)?(?![\w'.]*\w){article}"
+    phrase = re.sub(behind_word, lambda match: f"({match['label'].upper()})", phrase)
+    for step in (_whole, _at_start, _in_brackets, _at_end, _first_clause, _inside):
+        if found := step(phrase, known):
+            return found
+    return set()
+
+
+def _whole(phrase: str, known: _Options) -> set[int]:
+    """The phrase is an option's label, its text, or both."""
+    core = _plain(phrase)
+    found = known.names.get(core.upper(), set()) | known.texts.get(core, set())
+    both = re.fullmatch(rf"[(\[]?((?i:{known.label}))(?:[)\].:,]+|\s+-+)?\s+(.+)", phrase.strip(), re.DOTALL)
+    if both and (by_text := known.texts.get(_plain(both[2]))):
+        by_label = known.names[both[1].upper()]
+        found = found | (by_label & by_text or by_label | by_text)
+    return found
+
+
+def _at_start(phrase: str, known: _Options) -> set[int]:
+    label = known.label
+    joins = r"\s*(?:,|/|&|\+|or\b|and\b)\s*(?:or\s+|and\s+)?"
+    if several := re.match(rf"(?i:either |both )?\(?({label})\)?[.):]?{joins}\(?({label})\)?(?![\w'])", phrase):
+        return known.names[several[1]] | known.names[several[2]]
+    forms = (
+        rf"[(\[]((?i:{label}))[)\]]",
+        rf"((?i:{label}))[.):](?=\s|$)",
+        rf"({label})(?:[,;](?=\s)|[ \t]*\n|\s+[-\u2013\u2014]|{_REASON})",
+    )
+    start = next(filter(None, (re.match(form, phrase) for form in forms)), None)
+    if not start or _DENIED_AFTER.match(phrase, start.end()):
+        return set()
+    rest = phrase[start.end() :]
+    listed = re.finditer(rf"(?<![\w'])[(\[]?({label})[)\].:](?=\s|$)", rest)
+    found = known.names[start[1].upper()].union(*(known.names[each] for each in _kept(listed, rest)))
+    return found | known.texts.get(_plain(re.split(r"\n|[.;!?](?=\s|$)", rest)[0]), set())
+
+
+def _in_brackets(phrase: str, known: _Options) -> set[int]:
+    found = re.finditer(rf"[(\[]({known.label})[)\]]", phrase)
+    return set().union(*(known.names[each] for each in _kept(found, phrase)))
+
+
+def _at_end(phrase: str, known: _Options) -> set[int]:
+    letters = f"[{''.join(name for name in known.names if name in ascii_uppercase) or '-'}]"
+    alone = re.finditer(rf"(?<![\w'])({letters})(?![\w'])(?!(?<=[AI])\s+(?!and\b|or\b|is\b)[a-z])", phrase)
+    found = set(_kept(alone, phrase))
+    if len(found) == 1 and not re.search(rf"{letters}[.)!]*$", phrase):
+        return set()
+    return set().union(*(known.names[each] for each in found))
+
+
+def _first_clause(phrase: str, known: _Options) -> set[int]:
+    clause, _, rest = re.sub(r"[,.;:!?\n]", "\0", phrase, count=1).partition("\0")
+    by_text = known.texts.get(_plain(clause), set())
+    return by_text and by_text | _inside(rest, known)
+
+
+def _inside(phrase: str, known: _Options) -> set[int]:
+    if any(len(text) < 3 and not text.isdigit() for text in known.texts):
+        return set()
+    said = " ".join(phrase.casefold().split())
+    hits = [
+        match
+        for text in known.texts
+        for match in re.finditer(rf"(?<!\w)(?<!\d[.,])({re.escape(text)})(?!\w|'\w|[.,]\d)", said)
+    ]
+    hits = [hit for hit in hits if not any(_within(hit.span(), other.span()) for other in hits)]
+    return set().union(*(known.texts[each] for each in _kept(hits, said)))
+
+
+def _within(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one != other and other[0] <= one[0] and one[1] <= other[1]
+
+
+def _kept(found: Iterable[re.Match[str]], said: str) -> list[str]:
+    """Return what was found, without what is denied."""
+    return [
+        match[1]
+        for match in found
+        if not _DENIED_BEFORE.search(said[: match.start()]) and not _DENIED_AFTER.match(said, match.end())
+    ]
+
+
+def _without_thoughts(reply: str) -> str:
+    """Drop `<think>...</think>`; where only the end is there, the template began the thoughts for the model."""
+    said = re.sub(r"<(think(?:ing)?)>.*?(?:</\1>|\Z)", " ", reply, flags=re.DOTALL | re.IGNORECASE)
+    return re.split(r"</think(?:ing)?>", said, flags=re.IGNORECASE)[-1]
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".")
-
-
-def _marked_letters(said: str, item: QaItem) -> tuple[dict[str, int], str]:
-    """Return the letters in the first form that has any, with where each was last seen."""
-    padded = f" {said.strip(' ,.!?;:')} " if said else " "
-    for form in ("({})", " {} ", "{}."):
-        hits = {choice: padded.rfind(form.format(choice)) for choice in item.letters if form.format(choice) in padded}
-        if hits:
-            return hits, padded
-    return {}, padded
-
-
-def _by_text(padded: str, item: QaItem) -> str | None:
-    if len(padded.split()) <= 5:
-        return None
-    for choice, option in zip(item.letters, item.options, strict=True):
-        if option.lower() in padded.lower():
-            return choice
-    return None
-
-
-def _after_phrases(text: str, letters: str) -> str | None:
-    said = _STOCK_PHRASES.sub("", text.strip())
-    found = re.search(f"[{letters}]", said)
-    return found[0] if found else None
-
-
-def _edits(one: str, other: str) -> int:
-    row = list(range(len(other) + 1))
-    for i, left in enumerate(one, start=1):
-        previous, row[0] = row[0], i
-        for j, right in enumerate(other, start=1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (left != right))
-    return row[-1]
+    """Return a text in lower case, single spaces, and without punctuation around it."""
+    said = unicodedata.normalize("NFKC", text).replace("\u2019", "'").casefold()
+    return " ".join(said.split()).strip(" .,;:!?\"'()[]{}\u201c\u201d")

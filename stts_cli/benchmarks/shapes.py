@@ -17,7 +17,6 @@ from stts_cli.benchmarks.benchmark import Benchmark
 from stts_cli.benchmarks.files import DataFolder
 from stts_cli.benchmarks.items import QaItem, Source
 from stts_cli.benchmarks.prompts import bare_question
-from stts_cli.benchmarks.scoring import exact
 from stts_cli.shapes.clips import write_clip
 from stts_cli.shapes.questions import UNSEEN_WORDINGS, Question, ask, reword
 from stts_cli.shapes.world import make_scene
@@ -95,7 +94,6 @@ BENCHMARKS = {
         download="none",
         licence="Apache-2.0",
         prompt=bare_question,
-        scorers={"strict": exact},
         max_new_tokens=24,
         remark="a demonstration: says nothing about real video",
     )

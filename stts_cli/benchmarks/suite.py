@@ -80,7 +80,7 @@ def run_benchmarks(
         bench: a benchmark's name, a .jsonl file, or a key of `SUITES`; several with commas.
         arms: from `plan_arms`.
         split: None for the benchmark's default.
-        scoring: "strict", "molmo2" or "official"; in a suite, strict where a benchmark has no such rule.
+        scoring: "strict", "relaxed", "molmo2" or "official"; in a suite, strict where a benchmark has no such rule.
         videos: only so many videos.
         limit: only so many questions.
         data_dir: where the files are, or None for the hub.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks import published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
 from stts_cli.benchmarks.items import QaItem, Source, bare, letters_of_text, split_question
@@ -29,23 +29,27 @@ def prompt(item: QaItem) -> str:
     return "\n".join([item.question, *lines, BEST])
 
 
+def strict(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
+    """The program's own rule; yes and no are two options without letters."""
+    if item.options:
+        return scoring.strict(text, item, rng)
+    index = scoring.read_option(text, ("yes", "no"), "")
+    said = None if index is None else ("yes", "no")[index]
+    return scoring.Verdict(said, said in item.right)
+
+
 def official(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
     """The publishers' rules, without the language model they ask where these fail."""
     (task,) = item.groups["task"]
-    rules = {"yes_no": scoring.yes_or_no, "caption_matching": scoring.caption_line}
-    return rules.get(task, scoring.option_line)(text, item, rng)
-
-
-def strict(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
-    """The publishers' rules, and for multiple choice every usual way of naming an option."""
-    (task,) = item.groups["task"]
-    return scoring.strict(text, item, rng) if task == "multi-choice" else official(text, item, rng)
+    rules = {"yes_no": published.yes_or_no, "caption_matching": published.caption}
+    return rules.get(task, published.option_line)(text, item, rng)
 
 
 def molmo2(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
-    """Molmo2's rules: caption matching is scored like multiple choice."""
+    """Molmo2's rules, also without the language model: caption matching is scored like multiple choice."""
     (task,) = item.groups["task"]
-    return (scoring.yes_or_no if task == "yes_no" else scoring.option_line)(text, item, rng)
+    rules = {"yes_no": published.yes_or_no, "caption_matching": published.option_line_molmo2}
+    return rules.get(task, published.option_line)(text, item, rng)
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
@@ -121,7 +125,7 @@ BENCHMARK = Benchmark(
     media=("tempcompass_videos.zip",),
     where="https://huggingface.co/datasets/lmms-lab/TempCompass, or github.com/llyx97/TempCompass",
     prompt=prompt,
-    scorers={"strict": strict, "molmo2": molmo2, "official": official},
+    scorers=scoring.rules(strict=strict, relaxed=strict, molmo2=molmo2, official=official),
     max_new_tokens=192,
-    remark="captioning, which needs a judge model, is left out",
+    remark="captioning, which needs a judge model, is left out; --scoring official and molmo2 ask none",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks import published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
@@ -74,7 +74,7 @@ BENCHMARK = Benchmark(
     media=("*.zip", "videos/**"),
     where="https://huggingface.co/datasets/lmms-lab/TOMATO, or github.com/yale-nlp/TOMATO (data/*.json, videos.zip)",
     prompt=prompt,
-    scorers={"strict": scoring.strict, "molmo2": scoring.nearest_letter},
+    scorers=scoring.rules(molmo2=published.nearest_letter),
     max_new_tokens=32,
     remark="the publishers' own parser asks GPT: --scoring official is not offered",
 )

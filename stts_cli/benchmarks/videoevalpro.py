@@ -5,7 +5,7 @@ Its publishers ask it open-ended, with a language model as judge; what is measur
 
 from __future__ import annotations
 
-from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks import prompts, published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row
 from stts_cli.benchmarks.items import QaItem, Source, bare_options, given_letter
@@ -49,7 +49,7 @@ BENCHMARK = Benchmark(
     media=("videos/videos_part_*.tar.gz",),
     where="https://huggingface.co/datasets/TIGER-Lab/VideoEval-Pro",
     prompt=prompts.only_the_letter,
-    scorers={"strict": scoring.strict, "molmo2": scoring.starts_with},
+    scorers=scoring.rules(molmo2=published.starts_with),
     max_new_tokens=32,
     remark="multiple choice; the publishers' open-ended protocol needs a judge model",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from stts_cli.benchmarks import prompts, scoring
+from stts_cli.benchmarks import prompts, published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_srt
 from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter
@@ -73,5 +73,5 @@ BENCHMARK = Benchmark(
     media=("videos_chunked_*.zip",),
     where="https://huggingface.co/datasets/lmms-lab/Video-MME",
     prompt=prompts.best_answer,
-    scorers={"strict": scoring.strict, "molmo2": scoring.after_phrases, "official": scoring.after_phrases},
+    scorers=scoring.rules(molmo2=published.videomme_molmo2, official=published.videomme),
 )

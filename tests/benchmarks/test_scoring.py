@@ -1,11 +1,15 @@
-"""Reading replies: the strict rule to the letter, other evaluators' rules with their known weaknesses."""
+"""Reading replies: our own two rules to the letter, and others' rules reply by reply as their functions answer."""
 
+from __future__ import annotations
+
+import dataclasses
+import json
 import random
 from pathlib import Path
 
 import pytest
 
-from stts_cli.benchmarks import scoring
+from stts_cli.benchmarks import published, scoring
 from stts_cli.benchmarks.items import (
     QaItem,
     Source,
@@ -15,96 +19,145 @@ from stts_cli.benchmarks.items import (
     letters_of_text,
     split_question,
 )
+from stts_cli.benchmarks.registry import NAMES, get_benchmark
 
-ITEM = QaItem("1", "v", Source(Path("v.mp4")), "Which?", ("a dog", "the red cat", "two birds", "none of them"), "B")
+HERE = Path(__file__).parent
+REPLIES = json.loads((HERE / "replies.json").read_text(encoding="utf-8"))
+PUBLISHED = json.loads((HERE / "published_scorers.json").read_text(encoding="utf-8"))
+BENCHMARKS = {name: get_benchmark(name) for name in NAMES}
 
 
-def read(rule, text, item=ITEM):
-    return rule(text, item, random.Random(0)).parsed
+def ask(options=REPLIES["options"], answer="B", **more) -> QaItem:
+    return QaItem("1", "v", Source(Path("v.mp4")), "Which?", tuple(options), answer, **more)
 
 
-@pytest.mark.parametrize(
-    ("text", "parsed"),
-    [
-        ("B", "B"), (" b ", "B"), ("(B)", "B"), ("B.", "B"), ("B. the red cat", "B"), ("(B) the red cat", "B"),
-        ("B) cat", "B"), ("The answer is B", "B"), ("The answer is (B).", "B"), ("Answer: B", "B"),
-        ("The correct option is B because A is wrong.", "B"), ("I think it is (B) here", "B"),
-        ("the red cat", "B"), ("The red cat.", "B"), ("It must be B", "B"),
-        ("A man walks", None), ("", None), ("E", None), ("(A) or (B)", None), ("I do not know", None),
-        ("The answer is a dog's toy", None), ("B. or A.", None), ("cat", None),
-    ],
-)  # fmt: skip
-def test_strict_reads_every_usual_form_and_never_guesses(text, parsed):
-    verdict = scoring.strict(text, ITEM, random.Random(0))
-    assert verdict == scoring.Verdict(parsed, parsed == "B")
+@pytest.mark.parametrize("text", REPLIES["read as B"])
+def test_strict_reads_the_one_option_that_is_named(text):
+    assert scoring.strict(text, ask(), random.Random(0)) == scoring.Verdict("B", True)
+
+
+@pytest.mark.parametrize("text", REPLIES["unparsed"])
+def test_strict_says_unparsed_rather_than_guess(text):
+    assert scoring.strict(text, ask(), random.Random(0)) == scoring.Verdict(None, False)
+
+
+@pytest.mark.parametrize(("options", "replies"), REPLIES["other options"])
+def test_labels_and_texts_of_every_kind(options, replies):
+    item = ask(options)
+    assert {text: scoring.strict(text, item, random.Random(0)).parsed for text in replies} == replies
 
 
 def test_a_text_listed_twice_is_right_under_either_letter():
-    item = QaItem("1", "v", Source(Path("v.mp4")), "Which?", ("cat", "dog", "cat"), "A", also=("C",))
-    assert scoring.strict("C", item, random.Random(0)).correct
-    assert scoring.strict("cat", item, random.Random(0)).correct
-    assert not scoring.strict("B", item, random.Random(0)).correct
+    item = ask(("cat", "dog", "cat"), "A", also=("C",))
+    assert [scoring.strict(said, item, random.Random(0)).correct for said in ("C", "cat", "B")] == [True, True, False]
 
 
-def test_molmo2_start_rule_keeps_its_known_weakness():
-    item = QaItem("1", "v", Source(Path("v.mp4")), "Which?", ("x", "y"), "A")
-    assert scoring.starts_with("A man is walking", item, random.Random(0)).correct
-    assert not scoring.starts_with("The answer is A", item, random.Random(0)).correct
-    assert scoring.starts_with("So:\nAnswer: A", item, random.Random(0)).correct
-    assert scoring.starts_with("B\nA\nA", item, random.Random(0)).correct, "the most frequent line counts"
+@pytest.mark.parametrize(("text", "plain"), REPLIES["plain form of an open answer"].items())
+def test_the_plain_form_of_open_answers(text, plain):
+    assert scoring.plain_answer(text) == plain
+    assert scoring.plain_answer(plain) == plain
+
+
+def test_open_answers_are_exact_under_strict_and_plain_under_relaxed():
+    item = ask((), "three", also=("The Third",))
+    said = ["three", " three\n", "Three.", "3", "third", "<think>four</think> three", "four", "..."]
+    strict = [scoring.strict(text, item, random.Random(0)) for text in said]
+    relaxed = [scoring.relaxed(text, item, random.Random(0)) for text in said]
+    assert [verdict.correct for verdict in strict] == [True, True, False, False, False, True, False, False]
+    assert [verdict.correct for verdict in relaxed] == [True, True, True, True, True, True, False, False]
+    assert [verdict.parsed for verdict in relaxed] == ["3", "3", "3", "3", "third", "3", "4", None]
+    assert scoring.strict(" ", item, random.Random(0)) == scoring.Verdict(None, False)
+    assert scoring.strict("Three.", item, random.Random(0)).parsed == "Three."
+    assert not scoring.relaxed("...", ask((), "?"), random.Random(0)).correct, "nothing said is never right"
+
+
+def test_relaxed_reads_options_as_strict_does():
+    assert scoring.relaxed("The answer is B", ask(), random.Random(0)) == scoring.Verdict("B", True)
+    assert scoring.relaxed("red cat", ask(), random.Random(0)).parsed is None
+
+
+def test_every_benchmark_has_both_of_our_rules():
+    for benchmark in BENCHMARKS.values():
+        assert list(benchmark.scorers)[:2] == ["strict", "relaxed"], benchmark.name
+
+
+@pytest.mark.parametrize("table", PUBLISHED, ids=lambda table: f"{table['benchmarks'][0]} {table['scoring']}")
+def test_published_rules_answer_what_their_publishers_functions_answer(table):
+    """Each reply with what the publisher's function answers: the golds it calls right, "guess" or "left out"."""
+    golds = [chr(ord("A") + index) for index in range(len(table["options"]))] or ["yes", "no"]
+    assert len(table["replies"]) >= 25
+    for benchmark in table["benchmarks"]:
+        rule = BENCHMARKS[benchmark].scorers[table["scoring"]]
+        for reply, answer in table["replies"]:
+            item = ask(table["options"], groups={"task": (table.get("task", ""),)})
+            verdicts = [rule(reply, dataclasses.replace(item, answer=gold), random.Random(1)) for gold in golds]
+            right = "".join(gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict.correct)
+            if answer == "guess":
+                assert len(right) == 1, (benchmark, reply)
+                assert {verdict.parsed for verdict in verdicts} == {None}, (benchmark, reply)
+            elif answer == "left out":
+                assert verdicts == [scoring.Verdict(None, False, counted=False)] * len(golds), (benchmark, reply)
+            else:
+                assert right == answer, (benchmark, reply)
+                assert all(verdict.counted for verdict in verdicts)
+
+
+def test_every_published_rule_has_a_table():
+    known = {
+        (name, rule) for name, each in BENCHMARKS.items() for rule in each.scorers if rule in ("molmo2", "official")
+    }
+    assert known == {(name, table["scoring"]) for table in PUBLISHED for name in table["benchmarks"]}
+
+
+def test_guesses_are_seeded_and_every_option_is_among_them():
+    for rule in (published.first_of_several, published.last_of_several, published.longvideobench):
+        verdicts = [rule("?", ask(), random.Random(seed)) for seed in range(60)]
+        assert {verdict.parsed for verdict in verdicts} == {None}
+        assert 5 < sum(verdict.correct for verdict in verdicts) < 25, "one in four"
+        assert verdicts == [rule("?", ask(), random.Random(seed)) for seed in range(60)]
 
 
 @pytest.mark.parametrize(
-    ("rule", "text", "parsed"),
+    ("rule", "reply", "parsed"),
     [
-        (scoring.first_letter, "It is C, not B", "C"),
-        (scoring.first_letter, "it is c", None),
-        (scoring.first_of_several, "(C) rather than (B)", "C"),
-        (scoring.last_of_several, "(C) rather than (B)", "B"),
-        (scoring.last_of_several, "I say that it is the red cat over there", "B"),
-        (scoring.after_phrases, "The best answer is: D", "D"),
-        (scoring.after_phrases, "The best answer is unclear", None),
-        (scoring.nearest_letter, "C", "C"),
-        (scoring.nearest_letter, "D. none of them", "D"),
-        (scoring.nearest_letter, "xx C", "C"),
-        (scoring.option_line, "B. the red cat", "B"),
-        (scoring.option_line, "B)", "B"),
-        (scoring.option_line, "the red cat", None),
-        (scoring.first_word, "B. the red cat", "B"),
-        (scoring.first_word, "(b)\nbecause", "B"),
-        (scoring.first_word, "b)the", None),
-        (scoring.first_word, "The red cat", None),
-        (scoring.first_word, "(", "B"),
-        (scoring.first_word, "C", "C"),
-        (scoring.first_word, "", None),
-        (scoring.before_bracket, "(B) the red cat", "B"),
-        (scoring.before_bracket, "B) the red cat", "B"),
-        (scoring.before_bracket, "B", "B"),
-        (scoring.before_bracket, "b", None),
-        (scoring.before_bracket, "B.", None),
-        (scoring.before_bracket, "", None),
-        (scoring.yes_or_no, "No.", "no"),
-        (scoring.yes_or_no, "maybe", None),
+        (published.mvbench, "B. it is", "B"),
+        (published.mvbench, "(", None),
+        (published.mvbench, "", None),
+        (published.mlvu, "B) it", "B"),
+        (published.mlvu, "", None),
+        (published.mlvu, "AB", None),
+        (published.mlvu, "b", None),
+        (published.first_in_brackets, "(B) it", "B"),
+        (published.first_in_brackets, "The", None),
+        (published.first_in_brackets, "", None),
+        (published.starts_with, "b it", "B"),
+        (published.starts_with, "", None),
+        (published.starts_with, "The", None),
+        (published.first_letter, "It is D", "D"),
+        (published.first_letter, "it", None),
+        (published.option_line, "B. it", "B"),
+        (published.option_line, "B it", None),
+        (published.option_line, "", None),
+        (published.caption, "B", None),
+        (published.yes_or_no, "No.", "no"),
+        (published.yes_or_no, "maybe", None),
+        (published.nearest_letter, "it is c", "C"),
+        (published.nearest_letter, "??", None),
+        (published.videomme, "The best answer is D", "D"),
+        (published.longvideobench, "E", "E"),
+        (published.first_of_several, "(C) or (B)", "C"),
+        (published.last_of_several, "(C) or (B)", "B"),
     ],
 )
-def test_other_rules(rule, text, parsed):
-    assert read(rule, text) == parsed
+def test_what_a_published_rule_read_is_kept(rule, reply, parsed):
+    assert rule(reply, ask(), random.Random(0)).parsed == parsed
 
 
-def test_guesses_are_seeded_and_an_unread_reply_may_leave_the_count():
-    for rule in (scoring.first_of_several, scoring.last_of_several, scoring.after_phrases_or_guess):
-        guesses = {rule("?", ITEM, random.Random(seed)).parsed for seed in range(40)}
-        assert guesses == set("ABCD")
-        assert rule("?", ITEM, random.Random(7)) == rule("?", ITEM, random.Random(7))
-    assert not scoring.after_phrases("?", ITEM, random.Random(0)).counted
-    assert scoring.strict("?", ITEM, random.Random(0)).counted
-
-
-@pytest.mark.parametrize("said", ["Caption B: it goes up", "it goes up.", "Caption B", "B", "Caption B:"])
-def test_caption_matching_takes_label_text_or_both(said):
-    item = QaItem("1", "v", Source(Path("v")), "Which?", ("Caption A: it goes down", "Caption B: it goes up"), "B")
-    assert scoring.caption_line(said, item, random.Random(0)) == scoring.Verdict("B", True)
-    assert scoring.caption_line("Caption", item, random.Random(0)).parsed is None
+def test_yes_and_no_are_read_strictly_too():
+    rule, item = BENCHMARKS["tempcompass"].scorers["strict"], ask((), "no", groups={"task": ("yes_no",)})
+    replies = {"No.": "no", "Answer: no": "no", "yes, it is": "yes", "none": None, "B": None, "yes and no": None}
+    assert {text: rule(text, item, random.Random(0)).parsed for text in replies} == replies
+    assert [rule(text, item, random.Random(0)).correct for text in ("No.", "Yes.")] == [True, False]
 
 
 def test_answers_of_every_form_become_letters():
