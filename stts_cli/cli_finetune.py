@@ -36,12 +36,25 @@ def finetune(
     prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
     bias_rescale: Annotated[str | None, typer.Option(help="Soft bias over each row, frame, or off.")] = None,
     temporal_weight: Annotated[float | None, typer.Option(help="Weight of the temporal loss; 0.5.")] = None,
+    target_gradient: Annotated[
+        bool | None, typer.Option("--target-gradient", help="Let the temporal loss's target pass gradient to the ViT.")
+    ] = None,
+    clamp_scorer_gradient: Annotated[
+        bool | None, typer.Option("--clamp-scorer-gradient", help="Bound what one window may pull at the scorer.")
+    ] = None,
+    answer_weights: Annotated[
+        str | None, typer.Option(help="Of an answer's tokens: equal, or root-length, 1/sqrt(length).")
+    ] = None,
+    z_loss: Annotated[float | None, typer.Option(help="Weight of the z-loss on the answers' tokens; 0.")] = None,
     frames: Annotated[int | None, typer.Option(help="The most frames of a video; 64.")] = None,
     max_fps: Annotated[float | None, typer.Option(help="The most frames a second; 2.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; else --epochs.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Times through the data; 1.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Videos a process in one forward pass; 1.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Forward passes an optimizer step; 1.")] = None,
+    global_batch: Annotated[
+        int | None, typer.Option(help="Videos a step on all processes together; decides --accumulate.")
+    ] = None,
     max_questions: Annotated[int | None, typer.Option(help="The most questions about a video in a step; 8.")] = None,
     seq_len: Annotated[
         int | None, typer.Option(help="Pack several videos into rows of at most this many tokens.")
@@ -54,9 +67,15 @@ def finetune(
     warmup: Annotated[int | None, typer.Option(help="Steps over which the rates rise; 20.")] = None,
     scorer_warmup: Annotated[int | None, typer.Option(help="Steps before, in which only the scorer learns; 0.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or muon.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="cosine, or wsd: constant, then down to 0.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="cosine, cosine-after-warmup, or wsd: constant, then down to 0.")
+    ] = None,
+    lr_floor: Annotated[float | None, typer.Option(help="Share of the rates that a cosine ends at; 0.1.")] = None,
+    adam_betas: Annotated[str | None, typer.Option(help="Of AdamW; 0.9,0.95, beside muon 0.9,0.98.")] = None,
+    adam_eps: Annotated[float | None, typer.Option(help="Of AdamW; 1e-8.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of matrices that are no embeddings; 0.")] = None,
-    clip: Annotated[float | None, typer.Option(help="The gradient's largest norm; 1.")] = None,
+    clip: Annotated[float | None, typer.Option(help="The gradient's largest norm; 1, 0 for none.")] = None,
+    clip_by: Annotated[str | None, typer.Option(help="Clip the norm of all, or of each part.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32, bf16 or bf16-master.")] = None,
     gradient_checkpointing: Annotated[
         bool | None, typer.Option("--gradient-checkpointing", help="Trade time for memory.")

@@ -66,7 +66,9 @@ def test_the_surface_is_what_is_promised():
         (
             "finetune",
             "--preset --model --data --output --train --keep-ratio --scorer --new-scorer --prune-layer --bias-rescale "
-            "--temporal-weight --frames --max-fps --steps --epochs --batch-size --accumulate --max-questions --seq-len "
+            "--temporal-weight --target-gradient --clamp-scorer-gradient --answer-weights --z-loss --frames --max-fps "
+            "--steps --epochs --batch-size --accumulate --global-batch --max-questions --seq-len --lr-floor "
+            "--adam-betas --adam-eps --clip-by "
             "--lr-scorer --lr-vit --lr-connector --lr-llm --lr-lora --warmup --scorer-warmup --optimizer --schedule "
             "--weight-decay --clip --precision --gradient-checkpointing --lora-rank --lora-alpha --lora-vit "
             "--eval-data --eval-videos --eval-every --save-every --keep-checkpoints --log-every --report-to "

@@ -74,11 +74,12 @@ def finetune(
     settings, rows, fingerprint = _read_rows(settings)
     record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
     check_folder(out, record, resume=resume, first=first)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    settings = _deal_out(settings, world)
     log: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
     log({"event": "stage", "name": "loading"})
     from stts_cli.training.trainer import latest_checkpoint, trainer_arguments
 
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     arguments = trainer_arguments(
         settings, out / CHECKPOINTS, device=device, has_eval=bool(settings.eval_videos or settings.eval_data)
     )
@@ -132,6 +133,22 @@ def _settle(settings: FinetuneSettings, device: str) -> FinetuneSettings:
         on_gpu = resolve_device(device).startswith("cuda")
         settings = dataclasses.replace(settings, precision="bf16" if on_gpu else "float32")
     return settings
+
+
+def _deal_out(settings: FinetuneSettings, world: int) -> FinetuneSettings:
+    """Divide the videos of a step among the processes and their forward passes."""
+    if settings.global_batch is None:
+        return settings
+    if settings.data == "shapes" or settings.accumulate != 1:
+        other = "--data shapes" if settings.data == "shapes" else f"--accumulate {settings.accumulate}"
+        raise InputError(f"--global-batch {settings.global_batch}: cannot go with {other}, which decides the same.")
+    passes, rest = divmod(settings.global_batch, settings.batch_size * world)
+    if rest:
+        raise InputError(
+            f"--global-batch {settings.global_batch}: must be a multiple of --batch-size {settings.batch_size} x "
+            f"{world} processes."
+        )
+    return dataclasses.replace(settings, accumulate=passes)
 
 
 def _read_rows(settings: FinetuneSettings) -> tuple[FinetuneSettings, tuple[Any, Any], str]:
@@ -298,6 +315,10 @@ def _trainer(settings: FinetuneSettings, family: Any, arguments: Any, data: Data
         scorer=settings.scorer,
         seq_len=settings.seq_len,
         checkpoint_blocks=settings.gradient_checkpointing,
+        clamp_scorer_gradient=settings.clamp_scorer_gradient,
+        target_gradient=settings.target_gradient,
+        answer_weights=settings.answer_weights,
+        z_loss=settings.z_loss,
     )
 
     def write(folder: Path, state_dict: Any, dtype: Any = None, training: dict[str, Any] | None = None) -> None:

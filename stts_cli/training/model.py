@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -23,14 +24,13 @@ from stts_cli.pruning.losses import temporal_loss
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.rows import Rows, VideoTokens, write_rows
 
-PARTS = ("scorer", "vit", "connector", "llm", "lora")
-
 
 class Step(NamedTuple):
     """Sums over one batch of clips.
 
     Attributes:
         lm_sum: cross-entropy in nats over the answers' tokens; differentiable.
+        answer_sum: what the training loss takes of the answers, their weights and the z-loss included; differentiable.
         num_tokens: answers' tokens.
         temporal_sum: squared error of the scores over the scored windows; differentiable.
         num_windows: windows that the temporal loss counts; 0 where nothing was scored.
@@ -42,6 +42,7 @@ class Step(NamedTuple):
     """
 
     lm_sum: Tensor
+    answer_sum: Tensor
     num_tokens: int
     temporal_sum: Tensor
     num_windows: int
@@ -61,6 +62,9 @@ class TrainingModel(nn.Module):
         seq_len: pack videos into rows of at most this many tokens; None for a row a video.
         checkpoint_blocks: compute the ViT's blocks again in the backward pass instead of keeping their activations.
         clamp_scorer_gradient: bound what one window may pull at the scorer; see `_bound`.
+        target_gradient: let the temporal loss's target pass gradient on into the ViT.
+        answer_weights: "equal", or "root-length": a token of an answer of n tokens counts 1 / sqrt(n).
+        z_loss: weight of the squared logarithm of the softmax's denominator, added to each token's cross-entropy.
     """
 
     def __init__(
@@ -70,7 +74,10 @@ class TrainingModel(nn.Module):
         scorer: str = "learned",
         seq_len: int | None = None,
         checkpoint_blocks: bool = False,
-        clamp_scorer_gradient: bool = True,
+        clamp_scorer_gradient: bool = False,
+        target_gradient: bool = False,
+        answer_weights: str = "equal",
+        z_loss: float = 0.0,
     ) -> None:
         super().__init__()
         self.family = family
@@ -78,6 +85,7 @@ class TrainingModel(nn.Module):
         self.scorer: nn.Module | None = family.scorer
         self.scorer_name, self.seq_len = scorer, seq_len
         self.checkpoint_blocks, self.clamp = checkpoint_blocks, clamp_scorer_gradient
+        self.target_gradient, self.root_length, self.z_loss = target_gradient, answer_weights == "root-length", z_loss
 
     def forward(
         self,
@@ -117,22 +125,32 @@ class TrainingModel(nn.Module):
             temporal = self._anchor(temporal)
             nothing = encoded.visual_tokens.new_zeros((), dtype=torch.float32)
             right = torch.zeros(0, dtype=torch.bool)
-            return Step(nothing, 0, temporal, num_windows, right, kept, total, 0, encoded.keep_mask)
+            return Step(nothing, nothing, 0, temporal, num_windows, right, kept, total, 0, encoded.keep_mask)
         rows = self.write(clips, encoded.keep_mask.cpu())
         with _stage("the language model", "--batch-size, --seq-len or --frames, or add --gradient-checkpointing"):
             logits, labels, answers = self._read(rows, encoded.visual_tokens, encoded.keep_mask, lengths)
-            lm_sum = functional.cross_entropy(logits.float(), labels, reduction="sum")
+            logits = logits.float()
+            lm_sum = self._anchor(functional.cross_entropy(logits, labels, reduction="sum"))
+            answer_sum = self._weigh(logits, labels, answers) if self.root_length or self.z_loss else lm_sum
         wrong = torch.zeros(rows.num_answers, dtype=torch.long, device=labels.device)
         wrong.index_add_(0, answers, (logits.argmax(-1) != labels).long())
-        lm_sum = self._anchor(lm_sum)
-        num_inputs = rows.input_ids.numel()
-        return Step(lm_sum, len(labels), temporal, num_windows, wrong == 0, kept, total, num_inputs, encoded.keep_mask)
+        right, n = wrong == 0, rows.input_ids.numel()
+        return Step(lm_sum, answer_sum, len(labels), temporal, num_windows, right, kept, total, n, encoded.keep_mask)
 
-    def count(self, clips: Sequence[TrainingClip]) -> tuple[int, int]:
-        """Return (answers' tokens, windows that the temporal loss would count) of a batch, without running it."""
-        num_tokens = sum(sum(self._tokens(c)[1]) for clip in clips for c in clip.conversations)
+    def count(self, clips: Sequence[TrainingClip]) -> tuple[float, int]:
+        """Return what a batch's `answer_sum` and `temporal_sum` are divided by, without running it.
+
+        Args:
+            clips: the batch.
+
+        Returns:
+            (the weights of the answers' tokens added up: with equal weights how many there are, windows that the
+            temporal loss would count).
+        """
+        said = [self._tokens(c)[1] for clip in clips for c in clip.conversations]
+        lengths = [sum(answer) for each in said for is_answer, answer in groupby(each) if is_answer]
         frames = sum(len(clip.frames) - 1 for clip in clips)
-        return num_tokens, frames * self.family.shape().num_windows
+        return sum(n**0.5 if self.root_length else n for n in lengths), frames * self.family.shape().num_windows
 
     def write(self, clips: Sequence[TrainingClip], keep_mask: Tensor) -> Rows:
         """Write a batch's rows.
@@ -151,6 +169,15 @@ class TrainingModel(nn.Module):
         pad = self.family.tokenizer.pad_token_id
         pad = self.family.eos_token_ids[0] if pad is None else pad
         return write_rows(videos, pad, next(self.stock.parameters()).dtype, self.seq_len)
+
+    def _weigh(self, logits: Tensor, labels: Tensor, answers: Tensor) -> Tensor:
+        """Add up cross-entropy and z-loss of the answers' tokens, each by its weight."""
+        each = functional.cross_entropy(logits, labels, reduction="none")
+        if self.z_loss:
+            each = each + self.z_loss * logits.logsumexp(-1).square()
+        if self.root_length:
+            each = each * answers.bincount()[answers] ** -0.5
+        return self._anchor(each.sum())
 
     def _anchor(self, loss: Tensor) -> Tensor:
         """Tie a loss to what is trained: clips too short to drop anything teach a scorer nothing, but make a step."""
@@ -182,7 +209,13 @@ class TrainingModel(nn.Module):
         num_windows = (len(encoded.scores) - len(lengths)) * encoded.scores.shape[1]
         if self.clamp and encoded.scores.requires_grad:
             encoded.scores.register_hook(functools.partial(_bound, limit=bound or 1 / encoded.scores.numel()))
-        mean = temporal_loss(encoded.scores, encoded.scored_hidden, self.family.window_index, lengths)
+        mean = temporal_loss(
+            encoded.scores,
+            encoded.scored_hidden,
+            self.family.window_index,
+            lengths,
+            target_gradient=self.target_gradient,
+        )
         return mean * num_windows, num_windows
 
     def _read(
@@ -209,7 +242,7 @@ class TrainingModel(nn.Module):
 
 
 def part_of(name: str) -> str:
-    """Return which of `PARTS` a parameter of `TrainingModel` belongs to, by its name."""
+    """Return which of `settings.PARTS` a parameter of `TrainingModel` belongs to, by its name."""
     if name.startswith("scorer."):
         return "scorer"
     if ".lora_" in name:

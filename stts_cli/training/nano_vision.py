@@ -139,9 +139,9 @@ class VisionModel(TrainingModel):
         places = torch.arange(labels.shape[1], device=features.device).repeat(len(labels))
         loss, right = self.probe(features, labels.flatten(0, 1), places)
         nothing, count = loss.new_zeros(()), keep_mask.numel()
-        return Step(loss * count, count, nothing, 0, right, count, count, count, keep_mask)
+        return Step(loss * count, loss * count, count, nothing, 0, right, count, count, count, keep_mask)
 
-    def count(self, clips: Sequence[TrainingClip]) -> tuple[int, int]:
+    def count(self, clips: Sequence[TrainingClip]) -> tuple[float, int]:
         """Return (windows, 0): the loss is a mean over windows."""
         return sum(len(clip.frames) for clip in clips) * len(self.family.window_index), 0
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stts_cli.training.model import PARTS, part_of
-from stts_cli.training.settings import FinetuneSettings
+from stts_cli.training.model import part_of
+from stts_cli.training.settings import PARTS, FinetuneSettings, adam_betas
 
 _OUTER = ("embed", "lm_head", "positional", "label_", "probe")
 
@@ -23,8 +23,8 @@ class MixedOptimizer(torch.optim.Optimizer):
     """Step every group by its own rule, in float32.
 
     Args:
-        groups: torch's parameter groups with "lr", "weight_decay" and "rule", "muon" or "adamw". A group whose "lr"
-            stands at 0 is left alone, its moments too.
+        groups: torch's parameter groups with "lr", "weight_decay", "rule", "muon" or "adamw", and AdamW's "betas" and
+            "eps". A group whose "lr" stands at 0 is left alone, its moments too.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -38,7 +38,7 @@ class MixedOptimizer(torch.optim.Optimizer):
             if group["rule"] == "muon":
                 self._inner.append(torch.optim.Muon([own], momentum=0.95))
             else:
-                self._inner.append(torch.optim.AdamW([own], betas=group["betas"]))
+                self._inner.append(torch.optim.AdamW([own], betas=group["betas"], eps=group["eps"]))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -92,7 +92,7 @@ def make_groups(named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSet
         settings: rates, weight decay and the optimizer.
 
     Returns:
-        Groups with "part", "rule", "lr" and "weight_decay". Only matrices that are no embeddings decay.
+        Groups with "part", "rule", "lr", "weight_decay", "betas" and "eps". Only matrices that are no embeddings decay.
     """
     groups: dict[tuple[str, str], list[nn.Parameter]] = {}
     for name, parameter in named:
@@ -117,7 +117,8 @@ def make_groups(named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSet
                 "rule": rule,
                 "lr": lr,
                 "weight_decay": decay,
-                "betas": (0.9, 0.98) if settings.optimizer == "muon" else (0.9, 0.95),
+                "betas": adam_betas(settings),
+                "eps": settings.adam_eps,
             }
         )
     return made
@@ -145,4 +146,7 @@ def rate_factor(step: int, part: str, settings: FinetuneSettings, total: int) ->
     rise = min(1.0, (step + 1) / max(1, settings.warmup))
     if settings.schedule == "wsd":
         return rise * min(1.0, max(0.02, (total - step) / (settings.cooldown * total)))
-    return rise * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, step / total))))
+    floor, done = settings.lr_floor, step / total
+    if settings.schedule == "cosine-after-warmup":
+        done = max(0, step + 1 - settings.warmup) / max(1, total - settings.warmup)
+    return rise * (floor + (1 - floor) / 2 * (1 + math.cos(math.pi * min(1.0, done))))

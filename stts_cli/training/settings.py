@@ -1,4 +1,4 @@
-"""What a finetuning run is told: flat, frozen settings, from a YAML file of presets/training and the command's flags.
+"""The settings of a finetuning run: flat, frozen, from a YAML file of presets/training and the command's flags.
 
 Learning rates default to Molmo2's own for video finetuning (language model 1e-5, ViT and connector 5e-6, AdamW with
 betas 0.9 and 0.95, no weight decay); the scorer's and adapters', which start from nothing, are ours.
@@ -7,6 +7,7 @@ betas 0.9 and 0.95, no weight decay); the scorer's and adapters', which start fr
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ TRAIN = ("scorer", "lora", "full")
 SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
 PRECISIONS = ("auto", "float32", "bf16", "bf16-master")
 OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("cosine", "wsd")
+SCHEDULES = ("cosine", "cosine-after-warmup", "wsd")
+ANSWER_WEIGHTS = ("equal", "root-length")
+CLIP_BY = ("all", "part")
+PARTS = ("scorer", "vit", "connector", "llm", "lora")  # each with a learning rate of its own
 NANO_STAGES = ("language", "vision", "dense", "stts")  # a preset of these makes the embedded model; see `nano`
 
 
@@ -38,17 +42,25 @@ class FinetuneSettings:
         bias_rescale: soft bias over each "row" of windows or the whole "frame"; "off" for none; None for the
             checkpoint's own.
         temporal_weight: of the temporal loss beside the language model's.
+        target_gradient: let the temporal loss's target pass gradient on into the ViT, as the reference does.
+        clamp_scorer_gradient: bound what one window may pull at the scorer; ours, not the paper's.
+        answer_weights: "equal": each of the answers' tokens counts the same; "root-length": a token of an answer of n
+            tokens counts 1 / sqrt(n).
+        z_loss: weight of the squared logarithm of the softmax's denominator beside each token's cross-entropy.
         frames: the most frames of a video.
         max_fps: the most frames a second.
         max_questions: the most conversations about one video in a step.
         batch_size: videos a process in one forward pass; with "shapes", a factor on its own number of clips.
         accumulate: forward passes an optimizer step.
+        global_batch: videos an optimizer step on all processes together, which decides `accumulate`; None to leave it.
         seq_len: pack several videos into rows of at most this many tokens; None for a row a video.
         steps: optimizer steps; 0 for `epochs`.
         epochs: times through the data, where `steps` is 0.
         scorer_warmup: steps before these in which only the scorer learns, from the temporal loss alone.
         warmup: steps over which the rates rise.
-        schedule: "cosine" to a tenth, or "wsd": constant, then linearly to 0.
+        schedule: "cosine": half a wave over all steps, times the warm-up's rise; "cosine-after-warmup": the wave starts
+            where the warm-up ends, as the reference's does; "wsd": constant, then linearly to 0.
+        lr_floor: share of the rates that a cosine ends at.
         cooldown: the last share of the steps, over which "wsd" falls.
         optimizer: "adamw", or "muon" for matrices with AdamW for the rest.
         lr_scorer: learning rate of the scorer.
@@ -56,8 +68,12 @@ class FinetuneSettings:
         lr_connector: of the connector.
         lr_lora: of adapters, wherever they are.
         lr_llm: of the language model. With "muon" the last three are Muon's, AdamW's are `muon_adamw` of them.
+        adam_betas: of AdamW, as "0.9,0.95"; None for these, or 0.9 and 0.98 beside Muon.
+        adam_eps: of AdamW.
         weight_decay: of matrices that are no embeddings.
-        clip: the gradient's largest norm.
+        clip: the gradient's largest norm; 0 to leave it as it is.
+        clip_by: "all": of the whole gradient; "part": of each part's (ViT, connector, language model, scorer, adapters)
+            by itself.
         precision: "float32"; "bf16" runs autocast over float32 weights; "bf16-master" keeps bfloat16 weights with
             float32 copies in the optimizer, the fastest on a CPU; "auto" is bf16 on a GPU, float32 on a CPU.
         gradient_checkpointing: trade time for memory.
@@ -87,17 +103,23 @@ class FinetuneSettings:
     prune_layer: int | None = None
     bias_rescale: str | None = None
     temporal_weight: float = 0.5
+    target_gradient: bool = False
+    clamp_scorer_gradient: bool = False
+    answer_weights: str = "equal"
+    z_loss: float = 0.0
     frames: int = 64
     max_fps: float = 2.0
     max_questions: int = 8
     batch_size: int = 1
     accumulate: int = 1
+    global_batch: int | None = None
     seq_len: int | None = None
     steps: int = 0
     epochs: float = 1.0
     scorer_warmup: int = 0
     warmup: int = 20
     schedule: str = "cosine"
+    lr_floor: float = 0.1
     cooldown: float = 0.4
     optimizer: str = "adamw"
     lr_scorer: float = 1e-4
@@ -106,8 +128,11 @@ class FinetuneSettings:
     lr_llm: float = 1e-5
     lr_lora: float = 1e-4
     muon_adamw: float = 0.1
+    adam_betas: str | None = None
+    adam_eps: float = 1e-8
     weight_decay: float = 0.0
     clip: float = 1.0
+    clip_by: str = "all"
     precision: str = "auto"
     gradient_checkpointing: bool = False
     lora_rank: int = 16
@@ -131,6 +156,8 @@ class FinetuneSettings:
         _among("precision", self.precision, PRECISIONS)
         _among("optimizer", self.optimizer, OPTIMIZERS)
         _among("schedule", self.schedule, SCHEDULES)
+        _among("answer_weights", self.answer_weights, ANSWER_WEIGHTS)
+        _among("clip_by", self.clip_by, CLIP_BY)
         if self.bias_rescale is not None:
             _among("bias_rescale", self.bias_rescale, ("row", "frame", "off"))
         for name in (
@@ -143,8 +170,14 @@ class FinetuneSettings:
             "keep_checkpoints",
         ):
             _least(name, getattr(self, name), 1)
-        if self.seq_len is not None:
-            _least("seq_len", self.seq_len, 1)
+        for name in ("seq_len", "global_batch"):
+            if getattr(self, name) is not None:
+                _least(name, getattr(self, name), 1)
+        for name in (*(f"lr_{p}" for p in PARTS), "weight_decay", "clip", "temporal_weight", "z_loss", "adam_eps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{_flag(name)} {getattr(self, name):g}: must be 0 or more.")
+        if not 0 <= self.lr_floor <= 1:
+            raise InputError(f"--lr-floor {self.lr_floor:g}: must be between 0 and 1.")
         for name in ("steps", "scorer_warmup", "warmup", "workers", "eval_videos", "eval_every", "save_every"):
             _least(name, getattr(self, name) or 0, 0)
         if not self.steps and self.epochs <= 0:
@@ -154,6 +187,7 @@ class FinetuneSettings:
         if not 0 < self.cooldown <= 1:
             raise InputError(f"cooldown {self.cooldown} -> a share of the steps, above 0 and at most 1 -> change it")
         keep_ratios(self.keep_ratio)
+        adam_betas(self)
 
     def override(self, **values: Any) -> FinetuneSettings:
         """Return a copy with the values that are not None put in."""
@@ -174,6 +208,22 @@ def keep_ratios(text: str) -> tuple[tuple[float, float], ...]:
     if not all(0 < ratio <= 1 and share >= 0 for ratio, share in pairs) or total <= 0:
         raise InputError(f"keep ratio '{text}' -> ratios above 0 and at most 1, shares not below 0 -> check it")
     return tuple((ratio, share / total) for ratio, share in pairs)
+
+
+def adam_betas(settings: FinetuneSettings) -> tuple[float, float]:
+    """Return AdamW's betas: the run's own, else (0.9, 0.95), or (0.9, 0.98) beside Muon.
+
+    Raises:
+        InputError: no two numbers of at least 0 and below 1.
+    """
+    text = settings.adam_betas or ("0.9,0.98" if settings.optimizer == "muon" else "0.9,0.95")
+    try:
+        first, second = (float(beta) for beta in text.split(","))
+    except ValueError:
+        first = second = math.nan
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise InputError(f"--adam-betas {text}: must be two numbers of at least 0 and below 1, such as 0.9,0.95.")
+    return first, second
 
 
 def main_keep_ratio(text: str) -> float:

@@ -2,13 +2,15 @@
 
 The loss is (sum of the answers' cross-entropy) / (answers' tokens) + weight x (sum of the temporal loss) / (windows),
 numerators and denominators taken over everything that goes into one optimizer step, on all processes: so the number of
-processes, accumulation and packing change nothing. Source: arXiv 2603.18004, training.
+processes, accumulation and packing change nothing. Where tokens have weights, both sums over them are weighted. Source:
+arXiv 2603.18004, training.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import math
 import os
 import shutil
 import time
@@ -132,7 +134,7 @@ class SttsTrainer(Trainer):
         alone = step < self.settings.scorer_warmup
         if alone:
             ratio = min(r for r, _ in self._ratios)
-        tokens, windows = num_items_in_batch.clamp_min(1)
+        weights, windows = num_items_in_batch.clamp_min(1)
         out: Step = model(
             inputs["clips"],
             ratio,
@@ -141,7 +143,7 @@ class SttsTrainer(Trainer):
             score_bound=self.accelerator.num_processes / float(windows),
         )
         temporal = self.settings.temporal_weight * out.temporal_sum / windows
-        loss = temporal if alone else out.lm_sum / tokens + temporal
+        loss = temporal if alone else out.answer_sum / weights + temporal
         self._sums += [
             out.lm_sum.item(),
             out.num_tokens,
@@ -154,6 +156,16 @@ class SttsTrainer(Trainer):
             len(out.right),
         ]
         return loss * self.accelerator.num_processes  # processes' gradients are averaged, and these are sums
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip the whole gradient, or each part's by itself; return the whole one's norm before."""
+        if self.settings.clip_by == "all":
+            return super()._clip_grad_norm(model)
+        parts: dict[str, list[nn.Parameter]] = {}
+        for group in self.optimizer.param_groups:
+            parts.setdefault(group["part"], []).extend(group["params"])
+        norms = [self.accelerator.clip_grad_norm_(weights, self.args.max_grad_norm) for weights in parts.values()]
+        return math.hypot(*(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) for norm in norms))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run one batch forward and backward; out of memory says where."""

@@ -48,6 +48,28 @@ def test_nothing_to_compare_is_zero_and_differentiable():
     assert loss.item() == 0
 
 
+def test_the_targets_gradient_reaches_the_features_where_asked_for():
+    """Against autograd through the formula, a window at a time; an all-zero window has none, and no nan."""
+    index, lengths = window_index(5, 4, 3, 3), [3, 2]
+    x = torch.randn(5, 20, 6, generator=torch.Generator().manual_seed(0))
+    x[2, index[1][index[1] >= 0]] = 0.0
+    scores = torch.rand(5, len(index), generator=torch.Generator().manual_seed(1))
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    temporal_loss(scores, ours, index, lengths, target_gradient=True).backward()
+    errors = []
+    for t in (1, 2, 4):
+        for w in range(len(index)):
+            patches = [i for i in index[w].tolist() if i >= 0]
+            now, before = (functional.normalize(theirs[k, patches].flatten(), dim=0) for k in (t, t - 1))
+            errors.append((scores[t, w] - (1 - now @ before)) ** 2)
+    torch.stack(errors).mean().backward()
+    quiet = torch.ones(5, 20, dtype=torch.bool)
+    quiet[2, index[1][index[1] >= 0]] = False
+    torch.testing.assert_close(ours.grad[quiet], theirs.grad[quiet], rtol=1e-4, atol=1e-7)
+    assert ours.grad[quiet].abs().sum() > 0.1
+    assert ours.grad.isfinite().all()
+
+
 def test_no_gradient_into_features():
     x = torch.randn(3, 16, 6, requires_grad=True)
     temporal_loss(torch.rand(3, 4, requires_grad=True), x, window_index(4, 4, 2, 2), [3]).backward()

@@ -1,5 +1,6 @@
 """A whole run: what is refused before anything is trained, and that its result answers."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from stts_cli.training import finetune as module
 from stts_cli.training.finetune import finetune
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.samples import read_samples
-from stts_cli.training.settings import FinetuneSettings, keep_ratios, read_stages
+from stts_cli.training.settings import FinetuneSettings, adam_betas, keep_ratios, read_stages
 from tests.training.conftest import base_settings, noise_clip
 
 
@@ -313,6 +314,46 @@ def test_the_shipped_presets_are_settings():
     assert one.model == "nano"
 
 
+def test_the_papers_recipe_is_the_references():
+    from stts_cli.presets import presets_folder
+
+    (values,) = read_stages(presets_folder() / "training" / "molmo2-paper.yaml").values()
+    one = FinetuneSettings(**values)
+    assert (one.train, one.scorer, one.keep_ratio, one.prune_layer) == ("full", "learned", "0.5", 3)
+    assert (one.lr_connector, one.lr_vit, one.lr_llm, one.lr_scorer) == (5e-6, 5e-6, 1e-5, 1e-4)
+    assert (one.optimizer, adam_betas(one), one.adam_eps, one.weight_decay) == ("adamw", (0.9, 0.95), 1e-6, 0)
+    assert (one.schedule, one.warmup, one.lr_floor, one.steps) == ("cosine-after-warmup", 200, 0.1, 6250)
+    assert (one.clip, one.clip_by, one.z_loss, one.answer_weights) == (1, "part", 1e-4, "root-length")
+    assert (one.global_batch, one.frames, one.seq_len, one.temporal_weight) == (64, 64, 9686, 0.5)
+    assert (one.target_gradient, one.clamp_scorer_gradient) == (True, False)
+
+
+def test_the_presets_of_the_embedded_model_clamp_the_scorers_gradient_as_they_did():
+    from stts_cli.presets import presets_folder
+
+    for path in sorted((presets_folder() / "training").glob("nano*.yaml")):
+        for name, values in read_stages(path).items():
+            one = FinetuneSettings(**values)
+            assert one.clamp_scorer_gradient == (one.scorer == "learned"), f"{path.stem} {name}"
+
+
+@pytest.mark.parametrize(
+    ("processes", "passes"),
+    [(1, 32), (8, 4), (32, 1), (3, None), (64, None)],
+)
+def test_a_global_batch_is_dealt_out(processes, passes):
+    one = FinetuneSettings(model="x", data="y", global_batch=64, batch_size=2)
+    if passes:
+        assert module._deal_out(one, processes) == dataclasses.replace(one, accumulate=passes)
+    else:
+        message = rf"--global-batch 64: must be a multiple of --batch-size 2 x {processes} processes\."
+        with pytest.raises(InputError, match=message):
+            module._deal_out(one, processes)
+    for other, named in (({"data": "shapes"}, "--data shapes"), ({"accumulate": 4}, "--accumulate 4")):
+        with pytest.raises(InputError, match=f"--global-batch 64: cannot go with {named}, which"):
+            module._deal_out(dataclasses.replace(one, **other), 1)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -351,7 +392,7 @@ def test_presets_may_write_numbers_as_people_do(tmp_path):
         ({"scorer": "lerned"}, "scorer 'lerned' is unknown; did you mean 'learned'?"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; known: auto, bf16, bf16-master, float32"),
         ({"optimizer": "adam"}, "optimizer 'adam' is unknown; did you mean 'adamw'?"),
-        ({"schedule": "linear"}, "schedule 'linear' is unknown; known: cosine, wsd"),
+        ({"schedule": "linear"}, "schedule 'linear' is unknown; known: cosine, cosine-after-warmup, wsd"),
         ({"bias_rescale": "col"}, "bias_rescale 'col' is unknown"),
         ({"frames": 0}, "frames 0 -> at least 1 -> raise it"),
         ({"steps": -1}, "steps -1 -> at least 0 -> raise it"),
@@ -363,6 +404,15 @@ def test_presets_may_write_numbers_as_people_do(tmp_path):
         ({"keep_ratio": "0.5:x"}, "keep ratio '0.5:x' -> such as 0.5, or 0.5:6,1:2 with shares -> check it"),
         ({"keep_ratio": "0.5:0"}, "keep ratio '0.5:0' -> ratios above 0"),
         ({"keep_ratio": "nan"}, "keep ratio 'nan' -> ratios above 0"),
+        ({"clip_by": "parts"}, "clip_by 'parts' is unknown; did you mean 'part'?"),
+        ({"answer_weights": "root"}, "answer_weights 'root' is unknown; known: equal, root-length"),
+        ({"global_batch": 0}, "global_batch 0 -> at least 1 -> raise it"),
+        ({"z_loss": -1.0}, "--z-loss -1: must be 0 or more."),
+        ({"lr_llm": float("inf")}, "--lr-llm inf: must be 0 or more."),
+        ({"adam_eps": float("nan")}, "--adam-eps nan: must be 0 or more."),
+        ({"lr_floor": 1.5}, "--lr-floor 1.5: must be between 0 and 1."),
+        ({"adam_betas": "0.9"}, "--adam-betas 0.9: must be two numbers of at least 0 and below 1, such as 0.9,0.95."),
+        ({"adam_betas": "0.9,1"}, "--adam-betas 0.9,1: must be two numbers"),
     ],
 )
 def test_settings_that_are_wrong(change, message):

@@ -128,9 +128,12 @@ def launch(arguments, processes, output):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(one_process, base, videos_jsonl, tmp_path):
+@pytest.mark.parametrize("name", ["one_process", "recipe"])
+def test_two_processes_are_one(name, request, base, videos_jsonl, tmp_path):
     """DDP over gloo: each of two processes takes one of the step's two videos."""
-    done = launch(flags(settings(base, videos_jsonl, batch_size=1)), 2, tmp_path / "run")
+    one_process = request.getfixturevalue(name)
+    more = {} if name == "one_process" else {**RECIPE, "global_batch": 2}
+    done = launch(flags(settings(base, videos_jsonl, batch_size=1, **more)), 2, tmp_path / "run")
     assert done.returncode == 0, done.stderr[-2000:]
     assert log_of(tmp_path / "run", "start")[0]["processes"] == 2
     assert len(log_of(tmp_path / "run")) == 4, "one process writes the log"
@@ -347,6 +350,7 @@ def test_float32_copies_step_as_float32_weights_do():
     exact, rounded = torch.nn.Parameter(start.float()), torch.nn.Parameter(start.clone())
     torchs = torch.optim.AdamW([exact], lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     group = {"params": [rounded], "part": "llm", "rule": "adamw", "lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+    group["eps"] = 1e-8
     ours = make_optimizer([group])
     assert isinstance(ours, MixedOptimizer)
     for _ in range(20):
@@ -355,6 +359,86 @@ def test_float32_copies_step_as_float32_weights_do():
         torchs.step()
         ours.step()
         assert torch.equal(rounded, exact.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("betas", [None, "0.5,0.75"])
+def test_adamw_steps_by_its_betas_and_eps(dtype, betas):
+    """Two steps worked out on paper; bf16 weights take them through float32 copies."""
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=dtype))
+    one = FinetuneSettings(adam_betas=betas, adam_eps=0.25, lr_llm=2.0)
+    optimizer = make_optimizer(make_groups([("stock.lm_head.bias", weight)], one))
+    first, second = (0.9, 0.95) if betas is None else (0.5, 0.75)
+    expected, mean, square = 0.0, 0.0, 0.0
+    for step, gradient in enumerate((1.0, -2.0), start=1):
+        weight.grad = torch.tensor([gradient], dtype=dtype)
+        optimizer.step()
+        mean, square = first * mean + (1 - first) * gradient, second * square + (1 - second) * gradient**2
+        expected -= 2 * (mean / (1 - first**step)) / (math.sqrt(square / (1 - second**step)) + 0.25)
+        assert weight.item() == pytest.approx(expected, rel=1e-5 if dtype == torch.float32 else 1e-2)
+
+
+def test_betas_beside_muon_are_its_own_unless_given():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    for betas, expected in ((None, (0.9, 0.98)), ("0.9,0.95", (0.9, 0.95))):
+        (group,) = make_groups([("stock.x", weight)], FinetuneSettings(optimizer="muon", adam_betas=betas))
+        assert group["betas"] == expected
+
+
+def test_each_parts_gradient_is_clipped_by_itself(base, videos_jsonl, tmp_path, monkeypatch):
+    seen = {}
+    original = SttsTrainer._clip_grad_norm
+
+    def by_part(model):
+        found = {}
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                found.setdefault(part_of(name), []).append(parameter.grad.detach().clone().flatten())
+        return {part: torch.cat(gradients) for part, gradients in found.items()}
+
+    def clip(self, model):
+        seen["before"] = by_part(self.training_model)
+        seen["norm"] = original(self, model)
+        seen["after"] = by_part(self.training_model)
+        return seen["norm"]
+
+    monkeypatch.setattr(SttsTrainer, "_clip_grad_norm", clip)
+    finetune(settings(base, videos_jsonl, steps=1, clip_by="part", clip=0.2), tmp_path / "run")
+    assert seen["before"].keys() == {"scorer", "vit", "connector", "llm"}
+    norms = {part: float(gradient.norm()) for part, gradient in seen["before"].items()}
+    assert min(norms.values()) < 0.2 < max(norms.values()), "some are to be left alone"
+    for part, gradient in seen["before"].items():
+        expected = gradient * min(1.0, 0.2 / (norms[part] + 1e-6))
+        torch.testing.assert_close(seen["after"][part], expected, rtol=1e-5, atol=1e-9)
+    assert seen["norm"] == pytest.approx(math.sqrt(sum(norm**2 for norm in norms.values())), rel=1e-5)
+
+
+# the reference's recipe, its weights large enough to be seen in a few steps
+RECIPE = {
+    "answer_weights": "root-length",
+    "z_loss": 0.05,
+    "clip_by": "part",
+    "clip": 0.2,
+    "target_gradient": True,
+    "adam_eps": 1e-6,
+    "adam_betas": "0.8,0.9",
+    "schedule": "cosine-after-warmup",
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(base, videos_jsonl, tmp_path_factory):
+    """The recipe, two videos a step in one process and one forward pass."""
+    folder = tmp_path_factory.mktemp("recipe") / "one"
+    finetune(settings(base, videos_jsonl, batch_size=2, **RECIPE), folder)
+    return folder
+
+
+def test_the_recipe_takes_accumulated_batches_as_one(recipe, one_process, base, videos_jsonl, tmp_path):
+    finetune(settings(base, videos_jsonl, global_batch=2, **RECIPE), tmp_path / "run")
+    assert_same_run(tmp_path / "run", recipe)
+    assert curve(recipe)[0][1] == pytest.approx(curve(one_process)[0][1], abs=1e-6), "the log's loss has no weights"
+    assert log_of(recipe)[0]["loss"] > log_of(one_process)[0]["loss"] + 0.5
 
 
 COSINE = FinetuneSettings(warmup=4, schedule="cosine")
@@ -377,11 +461,22 @@ def test_schedules(one, expected, part):
         assert rate_factor(step + 30, part, later, 130) == pytest.approx(factor, abs=2e-3), step
 
 
-def test_cosine_ends_at_a_tenth_along_a_half_wave():
-    one = FinetuneSettings(warmup=0)
+@pytest.mark.parametrize("floor", [None, 0.0, 0.25])
+def test_cosine_ends_at_its_floor_along_a_half_wave(floor):
+    one = FinetuneSettings(warmup=0).override(lr_floor=floor)
+    floor = 0.1 if floor is None else floor
     for step in range(0, 101, 10):
-        expected = 0.1 + 0.9 * (1 + math.cos(math.pi * step / 100)) / 2
+        expected = floor + (1 - floor) * (1 + math.cos(math.pi * step / 100)) / 2
         assert rate_factor(step, "llm", one, 100) == pytest.approx(expected)
+
+
+def test_the_references_cosine_starts_where_the_warm_up_ends():
+    """6,250 steps, 200 of them to rise: full at the last of these, halfway down in the middle of the rest."""
+    one = FinetuneSettings(warmup=200, schedule="cosine-after-warmup")
+    expected = {0: 1 / 200, 99: 0.5, 199: 1.0, 3224: 0.55, 6249: 0.1}
+    assert {step: rate_factor(step, "llm", one, 6250) for step in expected} == pytest.approx(expected)
+    later = dataclasses.replace(one, scorer_warmup=30)
+    assert {s: rate_factor(s + 30, "llm", later, 6280) for s in expected} == pytest.approx(expected)
 
 
 def test_in_the_scorers_warm_up_only_its_own_rate_is_not_zero():

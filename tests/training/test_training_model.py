@@ -1,5 +1,7 @@
 """The training forward pass against the stock model, one video and one conversation at a time."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,7 +56,7 @@ def test_packed_losses_are_those_of_each_conversation_alone(family, batch, keep_
 @pytest.mark.parametrize(("keep_ratio", "scorer"), [(1.0, "none"), (0.5, "learned")])
 def test_packed_gradients_are_those_of_each_conversation_alone(family, batch, keep_ratio, scorer):
     family.model.train()
-    model = TrainingModel(family, seq_len=10_000, clamp_scorer_gradient=False)
+    model = TrainingModel(family, seq_len=10_000)
     packed = gradients(model, model(batch, keep_ratio, scorer=scorer).lm_sum)
     apart = gradients(
         model, sum(alone(family, clip, t, keep_ratio, scorer)[0] for clip in batch for t in clip.conversations)
@@ -147,6 +149,48 @@ def test_the_temporal_loss_teaches_the_scorer_and_nothing_else(family, batch):
     assert all(".vision_tower." in name for name in others)
 
 
+@pytest.mark.parametrize("seq_len", [None, 10_000])
+@pytest.mark.parametrize(("answer_weights", "z_loss"), [("root-length", 0.0), ("equal", 0.01), ("root-length", 0.01)])
+@torch.no_grad()
+def test_weighted_answers_and_the_z_loss_are_those_of_each_answer_alone(family, batch, answer_weights, z_loss, seq_len):
+    expected, weights = 0.0, 0.0
+    for clip in batch:
+        for talk in clip.conversations:
+            _, logits, labels = alone(family, clip, talk, 0.5, "learned")
+            lengths = [len(answer) + 1 for _, answer in talk.turns]  # bytes and an end
+            for answer, said in zip(logits.double().split(lengths), labels.split(lengths), strict=True):
+                weight = len(said) ** -0.5 if answer_weights == "root-length" else 1.0
+                denominator = answer.exp().sum(1).log()
+                expected += weight * float((denominator - answer[range(len(said)), said]).sum())
+                expected += weight * z_loss * float((denominator**2).sum())
+                weights += weight * len(said)
+    model = TrainingModel(family, seq_len=seq_len, answer_weights=answer_weights, z_loss=z_loss)
+    assert model.count(batch)[0] == pytest.approx(weights)
+    step = model(batch, 0.5)
+    assert float(step.answer_sum) == pytest.approx(expected, rel=1e-5)
+    plain = TrainingModel(family, seq_len=seq_len)(batch, 0.5)
+    assert torch.equal(step.lm_sum, plain.lm_sum), "what is logged and measured has no weights"
+    assert plain.answer_sum is plain.lm_sum
+
+
+def test_the_targets_gradient_reaches_the_scored_blocks_where_asked_for(family, batch):
+    family.scorer.requires_grad_(False)
+    family.settings = dataclasses.replace(family.settings, prune_layer=1)
+    sums, reached = [], []
+    for on in (False, True):
+        model = TrainingModel(family, target_gradient=on)
+        encoded = model._encode(batch, [4, 2, 6], 0.5, "learned", 0)
+        encoded.scores = encoded.scores.detach()  # what is left is the target's own way back
+        loss, _ = model._temporal(encoded, [4, 2, 6], None)
+        sums.append(loss.item())
+        reached.append(set(gradients(model, loss)) if loss.requires_grad else set())
+    assert sums[0] == sums[1] > 0
+    assert reached[0] == set()
+    blocks = {name.partition("layers.")[2].partition(".")[0] for name in reached[1] if ".layers." in name}
+    assert blocks == {"0", "1"}
+    assert all(".vision_tower." in name for name in reached[1])
+
+
 def test_the_scorers_gradient_is_bounded_by_window(family, batch):
     bounded, free = (TrainingModel(family, clamp_scorer_gradient=on) for on in (True, False))
     pulls = []
@@ -185,7 +229,8 @@ def test_the_trainers_bound_is_that_of_the_whole_step(family, batch):
         return out
 
     family.encode_video = encode
-    (1000 * TrainingModel(family)(batch, 0.5, score_bound=0.0025).lm_sum).backward()
+    model = TrainingModel(family, clamp_scorer_gradient=True)
+    (1000 * model(batch, 0.5, score_bound=0.0025).lm_sum).backward()
     assert float(held["scores"].grad.abs().max()) == pytest.approx(0.0025)
 
 
