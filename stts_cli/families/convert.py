@@ -1,0 +1,391 @@
+"""Turn a checkpoint of Molmo2's training code into a Hugging Face folder with its scorer.
+
+    python -m stts_cli.families.convert SOURCE FOLDER [--base allenai/Molmo2-4B] [--dtype bfloat16]
+
+SOURCE is a folder (or a hub id) with `config.yaml` and `model_and_optim/`, which torch.distributed.checkpoint wrote. A
+base model of the same sizes supplies tokenizer, processor and config; its weights are not needed. Everything is
+compared with the base's config before a weight is read; then the weights are read and written a group at a time, never
+the optimizer's. `model_and_optim/.metadata` is a pickle: only the plain classes that such a file consists of are made
+from it.
+
+Names and layout follow the authors' public code: keys are "model." and the module's name there, and their own converter
+to Hugging Face adds "model.", names the head `lm_head` and puts the blocks' tensors under `self_attn` and `mlp`. No
+released file could be read where this was written: it is tested on tiny checkpoints of that layout. Not confirmed on a
+real one: whether deeper ViT blocks than those that run are stored (they are written if so), and where the config holds
+the scorer's settings (they are looked for at any depth).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pickle
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.distributed.checkpoint import filesystem, metadata
+
+from stts_cli.errors import InputError, SttsError
+from stts_cli.families.checkpoints import EXAMPLE, TRAINING_CONFIG_FILE, TRAINING_WEIGHTS_FILE, base_chain
+from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE, build_scorer
+from stts_cli.families.weights import INDEX_FILE, check_loaded
+from stts_cli.pruning import is_scorer_weight
+
+SCORER_FILE = "scorer.safetensors"
+GROUP_BYTES = 2 << 30  # weights held at once, as they are stored
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_COPIED = ("*.json", "*.jinja", "*.txt", "*.model")
+_NOT_COPIED = {INDEX_FILE, SETTINGS_FILE, "adapter_config.json"}
+_PLAIN = {
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch.serialization", "_get_layout"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
+}
+
+
+def convert(
+    source: str, target: str | Path, *, base: str = EXAMPLE, dtype: str | None = None, group_bytes: int = GROUP_BYTES
+) -> list[str]:
+    """Write a checkpoint of the training code as a Hugging Face folder.
+
+    Args:
+        source: a folder, or a hub id, with `config.yaml` and `model_and_optim`.
+        target: the folder to write; it must not be there, or be empty.
+        base: a folder or a hub id of the same model without scorer.
+        dtype: of the weights written; None as they are stored.
+        group_bytes: about how much of the stored weights is held at once.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        InputError: it is no such checkpoint, or not one of a model of the base's sizes.
+    """
+    from transformers import AutoConfig
+
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: must be a folder that is not there yet, or empty.")
+    folder = _fetch(source)
+    config = _read_config(folder / TRAINING_CONFIG_FILE)
+    reader = _Reader(folder / PurePath(TRAINING_WEIGHTS_FILE).parent)
+    stored = reader.tensors()
+    configs = {TRAINING_CONFIG_FILE: config}
+    base_folder = _base_folder(base)
+    base_config = AutoConfig.from_pretrained(base_folder)
+    _check_config(config, base_config)
+    names = _hub_names(stored, tied=bool(_at(config, "llm.weight_tying")))
+    notes = _check_sizes(source, names, stored, base_config)
+    scorer = {name: stored[name] for name in stored if is_scorer_weight(name)}
+    document = None
+    if scorer:
+        settings, more = released_settings(configs)
+        document = {"format": FORMAT, "family": base_config.model_type, **dataclasses.asdict(settings)}
+        notes += more
+    elif is_pruned_config(configs):
+        raise InputError(f"{folder / TRAINING_CONFIG_FILE}: prune_method is scorer; the weights hold no scorer.")
+    special, more = frame_tokens({}, configs)
+    notes += more
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        written = _write_weights(reader, names, stored, partial, _DTYPES[dtype] if dtype else None, group_bytes)
+        _copy_base(base_folder, partial, written, special)
+        if document is not None:
+            _write_scorer(reader, scorer, base_config, partial, str(folder), dtype)
+            document |= {"scorer_file": SCORER_FILE, "converted_from": Path(source).name}
+            _write_json(partial / SETTINGS_FILE, document)
+        if target.exists():
+            target.rmdir()
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return notes
+
+
+def hub_name(name: str) -> str:
+    """Return what a weight of the training code is called in a Hugging Face folder."""
+    if name == "transformer.ff_out.weight":
+        return "lm_head.weight"
+    name = re.sub(r"^(transformer\.blocks\.\d+)\.(att_proj|attn_out|q_norm|k_norm)\.", r"\1.self_attn.\2.", name)
+    return "model." + re.sub(r"^(transformer\.blocks\.\d+)\.(ff_proj|ff_out)\.", r"\1.mlp.\2.", name)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads `.metadata`, and makes no object that could do anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a class that such a file may hold; the training code has its own `_StorageInfo`, equal to torch's."""
+        if name in ("_StorageInfo", "_StoragePrefix"):
+            return getattr(filesystem, name)
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        is_metadata = module == metadata.__name__ and isinstance(getattr(metadata, name, None), type)
+        if is_dtype or is_metadata or (module, name) in _PLAIN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds a {module}.{name}, which no such file needs")
+
+
+class _Reader(filesystem.FileSystemReader):
+    """Reads single tensors of a folder that torch.distributed.checkpoint wrote."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
+        """Read what is stored where, without running anything that the file brings."""
+        path = Path(self.path) / ".metadata"
+        try:
+            with path.open("rb") as file:
+                found = _Unpickler(file).load()
+            places = found.storage_data.values()
+            strangers = [
+                place.relative_path for place in places if PurePath(place.relative_path).name != place.relative_path
+            ]
+        except (OSError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from error
+        if strangers:
+            raise InputError(f"{path}: names {strangers[0]!r}; must be a file of its own folder.")
+        found.storage_meta = found.storage_meta or metadata.StorageMeta()
+        return found
+
+    def tensors(self) -> dict[str, metadata.TensorStorageMetadata]:
+        """Return the model's tensors by the training code's names, without the leading "model.".
+
+        Raises:
+            InputError: there are none.
+        """
+        entries = self.read_metadata().state_dict_metadata
+        model = {
+            name.removeprefix("model."): entry
+            for name, entry in entries.items()
+            if name.startswith("model.") and isinstance(entry, metadata.TensorStorageMetadata)
+        }
+        if not model:
+            raise InputError(f"{self.path}: holds no tensor whose name starts with model.")
+        return model
+
+    def read(self, stored: Mapping[str, metadata.TensorStorageMetadata]) -> dict[str, Tensor]:
+        """Read tensors, put together from all files that hold a part of them."""
+        import torch.distributed.checkpoint as dcp
+
+        state = {f"model.{name}": torch.empty(tuple(e.size), dtype=e.properties.dtype) for name, e in stored.items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is ")  # one process is meant
+            try:
+                dcp.load(state, storage_reader=self, no_dist=True)
+            except (OSError, RuntimeError, KeyError, pickle.UnpicklingError, dcp.CheckpointException) as error:
+                raise InputError(f"{self.path}: cannot be read ({' '.join(str(error).split())[:200]}).") from error
+        return {name.removeprefix("model."): value for name, value in state.items()}
+
+
+def _fetch(source: str) -> Path:
+    """Return the folder of a checkpoint of the training code."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        from huggingface_hub import snapshot_download
+
+        parts = [TRAINING_CONFIG_FILE, f"{PurePath(TRAINING_WEIGHTS_FILE).parent}/*"]
+        folder = Path(snapshot_download(source, allow_patterns=parts))
+    if (folder / "model.pt").is_file():
+        raise InputError(f"{source}: holds model.pt, a pickled file; the sharded form of the training code is read.")
+    for part in (TRAINING_CONFIG_FILE, TRAINING_WEIGHTS_FILE):
+        if not (folder / part).is_file():
+            steps = sorted(each.name for each in folder.glob("step*") if each.is_dir())
+            hint = f"; its checkpoints are {', '.join(steps)}: name one of them" if steps else ""
+            raise InputError(f"{source}: holds no {part}, so it is no checkpoint of the training code{hint}.")
+    return folder
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return the model's part of the training code's config."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be parsed ({' '.join(str(error).split())}).") from error
+    model = config.get("model", config) if isinstance(config, dict) else None
+    if not isinstance(model, dict):
+        raise InputError(f"{path}: must be a mapping of the training code's settings.")
+    return model
+
+
+def _base_folder(base: str) -> Path:
+    """Return the folder with the base's config, tokenizer and processor."""
+    root = base_chain(base)[-1]
+    if root.is_local:
+        return Path(root.model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(root.model, revision=root.revision, allow_patterns=list(_COPIED)))
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    value: Any = config
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _check_config(config: Mapping[str, Any], base: Any) -> None:
+    """Check what the weights' shapes do not show."""
+    text, vision = base.text_config, base.vision_config
+    layers, depth = _at(config, "vision_backbone.vit_layers"), _at(config, "vision_backbone.vit.image_num_layers")
+    if layers is not None and depth:
+        layers = [layer % depth for layer in layers]
+    pairs = {
+        "llm.n_heads": (_at(config, "llm.n_heads"), text.num_attention_heads),
+        "llm.n_kv_heads": (_at(config, "llm.n_kv_heads"), text.num_key_value_heads),
+        "llm.rope_theta": (_at(config, "llm.rope_theta"), (text.rope_parameters or {}).get("rope_theta")),
+        "llm.norm_after": (_at(config, "llm.norm_after"), text.norm_after),
+        "vision_backbone.vit.image_num_heads": (
+            _at(config, "vision_backbone.vit.image_num_heads"),
+            vision.num_attention_heads,
+        ),
+        "vision_backbone.vit_layers": (layers, list(base.adapter_config.vision_feature_layer)),
+    }
+    for name, (theirs, ours) in pairs.items():
+        if theirs is not None and theirs != ours:
+            raise InputError(f"{TRAINING_CONFIG_FILE}: {name} is {theirs}, {ours} in the base. Name its own --base.")
+
+
+def _hub_names(stored: Mapping[str, Any], *, tied: bool) -> dict[str, str]:
+    """Return name in the Hugging Face folder -> name of the training code, the scorer left out."""
+    names = {hub_name(name): name for name in stored if not is_scorer_weight(name)}
+    return names | ({"lm_head.weight": "transformer.wte.embedding"} if tied else {})
+
+
+def _check_sizes(source: str, names: Mapping[str, str], stored: Mapping[str, Any], config: Any) -> list[str]:
+    """Compare names and shapes with the base's config, before any weight is read."""
+    from transformers import Molmo2ForConditionalGeneration
+    from transformers.utils import logging
+
+    if config.model_type != "molmo2":
+        raise InputError(f"--base: is of type {config.model_type}; must be a molmo2.")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, info = Molmo2ForConditionalGeneration.from_pretrained(
+            None,
+            config=config,
+            state_dict={name: torch.empty(tuple(stored[old].size), device="meta") for name, old in names.items()},
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    return check_loaded(source, info, len(model.model.vision_tower.layers))
+
+
+def _groups(names: Mapping[str, str], stored: Mapping[str, Any], limit: int) -> Iterator[list[str]]:
+    """Yield names in the Hugging Face folder, about so many stored bytes together."""
+    group: list[str] = []
+    held = 0
+    for name, old in names.items():
+        size = stored[old].size.numel() * stored[old].properties.dtype.itemsize
+        if group and held + size > limit:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    yield group
+
+
+def _write_weights(
+    reader: _Reader,
+    names: Mapping[str, str],
+    stored: Mapping[str, Any],
+    folder: Path,
+    dtype: torch.dtype | None,
+    limit: int,
+) -> str:
+    """Write the model's weights in groups, and their index; return the name of their dtype."""
+    from safetensors.torch import save_file
+
+    groups = list(_groups(names, stored, limit))
+    weight_map: dict[str, str] = {}
+    dtypes: dict[str, int] = {}
+    total = 0
+    for number, group in enumerate(groups, start=1):
+        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        weights = reader.read({names[name]: stored[names[name]] for name in group})
+        tensors = {name: weights[names[name]].to(dtype).clone() for name in group}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        for value in tensors.values():
+            total += value.nbytes
+            dtypes[str(value.dtype)] = dtypes.get(str(value.dtype), 0) + value.numel()
+        weight_map |= dict.fromkeys(group, file)
+    _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return max(dtypes, key=lambda name: dtypes[name]).removeprefix("torch.")
+
+
+def _write_scorer(
+    reader: _Reader, stored: Mapping[str, Any], config: Any, folder: Path, where: str, dtype: str | None
+) -> None:
+    from safetensors.torch import save_file
+
+    from stts_cli.families.molmo2 import scorer_sizes
+
+    weights = reader.read(stored)
+    kept = _DTYPES[dtype] if dtype else next(iter(weights.values())).dtype
+    scorer = build_scorer(weights, scorer_sizes(config.vision_config), where)
+    tensors = {name: value.to(kept).contiguous() for name, value in scorer.state_dict().items()}
+    save_file(tensors, folder / SCORER_FILE, metadata={"format": "pt"})
+
+
+def _copy_base(base: Path, folder: Path, dtype: str, special: bool) -> None:
+    """Copy tokenizer, processor and config; write down the dtype and how frames are marked."""
+    for path in sorted(path for pattern in _COPIED for path in base.glob(pattern)):
+        if path.name not in _NOT_COPIED:
+            shutil.copyfile(path, folder / path.name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        part |= {key: dtype for key in ("dtype", "torch_dtype") if key in part}
+    _write_json(folder / "config.json", config | {"dtype": dtype, FRAME_TOKENS: special})
+    processor = folder / "processor_config.json"
+    marks = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
+    _write_json(processor, marks | {FRAME_TOKENS: special})
+
+
+def _write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert, and say what a user should know on stderr; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stts_cli.families.convert",
+        description="Turn a checkpoint of Molmo2's training code into a Hugging Face folder with its scorer.",
+    )
+    parser.add_argument("source", help="a folder or a hub id with config.yaml and model_and_optim")
+    parser.add_argument("folder", help="the folder to write")
+    parser.add_argument("--base", default=EXAMPLE, help=f"supplies tokenizer, processor and config ({EXAMPLE})")
+    parser.add_argument("--dtype", choices=sorted(_DTYPES), help="of the weights written; else as they are stored")
+    given = parser.parse_args(arguments)
+    try:
+        notes = convert(given.source, given.folder, base=given.base, dtype=given.dtype)
+    except SttsError as error:
+        sys.stderr.write(f"stts: {error}\n")
+        return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"stts: {given.source}: {' '.join(str(error).split())}\n")
+        return 3
+    for note in notes:
+        sys.stderr.write(f"stts: {note}\n")
+    print(given.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
