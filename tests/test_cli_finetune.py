@@ -53,11 +53,13 @@ def rows(tmp_path, *lines):
         (["--frames", "0"], "frames 0 -> at least 1 -> raise it"),
         (
             ["--model", "nano", "--data", "nowhere.jsonl"],
-            "nowhere.jsonl does not exist -> a .jsonl or .json file, hf:OWNER/NAME, or shapes -> check --data",
+            "nowhere.jsonl: does not exist: must be a file that ends in .jsonl, .json or .csv, or "
+            "hf:OWNER/NAME[:split], or shapes.",
         ),
         (
             ["--model", "nano", "--data", "README.md"],
-            "README.md ends in '.md' -> .jsonl, or .json with a list -> convert it",
+            "README.md: ends otherwise: must be a file that ends in .jsonl, .json or .csv, or hf:OWNER/NAME[:split], "
+            "or shapes.",
         ),
         (["--model", "nano", "--data", "shapes"], "--data shapes has no end -> give --steps"),
     ],
@@ -73,8 +75,8 @@ def test_a_line_that_is_no_json(no_training, capsys, tmp_path):
     code, out, err = typed(capsys, "--model", "nano", "--data", path, "--output", tmp_path / "run")
     assert (code, out) == (2, "")
     assert err == (
-        f"stts: {path}, line 2: no JSON (Expecting property name enclosed in double quotes at column 2) -> one object "
-        "a line -> correct the line\n"
+        f"stts: {path}:2: no JSON (Expecting property name enclosed in double quotes at column 2): must be a JSON "
+        "object a line.\n"
     )
 
 

@@ -11,6 +11,7 @@ from stts_cli.benchmarks.archives import check_whole
 from stts_cli.benchmarks.benchmark import Benchmark
 from stts_cli.benchmarks.hub import fetch
 from stts_cli.benchmarks.items import QaItem
+from stts_cli.benchmarks.own_rows import is_own_file
 from stts_cli.benchmarks.registry import BUILT_IN, get_benchmark
 from stts_cli.errors import InputError
 
@@ -27,6 +28,7 @@ class Questions:
         items: the questions whose videos are there.
         missing: names of the videos that are not.
         num_missing: questions about them.
+        notes: what was guessed, put right or left out while they were read.
     """
 
     benchmark: Benchmark
@@ -34,6 +36,7 @@ class Questions:
     items: list[QaItem]
     missing: list[str]
     num_missing: int
+    notes: tuple[str, ...] = ()
 
 
 def gather(
@@ -50,7 +53,7 @@ def gather(
     """Get a benchmark's questions and see that their videos are there.
 
     Args:
-        bench: a name, or the path of a .jsonl file.
+        bench: a name, or the path of a file of the user's own.
         split: of it; None for its default.
         videos: only this many videos, evenly spread over the benchmark, with all their questions.
         limit: only this many questions.
@@ -74,7 +77,7 @@ def gather(
         items = _scenes(bench, split, videos, limit)
     else:
         size = f" ({benchmark.download})" if benchmark.download else ""
-        fetched = data_dir is None and not bench.endswith(".jsonl")
+        fetched = data_dir is None and not is_own_file(bench)
         progress(f"{benchmark.name}: {f'fetching from the hub{size}' if fetched else 'reading the questions'}")
         roots = _roots(benchmark, bench, split, data_dir, hf_repo)
         folder = benchmark.folder(*roots)
@@ -86,7 +89,7 @@ def gather(
             archives = folder.archives()
             check_whole(archives)
             raise InputError(_missing_text(benchmark, missing, len(there), archives))
-        return Questions(benchmark, split, kept, missing, len(items) - len(kept))
+        return Questions(benchmark, split, kept, missing, len(items) - len(kept), tuple(folder.notes))
     return Questions(benchmark, split, items, [], 0)
 
 
@@ -122,7 +125,7 @@ def _roots(
             raise InputError(f"--data-dir {data_dir} is no folder -> the folder that holds the benchmark -> check it")
         own = data_dir / benchmark.name
         return (own, data_dir) if own.is_dir() else (data_dir,)
-    if bench.endswith(".jsonl"):
+    if is_own_file(bench):
         return (Path(bench).expanduser().parent,)
     return fetch(benchmark, split, hf_repo)
 

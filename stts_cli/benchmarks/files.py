@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from stts_cli.benchmarks.items import Cue
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
 Row = dict[str, Any]
@@ -35,6 +33,7 @@ class DataFolder:
         self.roots = roots
         self.name = name
         self.where = where
+        self.notes: list[str] = []  # what a loader guessed, put right or left out
         self._listed: dict[Path, frozenset[str]] = {}
 
     def find(self, *patterns: str) -> Path:
@@ -95,6 +94,12 @@ class DataFolder:
                             return path
         expected = name if Path(name).suffix in EXTENSIONS else name + EXTENSIONS[0]
         return self.roots[0] / (folders[0] if folders else FOLDERS[1]) / expected
+
+    def own(self, name: str) -> Path:
+        """Return where a file that a user's row names is: the path from the first root, or as `video` finds it."""
+        path = self.roots[0] / Path(name).expanduser()
+        found = path if path.exists() else self.video(name)
+        return found if found.exists() else path
 
     def archives(self) -> list[Path]:
         """Return archives that lie in the folders, which may not be unpacked yet."""
@@ -181,31 +186,6 @@ def column(row: Row, key: str, path: Path) -> Any:
     if key not in row:
         raise InputError(f"{path}: no column '{key}'; it has {', '.join(map(str, row))} -> is it the right file?")
     return row[key]
-
-
-def read_srt(path: Path) -> tuple[Cue, ...]:
-    """Read subtitles in SubRip form, tags removed.
-
-    Args:
-        path: the .srt file.
-
-    Returns:
-        Cues in order.
-    """
-    cues = []
-    stamp = r"(\d+):(\d+):(\d+)[,.](\d+)"
-    for block in re.split(r"\n\s*\n", path.read_text(encoding="utf-8-sig", errors="replace").replace("\r", "")):
-        found = re.search(rf"{stamp}\s*-->\s*{stamp}[^\n]*\n(.*)", block, re.DOTALL)
-        if found:
-            text = " ".join(re.sub(r"<[^>]*>", "", found[9]).split())
-            if text:
-                cues.append(Cue(_seconds(found.groups()[:4]), _seconds(found.groups()[4:8]), text))
-    return tuple(cues)
-
-
-def _seconds(parts: tuple[str | Any, ...]) -> float:
-    hours, minutes, seconds, fraction = parts
-    return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction}")
 
 
 def _first_line(error: BaseException) -> str:

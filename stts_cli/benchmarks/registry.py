@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from stts_cli.benchmarks.benchmark import Benchmark
+from stts_cli.benchmarks.own_rows import is_own_file
 from stts_cli.errors import InputError, suggest
 
 SHORT = ("nextqa", "perceptiontest", "mvbench", "tomato", "motionbench", "tempcompass", "egoschema")
@@ -19,7 +20,7 @@ def get_benchmark(name: str) -> Benchmark:
     """Return a benchmark.
 
     Args:
-        name: one of `NAMES`, or the path of a .jsonl file of one's own.
+        name: one of `NAMES`, or the path of a .jsonl, .json or .csv file of one's own.
 
     Returns:
         The benchmark.
@@ -27,14 +28,14 @@ def get_benchmark(name: str) -> Benchmark:
     Raises:
         InputError: there is none of that name.
     """
-    if name.endswith(".jsonl"):
-        from stts_cli.benchmarks.jsonl import open_file
+    if is_own_file(name):
+        from stts_cli.benchmarks.own_file import open_file
 
         return open_file(Path(name).expanduser())
     if name not in NAMES:
         raise InputError(
             f"unknown benchmark '{name}'{suggest(name, [*NAMES, *SUITES])} -> stts eval --list shows them all; "
-            "a file of your own ends in .jsonl"
+            "a file of your own ends in .jsonl, .json or .csv"
         )
     if name in BUILT_IN:
         from stts_cli.benchmarks import shapes

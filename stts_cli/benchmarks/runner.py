@@ -41,6 +41,7 @@ class Run:
         items: the questions.
         arms: at least one; each answers all of them, and is compared with the first.
         num_missing: questions left out because their video is not there.
+        notes: what else there is to say of the questions.
         scoring: a key of the benchmark's scorers.
         device: "auto", "cpu", "cuda" or "cuda:N".
         output: folder of the journal, or None.
@@ -55,6 +56,7 @@ class Run:
     items: Sequence[QaItem]
     arms: Sequence[ArmSettings]
     num_missing: int = 0
+    notes: Sequence[str] = ()
     scoring: str = "strict"
     device: str = "auto"
     output: Path | None = None
@@ -102,6 +104,7 @@ def evaluate(
     device = resolve_device(ranks.device(run.device))
     progress("loading the model")
     arms, notes = load_arms(run.arms, device, {} if families is None else families)
+    notes = [*run.notes, *notes]
     config = _config(run, arms, device)
     journal = Journal(run.output, config, ranks.rank)
     notes += journal.notes

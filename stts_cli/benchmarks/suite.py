@@ -18,6 +18,7 @@ from stts_cli import __version__
 from stts_cli.benchmarks.answers import same_arms
 from stts_cli.benchmarks.data import Questions, gather
 from stts_cli.benchmarks.output import write_results
+from stts_cli.benchmarks.own_rows import is_own_file
 from stts_cli.benchmarks.ranks import Ranks
 from stts_cli.benchmarks.registry import SUITES
 from stts_cli.benchmarks.runner import Progress, Run, evaluate
@@ -77,7 +78,7 @@ def run_benchmarks(
     """Evaluate on one benchmark, or on every one of a suite.
 
     Args:
-        bench: a benchmark's name, a .jsonl file, or a key of `SUITES`; several with commas.
+        bench: a benchmark's name, a file of the user's own, or a key of `SUITES`; several with commas.
         arms: from `plan_arms`.
         split: None for the benchmark's default.
         scoring: "strict", "relaxed", "molmo2" or "official"; in a suite, strict where a benchmark has no such rule.
@@ -121,6 +122,7 @@ def run_benchmarks(
             items=questions.items,
             arms=arms,
             num_missing=questions.num_missing,
+            notes=questions.notes,
             scoring=scoring if known or not is_suite else "strict",
             device=device,
             output=output / questions.benchmark.name if output and is_suite else output,
@@ -205,7 +207,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _names(bench: str) -> tuple[str, ...]:
-    if bench.endswith(".jsonl") and Path(bench).expanduser().is_file():
+    if is_own_file(bench) and Path(bench).expanduser().is_file():
         return (bench,)  # its name may hold a comma
     names = [name for part in bench.split(",") for name in SUITES.get(part.strip(), (part.strip(),))]
     for name in names:

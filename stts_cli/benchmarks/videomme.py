@@ -6,8 +6,9 @@ import dataclasses
 
 from stts_cli.benchmarks import prompts, published, scoring
 from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_srt
+from stts_cli.benchmarks.files import DataFolder, Row, read_json
 from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter
+from stts_cli.benchmarks.subtitles import read_published
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
@@ -54,7 +55,8 @@ def load_with_subtitles(folder: DataFolder, split: str) -> list[QaItem]:
             spoken = (entries[key] for key in sorted(entries, key=int))
             cues[video] = tuple(Cue(float(e["start"]), float(e["end"]), str(e["text"]).strip()) for e in spoken)
     else:
-        cues = {file.stem: read_srt(file) for file in folder.find_all("**/subtitle/*.srt", "**/*.srt")}
+        files = folder.find_all("**/subtitle/*.srt", "**/*.srt")
+        cues = {file.stem: read_published(file, folder.notes) for file in files}
     return [dataclasses.replace(item, subtitles=cues.get(item.video, ())) for item in items]
 
 

@@ -13,22 +13,19 @@ here and are refused. Anywhere else, and in rows with 'question', these are the 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stts_cli.benchmarks.files import read_srt
-from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter, letter, letters_of_text
+from stts_cli.benchmarks.items import Cue, QaItem, Source
+from stts_cli.benchmarks.own_rows import NumberedRow, kind_of
 from stts_cli.benchmarks.prompts import letter_from_choices, subtitle_block
 from stts_cli.errors import InputError
 
 Row = dict[str, Any]
-KEYS = ("video", "question", "answer", "options", "start", "end", "subtitles", "conversations", "messages")
 UNSUPPORTED = {
     "images": "training takes one video a row",
     "image": "training takes one video a row",
@@ -50,9 +47,9 @@ class Conversation:
     Attributes:
         turns: (what the user says, what the model should answer), in order; the video stands before the first.
         group: for breakdowns, for example the question family of the procedural world.
-        subtitles: text between the video and the first user turn; mostly "".
+        subtitles: text between the video and the first user turn, where evaluation has it; mostly "".
         line: line of the file, or entry of the list or dataset, from 1; 0 for none.
-        cues: timed subtitles; `heard` puts those around the frames in front of the first user turn, as evaluation does.
+        cues: timed subtitles; `heard` makes `subtitles` of those around the frames, as evaluation does.
         untrained: which of the turns, from 0, are context only: their answers take no loss.
     """
 
@@ -75,7 +72,7 @@ class Conversation:
         return ids, [own and n - 1 not in self.untrained for n, own in zip(starts, is_answer, strict=True)]
 
     def heard(self, timestamps_s: Sequence[float]) -> Conversation:
-        """Return the conversation with the cues around these times opening its first turn.
+        """Return the conversation with the cues around these times as its subtitles.
 
         Args:
             timestamps_s: times of the frames in seconds.
@@ -83,82 +80,44 @@ class Conversation:
         if not self.cues:
             return self
         block = subtitle_block(QaItem("", "", Source(Path()), "", subtitles=self.cues), timestamps_s)
-        (asked, answer), *others = self.turns
-        return dataclasses.replace(self, turns=((block + asked, answer), *others), cues=())
+        return dataclasses.replace(self, subtitles=block, cues=())
 
 
-def parse_row(row: Any, where: str, number: int, folder: Path) -> tuple[str, float | None, float | None, Conversation]:
-    """Read one row.
+def supported(row: NumberedRow) -> NumberedRow:
+    """Return a row as `read_items` takes it; one that asks for what training does not do holds the error instead."""
+    if not isinstance(row.fields, dict):
+        return row
+    fields = {key: value for key, value in row.fields.items() if value is not None}
+    try:
+        _check_supported(fields)
+    except ValueError as error:
+        return dataclasses.replace(row, fields=InputError(f"{row.where}: {error} -> correct it"))
+    return dataclasses.replace(row, fields={k: v for k, v in fields.items() if k not in UNSUPPORTED})
+
+
+def converse(row: NumberedRow, item: QaItem) -> Conversation:
+    """Return what a row says about its video.
 
     Args:
-        row: as the file holds it.
-        where: file and line, for messages.
-        number: of the line.
-        folder: what relative paths start from.
-
-    Returns:
-        Path of the video, start and end of the cut in seconds, and what is said about it.
+        row: as `supported` returns it.
+        item: the same row, read as a question.
 
     Raises:
-        InputError: the row is no object, lacks something, or holds what makes no sense.
+        InputError: it lacks an answer, or its turns make no sense.
     """
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {kind_of(row)} -> {FORM} -> correct it")
-    row = {key: value for key, value in row.items() if value is not None}
     try:
-        _check_supported(row)
-        talk = row.get("conversations", row.get("messages"))
-        _check_keys(row, ("video",) if talk is not None else ("video", "question", "answer"))
-        if not isinstance(row["video"], str) or not row["video"].strip():
-            raise ValueError(f"'video' is {row['video']!r} -> the path of a video file")
-        turns, untrained = _turns(talk) if talk is not None else ((_question(row),), frozenset())
-        cues, text = _subtitles(row.get("subtitles"), folder)
-        conversation = Conversation(turns, _group(row), text, number, cues, untrained)
-        video = Path(row["video"].strip()).expanduser()
-        return str(folder / video), _seconds(row, "start"), _seconds(row, "end"), conversation
+        talk = row.fields.get("conversations", row.fields.get("messages"))
+        if talk is not None:
+            turns, untrained = _turns(talk)
+        elif item.answer is None:
+            raise InputError(f"{row.where}: field 'answer' is missing; it has {', '.join(map(str, row.fields))}.")
+        else:  # of several right answers the first is trained
+            turns, untrained = ((letter_from_choices(item), item.answer),), frozenset()
     except ValueError as error:
         advice = "" if " -> " in str(error) else f" -> {FORM}"
-        raise InputError(f"{where}: {error}{advice} -> correct it") from error
-
-
-def _check_keys(row: Row, needed: Sequence[str]) -> None:
-    for key in needed:
-        if key not in row:
-            near = difflib.get_close_matches(key, map(str, row), n=1, cutoff=0.6)
-            has = f"its nearest key is '{near[0]}'" if near else f"it has {', '.join(map(str, row)) or 'nothing'}"
-            raise ValueError(f"no '{key}'; {has}")
-    for key in row:  # other keys are the data set's own, but a slip of the pen must not turn a choice into a question
-        meant = _meant(str(key))
-        if meant and meant not in row:
-            raise ValueError(f"unknown key '{key}'; did you mean '{meant}'?")
-
-
-@lru_cache(maxsize=1024)
-def _meant(key: str) -> str:
-    """Return the known key that an unknown one is very near to, or ""."""
-    near = [] if key in KEYS else difflib.get_close_matches(key, KEYS, n=1, cutoff=0.8)
-    return near[0] if near else ""
-
-
-def _question(row: Row) -> tuple[str, str]:
-    """Return the question as `stts eval` words it, and the reply that it takes for right."""
-    given = row.get("options") or []
-    if not isinstance(given, list):
-        raise ValueError(f"'options' is {kind_of(given)} -> a list")
-    for key in ("question", "answer"):
-        if isinstance(row[key], (dict, list, bool)):
-            raise ValueError(f"'{key}' is {kind_of(row[key])} -> a text")
-    written = [str(option) for option in given]
-    options = bare_options(written)
-    item = QaItem("", "", Source(Path()), str(row["question"]).strip(), options)
-    asked = letter_from_choices(item) if item.question else ""
-    answer = row["answer"]
-    if not options or not str(answer).strip():
-        return asked, str(answer).strip()
-    if isinstance(answer, int):
-        return asked, letter(answer, len(options))
-    found = letters_of_text(str(answer), options) or letters_of_text(str(answer), written)
-    return asked, found[0] if found else given_letter(str(answer), len(options))
+        raise InputError(f"{row.where}: {error}{advice} -> correct it") from error
+    group = next((values[0] for values in item.groups.values() if values), "")
+    return Conversation(turns, group, "", row.number, item.subtitles, untrained)
 
 
 def _check_supported(row: Row) -> None:
@@ -241,51 +200,3 @@ def _text(content: Any, number: int) -> str:
         else:
             raise ValueError(f"turn {number} has a part of type '{kind}' -> 'text' and 'video' are read")
     return "\n".join(texts)
-
-
-def _subtitles(given: Any, folder: Path) -> tuple[tuple[Cue, ...], str]:
-    """Return timed cues, of an .srt file or a list of [start, end, text], or else plain text."""
-    if not given:
-        return (), ""
-    if isinstance(given, list):
-        try:
-            return tuple(Cue(float(start), float(end), str(text)) for start, end, text in given), ""
-        except (TypeError, ValueError) as error:
-            raise ValueError("'subtitles' is a list of something else -> a list of [start, end, text]") from error
-    if not isinstance(given, str):
-        raise ValueError(f"'subtitles' is {kind_of(given)} -> an .srt file, a list of [start, end, text], or a text")
-    if not given.strip().endswith(".srt"):
-        return (), given
-    path = folder / given.strip()
-    if not path.is_file():
-        raise ValueError(f"subtitles '{path}' do not exist -> the path of an .srt file")
-    return _cues(path), ""
-
-
-@lru_cache(maxsize=64)
-def _cues(path: Path) -> tuple[Cue, ...]:
-    """Read subtitles once for all the questions about a video, which mostly stand together."""
-    return read_srt(path)
-
-
-def _group(row: Row) -> str:
-    groups = row.get("groups")
-    if isinstance(groups, dict):
-        return str(next(iter(groups.values()), ""))
-    return str(row.get("group", ""))
-
-
-def _seconds(row: Row, key: str) -> float | None:
-    value = row.get(key)
-    if value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"'{key}' is {value!r} -> a time in seconds") from error
-
-
-def kind_of(value: Any) -> str:
-    """Name the sort of a JSON value, for messages."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -71,12 +71,15 @@ def finetune(
     out = Path(output)
     first = int(os.environ.get("RANK", "0")) == 0
     settings = _settle(settings, device)
-    settings, rows, fingerprint = _read_rows(settings)
+    notes: list[str] = []
+    settings, rows, fingerprint = _read_rows(settings, notes)
     record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
     check_folder(out, record, resume=resume, first=first)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     settings = _deal_out(settings, world)
     log: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
+    for text in notes:
+        log({"event": "note", "text": text})
     log({"event": "stage", "name": "loading"})
     from stts_cli.training.trainer import latest_checkpoint, trainer_arguments
 
@@ -151,14 +154,14 @@ def _deal_out(settings: FinetuneSettings, world: int) -> FinetuneSettings:
     return dataclasses.replace(settings, accumulate=passes)
 
 
-def _read_rows(settings: FinetuneSettings) -> tuple[FinetuneSettings, tuple[Any, Any], str]:
+def _read_rows(settings: FinetuneSettings, notes: list[str]) -> tuple[FinetuneSettings, tuple[Any, Any], str]:
     """Read the rows of the data files: the settings with the number of held-out videos decided, rows, fingerprint."""
     if settings.data == "shapes":
         return settings.override(eval_videos=20 if settings.eval_videos is None else None), (None, None), "shapes"
     from stts_cli.training.samples import read_samples, split_held_out
 
     def read(source: str) -> Any:
-        return read_samples(source, video_root=settings.video_root, max_questions=settings.max_questions)
+        return read_samples(source, video_root=settings.video_root, max_questions=settings.max_questions, notes=notes)
 
     rows = read(settings.data)
     if settings.eval_videos is None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from stts_cli.benchmarks.own_rows import NumberedRow
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
 _DOWNLOADS_AT_ONCE = 8
 
 
-def hub_rows(source: str, video_root: str | None) -> Iterator[tuple[str, int, Path, Any]]:
+def hub_rows(source: str, video_root: str | None) -> tuple[list[NumberedRow], Path]:
     """Read a dataset, and fetch its videos unless they are at hand.
 
     Args:
@@ -28,7 +28,7 @@ def hub_rows(source: str, video_root: str | None) -> Iterator[tuple[str, int, Pa
         video_root: folder that holds the videos; None to fetch them from the dataset's repository.
 
     Returns:
-        (where, number from 1, folder that the row's relative paths start from, row) of every row.
+        The rows, and the folder that their relative paths start from.
 
     Raises:
         InputError: no such dataset, split or video.
@@ -45,8 +45,7 @@ def hub_rows(source: str, video_root: str | None) -> Iterator[tuple[str, int, Pa
         wanted = [row["video"] for row in rows if isinstance(row.get("video"), str)]
         fetched = _fetch(name, list(dict.fromkeys(wanted)))
         rows = [{**row, "video": fetched.get(row["video"], row["video"])} if "video" in row else row for row in rows]
-    for number, row in enumerate(rows, start=1):
-        yield f"{source}, row {number}", number, folder, row
+    return [NumberedRow(f"{source}, row {number}", number, row) for number, row in enumerate(rows, start=1)], folder
 
 
 def _load(name: str, split: str) -> list[dict[str, Any]]:

@@ -8,19 +8,20 @@ day. conversations.py says what a row may look like.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from stts_cli.benchmarks.files import DataFolder
+from stts_cli.benchmarks.own_rows import own_rows
+from stts_cli.benchmarks.questions import TALK, read_items
 from stts_cli.errors import InputError
-from stts_cli.training.conversations import FORM, Conversation, kind_of, parse_row
+from stts_cli.training.conversations import FORM, Conversation, converse, supported
 from stts_cli.video import VideoInfo, probe
 
 __all__ = [
@@ -73,14 +74,15 @@ class Problem:
 
 
 def read_samples(
-    source: str, *, video_root: str | None = None, max_questions: int = MAX_QUESTIONS
+    source: str, *, video_root: str | None = None, max_questions: int = MAX_QUESTIONS, notes: list[str] | None = None
 ) -> list[VideoSample]:
     """Read every sample of a file or a dataset.
 
     Args:
-        source: a .jsonl file, a .json file that holds a list, or "hf:OWNER/NAME[:split]".
+        source: a .jsonl, .json or .csv file (own_rows.py), or "hf:OWNER/NAME[:split]".
         video_root: folder that relative paths of videos start from; None for the file's own, or the dataset's.
         max_questions: the most conversations of one sample; a video with more becomes several samples.
+        notes: gets what was guessed, put right or not read.
 
     Returns:
         The samples in the order in which their videos first appear.
@@ -94,15 +96,20 @@ def read_samples(
     if source.startswith("hf:"):
         from stts_cli.training.hub_samples import hub_rows
 
-        rows = hub_rows(source, video_root)
+        rows, folder = hub_rows(source, video_root)
     else:
         path = Path(source)
-        _check_file(path)
-        rows = _file_rows(path, Path(video_root) if video_root else path.parent)
+        rows = own_rows(path, ", or hf:OWNER/NAME[:split], or shapes")
+        folder = Path(video_root) if video_root else path.parent
+    rows = [supported(row) for row in rows]
+    files = DataFolder(folder, name=source, where="your own data")
+    items = read_items(rows, files.own, [] if notes is None else notes, more_keys=TALK)
     grouped: dict[tuple[str, float | None, float | None], list[Conversation]] = {}
-    for where, number, folder, row in rows:
-        video, start, end, conversation = parse_row(row, where, number, folder)
-        grouped.setdefault((video, start, end), []).append(conversation)
+    for row, item in zip(rows, items, strict=True):
+        if isinstance(item, InputError):
+            raise item
+        key = (str(item.source.path), item.source.start_s, item.source.end_s)
+        grouped.setdefault(key, []).append(converse(row, item))
     if not grouped:
         raise InputError(f"{source} holds no sample -> {FORM} a line -> check the file")
     return [
@@ -287,43 +294,3 @@ def _expected_times(sample: VideoSample, info: VideoInfo, max_frames: int, max_f
     span = max(0.0, min(ends) - (sample.start or 0.0))
     num_frames = min(max_frames, math.ceil(span * max_fps) + 1)
     return np.linspace(0.0, span, num_frames).tolist()
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {what} -> a .jsonl or .json file, hf:OWNER/NAME, or shapes -> check --data")
-    if path.suffix not in (".jsonl", ".json"):
-        raise InputError(f"{path} ends in '{path.suffix}' -> .jsonl, or .json with a list -> convert it")
-
-
-def _file_rows(path: Path, folder: Path) -> Iterator[tuple[str, int, Path, Any]]:
-    """Yield (where, number, folder of the videos, row)."""
-    try:
-        if path.suffix == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8-sig"))
-            if not isinstance(rows, list):
-                raise InputError(f"{path} holds {kind_of(rows)} -> a list of rows -> check the file")
-            for number, row in enumerate(rows, start=1):
-                yield f"{path}, entry {number}", number, folder, row
-            return
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", number, folder, _load_line(line.rstrip(), f"{path}, line {number}")
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {error.lineno}: no JSON ({error.msg} at column {error.colno}) -> correct it, or fetch the "
-            "file again"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}) -> convert it") from error
-
-
-def _load_line(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: no JSON ({error.msg} at column {error.colno}) -> one object a line -> correct the line"
-        ) from error

@@ -447,46 +447,6 @@ def test_videoevalpro(tmp_path):
     assert benchmark.prompt(item) == f"Who?\nA. he\nB. she\nC. it\n{ONLY}"
 
 
-def test_jsonl_of_ones_own(tmp_path):
-    path = tmp_path / "mine.jsonl"
-    film(tmp_path / "clips/a.mp4")
-    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhi\n")
-    lines(path, [
-        {"video": "clips/a.mp4", "question": "Who?", "options": ["he", "she"], "answer": "she", "start": 1, "end": 2.5},
-        {"video": "clips/a.mp4", "question": "Who?", "options": ["he", "she"], "answer": 0, "subtitles": "a.srt"},
-        {"video": "clips/a.mp4", "question": "Who?", "options": ["he", "she"], "answer": "b", "groups": {"kind": 1}},
-        {"video": "clips/a.mp4", "question": "What\u2028is it?", "answer": "a tree", "id": "open"},
-    ])  # fmt: skip
-    benchmark, items = load(str(path), tmp_path)
-    assert [item.answer for item in items] == ["B", "A", "B", "a tree"]
-    assert [item.id for item in items] == ["1", "2", "3", "open"]
-    assert (items[0].source.start_s, items[0].source.end_s) == (1, 2.5)
-    assert (items[1].subtitles[0].text, items[2].groups) == ("hi", {"kind": ("1",)})
-    assert is_right(benchmark, items[3], "a tree")
-    assert not is_right(benchmark, items[3], "a")
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ('{"video": "a.mp4"}', "line|row 1.*question"),
-        ('{"video": "a.mp4", "question": "x", "anwser": "y"}', "did you mean 'answer'"),
-        ('{"video": "a.mp4", "question": "x", "options": ["a", "b"], "answer": 2}', "answer 2 of 2 options"),
-        ('{"video": "a.mp4", ', "half downloaded"),
-        ("[1]", "a list"),
-        ('{"video": "a.mp4", "question": "x", "options": "ab"}', "'options' is no list"),
-        ('{"video": "a.mp4", "question": "x", "groups": "ab"}', "'groups' is no mapping"),
-        ('{"video": "a.mp4", "question": "x", "start": "soon"}', "row 1: could not convert"),
-        ("", "holds no question"),
-    ],
-)
-def test_a_wrong_line_is_named(tmp_path, line, words):
-    path = tmp_path / "mine.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(InputError, match=words):
-        load(str(path), tmp_path)
-
-
 @pytest.mark.parametrize("name", [*SHORT, *LONG])
 def test_an_empty_folder_is_told_with_what_was_looked_for(tmp_path, name):
     with pytest.raises(InputError, match=r"none of .* is in .* -> get it: .*(huggingface|github)"):

@@ -81,7 +81,8 @@ def test_cues_are_heard_around_the_frames_read(shape_files):
     cues = (Cue(0.0, 0.5, "first"), Cue(900.0, 901.0, "never"))
     asked = dataclasses.replace(ASKED[0], cues=cues)
     (clip,) = video_clips([VideoSample(str(shape_files[0]), None, None, (asked,))])[0]
-    assert clip.conversations[0].turns == (("subtitle\n0.0 - 0.5 first\nQ?", "A"),)
+    assert clip.conversations[0].subtitles == "subtitle\n0.0 - 0.5 first\n"
+    assert clip.conversations[0].turns == asked.turns
 
 
 @pytest.fixture

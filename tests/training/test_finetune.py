@@ -54,8 +54,8 @@ def refused(one, output, message, **options):
 def test_a_line_that_is_no_json(untrained, base, good, tmp_path):
     data = rows_file(tmp_path, good[0], "{'video': 1}\n", good[1])
     message = (
-        rf"{data}, line 2: no JSON \(Expecting property name enclosed in double quotes at column 2\) -> one object a "
-        "line -> correct the line"
+        rf"{data}:2: no JSON \(Expecting property name enclosed in double quotes at column 2\): must be a JSON object "
+        r"a line\."
     )
     refused(base_settings(base, data), tmp_path / "run", message)
 
@@ -64,7 +64,8 @@ def test_missing_videos_and_empty_answers_are_listed_by_line(untrained, base, go
     lost = {"video": "lost.mp4", "question": "Where?", "answer": "gone"}
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    bad = [lost, {**good[1], "answer": " "}, {**lost, "video": str(broken)}]
+    talk = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": " "}]
+    bad = [lost, {"video": good[1]["video"], "conversations": talk}, {**lost, "video": str(broken)}]
     data = rows_file(tmp_path, good[0], *bad)
     message = (
         rf"line 2: {tmp_path}/lost.mp4: does not exist line 3: .*train_1.mp4: the answer is empty line 4: {broken}: "
@@ -110,7 +111,7 @@ def test_what_passes_the_check_fits_the_sequence(base, good, tmp_path, seq_len, 
 
 
 def test_a_text_that_cannot_be_tokenized_is_refused_with_its_line(untrained, base, good, tmp_path):
-    data = rows_file(tmp_path, {**good[0], "subtitles": "he said \ufdd0"})
+    data = rows_file(tmp_path, {**good[0], "subtitles": [[0, 9, "he said \ufdd0"]]})
     refused(
         base_settings(base, data),
         tmp_path / "run",

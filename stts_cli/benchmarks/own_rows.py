@@ -1,0 +1,155 @@
+"""Read the rows of a user's own file, each with where it stands: .jsonl, .json or .csv in, `NumberedRow`s out.
+
+A .json file holds a list of objects. A .csv file has a header; its empty cells are left out, "options", "subtitles",
+"groups" and "answer" may hold JSON (a cell that begins with a bracket), and columns option0, option1, ... are options.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stts_cli.benchmarks.gold import shown
+from stts_cli.errors import InputError
+
+SUFFIXES = (".jsonl", ".json", ".csv")
+_OPTION = re.compile(r"option_?([0-9]+)")
+
+
+@dataclass(frozen=True)
+class NumberedRow:
+    """A row as it stands in its file.
+
+    Attributes:
+        where: file and line, or entry of a .json file, for messages.
+        number: of the line or entry, from 1.
+        fields: the object; another value where it is none, or the error of a row that cannot be read.
+    """
+
+    where: str
+    number: int
+    fields: Any
+
+
+def is_own_file(name: str) -> bool:
+    """Say whether a name is that of a file of rows, by its ending."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def own_rows(path: Path, instead: str = "") -> list[NumberedRow]:
+    """Read every row of a file.
+
+    Args:
+        path: the file; its ending says what it is.
+        instead: what the caller takes beside a file, for the message.
+
+    Returns:
+        The rows in order; blank lines are none.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read at all.
+    """
+    if not path.is_file() or not is_own_file(path.name):
+        what = "is a folder" if path.is_dir() else "ends otherwise" if path.is_file() else "does not exist"
+        raise InputError(f"{path}: {what}: must be a file that ends in .jsonl, .json or .csv{instead}.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {error.reason} at byte {error.start}: must be UTF-8; save it as that.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    read = {".jsonl": _lines, ".json": _entries, ".csv": _records}[path.suffix.lower()]
+    return list(read(path, text))
+
+
+def _lines(path: Path, text: str) -> Iterator[NumberedRow]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            try:
+                yield NumberedRow(where, number, _json(line))
+            except ValueError as error:
+                yield NumberedRow(where, number, InputError(f"{where}: {_fault(error)}: must be a JSON object a line."))
+
+
+def _entries(path: Path, text: str) -> Iterator[NumberedRow]:
+    try:
+        rows = _json(text)
+    except ValueError as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(f"{path}{line}: {_fault(error)}: must be JSON, a list of objects.") from error
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: holds {kind_of(rows)}: must be a list of objects.")
+    for number, row in enumerate(rows, start=1):
+        yield NumberedRow(f"{path}, entry {number}", number, row)
+
+
+def _records(path: Path, text: str) -> Iterator[NumberedRow]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for name, count in Counter(header).items():
+            if count > 1 or not name:
+                raise InputError(f"{path}:1: header {shown(name)}: must be a name of its own.")
+        line = reader.line_num + 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                where = f"{path}:{line}"
+                try:
+                    yield NumberedRow(where, line, _fields(header, cells))
+                except ValueError as error:
+                    yield NumberedRow(where, line, InputError(f"{where}: {error}"))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}:{line}: {error}: must be comma-separated values, with double quotes.") from error
+
+
+def _fields(header: list[str], cells: list[str]) -> dict[str, Any]:
+    """Return a record as the object that a .jsonl file would hold."""
+    if len(cells) != len(header):
+        raise ValueError(f"{len(cells)} cells: must be {len(header)}, as in the header.")
+    row: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()}
+    for name in ("options", "subtitles", "groups", "answer"):
+        if name in row and row[name].lstrip()[0] in "[{":
+            try:
+                row[name] = _json(row[name])
+            except ValueError as error:
+                raise ValueError(f"{name} {shown(row[name])}: {_fault(error)}: must be JSON, as it begins.") from error
+    columns = sorted((int(match[1]), name) for name in header if (match := _OPTION.fullmatch(name)))
+    options = [row.pop(name, None) for _, name in columns]
+    while options and options[-1] is None:
+        options.pop()
+    if options and "options" in row:
+        raise ValueError(f"options {shown(row['options'])}: must be empty where columns hold the options.")
+    return row | ({"options": options} if options else {})
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _fault(error: ValueError) -> str:
+    return f"no JSON ({error.msg} at column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that stands twice, of which Python would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {shown(twice)} stands twice")
+    return found
+
+
+def kind_of(value: Any) -> str:
+    """Name the sort of a JSON value, for messages."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
