@@ -52,6 +52,29 @@ def frame_value(index: int) -> int:
     return 16 + 4 * index
 
 
+class FakeClock:
+    """Time that passes when a test says so, and a microsecond whenever it is read."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Replace the time that a model's stages are measured by."""
+    clock = FakeClock()
+    for module in ("device", "families.molmo2", "pruning.pruned_vit"):
+        monkeypatch.setattr(f"stts_cli.{module}.time", clock)
+    return clock
+
+
 def own_lines(stderr: str) -> list[str]:
     """Return our lines of what went to stderr; dependencies may write there too."""
     return [line for line in stderr.splitlines() if line.startswith("stts: ")]

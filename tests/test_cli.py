@@ -25,7 +25,6 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=120,
         stdin=subprocess.DEVNULL,
     )
 
@@ -37,7 +36,7 @@ def test_help_imports_nothing_heavy():
         "try:\n    cli.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
         f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
     assert "ask" in done.stdout
 
@@ -236,7 +235,7 @@ def test_users_see_no_deprecations(python, env, count):
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | env
     command = [sys.executable, *python, "-c", WARNS]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert "the end" in done.stderr
     assert done.stderr.count("Warning: an old name") == count
 

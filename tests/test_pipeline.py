@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ from stts_cli.video import Clip
 
 WINDOWS = 4
 PATCH, END = 41, 3
-ENCODE_S = 0.05
+ENCODE_S = 32.0
 
 
 class Tokenizer:
@@ -51,8 +50,9 @@ class Family:
     eos_token_ids = (END,)
     tokenizer = Tokenizer()
 
-    def __init__(self, scorer=True):
+    def __init__(self, scorer=True, spend=lambda seconds: None):
         self.model = Model()
+        self.spend = spend
         self.scorer = object() if scorer else None
         self.settings = PruneSettings(prune_layer=3, keep_ratio=0.5)
         self.encoded: list[dict] = []
@@ -62,7 +62,7 @@ class Family:
         return frames.float()
 
     def encode_video(self, patches, *, keep_ratio, scorer, prune_layer=None, seed=0, video_lengths=None):
-        time.sleep(ENCODE_S)
+        self.spend(ENCODE_S)
         self.encoded.append({"keep_ratio": keep_ratio, "scorer": scorer, "prune_layer": prune_layer})
         mask = torch.ones(len(patches), WINDOWS, dtype=torch.bool)
         mask[1:, : round(WINDOWS * (1 - keep_ratio))] = False
@@ -134,14 +134,14 @@ def clip():
     return Clip(np.zeros((3, 8, 8, 3), np.uint8), [0.0, 0.5, 1.0], 1.5, 10.0, 15, "decord")
 
 
-def test_several_questions_share_one_encoding_and_one_prefix(counted, clip):
-    family = Family()
+def test_several_questions_share_one_encoding_and_one_prefix(counted, clip, fake_clock):
+    family = Family(spend=fake_clock.spend)
     arm = pipeline.answer_questions(family, clip, ["ab", "abc"], keep_ratio=0.5, scorer="learned")
     assert len(family.encoded) == 1
     assert [name for name, _ in family.model.calls] == ["video", "question", "question"]
     assert family.model.calls[1:] == [("question", 2), ("question", 3)]
-    assert arm.answers[0].ttft_s > 0.5 + ENCODE_S
-    assert 0.5 < arm.answers[1].ttft_s < 0.5 + ENCODE_S, "the second question does not pay for the video"
+    assert arm.answers[0].ttft_s == pytest.approx(0.5 + ENCODE_S, abs=0.01)
+    assert arm.answers[1].ttft_s == pytest.approx(0.5, abs=0.01), "the second question does not pay for the video"
     assert arm.seconds["llm_prefill"] == pytest.approx(1.0 + 2 * 0.5)
     assert arm.seconds["decode"] == pytest.approx(2 * 0.125)
     assert arm.seconds["vit_dense"] == 0.25

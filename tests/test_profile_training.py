@@ -75,13 +75,20 @@ def test_the_flops_of_a_step_agree_with_torch(arm, monkeypatch):
 
 
 @pytest.mark.parametrize("arm", [DENSE, PRUNED], ids=lambda arm: arm.name)
-def test_stages_add_up_to_the_step(nano, arm):
+def test_stages_add_up_to_the_step(nano, arm, fake_clock):
+    """Each module takes a second of made-up time: none of it is lost, none counted twice."""
+    modules = [module for module in nano[0].model.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(lambda *_: fake_clock.spend(1)) for module in modules]
     one = nano[0].run(nano[1], arm)
+    for hook in hooks:
+        hook.remove()
     assert set(TRAINING_STAGES) < set(one.seconds)
-    assert one.seconds["step"] == pytest.approx(sum(one.seconds[stage] for stage in TRAINING_STAGES), rel=0.02)
+    assert one.seconds["step"] == pytest.approx(sum(one.seconds[stage] for stage in TRAINING_STAGES), abs=0.01)
+    spent = {stage: round(one.seconds[stage]) for stage in TRAINING_STAGES}
+    assert {stage for stage, seconds in spent.items() if seconds > 0} >= {"vit_dense", "vit_packed", "connector", "llm"}
     without = one.seconds["step"] - one.seconds["preprocess"] - one.seconds["optimizer"]
     assert one.seconds["forward_backward"] == pytest.approx(without)
-    assert 0 < one.seconds["step_cpu"] < 2 * torch.get_num_threads() * one.seconds["step"]
+    assert one.seconds["step_cpu"] > 0
     assert min(one.seconds[stage] for stage in TRAINING_STAGES if stage != "score_select_pack") > 0
     assert one.answer_tokens == len(estimate.ANSWER) + 1
 

@@ -109,7 +109,7 @@ def test_the_payload_is_light_and_announced(request):
         "import sys, stts_cli.benchmarks.lmms_eval_plugin\n"
         "assert not {'torch', 'numpy', 'lmms_eval'} & set(sys.modules), sorted(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True)
     if sys.version_info < (3, 11):
         pytest.skip("tomllib comes with Python 3.11")
     project = tomllib.loads((request.config.rootpath / "pyproject.toml").read_text())["project"]

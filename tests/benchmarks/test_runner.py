@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from stts_cli.benchmarks import answers, reader
 from stts_cli.benchmarks.data import gather
 from stts_cli.benchmarks.runner import Run, evaluate
 from stts_cli.errors import InputError, Interrupted
+from tests.benchmarks.conftest import hang
 from tests.conftest import own_lines
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -34,9 +33,28 @@ def words(tiny_checkpoint):
     ]  # fmt: skip
 
 
-def start(words, **environment):
+# the command line, which sends itself a signal when it has written some answers
+STRUCK = """
+import os, signal, sys
+from stts_cli import cli
+from stts_cli.benchmarks.journal import Journal
+
+append, left = Journal.append, [int(sys.argv[1])]
+
+def strike(self, row):
+    append(self, row)
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), int(sys.argv[2]))
+
+Journal.append = strike
+cli.main(sys.argv[3:])
+"""
+
+
+def start(words, program=("-m", "stts_cli.cli"), **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "stts_cli.cli", *words],
+        [sys.executable, *program, *words],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
@@ -70,20 +88,14 @@ def test_killed_and_resumed_is_the_same_as_never_killed(words, tmp_path, capsys,
     whole = rows(tmp_path / "whole")
     folder = tmp_path / "killed"
     journal = folder / "samples.rank0.jsonl"
-    when = random.randrange(2, len(whole) // 2)
-    process = start([*words, "--output", str(folder)])
-    try:
-        while not (journal.exists() and journal.read_bytes().count(b"\n") > when):
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    process = start([*words, "--output", str(folder)], ("-c", STRUCK, "7", str(signal.SIGKILL.value)))
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     kept = journal.read_bytes()
-    assert 0 < kept.count(b"\n") < len(whole), "it was killed before its end"
+    assert kept.count(b"\n") == 1 + 7 < len(whole)
     journal.write_bytes(kept + b'{"arm": "dense", "id": "sha')  # killed in the middle of a line
     said = finish([*words, "--output", str(folder)], capsys)
-    assert "answers were there already" in said.err
+    assert "7 of 60 answers were there already" in said.err
     assert without_times(rows(folder)) == without_times(whole)
     assert without_times(result(folder)) == without_times(result(tmp_path / "whole"))
     fewer = [word for word in words if word != "--compare"]
@@ -107,7 +119,7 @@ def test_two_processes_give_the_result_of_one(words, tmp_path, capsys, without_t
         start([*words, "--output", str(tmp_path / "two"), "--json"], **{rank_name: str(rank)}, **shared)
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=300) for process in pair]
+    said = [process.communicate() for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert said[1][0] == "", "only the first process reports"
     assert without_times(result(tmp_path / "two")) == without_times(result(tmp_path / "one"))
@@ -126,13 +138,9 @@ def test_both_processes_have_work():
 @pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(words, tmp_path, capsys):
     folder = tmp_path / "stopped"
-    process = start([*words, "--output", str(folder), "--workers", "1"])
-    journal = folder / "samples.rank0.jsonl"
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    more = ["--output", str(folder), "--workers", "1"]
+    process = start([*words, *more], ("-c", STRUCK, "2", str(signal.SIGINT.value)))
+    out, err = process.communicate()
     assert (process.returncode, out) == (130, ""), err
     assert "the same command goes on from there" in err
     assert "Traceback" not in err
@@ -172,17 +180,18 @@ def _serve_all_but_two(pipe):
     while True:
         request = pipe.recv()
         if request.source.path.name == "two.mp4":
-            time.sleep(1000)
+            hang(request.source.path.parent)
         pipe.send(reader._attempt(request))
 
 
-def test_a_video_that_hangs_is_an_error_row(items_file, arms, monkeypatch, tmp_path):
+def test_a_video_that_hangs_is_an_error_row(items_file, arms, monkeypatch, tmp_path, late_once_hanging):
     monkeypatch.setattr(reader, "_serve", _serve_all_but_two)
-    document = run_file(items_file, arms, workers=1, timeout_s=10, output=tmp_path / "out")
+    late_once_hanging(items_file.parent)
+    document = run_file(items_file, arms, workers=1, timeout_s=0.1, output=tmp_path / "out")
     for arm in document["arms"].values():
         assert (arm["n"], arm["n_errors"]) == (2, 2)
     kept = [row for row in rows(tmp_path / "out")[1:] if row["video"] == "two.mp4"]
-    assert [row["error"] for row in kept] == ["the decoder did not finish in 10 s"] * 4
+    assert [row["error"] for row in kept] == ["the decoder did not finish in 0.1 s"] * 4
 
 
 def test_an_interrupted_run_without_a_folder_says_so(items_file, arms, monkeypatch):
