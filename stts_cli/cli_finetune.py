@@ -102,7 +102,7 @@ def finetune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --output holds.")] = False,
     skip_invalid: Annotated[
         bool,
-        typer.Option("--skip-invalid", help="Leave out the questions that the check of the data rejects."),
+        typer.Option("--skip-invalid", help="Leave out rows that cannot be read and questions that the check rejects."),
     ] = False,
     push_to_hub: Annotated[str | None, typer.Option(help="Upload the result to this repository of the hub.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",

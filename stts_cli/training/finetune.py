@@ -72,12 +72,19 @@ def finetune(
     first = int(os.environ.get("RANK", "0")) == 0
     settings = _settle(settings, device)
     notes: list[str] = []
-    settings, rows, fingerprint = _read_rows(settings, notes)
+    settings, rows, fingerprint = _read_rows(settings, notes, skip_invalid)
     record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
     check_folder(out, record, resume=resume, first=first)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     settings = _deal_out(settings, world)
-    log: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
+    write: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
+    noted: list[str] = []
+
+    def log(event: dict[str, Any]) -> None:
+        if event["event"] == "note":
+            noted.append(event["text"])
+        write(event)
+
     for text in notes:
         log({"event": "note", "text": text})
     log({"event": "stage", "name": "loading"})
@@ -109,7 +116,7 @@ def finetune(
         "train": settings.train,
         "data": data.name,
         "is_demonstration": family.is_demonstration,
-        "notes": list(family.notes),
+        "notes": noted,
         "steps": steps,
         "resumed_from": checkpoint.name if checkpoint else None,
         "best_step": trainer.state.best_global_step,
@@ -154,14 +161,22 @@ def _deal_out(settings: FinetuneSettings, world: int) -> FinetuneSettings:
     return dataclasses.replace(settings, accumulate=passes)
 
 
-def _read_rows(settings: FinetuneSettings, notes: list[str]) -> tuple[FinetuneSettings, tuple[Any, Any], str]:
+def _read_rows(
+    settings: FinetuneSettings, notes: list[str], skip_invalid: bool
+) -> tuple[FinetuneSettings, tuple[Any, Any], str]:
     """Read the rows of the data files: the settings with the number of held-out videos decided, rows, fingerprint."""
     if settings.data == "shapes":
         return settings.override(eval_videos=20 if settings.eval_videos is None else None), (None, None), "shapes"
     from stts_cli.training.samples import read_samples, split_held_out
 
     def read(source: str) -> Any:
-        return read_samples(source, video_root=settings.video_root, max_questions=settings.max_questions, notes=notes)
+        return read_samples(
+            source,
+            video_root=settings.video_root,
+            max_questions=settings.max_questions,
+            notes=notes,
+            skip_invalid=skip_invalid,
+        )
 
     rows = read(settings.data)
     if settings.eval_videos is None:

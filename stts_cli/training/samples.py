@@ -74,7 +74,12 @@ class Problem:
 
 
 def read_samples(
-    source: str, *, video_root: str | None = None, max_questions: int = MAX_QUESTIONS, notes: list[str] | None = None
+    source: str,
+    *,
+    video_root: str | None = None,
+    max_questions: int = MAX_QUESTIONS,
+    notes: list[str] | None = None,
+    skip_invalid: bool = False,
 ) -> list[VideoSample]:
     """Read every sample of a file or a dataset.
 
@@ -83,6 +88,7 @@ def read_samples(
         video_root: folder that relative paths of videos start from; None for the file's own, or the dataset's.
         max_questions: the most conversations of one sample; a video with more becomes several samples.
         notes: gets what was guessed, put right or not read.
+        skip_invalid: leave out rows that cannot be read, and note how many and which; else the first is an error.
 
     Returns:
         The samples in the order in which their videos first appear.
@@ -103,13 +109,26 @@ def read_samples(
         folder = Path(video_root) if video_root else path.parent
     rows = [supported(row) for row in rows]
     files = DataFolder(folder, name=source, where="your own data")
-    items = read_items(rows, files.own, [] if notes is None else notes, more_keys=TALK)
+    notes = [] if notes is None else notes
+    items = read_items(rows, files.own, notes, more_keys=TALK)
     grouped: dict[tuple[str, float | None, float | None], list[Conversation]] = {}
+    unread: list[InputError] = []
     for row, item in zip(rows, items, strict=True):
-        if isinstance(item, InputError):
-            raise item
+        try:
+            if isinstance(item, InputError):
+                raise item
+            conversation = converse(row, item)
+        except InputError as error:
+            if not skip_invalid:
+                raise
+            unread.append(error)
+            continue
         key = (str(item.source.path), item.source.start_s, item.source.end_s)
-        grouped.setdefault(key, []).append(converse(row, item))
+        grouped.setdefault(key, []).append(conversation)
+    if unread:
+        shown = [str(error) for error in unread[:PROBLEMS_SHOWN]]
+        more = [f"... and {len(unread) - PROBLEMS_SHOWN} more"] if len(unread) > PROBLEMS_SHOWN else []
+        notes.append("\n".join([f"left out: {len(unread)} of {len(rows)} rows cannot be read:", *shown, *more]))
     if not grouped:
         raise InputError(f"{source} holds no sample -> {FORM} a line -> check the file")
     return [

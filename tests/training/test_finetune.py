@@ -86,6 +86,19 @@ def test_an_answer_longer_than_the_model_takes(untrained, base, good, tmp_path):
     refused(base_settings(base, data), tmp_path / "run", r"line 2: .* tokens with 4 frames, a sequence takes 2048 .*")
 
 
+def test_rows_that_cannot_be_read_are_left_out_too_and_counted(base, good, tmp_path):
+    data = rows_file(tmp_path, *good, {"video": good[0]["video"], "question": "Q"})
+    with data.open("a") as file:
+        file.write("{not json\n")
+    fewer = base_settings(base, data, steps=1)
+    refused(fewer, tmp_path / "run", f"{data}:{len(good) + 1}: field 'answer' is missing; it has video, question.")
+    document = finetune(fewer, tmp_path / "run", skip_invalid=True, device="cpu")
+    total = len(good) + 2
+    (note,) = document["notes"]
+    assert note.startswith(f"left out: 2 of {total} rows cannot be read:\n{data}:{len(good) + 1}: field 'answer' is")
+    assert f"\n{data}:{total}: no JSON (" in note
+
+
 @pytest.mark.parametrize("seq_len", [None, 230])
 @pytest.mark.parametrize("start", [0.0, 3600.0])
 def test_what_passes_the_check_fits_the_sequence(base, good, tmp_path, seq_len, start):
@@ -131,6 +144,7 @@ def test_what_is_wrong_can_be_left_out(base, good, tmp_path):
     assert note.startswith(f"left out: line {len(good) + 1}: ")
     (start,) = [event for event in told if event["event"] == "start"]
     assert start["items"] == 6
+    assert document["notes"] == [note]
     only_bad = rows_file(tmp_path, lost)
     refused(base_settings(base, only_bad), tmp_path / "other", "no sample is left -> mend the data", skip_invalid=True)
 
