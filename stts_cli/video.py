@@ -1,8 +1,8 @@
 """Read a video file into a few frames with their times: the first stage of the path.
 
 In: a file and a frame budget. Out: `Clip`, with frames (T, H, W, 3) uint8 RGB and a time in seconds for each. Decoding
-goes through decord, which resizes while it reads; where decord fails, PyAV reads the file and the reason is kept in
-`Clip.fallback_reason`. Sampling is the one of the paper's base model (Molmo2): at most `max_fps` frames a second and at
+goes through decord; where decord fails, PyAV reads the file and the reason is kept in `Clip.fallback_reason`. Each whole
+frame is resized at once as the model's processor does it (`resize`), so that no more than a few are held. Sampling is the one of the paper's base model (Molmo2): at most `max_fps` frames a second and at
 most `num_frames` in all, evenly spread, the first and the last frame among them (arXiv 2603.18004, experimental setup).
 
 This module knows nothing of models or tensors: normalising and cutting into patches is the family's work.
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from stts_cli.errors import InputError
+from stts_cli.resize import DECODER, resize_frame
 
 STALL_S = 30.0  # a decoder that delivers no frame for this long is given up
 TRUNCATED_BELOW = 0.9  # a file that holds less than this part of the length it declares is truncated
@@ -73,11 +74,13 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class _Budget:
+class _Request:
     num_frames: int
     max_fps: float
     start_s: float
     end_s: float
+    size: Size | None
+    resample: str
 
 
 class _DecoderError(Exception):
@@ -157,16 +160,19 @@ def read_clip(
     num_frames: int,
     max_fps: float = 2.0,
     size: Size | None = None,
+    resample: str = "bilinear",
     start: float | None = None,
     end: float | None = None,
 ) -> Clip:
-    """Read a few frames of a video file, resized while they are read.
+    """Read a few frames of a video file, each resized as soon as it is decoded.
 
     Args:
         path: the video file.
         num_frames: the most frames to read, >= 1.
         max_fps: the most frames a second, > 0.
         size: (height, width) in pixels of the frames wanted, or None for the file's own. The aspect ratio is not kept.
+        resample: filter that whole frames are resized with, "bilinear" or "bicubic" (`resize.resize_frame`); or
+            `resize.DECODER`: the decoder resizes while it reads, with a filter of its own.
         start: leave out what comes before this time in seconds.
         end: leave out what comes after this time in seconds.
 
@@ -178,14 +184,13 @@ def read_clip(
     """
     info = probe(path)
     path = Path(path)
-    size = size or (info.height, info.width)
-    budget = _Budget(num_frames, max_fps, start or 0.0, np.inf if end is None else end)
+    request = _Request(num_frames, max_fps, start or 0.0, np.inf if end is None else end, size, resample)
     try:
-        return _read_with_decord(path, info, size, budget)
+        return _read_with_decord(path, info, request)
     except _DecoderError as error:
         reason = str(error)
     try:
-        return _read_with_pyav(path, info, size, budget, fallback_reason=reason)
+        return _read_with_pyav(path, info, request, fallback_reason=reason)
     except _DecoderError as error:
         raise InputError(f"{path} cannot be decoded ({error}): it is damaged -> check the file") from error
 
@@ -203,22 +208,22 @@ def _checked_file(path: str | Path) -> Path:
     return path
 
 
-def _read_with_decord(path: Path, info: VideoInfo, size: Size, budget: _Budget) -> Clip:
-    frames: list[np.ndarray] = []
-    steps = _watched(_decord_steps(path, info, size, budget))
+def _read_with_decord(path: Path, info: VideoInfo, request: _Request) -> Clip:
+    steps = _watched(_decord_steps(path, info, request))
     times, chosen = next(steps)
-    frames.extend(steps)
+    frames = [_fit(frame, request.size, request.resample) for frame in steps]
     return _clip(frames, times, chosen, info, backend="decord", fallback_reason=None)
 
 
-def _decord_steps(path: Path, info: VideoInfo, size: Size, budget: _Budget) -> Iterator[Any]:
+def _decord_steps(path: Path, info: VideoInfo, request: _Request) -> Iterator[Any]:
     """Yield (times of all frames, chosen indices), then the chosen frames (H, W, 3) one by one."""
     try:
         import decord
     except (ImportError, OSError) as error:
         raise _DecoderError(f"decord cannot be loaded: {_reason(error)}") from error
     decord.logging.set_level(decord.logging.QUIET)
-    height, width = size
+    by_decoder = request.size if request.resample == DECODER else None
+    height, width = by_decoder or (-1, -1)
     try:
         reader = decord.VideoReader(str(path), width=width, height=height, num_threads=0)
         times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(np.float64)
@@ -226,37 +231,38 @@ def _decord_steps(path: Path, info: VideoInfo, size: Size, budget: _Budget) -> I
     except Exception as error:
         raise _DecoderError(f"decord: {_reason(error)}") from error
     _refuse_truncated(path, info, times)
-    chosen = _choose(times, path, budget)
+    chosen = _choose(times, path, request)
     yield times, chosen
     for index in chosen:
         try:
-            rows = reader[index].asnumpy().reshape(height, -1)
+            frame = reader[index].asnumpy()
         except Exception as error:
             raise _DecoderError(f"decord at {times[index]:.1f} s: {_reason(error)}") from error
+        height, width = by_decoder or frame.shape[:2]
+        rows = frame.reshape(height, -1)
         # decord aligns rows to 64 pixels and, for narrow frames, takes the filling for a fourth channel
         yield np.ascontiguousarray(rows[:, : width * 3]).reshape(height, width, 3)
 
 
-def _read_with_pyav(path: Path, info: VideoInfo, size: Size, budget: _Budget, *, fallback_reason: str) -> Clip:
+def _read_with_pyav(path: Path, info: VideoInfo, request: _Request, *, fallback_reason: str) -> Clip:
     av = _quiet_pyav()
-    height, width = size
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            time_base = float(stream.time_base or 0)  # gone once the file is closed
             packets = [p.pts for p in container.demux(stream) if p.pts is not None]
         if not packets:
             raise _DecoderError("it holds no frame")
         pts = np.unique(np.asarray(packets, dtype=np.int64))
-        times = _clean_times(pts * float(stream.time_base), info.fps)
+        times = _clean_times(pts * time_base, info.fps)
         _refuse_truncated(path, info, times)
-        chosen = _choose(times, path, budget)
+        chosen = _choose(times, path, request)
         wanted = {int(pts[index]) for index in chosen}
         frames: list[np.ndarray] = []
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
                 if frame.pts in wanted:
-                    picture = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-                    frames.append(picture.to_ndarray())
+                    frames.append(fit(frame, request.size, request.resample))
                 if len(frames) == len(wanted):
                     break
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -266,14 +272,37 @@ def _read_with_pyav(path: Path, info: VideoInfo, size: Size, budget: _Budget, *,
     return _clip(frames, times, chosen, info, backend="pyav", fallback_reason=fallback_reason)
 
 
-def _choose(times: np.ndarray, path: Path, budget: _Budget) -> list[int]:
-    inside = np.flatnonzero((times >= budget.start_s) & (times <= budget.end_s))
+def fit(frame: Any, size: Size | None, resample: str) -> np.ndarray:
+    """Turn a frame of PyAV into RGB of the size wanted, upright as decord has it.
+
+    Args:
+        frame: an `av.VideoFrame`.
+        size: (height, width) in pixels, or None for the frame's own.
+        resample: as in `read_clip`.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    quarters = frame.rotation // 90 % 4
+    height, width = size if size and resample == DECODER else (None, None)
+    if quarters % 2:
+        height, width = width, height
+    pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+    return _fit(np.ascontiguousarray(np.rot90(pixels, quarters)), size, resample)
+
+
+def _fit(frame: np.ndarray, size: Size | None, resample: str) -> np.ndarray:
+    return frame if size is None or frame.shape[:2] == size else resize_frame(frame, size, resample)
+
+
+def _choose(times: np.ndarray, path: Path, request: _Request) -> list[int]:
+    inside = np.flatnonzero((times >= request.start_s) & (times <= request.end_s))
     if not len(inside):
         raise InputError(
-            f"no frame of {path} lies between {budget.start_s:g} and {budget.end_s:g} s "
+            f"no frame of {path} lies between {request.start_s:g} and {request.end_s:g} s "
             f"-> the video runs from 0 to {times[-1]:.1f} s -> change the start or the end"
         )
-    return [int(inside[i]) for i in sample_indices(times[inside], budget.num_frames, budget.max_fps)]
+    return [int(inside[i]) for i in sample_indices(times[inside], request.num_frames, request.max_fps)]
 
 
 def _clean_times(times: np.ndarray, fps: float) -> np.ndarray:
@@ -332,7 +361,7 @@ def _watched(steps: Iterator[Any], stall_s: float | None = None) -> Iterator[Any
     A native decoder that loops at a damaged end cannot be interrupted, only left behind.
     """
     stall_s = STALL_S if stall_s is None else stall_s
-    box: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=8)
+    box: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=2)  # whole frames
 
     def work() -> None:
         try:

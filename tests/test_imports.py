@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "stts_cli"
-BELOW_COMMANDS = {"text", "video", "generate", "families", "pruning", "savings", "device", "errors", "__init__"}
+BELOW_COMMANDS = {
+    "text", "video", "resize", "generate", "families", "pruning", "savings", "device", "errors", "__init__",
+}  # fmt: skip
 
 # room -> rooms it may import; a room may always import itself
 ALLOWED: dict[str, set[str]] = {
@@ -20,11 +22,12 @@ ALLOWED: dict[str, set[str]] = {
     "estimate": {"architectures", "savings", "errors", "__init__"},
     "plots": {"text", "errors"},
     "device": {"errors"},
-    "video": {"errors"},
+    "resize": {"errors"},
+    "video": {"resize", "errors"},
     "visual": {"plots", "errors"},
     "pruning": {"errors"},
     "generate": {"device", "errors"},
-    "families": {"pruning", "savings", "architectures", "device", "errors"},
+    "families": {"resize", "pruning", "savings", "architectures", "device", "errors"},
     "shapes": {"errors"},
     "pipeline": BELOW_COMMANDS,
     "profiling": BELOW_COMMANDS | {"pipeline", "architectures", "estimate", "training"},
@@ -37,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "report_eval": {"report", "terminal"},
     "report_finetune": {"terminal"},
     "cli_finetune": {"report_finetune", "training", "presets", "errors"},
-    "cli_eval": {"report_eval", "benchmarks", "presets", "plots", "errors"},
+    "cli_eval": {"report_eval", "benchmarks", "resize", "presets", "plots", "errors"},
     "cli": {
         "cli_eval",
         "cli_finetune",
@@ -53,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         "profiling",
         "visual",
         "video",
+        "resize",
         "presets",
         "savings",
         "errors",

@@ -2,13 +2,14 @@
 
 In: requests. Out: results in the same order, a clip or the reason there is none. A decoder that loops in native code
 cannot be interrupted, so it runs in a process that can be killed; another takes its place. No more than two clips a
-worker are held. No torch in the workers.
+worker are held. A worker imports torch when the first frame has to be resized, and nothing else of the model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
 import signal
 import time
 from collections import deque
@@ -23,7 +24,7 @@ import numpy as np
 from stts_cli.benchmarks.items import Source
 from stts_cli.benchmarks.shapes import write_missing
 from stts_cli.errors import InputError
-from stts_cli.video import Clip, probe, read_clip, sample_indices
+from stts_cli.video import Clip, fit, probe, read_clip, sample_indices
 
 READY = "ready"
 START_UP_S = 120.0  # a worker that takes longer to start is given up too
@@ -38,12 +39,14 @@ class ReadRequest:
         num_frames: the most frames.
         max_fps: the most frames a second.
         size: (height, width) in pixels, or None for the file's own.
+        resample: filter that frames are resized with, as in `video.read_clip`.
     """
 
     source: Source
     num_frames: int
     max_fps: float
     size: tuple[int, int] | None
+    resample: str = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def read_source(request: ReadRequest) -> Clip:
             num_frames=request.num_frames,
             max_fps=request.max_fps,
             size=request.size,
+            resample=request.resample,
             start=source.start_s,
             end=source.end_s if source.end_frame is None else _time_before(source.path, source.end_frame),
         )
@@ -189,6 +193,7 @@ class _Worker:
 
 def _serve(pipe: Any) -> None:
     """Answer requests until the other end is closed."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch: the model's process needs the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
     try:
         pipe.send(READY)
@@ -238,11 +243,7 @@ def _read_folder(request: ReadRequest) -> Clip:
     frames = []
     for index in chosen:
         with av.open(str(files[index])) as container:
-            frame = next(container.decode(video=0))
-            height, width = request.size or (frame.height, frame.width)
-            frames.append(
-                frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
-            )
+            frames.append(fit(next(container.decode(video=0)), request.size, request.resample))
     return Clip(
         frames=np.stack(frames),
         timestamps_s=[round(float(times[index]), 4) for index in chosen],

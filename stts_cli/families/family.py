@@ -79,6 +79,10 @@ class Family(Protocol):
         """Height and width of a frame in pixels."""
 
     @property
+    def resample(self) -> str:
+        """Filter that frames are resized with: "bilinear" or "bicubic"."""
+
+    @property
     def vit_blocks(self) -> list[Any]:
         """Blocks of the ViT in order, up to the deepest that runs."""
 

@@ -1,7 +1,7 @@
 """Frames to patches: resize, rescale, normalise, cut; uint8 (T, H, W, 3) in, (T, N, patch_dim) out.
 
 Comes between video reading and the ViT. Plain torch, equal to what transformers' video processors compute, without
-their need of torchvision. Which frames are read is video.py's choice.
+their need of torchvision. Which frames are read is video.py's choice, and it has them resized already.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from stts_cli.errors import InputError
+from stts_cli.resize import resize_frame
 
 _FRAMES_AT_ONCE = 32
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # numbers of PIL
@@ -69,18 +70,13 @@ class FrameProcessor:
         std = torch.tensor(self.std, device=device) * 255
         parts = []
         for chunk in frames.split(_FRAMES_AT_ONCE):
-            pixels = chunk.to(device)
-            if tuple(pixels.shape[1:3]) != self.size:
-                pixels = self._resize(pixels)
-            x = (pixels.float() - mean) / std
+            if tuple(chunk.shape[1:3]) != self.size:
+                resized = [resize_frame(frame.numpy(), self.size, self.resample) for frame in chunk.cpu()]
+                chunk = torch.from_numpy(np.stack(resized))
+            x = (chunk.to(device).float() - mean) / std
             x = x[:, : rows * side, : cols * side].view(len(x), rows, side, cols, side, 3)
             parts.append(x.transpose(2, 3).reshape(len(x), rows * cols, side * side * 3).to(dtype))
         return torch.cat(parts)
-
-    def _resize(self, frames: Tensor) -> Tensor:
-        x = frames.permute(0, 3, 1, 2).float()
-        x = functional.interpolate(x, self.size, mode=self.resample, align_corners=False, antialias=False)
-        return x.round_().clamp_(0, 255).permute(0, 2, 3, 1)
 
 
 def read_frame_processor(find_file: Callable[[str], Path | None], default: dict[str, Any]) -> FrameProcessor:

@@ -167,6 +167,11 @@ class Molmo2Family:
         return self.frames.size
 
     @property
+    def resample(self) -> str:
+        """Filter that frames are resized with: "bilinear" or "bicubic"."""
+        return self.frames.resample
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Patch rows and columns of a frame."""
         return self.frames.grid
