@@ -60,6 +60,9 @@ def ask(
     ] = None,
     frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
     max_fps: Annotated[float | None, typer.Option(help="The most frames a second to look at.")] = None,
+    resize: Annotated[
+        str, typer.Option(help="Who resizes frames: model, as its processor does, or decoder, fast and different.")
+    ] = "model",
     keep_ratio: Annotated[
         float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1; 1 is dense. (1 - the prune ratio.)")
     ] = None,
@@ -80,8 +83,10 @@ def ask(
     """Answer questions about a video, and show what pruning saved."""
     from stts_cli import report
     from stts_cli.presets import choose_preset
+    from stts_cli.resize import check_resize
     from stts_cli.video import probe
 
+    check_resize(resize)
     settings = choose_preset(preset, model=model).override(
         frames=frames,
         max_fps=max_fps,
@@ -111,6 +116,7 @@ def ask(
             model=settings.model,
             frames=settings.frames,
             max_fps=settings.max_fps,
+            resize=resize,
             options=options or (),
             keep_ratio=settings.keep_ratio,
             scorer=settings.scorer,
@@ -133,6 +139,9 @@ app.command(name="eval")(cli_eval.evaluate)
 def profile(
     frames: Annotated[int | None, typer.Option(help="How many frames; the video is repeated if it has fewer.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file; else the embedded model's demo clip.")] = None,
+    resize: Annotated[
+        str, typer.Option(help="Who resizes frames: model, as its processor does, or decoder, fast and different.")
+    ] = "model",
     shape: Annotated[
         str | None,
         typer.Option(help="An architecture with random weights: mini, molmo2-4b, molmo2-8b, nano, or a YAML file."),
@@ -165,8 +174,10 @@ def profile(
     from stts_cli import estimate, plots, report, report_profile
     from stts_cli.architectures import load_architecture
     from stts_cli.presets import Preset, choose_preset, demo_video
+    from stts_cli.resize import check_resize
     from stts_cli.video import probe
 
+    check_resize(resize)
     if shape and (model or preset):
         raise InputError("--shape and a model are given -> one of --shape, --model, --preset -> leave one out")
     if frames is not None and sweep_frames:
@@ -204,6 +215,7 @@ def profile(
                 model=None if shape else settings.model,
                 video_path=video or demo_video(),
                 restamp=video is None,
+                resize=resize,
                 repeats=repeats,
                 device=device,
                 kernel=kernel,

@@ -60,6 +60,7 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
     frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
     max_fps: Annotated[float | None, typer.Option(help="The most frames a second to look at.")] = None,
+    resize: Annotated[str, typer.Option(help="As in ask.")] = "model",
     keep_ratio: Annotated[float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1.")] = None,
     scorer: Annotated[str | None, typer.Option(help="As in ask.")] = None,
     prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
@@ -78,6 +79,9 @@ def evaluate(
     """Measure accuracy beside cost, with more arms on the same questions if asked for."""
     from stts_cli import report_eval
     from stts_cli.presets import Preset, choose_preset, load_suite, vary_preset
+    from stts_cli.resize import check_resize
+
+    check_resize(resize)
 
     if list_them:
         from stts_cli.benchmarks.registry import describe
@@ -122,6 +126,7 @@ def evaluate(
                 preset.scorer,
                 preset.prune_layer,
                 preset.dtype,
+                resize=resize,
             )
 
         document = run_benchmarks(

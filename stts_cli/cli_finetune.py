@@ -48,6 +48,7 @@ def finetune(
     z_loss: Annotated[float | None, typer.Option(help="Weight of the z-loss on the answers' tokens; 0.")] = None,
     frames: Annotated[int | None, typer.Option(help="The most frames of a video; 64.")] = None,
     max_fps: Annotated[float | None, typer.Option(help="The most frames a second; 2.")] = None,
+    resize: Annotated[str | None, typer.Option(help="Who resizes frames: model, or decoder, faster; model.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; else --epochs.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Times through the data; 1.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Videos a process in one forward pass; 1.")] = None,

@@ -24,6 +24,7 @@ from stts_cli import __version__, generate, savings, video
 from stts_cli.device import PeakMemory, clock, resolve_device
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.generate import VideoPrefix, prefill_video
+from stts_cli.resize import DECODER, NOTE, choose_filter
 from stts_cli.video import Clip
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def ask(
     model: str,
     frames: int,
     max_fps: float,
+    resize: str = "model",
     options: Sequence[str] = (),
     keep_ratio: float | None = None,
     scorer: str = "auto",
@@ -150,6 +152,7 @@ def ask(
         model: a checkpoint folder or a hub id.
         frames: the most frames to look at.
         max_fps: the most frames a second to look at.
+        resize: who resizes frames, one of `resize.RESIZES`.
         options: if given, at least two: the likeliest is the answer to every question.
         keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
         scorer: "auto", or one of `pruning.SCORERS`.
@@ -179,10 +182,13 @@ def ask(
     family = load(model, device=device, dtype=dtype)
     loaded = clock("cpu")
     progress("reading the video")
-    clip = video.read_clip(path, num_frames=frames, max_fps=max_fps, size=family.frame_size)
+    resample = choose_filter(resize, family.resample)
+    clip = video.read_clip(path, num_frames=frames, max_fps=max_fps, size=family.frame_size, resample=resample)
     read = clock("cpu")
 
     scorer, keep_ratio, notes = resolve_scorer(family, scorer, keep_ratio)
+    if resize == DECODER:
+        notes.insert(0, NOTE)
     if clip.fallback_reason:
         notes.insert(0, f"read with PyAV: {clip.fallback_reason}")
 
@@ -213,7 +219,7 @@ def ask(
         is_demonstration=family.is_demonstration,
         device=device,
         dtype=dtype,
-        video=_describe(path, clip),
+        video={**_describe(path, clip), "resize": resize},
         arms=arms,
         seconds={"load": loaded - started, "read": read - loaded},
         notes=notes,

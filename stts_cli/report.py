@@ -134,7 +134,7 @@ def header_lines(document: Document) -> list[str]:
     asked = len(arm["answers"])
     return [
         f"{clip['path']}: {clip['num_frames']} of {clip['num_source_frames']} frames, {times[0]:.1f} to "
-        f"{times[-1]:.1f} s of {clip['duration_s']:.1f} s, resized to {width}x{height} by {clip['backend']}",
+        f"{times[-1]:.1f} s of {clip['duration_s']:.1f} s, {width}x{height} px, read by {clip['backend']}",
         f"{document['model']} on {document['device']} in {document['dtype']}",
         (
             f"{arm['scorer']} scorer after ViT block {arm['prune_layer']}, keep ratio {arm['keep_ratio']:g} "

@@ -1,7 +1,7 @@
 """Resize decoded frames as the stock model's processor does, so that keep ratio 1 is the stock model on any video.
 
-`--resize decoder` leaves it to the decoder instead: faster, with another filter. torch is imported by the first frame that
-is resized, so that processes that only read files of the right size start without it.
+`--resize decoder` leaves it to the decoder instead: faster, with another filter. torch is imported by the first frame
+that is resized, so that processes that only read files of the right size start without it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ def choose_filter(resize: str, resample: str) -> str:
 
     Returns:
         `resample`, or `DECODER`.
+
+    Raises:
+        InputError: no such way.
     """
+    check_resize(resize)
     return DECODER if resize == DECODER else resample
 
 

@@ -1,9 +1,10 @@
 """Read a video file into a few frames with their times: the first stage of the path.
 
 In: a file and a frame budget. Out: `Clip`, with frames (T, H, W, 3) uint8 RGB and a time in seconds for each. Decoding
-goes through decord; where decord fails, PyAV reads the file and the reason is kept in `Clip.fallback_reason`. Each whole
-frame is resized at once as the model's processor does it (`resize`), so that no more than a few are held. Sampling is the one of the paper's base model (Molmo2): at most `max_fps` frames a second and at
-most `num_frames` in all, evenly spread, the first and the last frame among them (arXiv 2603.18004, experimental setup).
+goes through decord; where decord fails, PyAV reads the file and the reason is kept in `Clip.fallback_reason`. A whole
+frame is resized at once, as the model's processor does it (`resize`): few are held. Sampling is the one of the paper's
+base model (Molmo2): at most `max_fps` frames a second and at most `num_frames` in all, evenly spread, the first and the
+last frame among them (arXiv 2603.18004, experimental setup).
 
 This module knows nothing of models or tensors: normalising and cutting into patches is the family's work.
 """

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from stts_cli import cli
+from stts_cli.resize import NOTE
 from tests.conftest import own_lines
 
 NUM_FRAMES, WINDOWS = 6, 9
@@ -47,6 +48,16 @@ def test_json_is_one_document_and_nothing_else(ask):
     assert arm["peak_bytes"] > 10e6
     for stage in ("preprocess", "vit_dense", "score_select_pack", "vit_packed", "connector", "llm_prefill", "decode"):
         assert arm["seconds"][stage] > 0
+
+
+def test_the_decoder_may_resize_and_says_so(ask):
+    document = json.loads(ask("What is it?", "--json")[0])
+    assert document["video"]["resize"] == "model"
+    out, err = ask("What is it?", "--json", "--resize", "decoder")
+    document = json.loads(out)
+    assert document["video"]["resize"] == "decoder"
+    assert NOTE in document["notes"]
+    assert f"stts: {NOTE}" in err
 
 
 def test_quiet_prints_the_answers_only_and_the_same_ones(ask):

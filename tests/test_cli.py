@@ -52,21 +52,21 @@ def test_the_surface_is_what_is_promised():
     [
         (
             "ask",
-            "--preset --model --options --frames --max-fps --keep-ratio --scorer --prune-layer --max-new-tokens "
-            "--device --dtype --compare --save-kept --json --quiet",
+            "--preset --model --options --frames --max-fps --resize --keep-ratio --scorer --prune-layer "
+            "--max-new-tokens --device --dtype --compare --save-kept --json --quiet",
         ),
         (
             "eval",
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare "
-            "--test-time-scaling --output --preset --model --frames --max-fps --keep-ratio --scorer --prune-layer "
-            "--max-new-tokens --device --dtype --workers --timeout --seed --json",
+            "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --scorer "
+            "--prune-layer --max-new-tokens --device --dtype --workers --timeout --seed --json",
         ),
         (
             "finetune",
             "--preset --model --data --output --train --keep-ratio --scorer --new-scorer --prune-layer --bias-rescale "
             "--temporal-weight --target-gradient --clamp-scorer-gradient --answer-weights --z-loss --frames --max-fps "
-            "--steps --epochs --batch-size --accumulate --global-batch --max-questions --seq-len --lr-floor "
+            "--resize --steps --epochs --batch-size --accumulate --global-batch --max-questions --seq-len --lr-floor "
             "--adam-betas --adam-eps --clip-by "
             "--lr-scorer --lr-vit --lr-connector --lr-llm --lr-lora --warmup --scorer-warmup --optimizer --schedule "
             "--weight-decay --clip --precision --gradient-checkpointing --lora-rank --lora-alpha --lora-vit "
@@ -75,8 +75,8 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "profile",
-            "--frames --video --shape --model --preset --keep-ratio --sweep-frames --scorer --prune-layer --repeats "
-            "--device --dtype --kernel --memory --train --analytic --plot --json",
+            "--frames --video --resize --shape --model --preset --keep-ratio --sweep-frames --scorer --prune-layer "
+            "--repeats --device --dtype --kernel --memory --train --analytic --plot --json",
         ),
     ],
 )

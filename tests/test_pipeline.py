@@ -44,6 +44,7 @@ class Model:
 
 class Family:
     frame_size = (8, 8)
+    resample = "bilinear"
     model_name = "fake"
     is_demonstration = False
     notes = ()

@@ -40,7 +40,7 @@ def make_job(**changes):
 def trainee(**changes):
     job = make_job(**changes)
     family = passes.build(job)
-    clip, _ = passes.read_frames(job, 5, family.frame_size)
+    clip, _ = passes.read_frames(job, 5, family)
     return Trainee(family, job), clip
 
 
@@ -199,6 +199,6 @@ def test_memory_of_a_step_is_measured_and_estimated():
 def test_a_job_that_does_not_train_answers():
     job = make_job(train=False)
     family = passes.build(job)
-    clip, _ = passes.read_frames(job, 2, family.frame_size)
+    clip, _ = passes.read_frames(job, 2, family)
     assert "decode_per_token" in runner(family, job)(clip, DENSE).seconds
     assert "backward" in runner(family, make_job())(clip, DENSE).seconds

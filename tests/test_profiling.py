@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from stts_cli.profiling import figures, memory, passes, run
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, STAGES, Arm, Job, Pass
 
 NANO = load_architecture("nano")
+SMALL = SimpleNamespace(frame_size=(24, 24), resample="bilinear")
 
 
 def make_job(**changes):
@@ -37,7 +39,7 @@ def family():
 
 @pytest.fixture(scope="module")
 def clip(family):
-    return passes.read_frames(make_job(), 6, family.frame_size)[0]
+    return passes.read_frames(make_job(), 6, family)[0]
 
 
 def measured(**changes):
@@ -165,13 +167,13 @@ def test_arms_take_turns_in_changing_order():
 
 
 def test_frames_are_repeated_and_said_to_be(clip_file):
-    clip, about = passes.read_frames(make_job(video=str(clip_file), restamp=False), 60, (24, 24))
+    clip, about = passes.read_frames(make_job(video=str(clip_file), restamp=False), 60, SMALL)
     assert len(clip.frames) == len(clip.timestamps_s) == 60
     assert (clip.frames[50] == clip.frames[0]).all()
     assert clip.timestamps_s == pytest.approx([i / 10 for i in range(60)])
     assert (about["num_distinct"], about["num_source_frames"]) == (50, 50)
     assert "repeated to make 60" in about["text"]
-    clip, about = passes.read_frames(make_job(video=str(clip_file)), 20, (24, 24))
+    clip, about = passes.read_frames(make_job(video=str(clip_file)), 20, SMALL)
     assert clip.timestamps_s == [i * 0.5 for i in range(20)]
     assert "repeated" not in about["text"]
     assert "stamped 0.5 s apart" in about["text"]

@@ -74,7 +74,7 @@ def test_the_table_of_one_arm(document, capsys):
     assert row(out, "time, ViT") == ["500.0", "ms"]
     assert row(out, "peak memory") == ["3.00", "GiB"]
     assert "keep ratio 0.3 (drop ratio 0.7): 30 of 100 windows kept" in out
-    assert "8 of 50 frames, 0.0 to 4.9 s of 5.0 s, resized to 128x96 by decord" in out
+    assert "8 of 50 frames, 0.0 to 4.9 s of 5.0 s, 128x96 px, read by decord" in out
     assert "a multiply-add counts 2" in out
 
 

@@ -21,6 +21,7 @@ from stts_cli.benchmarks.reader import ReadRequest, ReadResult
 from stts_cli.benchmarks.settings import ArmSettings
 from stts_cli.errors import InputError
 from stts_cli.pipeline import answer_questions, load, resolve_scorer
+from stts_cli.resize import DECODER, NOTE, choose_filter
 
 if TYPE_CHECKING:
     from stts_cli.families.family import Family
@@ -61,7 +62,8 @@ class LoadedArm:
 
     def request(self, source: Source) -> ReadRequest:
         """Return what is to be read of a source."""
-        return ReadRequest(source, self.frames, self.settings.max_fps, self.family.frame_size)
+        resample = choose_filter(self.settings.resize, self.family.resample)
+        return ReadRequest(source, self.frames, self.settings.max_fps, self.family.frame_size, resample)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def load_arms(
         InputError: two arms turn out to be the same.
     """
     arms: list[LoadedArm] = []
-    notes: list[str] = []
+    notes = [NOTE] if any(each.resize == DECODER for each in settings) else []
     for each in settings:
         dtype = ("bfloat16" if device.startswith("cuda") else "float32") if each.dtype == "auto" else each.dtype
         if (each.model, dtype) not in families:

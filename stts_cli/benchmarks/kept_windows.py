@@ -58,7 +58,7 @@ def kept_shares(
     kept = {(scorer, ratio): np.zeros(len(KINDS)) for scorer in scorers for ratio in KEEP_RATIOS}
     for source in sources:
         write_missing(source)
-        clip = read_source(ReadRequest(source, NUM_FRAMES, MAX_FPS, family.frame_size))
+        clip = read_source(ReadRequest(source, NUM_FRAMES, MAX_FPS, family.frame_size, family.resample))
         assert source.scene is not None
         kinds = kinds_of(window_labels(make_scene(*source.scene), np.array(clip.timestamps_s))).ravel()
         counts += np.bincount(kinds, minlength=len(KINDS))

@@ -102,7 +102,13 @@ class Stts(lmms):
             groups.setdefault((video, limit), []).append(index)
         texts: dict[int, str] = {}
         for (video, limit), members in tqdm(groups.items(), desc="videos", disable=self.rank != 0):
-            clip = read_clip(video, num_frames=self.max_frames, max_fps=self.max_fps, size=self.family.frame_size)
+            clip = read_clip(
+                video,
+                num_frames=self.max_frames,
+                max_fps=self.max_fps,
+                size=self.family.frame_size,
+                resample=self.family.resample,
+            )
             arm = answer_questions(
                 self.family,
                 clip,

@@ -148,6 +148,7 @@ def _config(run: Run, arms: Sequence[LoadedArm], device: str) -> dict[str, Any]:
                 "weights": hashes[id(arm.family)],
                 "frames": arm.frames,
                 "max_fps": arm.settings.max_fps,
+                "resize": arm.settings.resize,
                 "keep_ratio": arm.keep_ratio,
                 "scorer": arm.scorer,
                 "prune_layer": arm.prune_layer,

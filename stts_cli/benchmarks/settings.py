@@ -31,6 +31,7 @@ class ArmSettings:
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         dtype: "auto", "float32", "bfloat16" or "float16".
         spend_savings: take frames / keep_ratio frames instead, which cost about as much as `frames` dense ones.
+        resize: who resizes frames, one of `resize.RESIZES`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ArmSettings:
     prune_layer: int | None = None
     dtype: str = "auto"
     spend_savings: bool = False
+    resize: str = "model"
 
 
 def weights_hash(family: Any) -> str:

@@ -20,6 +20,7 @@ import torch
 from stts_cli import estimate, generate, pipeline, video
 from stts_cli.architectures import Architecture
 from stts_cli.device import PeakMemory, clock
+from stts_cli.resize import choose_filter
 from stts_cli.video import Clip
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Job:
         dtype: of the weights; in training, which keeps them in float32, that of autocast.
         kernel: attention of the packed blocks, one of `pruning.KERNELS`.
         train: take training steps instead of answering.
+        resize: who resizes frames, one of `resize.RESIZES`.
     """
 
     architecture: Architecture
@@ -85,6 +87,7 @@ class Job:
     dtype: str
     kernel: str
     train: bool = False
+    resize: str = "model"
 
 
 @dataclass(frozen=True)
@@ -136,14 +139,14 @@ def build(job: Job) -> Family:
 
 
 def read_frames(
-    job: Job, num_frames: int, size: tuple[int, int], progress: Progress = lambda stage: None
+    job: Job, num_frames: int, family: Family, progress: Progress = lambda stage: None
 ) -> tuple[Clip, dict[str, Any]]:
     """Take a number of frames from the job's video, the whole of it evenly, and repeat it where it holds too few.
 
     Args:
         job: names the video, and whether the frames keep their times.
         num_frames: T.
-        size: height and width wanted.
+        family: its frames' size, and how it resizes them.
         progress: called when reading starts.
 
     Returns:
@@ -152,7 +155,8 @@ def read_frames(
     """
     progress(f"reading {num_frames} frames")
     started = clock("cpu")
-    clip = video.read_clip(job.video, num_frames=num_frames, max_fps=1000.0, size=size)
+    resample = choose_filter(job.resize, family.resample)
+    clip = video.read_clip(job.video, num_frames=num_frames, max_fps=1000.0, size=family.frame_size, resample=resample)
     seconds = clock("cpu") - started
     num_distinct, times = len(clip.timestamps_s), clip.timestamps_s
     text = f"{num_distinct} of the {clip.num_source_frames} frames of {Path(job.video).name}, spread evenly"

@@ -18,6 +18,7 @@ from stts_cli.profiling.memory import check_memory, peaks_of_processes
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, Arm, Job, Progress, build, read_frames, take_turns
 from stts_cli.profiling.training_steps import runner
 from stts_cli.pruning.attention import KERNELS, choose_kernel
+from stts_cli.resize import DECODER, NOTE
 
 ON_CPU = (
     "resident memory of a process of its own for each arm, which gives back what it frees, above the loaded model and "
@@ -33,6 +34,7 @@ def profile(
     model: str | None,
     video_path: str,
     restamp: bool,
+    resize: str = "model",
     frames: Sequence[int],
     keep_ratios: Sequence[float] = (),
     scorer: str = "auto",
@@ -52,6 +54,7 @@ def profile(
         model: a checkpoint folder or a hub id, or None for random weights.
         video_path: where frames are taken from; repeated where it holds too few.
         restamp: give the frames times half a second apart instead of their own.
+        resize: who resizes frames, one of `resize.RESIZES`.
         frames: frame counts.
         keep_ratios: fractions of windows kept; empty for the architecture's own.
         scorer: "auto", or one of `estimate.SCORERS`.
@@ -95,7 +98,8 @@ def profile(
     plans = list({(plan.num_frames, plan.keep_ratio): plan for plan in plans}.values())  # scorer none has one ratio
     check_memory(plans, device)
     notes += busy(device)
-    job = Job(architecture, model, video_path, restamp, layer, device, dtype, kernel, train)
+    notes += [NOTE] if resize == DECODER else []
+    job = Job(architecture, model, video_path, restamp, layer, device, dtype, kernel, train, resize)
     peaks = peaks_of_processes(job, plans, notes, progress) if memory and not on_gpu else {}
     progress("loading the model")
     family = build(job)
@@ -103,7 +107,7 @@ def profile(
     points, clips = [], []
     for num_frames in dict.fromkeys(plan.num_frames for plan in plans):
         here = [plan for plan in plans if plan.num_frames == num_frames]
-        clip, about = read_frames(job, num_frames, family.frame_size, progress)
+        clip, about = read_frames(job, num_frames, family, progress)
         clips.append(about)
         arms = [DENSE] + [Arm(plan.keep_ratio, plan.scorer) for plan in here]
         passes = take_turns(run, clip, arms, repeats, progress)
@@ -124,6 +128,7 @@ def profile(
             "kernel": kernel,
             "repeats": repeats,
             "warm_up": 1,
+            "resize": resize,
             "train": train,
             "new_tokens": 0 if train else NEW_TOKENS,
             "question": estimate.QUESTION,

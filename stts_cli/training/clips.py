@@ -105,6 +105,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
         num_frames: the most frames of a video.
         max_fps: the most frames a second.
         frame_size: (height, width) in pixels.
+        resample: filter that frames are resized with, as in `video.read_clip`.
         cache_dir: folder that keeps decoded frames, made when needed; None decodes every time.
     """
 
@@ -115,10 +116,11 @@ class VideoClips(Dataset[list[TrainingClip]]):
         num_frames: int,
         max_fps: float,
         frame_size: tuple[int, int],
+        resample: str = "bilinear",
         cache_dir: Path | None = None,
     ) -> None:
         self.samples = list(samples)
-        self.num_frames, self.max_fps, self.frame_size = num_frames, max_fps, frame_size
+        self.num_frames, self.max_fps, self.frame_size, self.resample = num_frames, max_fps, frame_size, resample
         self.cache_dir = cache_dir
 
     def __len__(self) -> int:
@@ -136,7 +138,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
             return kept
         source = Source(Path(sample.video), sample.start, sample.end)
         try:
-            clip = read_source(ReadRequest(source, self.num_frames, self.max_fps, self.frame_size))
+            clip = read_source(ReadRequest(source, self.num_frames, self.max_fps, self.frame_size, self.resample))
         except InputError as error:
             raise UnreadableVideo(str(error)) from error
         except (OSError, ValueError, RuntimeError) as error:
@@ -148,7 +150,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
         return clip.frames, times
 
     def _entry(self, sample: VideoSample) -> Path | None:
-        """Return where a sample's frames are kept; another file, cut or budget has another place."""
+        """Return where a sample's frames are kept; another file, cut, budget or filter has another place."""
         if self.cache_dir is None:
             return None
         try:
@@ -158,7 +160,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
                 f"{sample.video} cannot be read ({error.strerror}) -> put it back, or take it out of the data"
             ) from error
         path = os.path.abspath(sample.video)
-        budget = (sample.start, sample.end, self.num_frames, self.max_fps, *self.frame_size)
+        budget = (sample.start, sample.end, self.num_frames, self.max_fps, *self.frame_size, self.resample)
         key = hashlib.sha256(repr((path, found.st_size, found.st_mtime_ns, *budget)).encode()).hexdigest()[:32]
         return self.cache_dir / key[:2] / f"{key}.npz"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from stts_cli import __version__
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
+from stts_cli.resize import DECODER, NOTE, choose_filter
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, Report, RunLog, check_folder, claim
 from stts_cli.training.settings import FinetuneSettings, main_keep_ratio
 
@@ -266,7 +267,10 @@ def _data(
         )
         return Data(train, shapes_to_measure(), True, "the procedural world, training seeds", "shapes")
     checked = [None if r is None else _check(settings, family, r, skip_invalid, log) for r in rows]
+    if settings.resize == DECODER:
+        log({"event": "note", "text": NOTE})
     budget = {"num_frames": settings.frames, "max_fps": settings.max_fps, "frame_size": family.frame_size}
+    budget["resample"] = choose_filter(settings.resize, family.resample)
     cache = Path(settings.cache) if settings.cache else None
     clips = [None if not r else VideoClips(r, cache_dir=cache, **budget) for r in checked]
     held_out = shapes_to_measure() if settings.eval_data == "shapes" else clips[1]

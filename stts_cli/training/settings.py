@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import InputError, suggest
+from stts_cli.resize import check_resize
 
 TRAIN = ("scorer", "lora", "full")
 SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
@@ -49,6 +50,7 @@ class FinetuneSettings:
         z_loss: weight of the squared logarithm of the softmax's denominator beside each token's cross-entropy.
         frames: the most frames of a video.
         max_fps: the most frames a second.
+        resize: who resizes frames, one of `resize.RESIZES`.
         max_questions: the most conversations about one video in a step.
         batch_size: videos a process in one forward pass; with "shapes", a factor on its own number of clips.
         accumulate: forward passes an optimizer step.
@@ -109,6 +111,7 @@ class FinetuneSettings:
     z_loss: float = 0.0
     frames: int = 64
     max_fps: float = 2.0
+    resize: str = "model"
     max_questions: int = 8
     batch_size: int = 1
     accumulate: int = 1
@@ -158,6 +161,7 @@ class FinetuneSettings:
         _among("schedule", self.schedule, SCHEDULES)
         _among("answer_weights", self.answer_weights, ANSWER_WEIGHTS)
         _among("clip_by", self.clip_by, CLIP_BY)
+        check_resize(self.resize)
         if self.bias_rescale is not None:
             _among("bias_rescale", self.bias_rescale, ("row", "frame", "off"))
         for name in (

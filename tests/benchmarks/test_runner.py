@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from stts_cli.benchmarks import answers, reader
 from stts_cli.benchmarks.data import gather
 from stts_cli.benchmarks.runner import Run, evaluate
 from stts_cli.errors import InputError, Interrupted
+from stts_cli.resize import NOTE
 from tests.benchmarks.conftest import hang
 from tests.conftest import own_lines
 
@@ -269,6 +271,14 @@ def test_a_video_half_answered_is_asked_the_rest_and_nothing_twice(
     assert without_times(rows(tmp_path / "half")) == without_times(rows(tmp_path / "whole"))
 
 
+def test_answers_to_frames_resized_in_two_ways_do_not_mix(items_file, arms, tmp_path):
+    run_file(items_file, arms, output=tmp_path / "out")
+    by_decoder = [dataclasses.replace(arm, resize="decoder") for arm in arms]
+    with pytest.raises(InputError, match=r"arms\.dense\.resize 'model', this one has 'decoder'"):
+        run_file(items_file, by_decoder, output=tmp_path / "out")
+    assert NOTE in run_file(items_file, by_decoder)["notes"]
+
+
 def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()][1:]
 
@@ -312,7 +322,7 @@ def test_what_questions_share_is_divided_among_them(items_file, arms, monkeypatc
 
 FIELDS = """arm id video segment groups question answer chance prompt text finished parsed correct counted num_frames
 tokens_in visual_tokens visual_tokens_dense flops read_s encode_s prefill_s decode_s peak_bytes backend""".split()
-SETTINGS = "model weights frames max_fps keep_ratio scorer prune_layer dtype".split()
+SETTINGS = "model weights frames max_fps resize keep_ratio scorer prune_layer dtype".split()
 
 
 def test_a_line_says_everything_about_an_answer_and_the_first_about_the_run(items_file, arms, tmp_path):

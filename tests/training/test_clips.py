@@ -120,7 +120,15 @@ def test_questions_are_not_a_part_of_what_is_kept(shape_files, tmp_path, decoded
 
 @pytest.mark.parametrize(
     "change",
-    [{"num_frames": 5}, {"max_fps": 1.0}, {"frame_size": (32, 32)}, {"start": 0.5}, {"end": 2.0}, {"touch": True}],
+    [
+        {"num_frames": 5},
+        {"max_fps": 1.0},
+        {"frame_size": (32, 32)},
+        {"resample": "decoder"},
+        {"start": 0.5},
+        {"end": 2.0},
+        {"touch": True},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_another_budget_cut_or_file_is_decoded_anew(shape_files, tmp_path, decoded, change):

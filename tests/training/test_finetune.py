@@ -202,6 +202,7 @@ def done(base, videos_jsonl, tmp_path_factory):
         ({"lr_scorer": 0.5}, "lr_scorer", "0.001 there, 0.5 here"),
         ({"steps": 9}, "steps", "2 there, 9 here"),
         ({"seed": 3}, "seed", "0 there, 3 here"),
+        ({"resize": "decoder"}, "resize", "'model' there, 'decoder' here"),
     ],
 )
 def test_a_folder_that_holds_another_run(untrained, done, change, key, values):
@@ -409,6 +410,7 @@ def test_presets_may_write_numbers_as_people_do(tmp_path):
         ({"optimizer": "adam"}, "optimizer 'adam' is unknown; did you mean 'adamw'?"),
         ({"schedule": "linear"}, "schedule 'linear' is unknown; known: cosine, cosine-after-warmup, wsd"),
         ({"bias_rescale": "col"}, "bias_rescale 'col' is unknown"),
+        ({"resize": "both"}, "--resize both: must be model or decoder."),
         ({"frames": 0}, "frames 0 -> at least 1 -> raise it"),
         ({"steps": -1}, "steps -1 -> at least 0 -> raise it"),
         ({"seq_len": 0}, "seq_len 0 -> at least 1 -> raise it"),

@@ -170,9 +170,7 @@ def test_a_json_list_is_read_as_well(tmp_path):
     path.write_text('[\n{"video": }]')
     with pytest.raises(InputError) as caught:
         read_samples(str(path))
-    assert str(caught.value) == (
-        f"{path}:2: no JSON (Expecting value at column 11): must be JSON, a list of objects."
-    )
+    assert str(caught.value) == (f"{path}:2: no JSON (Expecting value at column 11): must be JSON, a list of objects.")
 
 
 FORM = "an object with 'video', 'question' and 'answer', or with 'video' and 'conversations'"
