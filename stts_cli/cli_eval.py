@@ -73,6 +73,9 @@ def evaluate(
         int | None, typer.Option(help="Processes that read videos ahead; 0 reads in this one, without a timeout.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which a video is given up.")] = 120.0,
+    times: Annotated[
+        bool, typer.Option("--times", help="Time the arms too: nothing is read meanwhile, arms in changing order.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of guesses and of the random scorer.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
 ) -> None:
@@ -145,6 +148,7 @@ def evaluate(
             timeout_s=timeout,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            times=times,
             progress=progress,
         )
     if document is not None:

@@ -21,6 +21,7 @@ from stts_cli.terminal import Screen, print_json, print_lines, print_note
 Document = dict[str, Any]
 LINE_EVERY_S = 60.0  # where stderr is no terminal
 COLUMNS = 4  # arms beside each other
+COSTS = {"tokens_ratio": "tokens", "flops_ratio": "FLOPs", "seconds_ratio": "time"}  # of a suite; times if asked for
 
 
 class EvalProgress:
@@ -184,15 +185,15 @@ def _accuracy_table(document: Document) -> Table:
 
 
 def _cost_table(document: Document) -> Table:
-    table = _table("cost", "visual tokens", "FLOPs a question", "ratio", "time a video", "ratio")
+    times = document.get("times", {}).get("arms", {})
+    table = _table("cost", "visual tokens", "FLOPs a question", "ratio", *(("time a clip", "ratio") if times else ()))
     pairs = {each["arm"]: each for each in document["comparisons"]}
     for name, arm in document["arms"].items():
-        ratios = [(pairs.get(name) or {}).get(key) for key in ("flops_ratio", "seconds_ratio")]
-        flops, seconds = ("" if ratio is None else f"{ratio:.2f} x" for ratio in ratios)
-        tokens = f"{arm['visual_tokens'] or 0.0:,.0f}"
-        table.add_row(
-            name, tokens, format_si(arm["flops"] or 0.0), flops, format_seconds(arm["seconds"] or 0.0), seconds
-        )
+        cells = [f"{arm['visual_tokens'] or 0.0:,.0f}", format_si(arm["flops"] or 0.0)]
+        cells.append(_ratio(pairs.get(name, {}).get("flops_ratio")))
+        if times:
+            cells += [format_seconds(times[name]["seconds"]), _ratio(times[name]["ratio"])]
+        table.add_row(name, *cells)
     return table
 
 
@@ -204,10 +205,8 @@ def _footer_lines(document: Document) -> list[str]:
             f"points and ratios: against {first_name}, on the same questions; paired 95%: bootstrap over videos; "
             "p: McNemar"
         )
-    lines.append(
-        "FLOPs: a question asked alone; time: all questions of a video, "
-        f"reading it excluded ({format_seconds(first['read_s'])})"
-    )
+    lines.append("FLOPs: a question asked alone")
+    lines += [document["times"]["how"]] if "times" in document else []
     counts = {
         "failed": first["n_errors"],
         "without a public answer": first["n_unscored"],
@@ -238,16 +237,20 @@ def _suite_tables(document: Document) -> list[Table]:
 
 def _differences_table(document: Document, first: str) -> Table:
     classes = document["differences"]
-    table = _table(f"points against {first}", *classes, "tokens", "FLOPs", "time")
-    for name in next(iter(classes.values())):
+    costs = [key for key in COSTS if key in next(iter(classes["all"].values()))]
+    table = _table(f"points against {first}", *classes, *(COSTS[key] for key in costs))
+    for name in classes["all"]:
         points = []
         for pairs in classes.values():
             difference, ends = pairs[name]["difference"], pairs[name]["interval"]
             between = " ({:+.1f} to {:+.1f})".format(*(100 * end for end in ends)) if ends else ""
             points.append("" if difference is None else f"{100 * difference:+.1f}{between}")
-        costs = (pairs[name][key] for key in ("tokens_ratio", "flops_ratio", "seconds_ratio"))
-        table.add_row(name, *points, *("" if cost is None else f"{cost:.2f} x" for cost in costs))
+        table.add_row(name, *points, *(_ratio(classes["all"][name][key]) for key in costs))
     return table
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f} x"
 
 
 def _percent(share: float | None) -> str:

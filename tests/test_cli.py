@@ -60,7 +60,7 @@ def test_the_surface_is_what_is_promised():
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare "
             "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --scorer "
-            "--prune-layer --max-new-tokens --device --dtype --workers --timeout --seed --json",
+            "--prune-layer --max-new-tokens --device --dtype --workers --timeout --times --seed --json",
         ),
         (
             "finetune",

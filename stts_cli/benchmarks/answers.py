@@ -7,7 +7,6 @@ cannot be asked, and a clip that could not be read, become rows with an error.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,28 +126,28 @@ def answer(
     asking: Asking,
     arm: LoadedArm,
     asked: Sequence[QaItem],
-    siblings: Sequence[QaItem],
     read: ReadResult,
     keep: Callable[[Row], None],
-) -> None:
+) -> float | None:
     """Answer questions about one clip, each kept at once; a failure becomes its row's error.
 
     Args:
         asking: how to ask and score.
         arm: how to look.
         asked: the questions that are open.
-        siblings: all questions about the clip, answered ones too: what they share is divided among them all.
         read: the clip.
         keep: takes each row.
+
+    Returns:
+        Seconds that encoding the clip and answering took; None where a question failed.
     """
     clip = read.clip
     if clip is None:
         for item in asked:
             keep(_row(arm, item, error=read.error or "no clip"))
-        return
-    contexts = {item.id: subtitle_block(item, clip.timestamps_s) for item in siblings}
-    counts = Counter(contexts.values())
-    order = list(counts)
+        return None
+    contexts = {item.id: subtitle_block(item, clip.timestamps_s) for item in asked}
+    order = list(dict.fromkeys(contexts.values()))
     open_ones = sorted(asked, key=lambda item: order.index(contexts[item.id]))  # those with one prefix in a row
 
     while open_ones:
@@ -158,11 +157,10 @@ def answer(
             nonlocal answered
             item = items[answered]
             answered += 1
-            context = contexts[item.id]
-            keep(_answer_row(asking, arm, item, context, read, state, (1 / len(siblings), 1 / counts[context])))
+            keep(_answer_row(asking, arm, item, contexts[item.id], read, state))
 
         try:
-            answer_questions(
+            done = answer_questions(
                 arm.family,
                 clip,
                 [asking.benchmark.prompt(item) for item in open_ones],
@@ -174,28 +172,21 @@ def answer(
                 seed=asking.seed,
                 on_answer=keep_last,
             )
-            return
+            return sum(done.seconds.values()) if len(open_ones) == len(asked) else None
         except InputError as error:  # of this question, such as one that is too long; the others are asked
             keep(_row(arm, open_ones[answered], error=str(error)))
             open_ones = open_ones[answered + 1 :]
+    return None
 
 
 def _answer_row(
-    asking: Asking,
-    arm: LoadedArm,
-    item: QaItem,
-    context: str,
-    read: ReadResult,
-    state: pipeline.Arm,
-    shares: tuple[float, float],
+    asking: Asking, arm: LoadedArm, item: QaItem, context: str, read: ReadResult, state: pipeline.Arm
 ) -> Row:
-    """Score the latest answer; `shares` are its parts of what its clip and what its prefix cost."""
+    """Score the latest answer."""
     assert read.clip is not None
-    of_clip, of_prefix = shares
     answer = state.answers[-1]
     text = answer.text.strip()
     verdict = asking.benchmark.scorers[asking.scoring](text, item, random.Random(f"{asking.seed} {item.id}"))
-    encode_s = sum(seconds for stage, seconds in state.seconds.items() if stage not in ("llm_prefill", "decode"))
     return _row(
         arm,
         item,
@@ -210,10 +201,6 @@ def _answer_row(
         visual_tokens=state.num_windows_kept,
         visual_tokens_dense=state.num_windows,
         flops=answer.savings["flops"]["total"]["pruned"],
-        read_s=read.read_s * of_clip,
-        encode_s=encode_s * of_clip,
-        prefill_s=answer.prefix_s * of_prefix + answer.seconds["llm_prefill"],
-        decode_s=answer.seconds["decode"],
         peak_bytes=state.peak_bytes,
         backend=read.clip.backend,
     )

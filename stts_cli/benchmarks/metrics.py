@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Any
 
 from stts_cli.benchmarks.statistics import mcnemar_p, mean_interval
 
 Row = dict[str, Any]
+Seconds = dict[str, float]  # of a clip, by arm
 
 
 def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
 
     Returns:
         "accuracy" (the headline) and "micro" with a 95 % interval, "macro" by breakdown, "groups" by breakdown and
-        value, counts, and means: visual tokens and seconds a video, FLOPs a question.
+        value, counts, and means: visual tokens a video, FLOPs a question.
     """
     answered = [row for row in rows if not row.get("error")]
     scored = [row for row in answered if row["correct"] is not None and row["counted"]]
@@ -57,8 +59,6 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
         "videos": len(first),
         "visual_tokens": _mean(row["visual_tokens"] for row in first.values()),
         "flops": _mean(row["flops"] for row in answered),
-        "seconds": _sum(answered, "encode_s", "prefill_s", "decode_s") / max(1, len(first)),
-        "read_s": _sum(answered, "read_s") / max(1, len(first)),
         "peak_bytes": max((row["peak_bytes"] or 0 for row in answered), default=0) or None,
     }
 
@@ -79,8 +79,7 @@ def compare(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> dict[str, Any]:
     differences = [a["correct"] - b["correct"] for a, b in scored]
     only_a, only_b = differences.count(1), differences.count(-1)
     sides = [[pair[side] for pair in pairs] for side in (0, 1)]
-    seconds = [_sum(side, "encode_s", "prefill_s", "decode_s") for side in sides]
-    flops = [_sum(side, "flops") for side in sides]
+    flops = [sum(row["flops"] for row in side) for side in sides]
     return {
         "n": len(scored),
         "a": _mean(a["correct"] for a, _ in scored),
@@ -91,8 +90,35 @@ def compare(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> dict[str, Any]:
         "only_b": only_b,
         "mcnemar_p": mcnemar_p(only_a, only_b),
         "flops_ratio": flops[0] / flops[1] if flops[1] else None,
-        "seconds_ratio": seconds[0] / seconds[1] if seconds[1] else None,
     }
+
+
+def summarize_times(timed: Sequence[Seconds], num_clips: int, num_processes: int) -> dict[str, Any]:
+    """Sum up the times of a run.
+
+    Args:
+        timed: of every clip that all arms answered in full in this run, without those that warmed up.
+        num_clips: how many the benchmark has.
+        num_processes: how many of them answered at once, each after a clip to warm up.
+
+    Returns:
+        "arms": by name "seconds", the median over the clips, and "ratio", the median of the paired ratios to the first
+        arm (None for that one); "clips", every clip's; "how", a sentence.
+    """
+    arms: dict[str, dict[str, float | None]] = {}
+    for name in timed[0] if timed else ():
+        first = next(iter(arms), None)
+        arms[name] = {
+            "seconds": median(clip[name] for clip in timed),
+            "ratio": median(clip[name] / clip[first] for clip in timed) if first else None,
+        }
+    how = (
+        f"times: medians over {len(timed)} of {num_clips} clips, arms in changing order, nothing read meanwhile; all "
+        "questions of a clip, reading it excluded; ratio: median of the clips' own"
+    )
+    left_out = "the first clip warms up; clips that failed, or were answered before this run, are not timed"
+    at_once = f"; {num_processes} processes ran at once" if num_processes > 1 else ""
+    return {"arms": arms, "clips": list(timed), "how": f"{how} ({left_out}{at_once})"}
 
 
 def _score(rows: Sequence[Row]) -> dict[str, Any]:
@@ -107,10 +133,6 @@ def _score(rows: Sequence[Row]) -> dict[str, Any]:
 def _mean(values: Iterable[float]) -> float | None:
     listed = list(values)
     return sum(listed) / len(listed) if listed else None
-
-
-def _sum(rows: Iterable[Row], *keys: str) -> float:
-    return sum(row[key] for row in rows for key in keys)
 
 
 def _natural(entry: tuple[str, Any]) -> float:

@@ -81,22 +81,24 @@ def _arm_rows(document: Document) -> list[str]:
     arms = document["arms"]
     headline = next(iter(arms.values()))["headline"]
     headings = ["arm", f"accuracy ({headline}) %", "over questions %", "difference, points", "p", "unparsed %"]
-    headings += ["visual tokens a video", "FLOPs a question", "ratio", "seconds a video", "ratio", "peak memory, MiB"]
+    times = document.get("times", {}).get("arms", {})
+    headings += ["visual tokens a video", "FLOPs a question", "ratio"]
+    headings += ["seconds a clip", "ratio"] if times else []
+    headings.append("peak memory, MiB")
     lines = [_line(*headings), _line("---", *["---:"] * (len(headings) - 1))]
     pairs = {each["arm"]: each for each in document["comparisons"]}
     for name, arm in arms.items():
         pair = pairs.get(name)
-        difference, p, ratios = "", "", ["", ""]
-        if pair:
-            ratios = ["" if pair[key] is None else f"{pair[key]:.3f}" for key in ("flops_ratio", "seconds_ratio")]
-            if pair["difference"] is not None:
-                difference, p = _signed(pair["difference"], pair["interval"]), f"{pair['mcnemar_p']:.3g}"
+        difference, p = "", ""
+        if pair and pair["difference"] is not None:
+            difference, p = _signed(pair["difference"], pair["interval"]), f"{pair['mcnemar_p']:.3g}"
         shares = [_percent(arm["accuracy"]), _with_interval(arm["micro"], arm["interval"])]
         peak = f"{arm['peak_bytes'] / 2**20:,.0f}" if arm["peak_bytes"] else ""
-        cost = [f"{arm['visual_tokens'] or 0:,.1f}", f"{arm['flops'] or 0:.4g}", ratios[0]]
-        cost += [f"{arm['seconds'] or 0:.3f}", ratios[1], peak]
-        lines.append(_line(name, *shares, difference, p, _percent(arm["unparsed_rate"]), *cost))
-    return lines
+        cost = [f"{arm['visual_tokens'] or 0:,.1f}", f"{arm['flops'] or 0:.4g}"]
+        cost.append(_ratio(pair["flops_ratio"] if pair else None, 3))
+        cost += [f"{times[name]['seconds']:.3f}", _ratio(times[name]["ratio"], 3)] if times else []
+        lines.append(_line(name, *shares, difference, p, _percent(arm["unparsed_rate"]), *cost, peak))
+    return [*lines, "", literal(document["times"]["how"])] if "times" in document else lines
 
 
 def comparison_line(comparison: Document) -> str:
@@ -110,14 +112,10 @@ def comparison_line(comparison: Document) -> str:
     points = f"{comparison['difference'] * 100:+.1f} points"
     if comparison["interval"]:
         points += f" (95% interval {_ends(comparison['interval'])})"
-    costs = ", ".join(
-        f"{comparison[key]:.2f} x {label}"
-        for key, label in (("flops_ratio", "FLOPs"), ("seconds_ratio", "time"))
-        if comparison[key] is not None
-    )
+    flops = f"; {comparison['flops_ratio']:.2f} x FLOPs" if comparison["flops_ratio"] is not None else ""
     return (
         f"{comparison['arm']} - {comparison['against']}: {points} over {comparison['n']:,} questions; right alone "
-        f"{comparison['only_a']} against {comparison['only_b']}, McNemar p = {comparison['mcnemar_p']:.3g}; {costs}"
+        f"{comparison['only_a']} against {comparison['only_b']}, McNemar p = {comparison['mcnemar_p']:.3g}{flops}"
     )
 
 
@@ -234,18 +232,20 @@ def suite_rows(document: Document) -> list[str]:
         document: of a suite.
     """
     classes = list(document["averages"])
+    whole = document["differences"]["all"]
+    timed = any("seconds_ratio" in pair for pair in whole.values())
     headings = ["arm", *(heading for name in classes for heading in (f"{name} %", "points"))]
-    lines = [_line(*headings, "tokens", "FLOPs", "time"), _line("---", *["---:"] * (len(headings) + 2))]
+    headings += ["tokens", "FLOPs", *(["time"] if timed else [])]
+    lines = [_line(*headings), _line("---", *["---:"] * (len(headings) - 1))]
     for arm in document["benchmarks"][0]["arms"]:
-        cells, costs = [], ["1", "1", "1"]
+        cells = []
         for name in classes:
             pair = document["differences"][name].get(arm)
             points = "" if pair is None or pair["difference"] is None else _signed(pair["difference"], pair["interval"])
             cells += [_percent(document["averages"][name][arm]), points]
-            if pair is not None:
-                ratios = [pair[key] for key in ("tokens_ratio", "flops_ratio", "seconds_ratio")]
-                costs = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
-        lines.append(_line(arm, *cells, *costs))
+        keys = ["tokens_ratio", "flops_ratio", *(["seconds_ratio"] if timed else [])]
+        cells += [_ratio(whole[arm][key], 2) if arm in whole else "1" for key in keys]
+        lines.append(_line(arm, *cells))
     return lines
 
 
@@ -260,6 +260,10 @@ def literal(text: str) -> str:
 
 def _signed(difference: float, ends: tuple[float, float] | None) -> str:
     return f"{difference * 100:+.1f}" + (f" ({_ends(ends)})" if ends else "")
+
+
+def _ratio(ratio: float | None, digits: int) -> str:
+    return "" if ratio is None else f"{ratio:.{digits}f}"
 
 
 def _ends(ends: tuple[float, float]) -> str:

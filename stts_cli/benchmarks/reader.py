@@ -94,13 +94,16 @@ def read_source(request: ReadRequest) -> Clip:
     return dataclasses.replace(clip, timestamps_s=[round(t - source.start_s, 4) for t in clip.timestamps_s])
 
 
-def read_ahead(requests: Sequence[ReadRequest], *, workers: int, timeout_s: float) -> Iterator[ReadResult]:
+def read_ahead(
+    requests: Sequence[ReadRequest], *, workers: int, timeout_s: float, ahead: bool = True
+) -> Iterator[ReadResult]:
     """Read clips in worker processes, in order.
 
     Args:
         requests: what to read.
         workers: how many processes; 0 reads in this one, with nothing to stop a decoder that hangs.
         timeout_s: seconds after which a clip is given up.
+        ahead: False to hold the processes while nothing is asked of them: a clip is read when its turn comes.
 
     Yields:
         One result a request.
@@ -116,7 +119,7 @@ def read_ahead(requests: Sequence[ReadRequest], *, workers: int, timeout_s: floa
     def hand_out(index: int) -> None:
         """Give idle workers the next requests, but let none run far ahead of the one that is waited for."""
         for worker in pool:
-            if worker.index is None and waiting and waiting[0][0] < index + 2 * len(pool):
+            if worker.index is None and waiting and waiting[0][0] < index + (2 * len(pool) if ahead else 1):
                 worker.start(*waiting.popleft())
 
     try:

@@ -18,7 +18,7 @@ from stts_cli.benchmarks.answers import Asking, LoadedArm, answer, load_arms
 from stts_cli.benchmarks.benchmark import Benchmark
 from stts_cli.benchmarks.items import QaItem, Source
 from stts_cli.benchmarks.journal import Journal, Row
-from stts_cli.benchmarks.metrics import compare, summarize
+from stts_cli.benchmarks.metrics import Seconds, compare, summarize, summarize_times
 from stts_cli.benchmarks.ranks import Ranks
 from stts_cli.benchmarks.reader import read_ahead
 from stts_cli.benchmarks.settings import ArmSettings, items_hash, versions, weights_hash
@@ -49,6 +49,7 @@ class Run:
         timeout_s: seconds after which a video is given up.
         max_new_tokens: None for the benchmark's own.
         seed: of guesses and of the random scorer.
+        times: time the arms too, with nothing read meanwhile.
     """
 
     benchmark: Benchmark
@@ -64,6 +65,7 @@ class Run:
     timeout_s: float = 120.0
     max_new_tokens: int | None = None
     seed: int = 0
+    times: bool = False
 
     @property
     def asking(self) -> Asking:
@@ -114,13 +116,15 @@ def evaluate(
         notes.append(f"{resumed} of {len(run.items) * len(arms)} answers were there already")
     journal.open()
     try:
-        _answer_all(run, arms, journal, ranks, progress)
+        timed = _answer_all(run, arms, journal, ranks, progress)
     except KeyboardInterrupt:
         raise Interrupted(_how_to_resume(run, len(journal.rows), len(run.items) * len(arms))) from None
     finally:
         journal.close()
     rows: dict[tuple[str, str], Row] = {}
-    for part in ranks.collect(journal.rows):
+    seconds: list[Seconds] = []
+    for part, its_seconds in ranks.collect((journal.rows, timed)):
+        seconds += its_seconds[1:]  # the first clip warms up
         rows |= {key: row for key, row in part.items() if key not in rows or rows[key].get("error")}
     if ranks.rank:
         return None
@@ -128,7 +132,10 @@ def evaluate(
     journal.merge(ordered)
     if all(row.get("error") for row in ordered):
         raise InputError(f"no question could be answered; the first: {ordered[0]['error']}")
-    return _document(run, arms, config, notes, ordered)
+    document = _document(run, arms, config, notes, ordered)
+    if run.times:
+        document["times"] = summarize_times(seconds, len({item.source for item in run.items}), ranks.size)
+    return document
 
 
 def _config(run: Run, arms: Sequence[LoadedArm], device: str) -> dict[str, Any]:
@@ -160,8 +167,10 @@ def _config(run: Run, arms: Sequence[LoadedArm], device: str) -> dict[str, Any]:
     }
 
 
-def _answer_all(run: Run, arms: Sequence[LoadedArm], journal: Journal, ranks: Ranks, progress: Progress) -> None:
-    """Go through this process's share of the videos."""
+def _answer_all(
+    run: Run, arms: Sequence[LoadedArm], journal: Journal, ranks: Ranks, progress: Progress
+) -> list[Seconds]:
+    """Go through this process's share of the videos; return the seconds of each that every arm answered in full."""
     by_source: dict[Source, list[QaItem]] = {}
     for item in run.items:
         by_source.setdefault(item.source, []).append(item)
@@ -172,7 +181,13 @@ def _answer_all(run: Run, arms: Sequence[LoadedArm], journal: Journal, ranks: Ra
             work.append((source, open_ones))
     work = ranks.deal(work)
     requests = [list(dict.fromkeys(arm.request(src) for arm in arms if todo[arm.settings.name])) for src, todo in work]
-    clips = read_ahead([one for some in requests for one in some], workers=run.workers, timeout_s=run.timeout_s)
+    clips = read_ahead(
+        [one for some in requests for one in some],
+        workers=min(1, run.workers) if run.times else run.workers,  # others would start up while the first arms run
+        timeout_s=run.timeout_s,
+        ahead=not run.times,
+    )
+    timed: list[Seconds] = []
     total = sum(len(questions) for _, todo in work for questions in todo.values())
     done, started = 0, time.monotonic()
     tally = _Tally(arms, journal.rows.values())
@@ -185,14 +200,21 @@ def _answer_all(run: Run, arms: Sequence[LoadedArm], journal: Journal, ranks: Ra
         progress(f"{done / (time.monotonic() - started):.2f} answers/s; {tally}", done, total)
 
     try:
-        for (source, todo), wanted in zip(work, requests, strict=True):
+        for turn, ((source, todo), wanted) in enumerate(zip(work, requests, strict=True)):
             results = {request: next(clips) for request in wanted}
-            for arm in arms:
-                asked = todo[arm.settings.name]
-                if asked:
-                    answer(run.asking, arm, asked, by_source[source], results[arm.request(source)], keep)
+            turn = turn % len(arms) if run.times else 0
+            seconds: dict[str, float | None] = dict.fromkeys(todo)
+            for arm in [*arms[turn:], *arms[:turn]]:
+                name = arm.settings.name
+                if todo[name]:
+                    took = answer(run.asking, arm, todo[name], results[arm.request(source)], keep)
+                    seconds[name] = took if len(todo[name]) == len(by_source[source]) else None
+            whole = {name: took for name, took in seconds.items() if took is not None}
+            if len(whole) == len(arms):
+                timed.append(whole)
     finally:
         clips.close()  # type: ignore[attr-defined]  # a generator
+    return timed
 
 
 def _open_questions(items: Sequence[QaItem], arm: LoadedArm, journal: Journal) -> list[QaItem]:

@@ -73,6 +73,7 @@ def run_benchmarks(
     timeout_s: float = 120.0,
     max_new_tokens: int | None = None,
     seed: int = 0,
+    times: bool = False,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any] | None:
     """Evaluate on one benchmark, or on every one of a suite.
@@ -93,6 +94,7 @@ def run_benchmarks(
         timeout_s: seconds after which a video is given up.
         max_new_tokens: None for the benchmark's own.
         seed: of guesses and of the random scorer.
+        times: time the arms too, with nothing read meanwhile.
         progress: called with what is going on, and behind it questions done and in all.
 
     Returns:
@@ -130,6 +132,7 @@ def run_benchmarks(
             timeout_s=timeout_s,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            times=times,
         )
         document = evaluate(run, progress=progress, ranks=ranks, families=families)
         if document is not None:
@@ -171,8 +174,8 @@ def differences(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict
 
     Returns:
         By class and arm: "difference", the mean of the benchmarks' paired differences; "interval", 95 %, as if each
-        benchmark's error were normal and independent of the others'; "tokens_ratio", "flops_ratio" and
-        "seconds_ratio", means too. None where a benchmark lacks it.
+        benchmark's error were normal and independent of the others'; "tokens_ratio" and "flops_ratio",
+        means too; where every benchmark was timed also "seconds_ratio". None where a benchmark lacks it.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in ("short", "long", "all"):
@@ -191,8 +194,10 @@ def differences(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict
                 "interval": None if mean is None or half is None else (mean - half, mean + half),
                 "tokens_ratio": _mean(tokens),
                 "flops_ratio": _mean([each["flops_ratio"] for each in pairs]),
-                "seconds_ratio": _mean([each["seconds_ratio"] for each in pairs]),
             }
+            if all("times" in document for document in own):
+                ratios = [document["times"]["arms"].get(arm, {}).get("ratio") for document in own]
+                found[name][arm]["seconds_ratio"] = _mean(ratios)
     return found
 
 

@@ -218,7 +218,6 @@ def test_a_video_is_encoded_once_an_arm_whatever_is_asked(items_file, arms, monk
     )
     first, second = document["samples"][0], document["samples"][2]
     assert first["prompt"] == second["prompt"], "the same words about the same frames"
-    assert first["encode_s"] == second["encode_s"], "shared costs are divided evenly"
 
 
 def test_subtitles_stand_behind_the_video(items_file, arms, monkeypatch):
@@ -293,35 +292,8 @@ def test_a_question_that_cannot_be_asked_does_not_take_its_siblings_along(items_
     assert "tokens, the model takes 4096" in document["failed"]["one.mp4"]
 
 
-def test_what_questions_share_is_divided_among_them(items_file, arms, monkeypatch):
-    from types import SimpleNamespace
-
-    def ask(family, clip, questions, *, on_answer, **settings):
-        flops = {"flops": {"total": {"pruned": 1.0}}}
-        state = SimpleNamespace(
-            answers=[], num_windows=4, num_windows_kept=2, peak_bytes=7,
-            seconds={"preprocess": 1.0, "vit_dense": 3.0, "llm_prefill": 99.0, "decode": 99.0},
-        )  # fmt: skip
-        for question in questions:
-            seconds = {"llm_prefill": 0.5, "decode": 0.25}
-            state.answers.append(
-                SimpleNamespace(
-                    question=question, text="A", finished=True, num_prompt_tokens=9, savings=flops, seconds=seconds,
-                    prefix_s=6.0,
-                )
-            )  # fmt: skip
-            on_answer(state)
-
-    monkeypatch.setattr(answers, "answer_questions", ask)
-    document = run_file(items_file, arms[1:])
-    row = document["samples"][0]
-    assert (row["encode_s"], row["prefill_s"], row["decode_s"]) == (4.0 / 2, 6.0 / 2 + 0.5, 0.25)
-    assert (row["tokens_in"], row["visual_tokens"], row["visual_tokens_dense"], row["peak_bytes"]) == (9, 2, 4, 7)
-    assert document["arms"]["pruned"]["seconds"] == 4.0 + 6.0 + 2 * 0.5 + 2 * 0.25
-
-
 FIELDS = """arm id video segment groups question answer chance prompt text finished parsed correct counted num_frames
-tokens_in visual_tokens visual_tokens_dense flops read_s encode_s prefill_s decode_s peak_bytes backend""".split()
+tokens_in visual_tokens visual_tokens_dense flops peak_bytes backend""".split()
 SETTINGS = "model weights frames max_fps resize keep_ratio scorer prune_layer dtype".split()
 
 

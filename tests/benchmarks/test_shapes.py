@@ -39,9 +39,6 @@ def test_arms_answer_the_same_questions_and_the_sums_are_theirs(run_shapes):
         family = arm["groups"]["family"]
         assert sum(score["n"] for score in family.values()) == arm["n"] == len(asked)
         assert family["color"]["chance"] == pytest.approx(1 / 8)
-        assert arm["seconds"] * arm["videos"] == pytest.approx(
-            sum(row["encode_s"] + row["prefill_s"] + row["decode_s"] for row in mine)
-        )
     assert arms["dense"]["visual_tokens"] == 4 * windows
     assert arms["pruned"]["visual_tokens"] == 4 * windows / 2
     assert arms["pruned"]["flops"] < arms["dense"]["flops"]
