@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from stts_cli import __version__, savings
 from stts_cli.architectures import Architecture, unknown
-from stts_cli.budget import num_dropped
+from stts_cli.budget import check_prune_layer, clamp_note, num_dropped
 from stts_cli.errors import InputError
 from stts_cli.savings import CONVENTION, TRAINING_CONVENTION, Savings
 
@@ -110,12 +110,7 @@ def plan(
         InputError: a setting out of range, with the first point that it hits.
     """
     layer = architecture.prune_layer if prune_layer is None else prune_layer
-    num_blocks = architecture.vision["num_hidden_layers"]
-    if not 0 <= layer <= num_blocks - 3:
-        raise InputError(
-            f"prune layer {layer} of {num_blocks} ViT blocks -> the next block runs dense, at least one more packed "
-            f"-> choose 0 to {num_blocks - 3}"
-        )
+    check_prune_layer(layer, architecture.sizes().vit_blocks)
     architecture = dataclasses.replace(architecture, prune_layer=layer)
     plans = []
     for num_frames in frames:
@@ -123,7 +118,7 @@ def plan(
             raise InputError(f"frames is {num_frames} -> at least 1 -> raise it")
         for keep_ratio in keep_ratios:
             ratio = 1.0 if scorer == "none" else keep_ratio
-            windows = kept_windows(architecture, num_frames, ratio)
+            windows = kept_windows(architecture, num_frames, ratio, merges=scorer == "tome")
             saved = count(architecture, num_frames, windows, layer, scorer, train=train)
             longest, limit = saved.tokens["LLM prompt"][0], architecture.text["max_position_embeddings"]
             if longest > limit:
@@ -167,13 +162,21 @@ def resolve_scorer(architecture: Architecture, scorer: str) -> tuple[str, list[s
     return scorer, notes
 
 
-def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float) -> list[int]:
+def clamp_notes(architecture: Architecture, plans: Sequence[Plan]) -> list[str]:
+    """Return a line for every planned point that keeps more than was asked; see `budget.clamp_note`."""
+    windows, first = architecture.sizes().num_windows, architecture.prune_from_frame
+    notes = [clamp_note(p.num_frames, windows, p.keep_ratio, first, merges=p.scorer == "tome") for p in plans]
+    return [note for note in notes if note]
+
+
+def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float, *, merges: bool = False) -> list[int]:
     """Spread the windows that stay evenly over the frames after the first.
 
     Args:
         architecture: the sizes.
         num_frames: T, >= 1.
         keep_ratio: fraction of windows kept, in (0, 1].
+        merges: windows are merged, as "tome" does.
 
     Returns:
         Windows kept of each frame; their sum is the real budget's.
@@ -182,10 +185,7 @@ def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float)
         InputError: keep_ratio is outside (0, 1].
     """
     windows = architecture.sizes().num_windows
-    try:
-        dropped = num_dropped(num_frames, windows, keep_ratio, architecture.prune_from_frame)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    dropped = num_dropped(num_frames, windows, keep_ratio, architecture.prune_from_frame, merges=merges)
     each, rest = divmod(dropped, max(1, num_frames - 1))
     return [windows] + [windows - each - (i < rest) for i in range(num_frames - 1)]
 
@@ -359,7 +359,11 @@ def analytic(
             "question": QUESTION,
             "train": train,
         },
-        "notes": [*notes, "counted, nothing was run: windows spread evenly over the frames, text a token a byte"],
+        "notes": [
+            *notes,
+            *clamp_notes(architecture, plans),
+            "counted, nothing was run: windows spread evenly over the frames, text a token a byte",
+        ],
         "convention": TRAINING_CONVENTION if train else CONVENTION,
         "points": [point.to_dict() for point in plans],
     }

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stts_cli import __version__, generate, savings, video
+from stts_cli import __version__, budget, generate, savings, video
 from stts_cli.device import PeakMemory, clock, resolve_device
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.families.family import clamp_note
 from stts_cli.generate import VideoPrefix, prefill_video
 from stts_cli.resize import DECODER, NOTE, choose_filter
 from stts_cli.video import Clip
@@ -186,9 +187,11 @@ def ask(
     clip = video.read_clip(path, num_frames=frames, max_fps=max_fps, size=family.frame_size, resample=resample)
     read = clock("cpu")
 
-    scorer, keep_ratio, notes = resolve_scorer(family, scorer, keep_ratio)
+    scorer, keep_ratio, notes = resolve_scorer(family, scorer, keep_ratio, prune_layer)
     if resize == DECODER:
         notes.insert(0, NOTE)
+    if clamped := clamp_note(family, len(clip.timestamps_s), keep_ratio, scorer):
+        notes.append(clamped)
     if clip.fallback_reason:
         notes.insert(0, f"read with PyAV: {clip.fallback_reason}")
 
@@ -370,21 +373,27 @@ def load(model: str, *, device: str, dtype: str) -> Family:
         ) from error
 
 
-def resolve_scorer(family: Family, scorer: str, keep_ratio: float | None) -> tuple[str, float, list[str]]:
+def resolve_scorer(
+    family: Family, scorer: str, keep_ratio: float | None, prune_layer: int | None = None
+) -> tuple[str, float, list[str]]:
     """Decide who scores the windows and how many stay.
 
     Args:
         family: a loaded model family.
         scorer: "auto", or one of `pruning.SCORERS`.
         keep_ratio: fraction of windows kept, or None for the checkpoint's own.
+        prune_layer: 0-based ViT block after which windows are scored, to be checked; None for the checkpoint's own.
 
     Returns:
         The scorer ("auto" decided: the learned one where there is one, else what the checkpoint was trained with, else
         temporal), the keep ratio, and notes for the user, those on how the model was loaded first.
 
     Raises:
-        InputError: the learned scorer was asked for and the checkpoint has none.
+        InputError: the learned scorer was asked for and the checkpoint has none, or a number is out of range.
     """
+    budget.check_prune_layer(
+        family.settings.prune_layer if prune_layer is None else prune_layer, family.shape().vit_blocks
+    )
     notes = list(family.notes)
     given = keep_ratio
     keep_ratio = family.settings.keep_ratio if keep_ratio is None else keep_ratio
@@ -438,7 +447,6 @@ def _warm_up(family: Family, clip: Clip, **settings: Any) -> None:
     few = dataclasses.replace(
         clip, frames=clip.frames[:WARM_UP_FRAMES], timestamps_s=clip.timestamps_s[:WARM_UP_FRAMES]
     )
-    settings["keep_ratio"] = max(settings["keep_ratio"], 1 / WARM_UP_FRAMES)  # the first frame always stays
     answer_questions(family, few, ["?"], max_new_tokens=2, **settings)
     answer_questions(family, few, ["?"], max_new_tokens=2, keep_ratio=1.0, scorer="none")
 

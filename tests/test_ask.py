@@ -60,6 +60,15 @@ def test_the_decoder_may_resize_and_says_so(ask):
     assert f"stts: {NOTE}" in err
 
 
+def test_a_budget_below_the_first_frame_is_clamped_and_said(ask):
+    out, err = ask("What is it?", "--json", "--frames", "3", "--keep-ratio", "0.2")
+    document = json.loads(out)
+    note = "keep ratio 0.2 of 3 frames: the first frame always stays, so 9 of 27 windows were kept instead of 6"
+    assert note in document["notes"]
+    assert note in err
+    assert document["arms"][0]["kept_per_frame"] == [9, 0, 0]
+
+
 def test_quiet_prints_the_answers_only_and_the_same_ones(ask):
     out, err = ask("What is it?", "And now?", "--quiet")
     assert own_lines(err) == []
@@ -133,7 +142,7 @@ def test_a_checkpoint_without_a_scorer_falls_back_and_says_so(ask, tiny_checkpoi
     ("arguments", "words"),
     [
         (["--model", "./no/such/folder"], "no/such/folder"),
-        (["--prune-layer", "99"], "99"),
+        (["--prune-layer", "6"], "--prune-layer 6: must be 0 to 5; 8 ViT blocks run"),
         (["--keep-ratio", "0"], "keep_ratio"),
         (["--options", "red"], "at least two"),
         (["--device", "tpu"], "tpu"),

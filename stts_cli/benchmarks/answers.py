@@ -105,7 +105,7 @@ def load_arms(
         if (each.model, dtype) not in families:
             families[each.model, dtype] = load(each.model, device=device, dtype=dtype)
         family = families[each.model, dtype]
-        scorer, keep_ratio, more = resolve_scorer(family, each.scorer, each.keep_ratio)
+        scorer, keep_ratio, more = resolve_scorer(family, each.scorer, each.keep_ratio, each.prune_layer)
         notes += [note for note in more if note not in notes]
         frames = round(each.frames / keep_ratio) if each.spend_savings else each.frames
         arm = LoadedArm(each, family, frames, keep_ratio, scorer, dtype)

@@ -20,6 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from stts_cli.device import resolve_device
 from stts_cli.errors import InputError, suggest
+from stts_cli.families.family import clamp_note
 from stts_cli.pipeline import answer_questions, load, resolve_scorer
 from stts_cli.video import read_clip
 
@@ -67,13 +68,13 @@ class Stts(lmms):
         name = resolve_device(device or "auto")
         dtype = ("bfloat16" if name.startswith("cuda") else "float32") if dtype == "auto" else dtype
         self.family = load(pretrained, device=name, dtype=dtype)
+        self.prune_layer = None if prune_layer is None else int(prune_layer)
         self.scorer, self.keep_ratio, notes = resolve_scorer(
-            self.family, scorer, None if keep_ratio is None else float(keep_ratio)
+            self.family, scorer, None if keep_ratio is None else float(keep_ratio), self.prune_layer
         )
         for note in notes:
             warnings.warn(note, stacklevel=2)
         self.max_frames, self.max_fps = int(max_frames), float(max_fps)
-        self.prune_layer = None if prune_layer is None else int(prune_layer)
         self.batch_size = batch_size
 
     @property
@@ -109,6 +110,8 @@ class Stts(lmms):
                 size=self.family.frame_size,
                 resample=self.family.resample,
             )
+            if note := clamp_note(self.family, len(clip.timestamps_s), self.keep_ratio, self.scorer):
+                warnings.warn(f"{video}: {note}", stacklevel=2)
             arm = answer_questions(
                 self.family,
                 clip,

@@ -24,6 +24,7 @@ from stts_cli.benchmarks.reader import read_ahead
 from stts_cli.benchmarks.settings import ArmSettings, items_hash, versions, weights_hash
 from stts_cli.device import resolve_device
 from stts_cli.errors import InputError, Interrupted
+from stts_cli.families.family import clamp_note
 
 if TYPE_CHECKING:
     from stts_cli.families.family import Family
@@ -258,6 +259,11 @@ def _document(
     if any(row.get("backend") == "pyav" for row in rows):
         count = len({row["segment"] for row in rows if row.get("backend") == "pyav"})
         notes.append(f"{count} videos were read with PyAV")
+    for arm in arms:
+        lengths = {row["segment"]: row["num_frames"] for row in by_arm[arm.settings.name] if not row.get("error")}
+        clamped = [note for n in lengths.values() if (note := clamp_note(arm.family, n, arm.keep_ratio, arm.scorer))]
+        if clamped:
+            notes.append(f"{arm.settings.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
     failed = {row["video"]: row["error"] for row in rows if row.get("error")}
     notes += [f"{len(failed)} videos failed, {next(iter(failed.values()))}"] if failed else []
     return {

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from stts_cli.budget import clamp_note as _clamp_note
 from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.settings import PruneSettings
 from stts_cli.savings import ModelShape
@@ -137,3 +138,19 @@ class Family(Protocol):
 
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""
+
+
+def clamp_note(family: Family, num_frames: int, keep_ratio: float, scorer: str) -> str:
+    """Say that a video keeps more than was asked.
+
+    Args:
+        family: the model.
+        num_frames: T of the video.
+        keep_ratio: fraction of windows kept.
+        scorer: one of `pruning.SCORERS`.
+
+    Returns:
+        A line for the user, empty where the budget is met.
+    """
+    windows, first = family.shape().num_windows, family.settings.prune_from_frame
+    return _clamp_note(num_frames, windows, keep_ratio, first, merges=scorer == "tome")

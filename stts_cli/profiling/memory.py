@@ -42,7 +42,7 @@ def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | Non
     clip, _ = read_frames(job, num_frames, family)
     few = dataclasses.replace(clip, frames=clip.frames[:2], timestamps_s=clip.timestamps_s[:2])
     run = runner(family, job)
-    run(few, Arm(max(arm.keep_ratio, 0.5), arm.scorer))
+    run(few, arm)
     gc.collect()
     memory = PeakMemory("cpu")
     baseline = resident_bytes() or memory.peak_bytes()

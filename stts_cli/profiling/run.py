@@ -97,7 +97,7 @@ def profile(
     )
     plans = list({(plan.num_frames, plan.keep_ratio): plan for plan in plans}.values())  # scorer none has one ratio
     check_memory(plans, device)
-    notes += busy(device)
+    notes += [*estimate.clamp_notes(architecture, plans), *busy(device)]
     notes += [NOTE] if resize == DECODER else []
     job = Job(architecture, model, video_path, restamp, layer, device, dtype, kernel, train, resize)
     peaks = peaks_of_processes(job, plans, notes, progress) if memory and not on_gpu else {}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stts_cli.budget import check_keep_ratio, num_dropped
+from stts_cli.budget import check_keep_ratio, check_prune_layer, num_dropped
 from stts_cli.pruning.attention import (
     BIAS_FLOOR,
     batched_attention,
@@ -133,7 +133,7 @@ def prune_and_encode(
         hidden_TND: (T, N, D) embedded patches of all frames of all videos.
         scorer: a `TokenScorer`, or "temporal", "reference", "random", "tome", or "none" for dense.
         keep_ratio: fraction of windows kept, in (0, 1]; at 1 the stock blocks run untouched.
-        prune_layer: 0-based block after which windows are scored; at least one block must be left to run packed.
+        prune_layer: 0-based block after which windows are scored; see `check_prune_layer`.
         window_index: int64 (W, P) window table on the patches' device.
         grid: patch rows and columns of a frame.
         video_lengths: frames of each video; they add up to T. Selection is per video.
@@ -157,30 +157,32 @@ def prune_and_encode(
         Features of kept patches, differentiable end to end.
 
     Raises:
-        ValueError: keep_ratio, prune_layer, scorer, packing or shapes that cannot be honoured.
+        InputError: keep_ratio or prune_layer out of range.
+        ValueError: scorer, packing or shapes that cannot be honoured.
 
     Source: arXiv 2603.18004, method.
     """
     num_frames, num_patches, _ = hidden_TND.shape
     check_keep_ratio(keep_ratio)
-    _check_prune_layer(prune_layer, len(blocks))
     if packing not in ("varlen", "bins") or (refill_lone_frames and packing != "bins"):
         raise ValueError(f"packing '{packing}' (refill {refill_lone_frames}) -> varlen or bins; only bins can refill")
     if sum(video_lengths) != num_frames:
         raise ValueError(f"video lengths add up to {sum(video_lengths)}, not to {num_frames} frames: they must agree")
     layers = [layer % len(blocks) for layer in feature_layers]
     blocks = blocks[: max(layers) + 1]
+    check_prune_layer(prune_layer, len(blocks))
     clock = _Clock(hidden_TND.device)
     run = _BlockRunner(blocks, apply_block, layers, chunk_frames or num_frames, kernel, embed, checkpoint_blocks)
     num_windows = len(window_index)
-    dropped = [num_dropped(length, num_windows, keep_ratio, prune_from_frame) for length in video_lengths]
+    merges = scorer == "tome"
+    dropped = [num_dropped(n, num_windows, keep_ratio, prune_from_frame, merges=merges) for n in video_lengths]
     if scorer == "none" or not any(dropped):
         return _dense(run, hidden_TND, window_index, prune_layer, return_hidden, clock)
 
     hidden_TND, early = run.dense(hidden_TND, range(prune_layer + 1))
     clock.lap("vit_dense")
     scores, bias = None, None
-    if scorer == "tome":
+    if merges:
         keep_TW, merge = merge_windows(hidden_TND, window_index, dropped, video_lengths)
     else:
         scores = _score(scorer, hidden_TND, window_index, video_lengths, keep_ratio, prune_from_frame, seed)
@@ -381,14 +383,6 @@ def _pool_index(window_index: Tensor, keep_TW: Tensor, index: Tensor, num_patche
     frame, window = keep_TW.nonzero(as_tuple=True)
     slots = window_index[window]
     return torch.where(slots >= 0, row_of[slots.clamp_min(0) + frame[:, None] * num_patches], -1)
-
-
-def _check_prune_layer(prune_layer: int, num_blocks: int) -> None:
-    if not 0 <= prune_layer <= num_blocks - 3:
-        raise ValueError(
-            f"prune layer {prune_layer} of {num_blocks} ViT blocks -> the next runs dense, at least one more packed "
-            f"-> choose 0 to {num_blocks - 3}"
-        )
 
 
 def _needs_grad(hidden: Tensor, blocks: Sequence[nn.Module]) -> bool:

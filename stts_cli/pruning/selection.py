@@ -27,7 +27,8 @@ def select_windows(scores_TW: Tensor, keep_ratio: float, video_lengths: list[int
         bool (T, W), True = kept; each video's first frame always is. Equal scores are dropped in order, earliest first.
 
     Raises:
-        ValueError: the lengths do not add up to T, or keep_ratio is outside (0, 1].
+        ValueError: the lengths do not add up to T.
+        InputError: keep_ratio is outside (0, 1].
 
     Source: arXiv 2603.18004, token selection.
     """

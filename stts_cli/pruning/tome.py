@@ -29,15 +29,15 @@ def merge_windows(
     Args:
         x_TND: (T, N, D) features after block `prune_layer`.
         window_index: int64 (W, P) window table.
-        dropped: windows to merge away in each video.
+        dropped: windows to merge away in each video, at most W - 1 of each frame but the first.
         video_lengths: frames of each video; they add up to T.
 
     Returns:
         (keep mask bool (T, W), a function from (T, N, D) to (T, N, D) that writes the size-weighted means into the
-        windows that stay). At least one window of a frame stays; what a budget asks beyond that is not merged.
+        windows that stay). At least one window of a frame stays.
     """
     num_frames, num_windows = len(x_TND), len(window_index)
-    quota = _spread(dropped, video_lengths, num_windows).to(x_TND.device)
+    quota = _spread(dropped, video_lengths).to(x_TND.device)
     filled = (window_index >= 0).sum(1, keepdim=True)
     mean = (gather_windows(x_TND.detach(), window_index).sum(2) / filled).float()
     target = torch.arange(num_windows, device=x_TND.device).repeat(num_frames, 1)
@@ -62,12 +62,12 @@ def merge_windows(
     return alive, merge
 
 
-def _spread(dropped: list[int], video_lengths: list[int], num_windows: int) -> Tensor:
+def _spread(dropped: list[int], video_lengths: list[int]) -> Tensor:
     """Share each video's budget out over its frames, (T,) counts."""
     quota = []
     for budget, length in zip(dropped, video_lengths, strict=True):
         each, rest = divmod(budget, max(1, length - 1))
-        quota += [0] + [min(num_windows - 1, each + (i < rest)) for i in range(length - 1)]
+        quota += [0] + [each + (i < rest) for i in range(length - 1)]
     return torch.tensor(quota)
 
 

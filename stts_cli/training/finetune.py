@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
+from stts_cli.budget import check_prune_layer
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.resize import DECODER, NOTE, choose_filter
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, Report, RunLog, check_folder, claim
@@ -83,6 +84,8 @@ def finetune(
 
     def log(event: dict[str, Any]) -> None:
         if event["event"] == "note":
+            if event["text"] in noted:
+                return
             noted.append(event["text"])
         write(event)
 
@@ -215,6 +218,7 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
         "scorer": settings.scorer if settings.scorer != "none" else None,
     }
     family.settings = dataclasses.replace(family.settings, **{k: v for k, v in chosen.items() if v is not None})
+    check_prune_layer(family.settings.prune_layer, len(family.vit_blocks))
     torch.manual_seed(settings.seed)
     if settings.scorer != "learned":
         family.scorer = None
@@ -341,6 +345,7 @@ def _trainer(settings: FinetuneSettings, family: Any, arguments: Any, data: Data
         target_gradient=settings.target_gradient,
         answer_weights=settings.answer_weights,
         z_loss=settings.z_loss,
+        note=lambda text: log({"event": "note", "text": text}),
     )
 
     def write(folder: Path, state_dict: Any, dtype: Any = None, training: dict[str, Any] | None = None) -> None:

@@ -9,7 +9,7 @@ Source: arXiv 2603.18004, training.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stts_cli.errors import EnvironmentFailure
-from stts_cli.families.family import EncodedVideo, Family
+from stts_cli.families.family import EncodedVideo, Family, clamp_note
 from stts_cli.pruning.losses import temporal_loss
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.rows import Rows, VideoTokens, write_rows
@@ -65,6 +65,7 @@ class TrainingModel(nn.Module):
         target_gradient: let the temporal loss's target pass gradient on into the ViT.
         answer_weights: "equal", or "root-length": a token of an answer of n tokens counts 1 / sqrt(n).
         z_loss: weight of the squared logarithm of the softmax's denominator, added to each token's cross-entropy.
+        note: called with what a user should know, the same line again for every clip that it holds for.
     """
 
     def __init__(
@@ -78,14 +79,15 @@ class TrainingModel(nn.Module):
         target_gradient: bool = False,
         answer_weights: str = "equal",
         z_loss: float = 0.0,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         super().__init__()
         self.family = family
         self.stock: Any = family.model
         self.scorer: nn.Module | None = family.scorer
         self.scorer_name, self.seq_len = scorer, seq_len
-        self.checkpoint_blocks, self.clamp = checkpoint_blocks, clamp_scorer_gradient
         self.target_gradient, self.root_length, self.z_loss = target_gradient, answer_weights == "root-length", z_loss
+        self.checkpoint_blocks, self.clamp, self.note = checkpoint_blocks, clamp_scorer_gradient, note
 
     def forward(
         self,
@@ -101,8 +103,7 @@ class TrainingModel(nn.Module):
 
         Args:
             clips: a batch; all frames of one size.
-            keep_ratio: fraction of windows kept, in (0, 1]. Raised to 1 / T for a clip of so few frames that its first
-                one, which always stays, is more than that.
+            keep_ratio: fraction of windows kept of each clip, in (0, 1].
             scorer: who chooses; None for the one that is trained with.
             seed: of the random scorer.
             temporal_only: score, and leave the language model out: for a scorer's first steps.
@@ -115,8 +116,11 @@ class TrainingModel(nn.Module):
             EnvironmentFailure: out of memory, with the stage and what to lower.
         """
         lengths = [len(clip.frames) for clip in clips]
-        keep_ratio = max(keep_ratio, 1 / min(lengths))
         name = self.scorer_name if scorer is None else scorer
+        if name != "none":
+            for length in lengths:
+                if text := clamp_note(self.family, length, keep_ratio, name):
+                    self.note(text)
         with _stage("the vision encoder", "--frames, --batch-size or --keep-ratio, or add --gradient-checkpointing"):
             encoded = self._encode(clips, lengths, keep_ratio, name if keep_ratio < 1 else "none", seed)
         temporal, num_windows = self._temporal(encoded, lengths, score_bound)

@@ -156,6 +156,20 @@ def run_file(items_file, arms, **settings):
     return evaluate(Run(questions.benchmark, questions.split, questions.items, **wanted))
 
 
+def test_videos_too_short_for_their_budget_are_counted_once(items_file, arms):
+    document = run_file(items_file, [dataclasses.replace(arms[1], frames=2, keep_ratio=0.2)])
+    words = (
+        "2 of 2 videos; the first, keep ratio 0.2 of 2 frames: the first frame always stays, so 9 of 18 windows were"
+    )
+    assert [note for note in document["notes"] if words in note] == [f"{arms[1].name}: {words} kept instead of 4"]
+    assert all(row["visual_tokens"] == 9 for row in document["samples"])
+
+
+def test_a_prune_layer_out_of_range_ends_the_run_before_it_starts(items_file, arms):
+    with pytest.raises(InputError, match=r"^--prune-layer 6: must be 0 to 5; 8 ViT blocks run"):
+        run_file(items_file, [dataclasses.replace(arms[1], prune_layer=6)])
+
+
 def test_a_broken_video_is_an_error_row_and_is_tried_again(items_file, arms, tmp_path):
     video = items_file.parent / "two.mp4"
     good = video.read_bytes()

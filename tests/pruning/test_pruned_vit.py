@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from stts_cli.errors import InputError
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.pruned_vit import prune_and_encode
 from stts_cli.pruning.scorer import TokenScorer
@@ -204,8 +205,9 @@ def test_stage_times_are_there(setting):
     ("options", "message"),
     [
         ({"keep_ratio": 0.0}, "greater than 0 and at most 1"),
-        ({"prune_layer": 5}, r"prune layer 5 of 7 ViT blocks .* choose 0 to 4"),
-        ({"prune_layer": -1}, "choose 0 to 4"),
+        ({"prune_layer": 5}, "--prune-layer 5: must be 0 to 4; 7 ViT blocks run"),
+        ({"prune_layer": 3, "feature_layers": [1, 4]}, "--prune-layer 3: must be 0 to 2; 5 ViT blocks run"),
+        ({"prune_layer": -1}, "--prune-layer -1: must be 0 to 4"),
         ({"scorer": "best"}, "scorer 'best' is unknown"),
         ({"packing": "loose"}, "packing 'loose'"),
         ({"refill_lone_frames": True}, "only bins can refill"),
@@ -215,5 +217,5 @@ def test_stage_times_are_there(setting):
 )
 def test_bad_input(setting, options, message):
     blocks, hidden, _ = setting
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((InputError, ValueError), match=message):
         encode(blocks, hidden, **{"scorer": "random", **options})

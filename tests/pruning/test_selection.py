@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from stts_cli.budget import num_dropped
+from stts_cli.budget import clamp_note, num_dropped
+from stts_cli.errors import InputError
 from stts_cli.pruning.selection import select_windows
 
 # (frames, windows, keep ratio, prune_from_frame, dropped): int(torch.tensor(W * (1 - keep), dtype=torch.float32) * T')
@@ -37,10 +38,38 @@ def test_budget_table(frames, windows, keep, start, dropped):
     assert dropped == min(asked, windows * (frames - 1))
 
 
+def test_the_product_of_the_budget_is_float32s():
+    """Against torch, and there are cases where float64 gives another number."""
+    differ = 0
+    for frames in range(3, 385):
+        for keep in (0.3, 0.5, 0.7, 0.9):
+            asked = int(torch.tensor(81 * (1 - keep), dtype=torch.float32) * frames)
+            assert num_dropped(frames, 81, keep) == min(asked, 81 * (frames - 1))
+            differ += asked != int(81 * (1 - keep) * frames)
+    assert differ
+
+
 @pytest.mark.parametrize("keep", [0.0, -0.5, 1.01, float("nan"), float("inf")])
 def test_keep_ratio_out_of_range(keep):
-    with pytest.raises(ValueError, match=r"--keep-ratio .*: must be greater than 0 and at most 1\."):
+    with pytest.raises(InputError, match=r"--keep-ratio .*: must be greater than 0 and at most 1\."):
         num_dropped(4, 16, keep)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "merges", "dropped", "note"),
+    [
+        ((4, 16, 0.25), False, 48, None),
+        ((4, 16, 0.25), True, 45, ("4 frames", ", and a window of every other", 19, 64, 16)),
+        ((2, 16, 0.25), False, 16, ("2 frames", "", 16, 32, 8)),
+        ((2, 16, 0.25, 1), False, 12, None),
+        ((1, 16, 0.25), False, 0, ("1 frame", "", 16, 16, 4)),
+        ((1, 16, 1.0), False, 0, None),
+    ],
+)
+def test_a_budget_that_cannot_be_met_is_clamped_and_said(arguments, merges, dropped, note):
+    assert num_dropped(*arguments, merges=merges) == dropped
+    text = "keep ratio 0.25 of {}: the first frame always stays{}, so {} of {} windows were kept instead of {}"
+    assert clamp_note(*arguments, merges=merges) == (text.format(*note) if note else "")
 
 
 def naive_selection(scores, keep_ratio, lengths, prune_from):

@@ -276,6 +276,21 @@ def test_a_result_answers(trained, kind, good, base):
     assert card.startswith("---\n")
 
 
+def test_finetune_says_what_it_clamps(good, base, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in good[:1]))
+    told = []
+    settings = base_settings(base, rows, frames=2, keep_ratio="0.2", steps=2)
+    document = finetune(settings, tmp_path / "run", device="cpu", report=told.append)
+    note = "keep ratio 0.2 of 2 frames: the first frame always stays, so 9 of 18 windows were kept instead of 4"
+    assert [event["text"] for event in told if event["event"] == "note"] == document["notes"] == [note]
+
+
+def test_a_prune_layer_out_of_range_ends_a_training_before_it_starts(videos_jsonl, base, tmp_path):
+    with pytest.raises(InputError, match=r"^--prune-layer 5: must be 0 to 4; 7 ViT blocks run"):
+        finetune(base_settings(base, videos_jsonl, prune_layer=5), tmp_path / "run", device="cpu")
+
+
 def test_a_result_is_measured_by_eval(trained, good, tmp_path):
     from typer.testing import CliRunner
 

@@ -44,13 +44,22 @@ def gradients(model, loss):
 @torch.no_grad()
 def test_packed_losses_are_those_of_each_conversation_alone(family, batch, keep_ratio, scorer, seq_len):
     model = TrainingModel(family, seq_len=seq_len)
-    packed = sums_by_conversation(model, batch, max(keep_ratio, 1 / 2), scorer)
-    own_ratio = max(keep_ratio, 1 / 2)  # a batch is pruned no harder than its shortest clip can be
-    separate = [alone(family, clip, t, own_ratio, scorer)[0] for clip in batch for t in clip.conversations]
+    packed = sums_by_conversation(model, batch, keep_ratio, scorer)
+    separate = [alone(family, clip, t, keep_ratio, scorer)[0] for clip in batch for t in clip.conversations]
     torch.testing.assert_close(torch.stack(packed), torch.stack(separate), **CLOSE)
     step = model(batch, keep_ratio, scorer=scorer)
     torch.testing.assert_close(step.lm_sum, torch.stack(separate).sum(), **CLOSE)
     assert len(model.write(batch, step.keep_mask).input_ids) == {None: 3, 350: 2, 10_000: 1}[seq_len]
+
+
+@torch.no_grad()
+def test_a_short_clip_is_clamped_alone_and_said(family, batch):
+    notes = []
+    step = TrainingModel(family, note=notes.append)(batch, 0.3)
+    assert [int(part.sum()) for part in step.keep_mask.split([4, 2, 6])] == [11, 9, 17]
+    assert notes == [
+        "keep ratio 0.3 of 2 frames: the first frame always stays, so 9 of 18 windows were kept instead of 6"
+    ]
 
 
 @pytest.mark.parametrize(("keep_ratio", "scorer"), [(1.0, "none"), (0.5, "learned")])
