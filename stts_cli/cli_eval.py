@@ -16,8 +16,8 @@ def evaluate(
     bench: Annotated[
         str | None,
         typer.Option(
-            help="A benchmark (--list shows them), items.jsonl of your own, all-short, all-long or all; several with "
-            "commas."
+            help="A benchmark (--list shows them), a .jsonl, .json or .csv file of your own, all-short, all-long or "
+            "all; several with commas."
         ),
     ] = None,
     suite: Annotated[

@@ -20,7 +20,7 @@ def finetune(
         str | None, typer.Option(help="What to start from: a checkpoint folder, a hub id, or a preset's name (nano).")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="FILE.jsonl, hf:OWNER/NAME[:split], or shapes, the built-in world.")
+        str | None, typer.Option(help="FILE.jsonl, .json, .csv, hf:OWNER/NAME[:split], or shapes, the built-in world.")
     ] = None,
     output: Annotated[str | None, typer.Option(help="Folder for the result, the log and checkpoints.")] = None,
     train: Annotated[str | None, typer.Option(help="What to train: scorer, lora or full.")] = None,

@@ -110,7 +110,10 @@ def _list_lines(rows: list[Document]) -> list[str]:
         terms = f"accept the terms at {row['terms']}" if row["terms"] else "open"
         splits, scorings = ", ".join(row["splits"]), ", ".join(row["scorings"])
         lines.append(f"    splits {splits}; scoring {scorings}; licence: {row['licence']}; {terms}")
-    return [*lines, "Defaults come first. A file of your own: --bench items.jsonl. Suites: all-short, all-long, all."]
+    return [
+        *lines,
+        "Defaults come first. A file of your own: --bench items.jsonl, .json, .csv. Suites: all-short, all-long, all.",
+    ]
 
 
 def _header_lines(document: Document) -> list[str]:

@@ -33,7 +33,7 @@ class FinetuneSettings:
 
     Attributes:
         model: the checkpoint to start from: a folder, a hub id, or "nano" for the embedded one.
-        data: a .jsonl or .json file, "hf:OWNER/NAME[:split]", or "shapes".
+        data: a .jsonl, .json or .csv file, "hf:OWNER/NAME[:split]", or "shapes".
         video_root: folder that relative video paths start from; None for the file's own.
         train: what is trained: "scorer", "lora" (the scorer too), or "full".
         scorer: who chooses the windows while training; "none" trains dense.
