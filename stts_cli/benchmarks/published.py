@@ -11,35 +11,33 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from stts_cli.benchmarks.items import QaItem
 from stts_cli.benchmarks.prompts import option_lines
 from stts_cli.benchmarks.scoring import Verdict
 
-_THE_ANSWER = ("The best answer is", "The correct answer is", "The answer is", "The answer")
-_THE_OPTION = ("The best option is", "The correct option is", "Best answer:", "Best option:")
-_MOLMO2_VIDEOMME = (*_THE_ANSWER, "Answer:", "Option:", "The correct answer", "The correct option")
-
 
 def videomme(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Video-MME: drop its phrases, take the first A, B, C or D of any word; a reply without one is left out.
+    """Video-MME: the first A, B, C or D of any word; a reply without one is left out.
 
-    So "Answer: C" is A and "Best answer: C" is B: its list of phrases has "The answer is", but neither of these.
+    Of the phrases it drops first, those that a reply can hold have none of these letters. So "Answer: C" is A, and
+    "Best answer: C" is B.
     """
-    choice = _first_capital(text, _THE_ANSWER, "ABCD")
+    choice = _first_capital(text, "ABCD")
     return _verdict(choice, item, counted=choice is not None)
 
 
 def videomme_molmo2(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """Molmo2 for Video-MME: the same, with "Answer:" and "Option:" among the phrases."""
-    choice = _first_capital(text, _MOLMO2_VIDEOMME, "ABCD")
+    """Molmo2 for Video-MME: the same, but "Answer:" is dropped."""
+    choice = _first_capital(text.replace("Answer:", ""), "ABCD")
     return _verdict(choice, item, counted=choice is not None)
 
 
 def longvideobench(text: str, item: QaItem, rng: random.Random) -> Verdict:
-    """LongVideoBench, and Molmo2 for it: drop phrases, take the first of A to E of any word; none is a guess."""
-    return _verdict(_first_capital(text, (*_THE_ANSWER, *_THE_OPTION), "ABCDE"), item, rng=rng)
+    """LongVideoBench, and Molmo2 for it: the first of A to E of any word, phrases dropped; none is a guess."""
+    said = text.replace("Best answer:", "").replace("Best option:", "")  # its other phrases hold none of the letters
+    return _verdict(_first_capital(said, "ABCDE"), item, rng=rng)
 
 
 def mvbench(text: str, item: QaItem, rng: random.Random) -> Verdict:
@@ -149,9 +147,7 @@ def _verdict(choice: str | None, item: QaItem, counted: bool = True, rng: random
     return Verdict(choice, said in item.right, counted)
 
 
-def _first_capital(text: str, phrases: Iterable[str], letters: str) -> str | None:
-    for phrase in phrases:
-        text = text.replace(phrase, "")
+def _first_capital(text: str, letters: str) -> str | None:
     return next((character for character in text if character in letters), None)
 
 

@@ -92,21 +92,21 @@ def plain_answer(text: str) -> str:
 
 _OWN_LABEL = re.compile(r"(?:(\w+) )?\(?([A-Za-z]|\d{1,2})[.):]\s+(\S.*)", re.DOTALL)
 _WORDS = ("option", "choice", "letter", "answer", "choose", "pick", "select", "go with")
-_KIND = r"\b(?:answer|option|choice)\b(?: (?:letter|option|choice))?[\"']?\s*"
+_KIND = r"\b(?:answer|option|choice)(?: letter)?[\"']?\s*"
 _FINAL = tuple(  # strongest first; the last group is the answer
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
         r"\\boxed\s*\{([^{}]*)\}",
         r"<answer>(.*?)</answer>",
-        r"\bfinal answer\b\s*(?:is\b)?\s*:?\s*(?=([^\n]+))",
+        r"final answer\s*(?:is)?\s*:?\s*(?=([^\n]+))",
         rf"{_KIND}(?:[:=]|\n)\s*(?=([^\n]+))",
     )
 )
 _STATED = re.compile(rf"{_KIND}(?:is|(?:would|must|should) be)\b:?\s*(?=([^\n]+))", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*(.+?)\*\*|__(.+?)__")
-_DENIED_BEFORE = re.compile(r"(?:\b(?:not|nor|neither|than|except|cannot be)|n't)\s+(?:be\s+)?[(\[]?$", re.IGNORECASE)
+_DENIED_BEFORE = re.compile(r"(?:\b(?:not|nor|neither|than|except|cannot)|n't)\s+(?:be\s+)?[(\[]?$", re.IGNORECASE)
 _DENIED_AFTER = re.compile(
-    r"[)\]]?\s*(?:(?:is|are|was|does|did|can|could|has|have|would)(?:n't|\s+not|\s+(?:wrong|incorrect|false|out)\b)|cannot\b)",
+    r"[)\]]?\s+(?:(?:is|are|was|does|can|could|would)(?:n't|\s+not)|(?:is|are|was)\s+(?:wrong|incorrect|false)|cannot)\b",
     re.IGNORECASE,
 )
 _REASON = r"(?=\s+(?:because|since|as|due to|for)\b)"
@@ -117,9 +117,9 @@ class _Options:
     """The options of a question, and what names each.
 
     Attributes:
-        names: label in capitals ("B", "2", "CAPTION B") -> the options that have it.
+        names: label in capitals ("B", "2") -> the options that have it.
         texts: plain text -> the options that have it.
-        label: pattern of a short label, in capitals.
+        label: pattern of a label, in capitals.
         words: pattern of a word that may stand before a label.
     """
 
@@ -145,11 +145,9 @@ class _Options:
                 names.setdefault(match[2].upper(), set()).add(index)
                 texts.setdefault(_plain(match[3]), set()).add(index)
                 if match[1]:
-                    words.add(match[1].lower())
-                    names[f"{match[1]} {match[2]}".upper()] = {index}
+                    words.add(match[1])
         texts.pop("", None)
-        short = "|".join(name for name in names if len(name) < 3) or "(?!)"
-        return cls(names, texts, f"(?:{short})", "|".join(words))
+        return cls(names, texts, f"(?:{'|'.join(names) or '(?!)'})", "|".join(words))
 
 
 def read_option(reply: str, options: Sequence[str], letters: str) -> int | None:
@@ -209,8 +207,8 @@ def _named_in(phrases: Iterable[str], known: _Options) -> set[int]:
 def _stated(said: str, known: _Options) -> Iterable[str]:
     """Yield what is stated to be the answer."""
     yield from (match[1] for match in _STATED.finditer(said))
-    several = rf"(?<![\w'])\(?{known.label}\)?(?:\s*(?:,|or|and|nor)\s*\(?{known.label}\)?)*"
-    for match in re.finditer(rf"{several}(?=\s+(?:is|are)\s+(?:the\s+)?(?:correct|right|best|answer)\b)", said):
+    several = rf"(?<![\w'])\(?{known.label}\)?(?:\s*(?:,|or|and)\s*\(?{known.label}\)?)*"
+    for match in re.finditer(rf"{several}(?=\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b)", said):
         if not _DENIED_BEFORE.search(said[: match.start()]):
             yield match[0]
 
@@ -221,7 +219,7 @@ def _named(phrase: str, known: _Options) -> set[int]:
     if found := _whole(phrase, known):
         return found
     article = r"(?!(?<=[AIai])\s+[a-z])"
-    behind_word = rf"(?i:\b(?:{known.words}))\s+\(?(?P<label>(?i:{known.label}))\)?(?![\w'.]*\w){article}"
+    behind_word = rf"(?i:\b(?:{known.words}))\s+\(?(?P<label>(?i:{known.label}))\)?(?![\w']){article}"
     phrase = re.sub(behind_word, lambda match: f"({match['label'].upper()})", phrase)
     for step in (_whole, _at_start, _in_brackets, _at_end, _first_clause, _inside):
         if found := step(phrase, known):
@@ -233,7 +231,7 @@ def _whole(phrase: str, known: _Options) -> set[int]:
     """The phrase is an option's label, its text, or both."""
     core = _plain(phrase)
     found = known.names.get(core.upper(), set()) | known.texts.get(core, set())
-    both = re.fullmatch(rf"[(\[]?((?i:{known.label}))(?:[)\].:,]+|\s+-+)?\s+(.+)", phrase.strip(), re.DOTALL)
+    both = re.fullmatch(rf"[(\[]?((?i:{known.label}))[)\].:,]*\s+(.+)", phrase.strip(), re.DOTALL)
     if both and (by_text := known.texts.get(_plain(both[2]))):
         by_label = known.names[both[1].upper()]
         found = found | (by_label & by_text or by_label | by_text)
@@ -242,13 +240,11 @@ def _whole(phrase: str, known: _Options) -> set[int]:
 
 def _at_start(phrase: str, known: _Options) -> set[int]:
     label = known.label
-    joins = r"\s*(?:,|/|&|\+|or\b|and\b)\s*(?:or\s+|and\s+)?"
-    if several := re.match(rf"(?i:either |both )?\(?({label})\)?[.):]?{joins}\(?({label})\)?(?![\w'])", phrase):
-        return known.names[several[1]] | known.names[several[2]]
+    joined = rf"\s*(?:(?:[,/&+]|;(?=\s*{label}\W*$)|or\b|and\b)\s*)+\(?(?={label}(?![\w']))"
     forms = (
         rf"[(\[]((?i:{label}))[)\]]",
         rf"((?i:{label}))[.):](?=\s|$)",
-        rf"({label})(?:[,;](?=\s)|[ \t]*\n|\s+[-\u2013\u2014]|{_REASON})",
+        rf"({label})(?:(?=[,;]\s)|[ \t]*\n|\s+[-\u2013\u2014]|{_REASON}|(?={joined}))",
     )
     start = next(filter(None, (re.match(form, phrase) for form in forms)), None)
     if not start or _DENIED_AFTER.match(phrase, start.end()):
@@ -256,6 +252,8 @@ def _at_start(phrase: str, known: _Options) -> set[int]:
     rest = phrase[start.end() :]
     listed = re.finditer(rf"(?<![\w'])[(\[]?({label})[)\].:](?=\s|$)", rest)
     found = known.names[start[1].upper()].union(*(known.names[each] for each in _kept(listed, rest)))
+    if other := re.match(rf"{joined}({label})", rest):
+        found = found | known.names[other[1]]
     return found | known.texts.get(_plain(re.split(r"\n|[.;!?](?=\s|$)", rest)[0]), set())
 
 
@@ -268,15 +266,15 @@ def _at_end(phrase: str, known: _Options) -> set[int]:
     letters = f"[{''.join(name for name in known.names if name in ascii_uppercase) or '-'}]"
     alone = re.finditer(rf"(?<![\w'])({letters})(?![\w'])(?!(?<=[AI])\s+(?!and\b|or\b|is\b)[a-z])", phrase)
     found = set(_kept(alone, phrase))
-    if len(found) == 1 and not re.search(rf"{letters}[.)!]*$", phrase):
+    if len(found) == 1 and not re.search(rf"{next(iter(found))}[.)!]*$", phrase):
         return set()
     return set().union(*(known.names[each] for each in found))
 
 
 def _first_clause(phrase: str, known: _Options) -> set[int]:
-    clause, _, rest = re.sub(r"[,.;:!?\n]", "\0", phrase, count=1).partition("\0")
+    clause, *rest = re.split(r"[,.;:!?\n]", phrase, maxsplit=1)
     by_text = known.texts.get(_plain(clause), set())
-    return by_text and by_text | _inside(rest, known)
+    return by_text and by_text | _inside("".join(rest), known)
 
 
 def _inside(phrase: str, known: _Options) -> set[int]:
