@@ -52,6 +52,17 @@ def frame_value(index: int) -> int:
     return 16 + 4 * index
 
 
+def is_left_out(markers: set[str], expression: str) -> bool:
+    """Return whether a test is of those that run only where `pytest -m` names their marker."""
+    return any(name not in expression for name in markers & {"hostile", "serving", "browser"})
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [i for i in items if is_left_out({mark.name for mark in i.iter_markers()}, config.option.markexpr)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 class FakeClock:
     """Time that passes when a test says so, and a microsecond whenever it is read."""
 

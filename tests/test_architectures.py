@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
 
+from stts_cli import estimate
 from stts_cli.architectures import load_architecture, shape_names, shapes_folder
 from stts_cli.errors import InputError
 
@@ -16,6 +19,16 @@ def test_the_shapes_that_ship():
         architecture = load_architecture(name)
         assert architecture.name == name
         assert architecture.frame_size[0] == architecture.grid[0] * architecture.vision["patch_size"]
+
+
+def test_the_sizes_that_ci_trains_on_a_gpu_of_80_gb():
+    """.ci/gpu: about a billion parameters; a step of 32 frames with room to spare."""
+    architecture = load_architecture(Path(__file__).parent.parent / ".ci" / "molmo2-1b.yaml")
+    assert 1.0e9 < architecture.num_parameters() < 1.3e9
+    document = estimate.analytic(
+        architecture=architecture, frames=[32], keep_ratios=[0.5], scorer="learned", dtype="bfloat16", train=True
+    )
+    assert 20e9 < document["points"][0]["memory_estimate_bytes"]["dense"]["total"] < 60e9
 
 
 def test_the_sizes_of_molmo2_4b():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stts_cli.errors import install_command
+from tests.conftest import is_left_out
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "stts_cli"
@@ -85,3 +86,17 @@ def test_every_hint_at_an_installation_is_one_that_works():
     assert num_hints > 12
     assert good.match(install_command())
     assert good.match(install_command("plot"))
+
+
+@pytest.mark.parametrize(
+    ("markers", "expression", "left_out"),
+    [
+        (set(), "", False),
+        ({"slow", "gpu"}, "", False),
+        ({"hostile"}, "", True),
+        ({"serving", "slow"}, "not slow", True),
+        ({"browser"}, "hostile or serving or browser", False),
+    ],
+)
+def test_what_takes_long_or_a_server_runs_only_where_it_is_named(markers, expression, left_out):
+    assert is_left_out(markers, expression) == left_out
