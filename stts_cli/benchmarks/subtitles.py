@@ -165,10 +165,9 @@ def _parse(text: str, fault: Fault) -> list[_Caption]:
     for k in sorted(almost):
         fault(k + 1, f"'{lines[k].strip()[:60]}': must be START --> END, each [hh:]mm:ss.fff.")
     numbered = bool(timings) and timings[0][0] > 0 and lines[timings[0][0] - 1].strip().isdecimal()
-    heads = [_head(lines, k, numbered) for k, _ in timings]
+    ends = [*(_head(lines, k, numbered) for k, _ in timings[1:]), len(lines)][: len(timings)]
     captions = []
-    for n, (k, match) in enumerate(timings):
-        end = heads[n + 1] if n + 1 < len(heads) else len(lines)
+    for (k, match), end in zip(timings, ends, strict=True):
         own = lines[k + 1 : end]
         if is_vtt and "" in own:
             own = own[: own.index("")]
@@ -186,12 +185,9 @@ def _parse(text: str, fault: Fault) -> list[_Caption]:
 
 
 def _head(lines: Sequence[str], timing: int, numbered: bool) -> int:
-    """Return where a cue begins: at its number or identifier, if it has one, else at its timing."""
-    before = lines[timing - 1].strip() if timing else ""
-    stands_alone = timing < 2 or not lines[timing - 2].strip()
-    if before and (stands_alone or (numbered and before.isdecimal())):
-        return timing - 1
-    return timing
+    """Return where a cue, not the first, begins: at its number or identifier if it has one, else at its timing."""
+    before, stands_alone = lines[timing - 1].strip(), not lines[timing - 2].strip()
+    return timing - 1 if before and (stands_alone or (numbered and before.isdecimal())) else timing
 
 
 def _in_other_blocks(lines: Sequence[str]) -> set[int]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stts_cli.benchmarks.gold import FROM_ZERO_AFTER
+from stts_cli.benchmarks.gold import FROM_ZERO_AFTER, shown
 from stts_cli.benchmarks.own_rows import own_rows
 from stts_cli.benchmarks.questions import read_items
 from stts_cli.errors import InputError
@@ -76,6 +76,7 @@ REFUSED = [
     (list(range(27)), 26, f"options {str(list(range(27)))[:57]}...: are 27: must be at most 26, a letter each."),
     ([], True, "answer true: must be a text or a number."), ([], " ", "answer ' ': must not be empty."),
     ([], [], "answer []: must not be empty."), ([], {"a": 1}, 'answer {"a": 1}: must be a text or a number.'),
+    ([], ["a tree", ""], 'answer ["a tree", ""]: must not be empty.'),
     # both readings fit
     (DIGITS, 2, "answer 2: as index it is C ('3'), as text it is B ('2'), and every row of the file fits as index or "
      "text. Write the letters of the options."),
@@ -102,6 +103,14 @@ WHOLE_FILE = [
     ([(LETTERS, "A"), (DIGITS, "B")], "AB"),
     ([(DIGITS, ["1", "2"]), (COLORS, 1)], "BCB"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("é", "'é'"), (["é"], '["é"]'), (None, "null"), ("x" * 58, f"'{'x' * 58}'"), ("x" * 59, f"'{'x' * 56}...")],
+)
+def test_messages_quote_a_value_in_at_most_sixty_letters(value, text):
+    assert shown(value) == text
 
 
 @pytest.mark.parametrize(("rows", "right"), WHOLE_FILE)

@@ -32,7 +32,7 @@ READ = {
     ),
     "entities": ("1\n0:01 --> 0:02\nyou &amp; me &lt;3\n", [(1, 2, "you & me <3")]),
     "vtt": (
-        "WEBVTT - title\nKind: captions\n\nNOTE 0:01 --> what\nis this\n\nSTYLE\n::cue { color: red }\n\n"
+        "WEBVTT\n1:00 -> title\nKind: captions\n\nNOTE\n0:01 -> what\nis this\n\nSTYLE\n::cue { color: red }\n\n"
         "00:01.000 --> 00:02.000 align:start position:0%\n<v Bob>h<00:01.500><c.red>i</c>\n\n"
         "intro-2\n00:00:03.000 --> 00:00:04.000\nyo\n\nNOTE the end\n",
         HI,
@@ -89,6 +89,7 @@ REFUSED = {
     "negative": ("1\n-00:00:01,000 --> 00:00:02,000\nhi\n", f":2: '-00:00:01,000 --> 00:00:02,000': {TIMING}"),
     "negative end": ("1\n00:00:01,000 --> -00:00:02,000\nhi\n", f":2: '00:00:01,000 --> -00:00:02,000': {TIMING}"),
     "frames": ("1\n00:00:01:12 --> 00:00:02:10\nhi\n", f":2: '00:00:01:12 --> 00:00:02:10': {TIMING}"),
+    "short arrow in WebVTT": ("WEBVTT\n\nNOTE x\n\n0:01 -> 0:02\nhi\n", f":5: '0:01 -> 0:02': {TIMING}"),
     "short arrow": (SRT.replace("03,000 -->", "03,000 ->"), f":6: '00:00:03,000 -> 00:00:04,000': {TIMING}"),
     "something else": ("<html>404</html>", ": holds no cue with text: must be subtitles in SubRip (.srt) or WebVTT "
                        "(.vtt) form."),
@@ -150,14 +151,14 @@ ROLLS = ": its captions roll, each repeating lines of the one before; repeats we
 
 def test_rolling_captions_are_collapsed_and_that_is_said(read):
     assert read(ROLLING) == ([(0.0, 2.01, "hello world"), (2.01, 4.01, "this is"), (4.01, 6.0, "a test")], [ROLLS])
-    two_lines = "0:00 --> 0:02\none\ntwo\n\n0:02 --> 0:04\ntwo\nthree\n\n0:04 --> 0:06\nthree\nfour\n"
-    assert read(two_lines) == ([(0, 2, "one two"), (2, 4, "three"), (4, 6, "four")], [ROLLS])
+    two_lines = "0:00 --> 0:02\none\ntwo\n\n0:02.1 --> 0:04\ntwo\nthree\n\n0:04 --> 0:06\nthree\nfour\n"
+    assert read(two_lines) == ([(0, 2, "one two"), (2.1, 4, "three"), (4, 6, "four")], [ROLLS])
 
 
 def test_what_is_said_twice_is_kept(read):
-    twice = "0:00 --> 0:01\nNo.\n\n0:01 --> 0:02\nNo.\n\n0:02 --> 0:03\nWhy?\n\n0:03 --> 0:04\nWell.\n"
-    assert read(twice)[0] == [(0, 1, "No."), (1, 2, "No."), (2, 3, "Why?"), (3, 4, "Well.")]
-    apart = "0:00 --> 0:01\nNo.\n\n0:05 --> 0:06\nNo.\n\n0:10 --> 0:11\nNo.\n"
+    twice = "0:00 --> 0:01\nNo.\n\n0:01 --> 0:02\nNo.\n\n0:02 --> 0:03\nWhy?\n"
+    assert read(twice) == ([(0, 1, "No."), (1, 2, "No."), (2, 3, "Why?")], [])
+    apart = "0:00 --> 0:01\nNo.\n\n0:01.5 --> 0:02\nNo.\n\n0:02.5 --> 0:03\nNo.\n"
     assert len(read(apart)[0]) == 3
 
 
