@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -21,7 +20,19 @@ from stts_cli import __version__
 from stts_cli.budget import check_prune_layer
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.resize import DECODER, NOTE, choose_filter
-from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, Report, RunLog, check_folder, claim
+from stts_cli.training.run_folder import (
+    CHECKPOINTS,
+    FREE,
+    LOG_FILE,
+    Report,
+    RunLog,
+    check_checkpoint,
+    check_folder,
+    checkpoints_of,
+    claim,
+    read_object,
+    write_whole,
+)
 from stts_cli.training.settings import FinetuneSettings, main_keep_ratio
 
 
@@ -91,8 +102,9 @@ def finetune(
 
     for text in notes:
         log({"event": "note", "text": text})
+    checkpoint = checkpoint_of(out, world, log) if resume else None
     log({"event": "stage", "name": "loading"})
-    from stts_cli.training.trainer import latest_checkpoint, trainer_arguments
+    from stts_cli.training.trainer import trainer_arguments
 
     arguments = trainer_arguments(
         settings, out / CHECKPOINTS, device=device, has_eval=bool(settings.eval_videos or settings.eval_data)
@@ -108,7 +120,6 @@ def finetune(
     arguments.save_steps = arguments.save_steps or steps
     trainer = _trainer(settings, family, arguments, data, log, out)
     log({"event": "start", "steps": steps, **describe(trainer.training_model, settings, data, world)})
-    checkpoint = latest_checkpoint(out / CHECKPOINTS) if resume else None
     before = _before(out, trainer, had_scorer, data, checkpoint is not None, log, first)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -147,6 +158,25 @@ def _settle(settings: FinetuneSettings, device: str) -> FinetuneSettings:
         on_gpu = resolve_device(device).startswith("cuda")
         settings = dataclasses.replace(settings, precision="bf16" if on_gpu else "float32")
     return settings
+
+
+def checkpoint_of(out: Path, world: int, log: Report) -> Path | None:
+    """Return the checkpoint that a run goes on from.
+
+    Args:
+        out: the run's folder.
+        world: processes.
+        log: is given a note where there is none.
+
+    Raises:
+        InputError: it is damaged; see `run_folder.check_checkpoint`.
+    """
+    found = checkpoints_of(out / CHECKPOINTS)
+    if not found:
+        log({"event": "note", "text": f"--resume: {out} holds no checkpoint, so the run starts from its beginning."})
+        return None
+    check_checkpoint(found[-1], world)
+    return found[-1]
 
 
 def _deal_out(settings: FinetuneSettings, world: int) -> FinetuneSettings:
@@ -380,8 +410,7 @@ def _before(
         return {}
     record = out / CHECKPOINTS / "before.json"
     if resumed and record.is_file():
-        known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        return known
+        return read_object(record, "Delete it to measure what the run has now as its start")
     log({"event": "stage", "name": "measuring the model as it is"})
     arms = trainer.arms()
     if "pruned" in arms and trainer.settings.scorer == "learned" and not had_scorer:
@@ -389,7 +418,7 @@ def _before(
     before: dict[str, Any] = trainer.measure(arms)
     if first:
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(before, indent=2) + "\n", encoding="utf-8")
+        write_whole(record, before)
     return before
 
 

@@ -266,12 +266,17 @@ def _bound(gradient: Tensor, limit: float) -> Tensor:
     return gradient.clamp(-limit, limit)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error means that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
 @contextmanager
 def _stage(what: str, lower: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        if is_out_of_memory(error):
             raise EnvironmentFailure(f"out of memory in {what} -> lower {lower}") from error
         raise

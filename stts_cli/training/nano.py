@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import InputError
-from stts_cli.training.finetune import Data, describe, finetune, load_base
+from stts_cli.training.finetune import Data, checkpoint_of, describe, finetune, load_base
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, RUN_FILE, Report, RunLog, check_folder, claim
 from stts_cli.training.settings import NANO_STAGES as STAGES
 from stts_cli.training.settings import FinetuneSettings, check_flags
@@ -81,7 +81,7 @@ def train_nano(
         if name == "stts" or not _is_done(folders[name]):
             tell({"event": "stage", "name": f"{name} stage"})
             run = _pretrain if name in ("language", "vision") else finetune
-            document = run(settings, folders[name], resume=True, device=device, report=tell)
+            document = run(settings, folders[name], resume=resume, device=device, report=tell)
     if first:
         _publish(folders["stts"], out)
     return document
@@ -132,11 +132,12 @@ def _pretrain(settings: FinetuneSettings, folder: Path, *, resume: bool, device:
     """Run the language or the vision stage; the latter, which starts from the former's folder, joins the two."""
     from stts_cli.training.nano_language import LabelClips, LanguageModel
     from stts_cli.training.nano_vision import VisionFrames, VisionModel
-    from stts_cli.training.trainer import SttsTrainer, latest_checkpoint, trainer_arguments
+    from stts_cli.training.trainer import SttsTrainer, trainer_arguments
 
     first, world = int(os.environ.get("RANK", "0")) == 0, int(os.environ.get("WORLD_SIZE", "1"))
     record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in (*FREE, "model")}
     check_folder(folder, record, resume=resume, first=first)
+    checkpoint = checkpoint_of(folder, world, report) if resume else None
     if first:
         claim(folder, record)
     arguments = trainer_arguments(settings, folder / CHECKPOINTS, device=device, has_eval=False)
@@ -152,7 +153,6 @@ def _pretrain(settings: FinetuneSettings, folder: Path, *, resume: bool, device:
     )
     data = Data(items, None, True, "window labels of the procedural world", "shapes")
     report({"event": "start", "steps": settings.steps, **describe(model, settings, data, world)})
-    checkpoint = latest_checkpoint(folder / CHECKPOINTS)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     document = {"steps": settings.steps, "seconds": round(time.perf_counter() - began, 1)}

@@ -32,10 +32,7 @@ def check_folder(folder: Path, settings: dict[str, Any], *, resume: bool, first:
     """
     record = folder / RUN_FILE
     if record.is_file():
-        try:
-            theirs = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError:
-            theirs = {}
+        theirs = read_object(record, "Choose another --output")
         differing = [k for k in settings if theirs.get(k) != settings[k]]
         if differing:
             key = differing[0]
@@ -63,6 +60,70 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RUN_FILE, settings)
     shutil.rmtree(folder / CHECKPOINTS / SAVING, ignore_errors=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's folder name ends in."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest last."""
+    return sorted((p for p in folder.glob("checkpoint-*") if p.name[11:].isdecimal()), key=step_of)
+
+
+def check_checkpoint(checkpoint: Path, processes: int) -> None:
+    """Refuse a checkpoint that a run cannot go on from just as if it had never stopped.
+
+    Args:
+        checkpoint: its folder; weights are checked when they are loaded.
+        processes: how many train.
+
+    Raises:
+        InputError: a file is missing, the state is damaged, or another number of processes wrote it.
+    """
+    earlier = [one.name for one in checkpoints_of(checkpoint.parent) if step_of(one) < step_of(checkpoint)]
+    do = f"Delete {checkpoint.name} to go on from {earlier[-1]}" if earlier else "Train into another --output"
+    state = read_object(checkpoint / "trainer_state.json", do)
+    if state.get("global_step") != step_of(checkpoint):
+        raise InputError(f"{checkpoint}/trainer_state.json: is of step {state.get('global_step')!r}. {do}.")
+    best = state.get("best_global_step")
+    needed = [checkpoint / "scheduler.pt"]
+    if not any(checkpoint.glob("optimizer*")):  # sharded runs write another file, or a folder
+        needed.append(checkpoint / "optimizer.pt")
+    if best:
+        needed.append(checkpoint.with_name(f"checkpoint-{best}"))
+    wanted = {f"rng_state_{k}.pth" for k in range(processes)} if processes > 1 else {"rng_state.pth"}
+    found = {path.name for path in checkpoint.glob("rng_state*.pth")}
+    if found and (not found & wanted or found - wanted):
+        raise InputError(
+            f"{checkpoint}: was written by {len(found)} processes, these are {processes}, which would train on other "
+            "batches. Start as many."
+        )
+    needed += [checkpoint / name for name in sorted(wanted)]
+    for path in needed:
+        if not path.exists():
+            raise InputError(f"{path}: is missing, and the run would go on otherwise without it. {do}.")
+
+
+def read_object(path: Path, do: str) -> dict[str, Any]:
+    """Read a JSON object that a run wrote.
+
+    Args:
+        path: the file.
+        do: what to do where it cannot be read, for the message.
+
+    Raises:
+        InputError: no file, or no JSON object.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({' '.join(str(error).split())})"
+        raise InputError(f"{path}: {why}. {do}.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: is damaged (it holds no JSON object). {do}.")
+    return document
 
 
 def write_whole(path: Path, document: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ is at; a run that was stopped goes on.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from stts_cli.errors import InputError, suggest
 from stts_cli.training.finetune import finetune
-from stts_cli.training.run_folder import FREE, RUN_FILE, Report, check_folder, claim, write_whole
+from stts_cli.training.run_folder import FREE, RUN_FILE, Report, check_folder, claim, read_object, write_whole
 from stts_cli.training.settings import FinetuneSettings, check_flags
 
 FLAGS = ("model", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
@@ -88,7 +87,7 @@ def train_runs(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a preset of several runs under torchrun -> start the same command once a process -> do that")
     out = Path(output)
-    known = json.loads((out / RUN_FILE).read_text(encoding="utf-8")) if (out / RUN_FILE).is_file() else {}
+    known = read_object(out / RUN_FILE, "Choose another --output") if (out / RUN_FILE).is_file() else {}
     record = {**known, **_record(runs)}
     check_folder(out, {k: v for k, v in record.items() if k in known or not known}, resume=resume, first=True)
     claim(out, record)
@@ -105,7 +104,7 @@ def train_runs(
                         report({"event": "stage", "name": name})
                         model = str(out / settings.model) if settings.model in runs else settings.model
                         _run(dataclasses.replace(settings, model=model), folder, device, name, report)
-                    documents[name] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+                    documents[name] = read_object(folder / RESULT_FILE, "Delete it to finish this run again")
                     taken = True
             except Timeout:
                 continue

@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from stts_cli.device import keep_freed_memory, resident_bytes, resolve_device
-from stts_cli.errors import EnvironmentFailure
+from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.training.clips import collate
 from stts_cli.training.evaluation import evaluate_arms
-from stts_cli.training.model import Step, TrainingModel
+from stts_cli.training.model import Step, TrainingModel, is_out_of_memory
 from stts_cli.training.optimizers import make_groups, make_optimizer, rate_factor
-from stts_cli.training.run_folder import SAVING, Report
+from stts_cli.training.run_folder import SAVING, Report, checkpoints_of, step_of
 from stts_cli.training.settings import FinetuneSettings, keep_ratios, main_keep_ratio
 
 RANK = "accuracy_then_loss"  # what the best checkpoint is best in: of equal accuracies the lower loss wins
@@ -172,8 +173,7 @@ class SttsTrainer(Trainer):
         try:
             return super().training_step(model, inputs, num_items_in_batch)
         except (RuntimeError, MemoryError) as error:
-            text = str(error).lower()
-            if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            if is_out_of_memory(error):
                 raise EnvironmentFailure(
                     "out of memory in the backward pass -> lower --batch-size, --frames or --keep-ratio, or add "
                     "--gradient-checkpointing"
@@ -276,7 +276,7 @@ class SttsTrainer(Trainer):
             shutil.rmtree(run / place, ignore_errors=True)
             os.replace(run / SAVING / place, run / place)
             shutil.rmtree(run / SAVING, ignore_errors=True)
-            latest = sorted(step_of(p) for p in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))[-(limit or 1) :]
+            latest = [step_of(one) for one in checkpoints_of(run)][-(limit or 1) :]
             rotate_checkpoints(
                 str(run), limit and limit + (best is not None and best not in latest), self.state.best_model_checkpoint
             )
@@ -287,6 +287,23 @@ class SttsTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self._write(folder, state_dict)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both, or say which file is damaged; Trainer would go on without a file that is missing."""
+        if checkpoint is None or self.is_fsdp_enabled:
+            with _readable(checkpoint, "optimizer"):
+                super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        # several processes would hold as many copies in the machine's memory
+        place = self.args.device if self.args.world_size > 1 and self.args.device.type != "cpu" else "cpu"
+        for name, target in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
+            with _readable(checkpoint, name):
+                target.load_state_dict(torch.load(Path(checkpoint) / name, map_location=place, weights_only=True))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        several = self.args.world_size > 1
+        with _readable(checkpoint, f"rng_state_{self.args.process_index}.pth" if several else "rng_state.pth"):
+            super()._load_rng_state(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -300,6 +317,21 @@ class SttsTrainer(Trainer):
         else:
             # not the path that the state holds: a resumed run may have been started from another folder
             self._read(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+
+
+@contextmanager
+def _readable(checkpoint: str | None, name: str) -> Iterator[None]:
+    """Say of a checkpoint's file that it is damaged; what unpickling may raise is no short list."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        why = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(
+            f"{checkpoint}/{name}: is damaged, or of another run ({why}). Delete the checkpoint to go on from an "
+            "earlier one."
+        ) from error
 
 
 class _Heartbeat(TrainerCallback):
@@ -374,14 +406,3 @@ def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, 
 def _leave_at_exit() -> None:
     """End gloo's threads before the interpreter ends: now and then they would abort a process that is done."""
     atexit.register(distributed.destroy_process_group)
-
-
-def step_of(checkpoint: Path) -> int:
-    """Return the step that a checkpoint's folder name ends in."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def latest_checkpoint(output: Path) -> Path | None:
-    """Return a run's newest whole checkpoint, or None."""
-    found = [p for p in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (p / "trainer_state.json").is_file()]
-    return max(found, key=step_of, default=None)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stts_cli.errors import InputError
 from stts_cli.training.finetune import finetune
 from stts_cli.training.model import TrainingModel, part_of
 from stts_cli.training.optimizers import MixedOptimizer, make_groups, make_optimizer, rate_factor
@@ -235,6 +237,93 @@ def test_a_killed_run_that_is_resumed_ends_bit_for_bit_as_if_it_had_not_been(
     assert_identical(run, tmp_path / "run")
     by_step = {line["step"]: line["lm_loss"] for line in log_of(run) if "lm_loss" in line}
     assert by_step == {line["step"]: line["lm_loss"] for line in log_of(tmp_path / "run") if "lm_loss" in line}
+
+
+@pytest.fixture(scope="module")
+def stopped(base, videos_jsonl, tmp_path_factory):
+    """A run that was stopped after two of three steps, and its settings."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    own = settings(base, videos_jsonl, train="scorer", steps=3, save_every=1, keep_checkpoints=3)
+    finetune(own, folder, device="cpu")
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-3")
+    return folder, own
+
+
+def resume_refused(stopped, tmp_path, change, message):
+    run = tmp_path / "run"
+    shutil.copytree(stopped[0], run)
+    change(run / "checkpoints" / "checkpoint-2")
+    with pytest.raises(InputError) as caught:
+        finetune(stopped[1], run, resume=True, device="cpu")
+    assert str(caught.value).startswith(f"{run}/checkpoints/{message}"), str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_that_lacks_a_file_is_not_resumed(stopped, tmp_path, name):
+    message = f"checkpoint-2/{name}: is missing, and the run would go on otherwise without it. Delete checkpoint-2 to"
+    resume_refused(stopped, tmp_path, lambda checkpoint: (checkpoint / name).unlink(), message)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_damaged_file_of_a_checkpoint_is_named(stopped, tmp_path, name, damage):
+    def change(checkpoint):
+        path = checkpoint / name
+        if damage == "cut":
+            path.write_bytes(path.read_bytes()[:200])
+        else:
+            torch.save({}, path)
+
+    message = f"checkpoint-2/{name}: is damaged, or of another run ("
+    resume_refused(stopped, tmp_path, change, message)
+
+
+def test_a_checkpoint_without_its_weights_is_not_resumed(stopped, tmp_path):
+    message = "checkpoint-2/scorer.safetensors cannot be read"
+    resume_refused(stopped, tmp_path, lambda checkpoint: (checkpoint / "scorer.safetensors").unlink(), message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), "is missing. Delete checkpoint-2 to go on from checkpoint-1."),
+        (lambda path: path.write_text('{"global_step": 2'), "is damaged (Expecting"),
+        (lambda path: path.write_text("[]"), "is damaged (it holds no JSON object). Delete"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "is damaged ('utf-8' codec"),
+        (lambda path: path.write_text('{"global_step": 1}'), "is of step 1. Delete"),
+        (lambda path: path.write_text("{}"), "is of step None. Delete"),
+    ],
+)
+def test_the_state_of_a_checkpoint_is_whole_or_refused(stopped, tmp_path, change, message):
+    """It was taken for no checkpoint at all, and the run began anew."""
+    resume_refused(
+        stopped, tmp_path, lambda one: change(one / "trainer_state.json"), f"checkpoint-2/trainer_state.json: {message}"
+    )
+
+
+def test_other_processes_and_a_lost_best_checkpoint(stopped, tmp_path):
+    def other_processes(checkpoint):
+        for k in range(2):
+            shutil.copy(checkpoint / "rng_state.pth", checkpoint / f"rng_state_{k}.pth")
+        (checkpoint / "rng_state.pth").unlink()
+
+    def lost_best(checkpoint):
+        state = checkpoint / "trainer_state.json"
+        state.write_text(json.dumps({**json.loads(state.read_text()), "best_global_step": 7}))
+
+    message = "checkpoint-2: was written by 2 processes, these are 1, which would train on other batches. Start as many"
+    resume_refused(stopped, tmp_path / "a", other_processes, message)
+    resume_refused(stopped, tmp_path / "b", lost_best, "checkpoint-7: is missing")
+
+
+def test_without_a_checkpoint_a_resumed_run_says_that_it_begins(stopped, tmp_path):
+    run, told = tmp_path / "run", []
+    shutil.copytree(stopped[0], run, ignore=shutil.ignore_patterns("checkpoints"))
+    document = finetune(stopped[1], run, resume=True, device="cpu", report=told.append)
+    notes = [event["text"] for event in told if event["event"] == "note"]
+    assert f"--resume: {run} holds no checkpoint, so the run starts from its beginning." in notes
+    assert document["resumed_from"] is None
+    assert_identical(run, stopped[0])
 
 
 def test_the_best_checkpoint_and_the_last_are_kept_and_the_best_is_the_result(
