@@ -55,6 +55,7 @@ class Architecture:
         prune_layer: 0-based ViT block after which windows are scored.
         keep_ratio: fraction of windows kept, in (0, 1].
         prune_from_frame: frames that the budget leaves out.
+        refill_lone_frames: frames that packing would leave alone in a bin run whole.
         scorer: who scores by default, "learned" or "temporal".
         num_added_tokens: rows of the embedding behind the vocabulary.
         notes: what a user should know about where its settings come from.
@@ -69,6 +70,7 @@ class Architecture:
     prune_layer: int = 3
     keep_ratio: float = 0.5
     prune_from_frame: int = 0
+    refill_lone_frames: bool = False
     scorer: str = "learned"
     num_added_tokens: int = ADDED_TOKENS
     notes: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
-"""The budget: how many windows of a video are dropped, and where. Arithmetic only, no torch.
+"""The budget: how many windows of a video are dropped, and which frames packing leaves alone. Arithmetic, no torch.
 
-`pruning` selects that many, `estimate` plans with the same number. Source: arXiv 2603.18004, token selection.
+`pruning` selects and packs by it, `estimate` plans with the same numbers. Source: arXiv 2603.18004, token selection and
+packing.
 """
 
 from __future__ import annotations
@@ -103,6 +104,40 @@ def clamp_note(
         f"keep ratio {keep_ratio:g} of {frames}: {stays}, so {total - dropped} of {total} windows were kept instead of "
         f"{total - asked}"
     )
+
+
+def first_fit_descending(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Put items into as few bins as first-fit-descending finds.
+
+    Args:
+        lengths: size of each item, 0 to skip it.
+        capacity: size of a bin.
+
+    Returns:
+        The items' positions, one list a bin; equal sizes keep their order.
+
+    Raises:
+        ValueError: an item is larger than a bin.
+
+    Source: arXiv 2603.18004, packing.
+    """
+    if max(lengths, default=0) > capacity:
+        raise ValueError(f"a frame keeps {max(lengths)} patches, a bin holds {capacity}: bins must hold a whole frame")
+    bins: list[list[int]] = []
+    free: list[int] = []
+    for item in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]):
+        place = next((b for b, room in enumerate(free) if room >= lengths[item]), len(bins))
+        if place == len(bins):
+            bins.append([])
+            free.append(capacity)
+        bins[place].append(item)
+        free[place] -= lengths[item]
+    return bins
+
+
+def lone_frames(lengths: list[int], capacity: int) -> list[int]:
+    """Return the frames that first-fit-descending leaves alone in their bins; see `first_fit_descending`."""
+    return [frames[0] for frames in first_fit_descending(lengths, capacity) if len(frames) == 1]
 
 
 def _float32(value: float) -> float:

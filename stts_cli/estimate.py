@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from stts_cli import __version__, savings
 from stts_cli.architectures import Architecture, unknown
-from stts_cli.budget import check_prune_layer, clamp_note, num_dropped
+from stts_cli.budget import check_prune_layer, clamp_note, lone_frames, num_dropped
 from stts_cli.errors import InputError
 from stts_cli.savings import CONVENTION, TRAINING_CONVENTION, Savings
 
@@ -128,8 +128,8 @@ def plan(
                 )
             need = estimate_training_memory if train else estimate_memory
             memory = {
-                arm: need(architecture, num_frames, kept, saved.tokens["LLM prompt"][i], dtype=dtype, on_gpu=on_gpu)
-                for i, (arm, kept) in enumerate((("dense", None), ("pruned", sum(windows))))
+                arm: need(architecture, num_frames, packed, saved.tokens["LLM prompt"][i], dtype=dtype, on_gpu=on_gpu)
+                for i, (arm, packed) in enumerate((("dense", None), ("pruned", saved.tokens["ViT patches"][1])))
             }
             plans.append(Plan(num_frames, ratio, "none" if saved.changes_nothing else scorer, saved, memory))
     return plans
@@ -214,12 +214,17 @@ def count(
     """
     sizes = architecture.sizes()
     dropped = num_frames * sizes.num_windows - sum(windows)
+    packed = [n * sizes.num_patches // sizes.num_windows for n in windows]
+    if architecture.refill_lone_frames and scorer != "tome":
+        for frame in lone_frames(packed, sizes.num_patches):
+            packed[frame] = sizes.num_patches
+    options: dict[str, Any] = {"scorer": scorer, "packed_patches_per_frame": packed}
     length = prompt_length(num_frames, sizes.num_windows)
     if train:
         length += len(ANSWER)  # the token that ends it is never read
         rows, said = (length, length - dropped), len(ANSWER) + 1
-        return savings.count_training(sizes, num_frames, windows, *rows, said, prune_layer, scorer=scorer)
-    return savings.count(sizes, num_frames, windows, length, length - dropped, prune_layer, new_tokens=1, scorer=scorer)
+        return savings.count_training(sizes, num_frames, windows, *rows, said, prune_layer, **options)
+    return savings.count(sizes, num_frames, windows, length, length - dropped, prune_layer, new_tokens=1, **options)
 
 
 def prompt_length(num_frames: int, num_windows: int, question: str = QUESTION) -> int:
@@ -239,14 +244,14 @@ def prompt_length(num_frames: int, num_windows: int, question: str = QUESTION) -
 
 
 def estimate_memory(
-    architecture: Architecture, num_frames: int, num_kept: int | None, prompt_tokens: int, *, dtype: str, on_gpu: bool
+    architecture: Architecture, num_frames: int, num_packed: int | None, prompt_tokens: int, *, dtype: str, on_gpu: bool
 ) -> dict[str, int]:
     """Estimate the memory of one arm.
 
     Args:
         architecture: the sizes.
         num_frames: T.
-        num_kept: windows kept in all, or None for dense.
+        num_packed: patches that the ViT's packed blocks run on in all, or None for dense.
         prompt_tokens: L of this arm.
         dtype: of the weights.
         on_gpu: whether it runs on a GPU.
@@ -257,9 +262,9 @@ def estimate_memory(
     """
     s, number = architecture.sizes(), BYTES[dtype]
     patches = num_frames * s.num_patches
-    share = 1.0 if num_kept is None else num_kept / (num_frames * s.num_windows)
+    share = 1.0 if num_packed is None else num_packed / patches
     # The ViT holds the pixels, what was scored (pruned), two layers of features of what is kept, and a chunk.
-    copies = 2.0 if num_kept is None else 1.0 + 2.0 * share
+    copies = 2.0 if num_packed is None else 1.0 + 2.0 * share
     chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + 2 * s.vit_mlp)
     vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))
     queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim
@@ -276,14 +281,14 @@ def estimate_memory(
 
 
 def estimate_training_memory(
-    architecture: Architecture, num_frames: int, num_kept: int | None, row_tokens: int, *, dtype: str, on_gpu: bool
+    architecture: Architecture, num_frames: int, num_packed: int | None, row_tokens: int, *, dtype: str, on_gpu: bool
 ) -> dict[str, int]:
     """Estimate the memory of one arm's training step: float32 weights, gradients and AdamW's two moments, activations.
 
     Args:
         architecture: the sizes.
         num_frames: T.
-        num_kept: windows kept in all, or None for dense.
+        num_packed: patches that the ViT's packed blocks run on in all, or None for dense.
         row_tokens: tokens that the language model reads.
         dtype: of the activations.
         on_gpu: whether it runs on a GPU.
@@ -293,13 +298,13 @@ def estimate_training_memory(
     """
     s, number = architecture.sizes(), BYTES[dtype]
     patches = num_frames * s.num_patches
-    kept = patches if num_kept is None else patches * num_kept // (num_frames * s.num_windows)
-    num_dense = s.vit_blocks if num_kept is None else min(architecture.prune_layer + 2, s.vit_blocks)
+    packed = patches if num_packed is None else num_packed
+    num_dense = s.vit_blocks if num_packed is None else min(architecture.prune_layer + 2, s.vit_blocks)
     inner, queries = s.vit_heads * s.vit_head_dim, (s.llm_heads + s.llm_kv_heads) * s.llm_head_dim
     # what a block keeps for the backward pass: inputs of norms and products, queries, keys, values and the output
     block = 4 * s.vit_width + 5 * inner + 2 * s.vit_mlp
-    vit = number * (patches * num_dense + kept * (s.vit_blocks - num_dense)) * block
-    if num_kept is not None and not on_gpu:  # attention with a bias that learns keeps its square
+    vit = number * (patches * num_dense + packed * (s.vit_blocks - num_dense)) * block
+    if num_packed is not None and not on_gpu:  # attention with a bias that learns keeps its square
         vit += number * 3 * num_frames * s.vit_heads * s.num_patches**2
     layer = 6 * s.llm_width + 5 * queries + 4 * s.llm_mlp
     llm = number * row_tokens * s.llm_layers * layer + 4 * row_tokens**2

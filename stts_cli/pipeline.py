@@ -313,7 +313,7 @@ def answer_questions(
             prune_layer=prune_layer,
             new_tokens=reply.num_new_tokens,
             scorer=encoded.scorer,
-            kept_patches_per_frame=encoded.kept_patches,
+            packed_patches_per_frame=encoded.packed_patches,
         )
         answer = Answer(
             question=question,

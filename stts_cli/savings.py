@@ -127,7 +127,7 @@ def count(
     new_tokens: int,
     *,
     scorer: str = "learned",
-    kept_patches_per_frame: Sequence[int] | None = None,
+    packed_patches_per_frame: Sequence[int] | None = None,
 ) -> Savings:
     """Count one question about one video.
 
@@ -140,8 +140,8 @@ def count(
         prune_layer: l: blocks 0..l + 1 are dense, the others packed.
         new_tokens: tokens decoded; the first comes with the prefill.
         scorer: only "learned" costs matrix products.
-        kept_patches_per_frame: patches kept of each frame, needed where windows at the border hold fewer; otherwise all
-            windows are taken to hold `num_patches / num_windows`.
+        packed_patches_per_frame: patches of each frame that the packed blocks run on, needed where windows at the
+            border hold fewer or lone frames are refilled; otherwise every window counts `num_patches / num_windows`.
 
     Returns:
         The counts. In the dense column, "ViT dense blocks" and "ViT packed blocks" are those same blocks on all
@@ -158,7 +158,7 @@ def count(
             f"kept windows of {len(windows)} frames, at most {max(windows, default=0)} -> "
             f"{num_frames} frames of at most {shape.num_windows} windows"
         )
-    kept = kept_patches_per_frame or [n * shape.num_patches // shape.num_windows for n in windows]
+    packed = packed_patches_per_frame or [n * shape.num_patches // shape.num_windows for n in windows]
     full = [shape.num_patches] * num_frames
     num_visual, all_visual = sum(windows), num_frames * shape.num_windows
     pruned = num_visual < all_visual
@@ -171,14 +171,14 @@ def count(
     flops = {
         "patch embedding": (embedding, embedding),
         "ViT dense blocks": (dense_blocks, dense_blocks),
-        "ViT packed blocks": (num_packed * _vit_block(shape, full), num_packed * _vit_block(shape, kept)),
+        "ViT packed blocks": (num_packed * _vit_block(shape, full), num_packed * _vit_block(shape, packed)),
         "scorer": (0, num_frames * _scorer_frame(shape) if pruned and scorer == "learned" else 0),
         "connector": (all_visual * _connector_token(shape), num_visual * _connector_token(shape)),
         "LLM prefill": (_prefill(shape, lengths[0]), _prefill(shape, lengths[1])),
         "decode": (_decode(shape, lengths[0], steps), _decode(shape, lengths[1], steps)),
     }
     tokens = {
-        "ViT patches": (num_frames * shape.num_patches, sum(kept)),
+        "ViT patches": (num_frames * shape.num_patches, sum(packed)),
         "visual tokens": (all_visual, num_visual),
         "LLM prompt": lengths,
     }
@@ -195,7 +195,7 @@ def count_training(
     prune_layer: int,
     *,
     scorer: str = "learned",
-    kept_patches_per_frame: Sequence[int] | None = None,
+    packed_patches_per_frame: Sequence[int] | None = None,
 ) -> Savings:
     """Count one training step on one video, everything trained.
 
@@ -208,7 +208,7 @@ def count_training(
         answer_tokens: tokens that a loss is taken on, for the output head.
         prune_layer: as for `count`.
         scorer: as for `count`.
-        kept_patches_per_frame: as for `count`.
+        packed_patches_per_frame: as for `count`.
 
     Returns:
         The forward pass by part, and "backward" for all of them. Nothing is decoded; "LLM prompt" is the row of tokens
@@ -228,7 +228,7 @@ def count_training(
         prune_layer,
         new_tokens=1,
         scorer=scorer,
-        kept_patches_per_frame=kept_patches_per_frame,
+        packed_patches_per_frame=packed_patches_per_frame,
     )
     forward = {name: row for name, row in saved.flops.items() if name not in ("LLM prefill", "decode")}
     head = (answer_tokens - 1) * _head(shape)

@@ -52,6 +52,20 @@ def test_the_budget_is_the_methods(prune_from_frame):
             assert num_frames == 1 or max(kept[1:]) - min(kept[1:]) <= 1
 
 
+def test_frames_that_run_whole_are_counted_so():
+    """At keep ratio 0.7 no two frames share a bin, at 0.4 all but the first do."""
+    refilled = dataclasses.replace(NANO, refill_lone_frames=True)
+    for keep_ratio, scorer, differs in ((0.7, "learned", True), (0.7, "tome", False), (0.4, "learned", False)):
+        for train in (False, True):
+            plain, whole = (
+                plan(one, [9], [keep_ratio], scorer=scorer, train=train)[0] for one in (NANO, refilled)
+            )  # fmt: skip
+            packed = whole.savings.flops["ViT packed blocks"]
+            assert (packed[0] == packed[1]) == differs
+            assert (whole.savings != plain.savings) == (whole.memory != plain.memory) == differs
+            assert whole.savings.tokens["visual tokens"] == plain.savings.tokens["visual tokens"]
+
+
 def test_a_budget_that_cannot_be_met_is_said():
     document = estimate.analytic(architecture=NANO, frames=[2, 64], keep_ratios=[0.2, 0.5], scorer="tome")
     two = "keep ratio 0.2 of 2 frames: the first frame always stays, and a window of every other"

@@ -74,7 +74,7 @@ class Family:
             seconds={"vit_dense": 0.25},
             kernel="sdpa",
             kernel_reason="a test",
-            kept_patches=[9 * int(n) for n in mask.sum(1)],
+            packed_patches=[9 * int(n) for n in mask.sum(1)],
         )
 
     def build_prompt(self, timestamps_s, question, keep_mask, *, context=""):
@@ -160,7 +160,7 @@ def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
             "prune_layer": 2,
             "new_tokens": 2,
             "scorer": "learned",
-            "kept_patches_per_frame": [36, 18, 18],
+            "packed_patches_per_frame": [36, 18, 18],
         }
     ]
     assert arm.answers[0].text == "j"  # the tenth letter for a prefix of 1 + 8 tokens; the decoder's space is gone

@@ -56,7 +56,7 @@ def counted(work):
     return counter.get_total_flops(), result
 
 
-def measured_parts(family, keep_ratio, scorer):
+def measured_parts(family, keep_ratio, scorer, refill):
     """Run each part on its own under the counter; returns (FLOPs by part, kept windows, prompt length)."""
     import torch
     from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -72,7 +72,7 @@ def measured_parts(family, keep_ratio, scorer):
         return prune_and_encode(
             tower.layers[:blocks], hidden, scorer=scorer, keep_ratio=keep_ratio, prune_layer=3,
             window_index=family.window_index, grid=(6, 6), video_lengths=[5], feature_layers=[blocks - 1],
-            kernel="eager",
+            kernel="eager", refill_lone_frames=refill,
         )  # fmt: skip
 
     # from the whole ViT, the scorer and the dense blocks are taken off
@@ -108,15 +108,18 @@ def prune_blocks(blocks, hidden):
         hidden = block(hidden, attention_mask=None)
 
 
-@pytest.mark.parametrize("arm", ["pruned", "dense"])
+@pytest.mark.parametrize("arm", ["pruned", "refilled", "dense"])
 def test_every_part_agrees_with_torch(family, arm, monkeypatch):
     monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", 0)  # frames of one length a group: no padding
-    keep_ratio, scorer = (0.4, family.scorer) if arm == "pruned" else (1.0, "none")
-    parts, out, length = measured_parts(family, keep_ratio, scorer)
+    keep_ratio, scorer = {
+        "pruned": (0.4, family.scorer), "refilled": (0.7, family.scorer), "dense": (1.0, "none")
+    }[arm]  # fmt: skip
+    parts, out, length = measured_parts(family, keep_ratio, scorer, arm == "refilled")
+    assert (sum(out.packed_patches) > 4 * int(out.keep_mask.sum())) == (arm == "refilled")
     dense_length = length + int((~out.keep_mask).sum())
     savings = count(
         family.shape(), 5, out.keep_mask.sum(1).tolist(), dense_length, length, 3, 4,
-        kept_patches_per_frame=out.kept_patches,
+        packed_patches_per_frame=out.packed_patches,
     )  # fmt: skip
     assert set(parts) == set(savings.flops)
     for name, flops in parts.items():

@@ -29,7 +29,7 @@ class EncodedVideo:
         scorer: who scored, "none" where nothing was dropped.
         kernel: attention kernel of the packed blocks, "dense" where nothing was dropped.
         kernel_reason: why that one.
-        kept_patches: ViT patches kept of each frame.
+        packed_patches: patches of each frame that the ViT's packed blocks ran on; all where nothing was dropped.
         scores: float32 (T, W), or None where nothing was scored.
         scored_hidden: (T, N, D) what was scored; only if asked for.
     """
@@ -40,7 +40,7 @@ class EncodedVideo:
     scorer: str
     kernel: str = "dense"
     kernel_reason: str = ""
-    kept_patches: list[int] = field(default_factory=list)
+    packed_patches: list[int] = field(default_factory=list)
     scores: Tensor | None = None
     scored_hidden: Tensor | None = None
 

@@ -225,7 +225,7 @@ class Molmo2Family:
         video_lengths: list[int] | None = None,
         kernel: str = "auto",
         packing: str = "varlen",
-        refill_lone_frames: bool = False,
+        refill_lone_frames: bool | None = None,
         chunk_frames: int | None = None,
         return_hidden: bool = False,
         checkpoint_blocks: bool = False,
@@ -241,7 +241,7 @@ class Molmo2Family:
             video_lengths: frames of each video; None for one video.
             kernel: attention kernel of the packed blocks.
             packing: "varlen" or "bins".
-            refill_lone_frames: see `pruning.packing.pack_bins`.
+            refill_lone_frames: see `pruning.prune_and_encode`; None for the checkpoint's own.
             chunk_frames: frames that go through the ViT at once; None to choose: all with gradient, else bounded.
             return_hidden: also return what was scored, for the temporal loss.
             checkpoint_blocks: run each block again in the backward pass instead of keeping its activations.
@@ -273,7 +273,9 @@ class Molmo2Family:
                 seed=seed,
                 kernel=kernel,
                 packing=packing,
-                refill_lone_frames=refill_lone_frames,
+                refill_lone_frames=self.settings.refill_lone_frames
+                if refill_lone_frames is None
+                else refill_lone_frames,
                 chunk_frames=chunk_frames,
                 return_hidden=return_hidden,
                 checkpoint_blocks=checkpoint_blocks,
@@ -290,7 +292,7 @@ class Molmo2Family:
             scorer="none" if vit.kernel == "dense" else scorer,
             kernel=vit.kernel,
             kernel_reason=vit.kernel_reason,
-            kept_patches=vit.kept_patches,
+            packed_patches=vit.packed_patches,
             scores=vit.scores,
             scored_hidden=vit.scored_hidden,
         )

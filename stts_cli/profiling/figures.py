@@ -41,7 +41,7 @@ def point(
         One entry of the document's "points". Tokens and FLOPs are those of the windows that were really kept.
     """
     last = pruned[-1]
-    common: dict[str, Any] = {"scorer": last.scorer, "kept_patches_per_frame": last.kept_patches}
+    common: dict[str, Any] = {"scorer": last.scorer, "packed_patches_per_frame": last.packed_patches}
     sizes = (shape, plan.num_frames, last.kept_per_frame, *last.prompt_tokens)
     if train:
         saved = savings.count_training(*sizes, last.answer_tokens, prune_layer, **common)

@@ -97,7 +97,7 @@ class Pass:
     Attributes:
         seconds: time by stage, "decode_per_token", and the sums of `SUMS`; in training those of `TRAINING_SUMS`.
         kept_per_frame: windows kept of each frame.
-        kept_patches: patches kept of each frame.
+        packed_patches: patches of each frame that the packed blocks ran on.
         prompt_tokens: the prompt's length, (dense, as it was run).
         scorer: who scored, "none" where nothing was dropped.
         kernel: attention of the packed blocks, "dense" where nothing was dropped.
@@ -108,7 +108,7 @@ class Pass:
 
     seconds: dict[str, float]
     kept_per_frame: list[int]
-    kept_patches: list[int]
+    packed_patches: list[int]
     prompt_tokens: tuple[int, int]
     scorer: str
     kernel: str
@@ -251,7 +251,7 @@ def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
     return Pass(
         seconds=seconds,
         kept_per_frame=encoded.keep_mask.sum(1).tolist(),
-        kept_patches=encoded.kept_patches,
+        packed_patches=encoded.packed_patches,
         prompt_tokens=(prompt.dense_length, ids.shape[1]),
         scorer=encoded.scorer,
         kernel=encoded.kernel,

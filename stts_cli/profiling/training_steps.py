@@ -96,7 +96,7 @@ class Trainee:
         return Pass(
             seconds=seconds,
             kept_per_frame=step.keep_mask.sum(1).tolist(),
-            kept_patches=seen.kept_patches,
+            packed_patches=seen.packed_patches,
             prompt_tokens=(step.num_inputs + step.num_total - step.num_kept, step.num_inputs),
             scorer=seen.scored_by,
             kernel=seen.kernel,
@@ -142,7 +142,7 @@ class _Watched:
         self.device: torch.device = family.model.device
         self.began = self.ended = self.read = 0.0
         self.seconds: dict[str, float] = {}
-        self.kept_patches: list[int] = []
+        self.packed_patches: list[int] = []
         self.scored_by = self.kernel = self.kernel_reason = ""
 
     def __getattr__(self, name: str) -> Any:
@@ -159,7 +159,7 @@ class _Watched:
         self.seconds = dict(encoded.seconds)
         self.seconds["vit_dense"] -= late.seconds
         self.seconds["vit_packed"] += late.seconds
-        self.kept_patches, self.scored_by = encoded.kept_patches, encoded.scorer
+        self.packed_patches, self.scored_by = encoded.packed_patches, encoded.scorer
         self.kernel, self.kernel_reason = encoded.kernel, encoded.kernel_reason
         return encoded
 

@@ -2,7 +2,7 @@
 
 Comes after block `prune_layer` + 1: (T, N, D) and a keep mask in; out either *varlen* (the default), the kept patches
 of all frames one after the other, (M, D), with no padding at all, or *bins* (the paper's layout), whole frames put
-first-fit- descending into rows of N slots with a block-diagonal attention mask. For the same kept patches both give the
+first-fit-descending into rows of N slots with a block-diagonal attention mask. For the same kept patches both give the
 same numbers.
 Source: arXiv 2603.18004, packing. Attention over either layout is attention.py's work.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from stts_cli.budget import first_fit_descending, lone_frames
 
 
 @dataclass(frozen=True)
@@ -90,35 +92,6 @@ class BinnedPatches:
     index: Tensor
 
 
-def first_fit_descending(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Put items into as few bins as first-fit-descending finds.
-
-    Args:
-        lengths: size of each item, 0 to skip it.
-        capacity: size of a bin.
-
-    Returns:
-        The items' positions, one list a bin; equal sizes keep their order.
-
-    Raises:
-        ValueError: an item is larger than a bin.
-
-    Source: arXiv 2603.18004, packing.
-    """
-    if max(lengths, default=0) > capacity:
-        raise ValueError(f"a frame keeps {max(lengths)} patches, a bin holds {capacity}: bins must hold a whole frame")
-    bins: list[list[int]] = []
-    free: list[int] = []
-    for item in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]):
-        place = next((b for b, room in enumerate(free) if room >= lengths[item]), len(bins))
-        if place == len(bins):
-            bins.append([])
-            free.append(capacity)
-        bins[place].append(item)
-        free[place] -= lengths[item]
-    return bins
-
-
 def pack_bins(hidden_TND: Tensor, keep_TN: Tensor, refill_lone_frames: bool = False) -> BinnedPatches:
     """Put the kept patches of whole frames into bins of N slots.
 
@@ -126,19 +99,20 @@ def pack_bins(hidden_TND: Tensor, keep_TN: Tensor, refill_lone_frames: bool = Fa
         hidden_TND: (T, N, D) any float dtype.
         keep_TN: bool (T, N), True = kept.
         refill_lone_frames: give a frame that is alone in its bin all its N patches as context; only its kept ones go
-            on. Its outputs then depend on the packing.
+            on.
 
     Returns:
         The bins; gradients pass back to `hidden_TND`.
 
-    Source: arXiv 2603.18004, packing; refilling is a quirk of the published code and off by default.
+    Source: arXiv 2603.18004, packing; the published code refills always.
     """
     num_frames, num_patches, width = hidden_TND.shape
     device = hidden_TND.device
     present = keep_TN.clone()
-    bins = first_fit_descending(keep_TN.sum(1).tolist(), num_patches)
+    lengths = keep_TN.sum(1).tolist()
+    bins = first_fit_descending(lengths, num_patches)
     if refill_lone_frames:
-        present[[frames[0] for frames in bins if len(frames) == 1]] = True
+        present[lone_frames(lengths, num_patches)] = True
     counts = present.sum(1).tolist()
     offset = torch.zeros(num_frames, dtype=torch.long)
     for row, frames in enumerate(bins):

@@ -3,8 +3,9 @@
 Comes between patch embedding and connector. In: embedded patches (T, N, D) of one or more videos. Out: the features of
 kept patches only, (M, D * layers), with the table that pools them to visual tokens. Blocks 0..l see every patch (l is
 `prune_layer`), the scorer reads block l's output, block l + 1 sees every patch with a bias on its keys, blocks l + 2..
-see kept patches, each within its own frame. Source: arXiv 2603.18004, method. Training and inference use this same
-function. Patch embedding, connector and language model are the family's.
+see kept patches, each within its own frame; where a checkpoint was trained so, they see all patches of a frame that
+packing into bins leaves alone, though only its kept ones go on. Source: arXiv 2603.18004, method. Training and
+inference use this same function. Patch embedding, connector and language model are the family's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stts_cli.budget import check_keep_ratio, check_prune_layer, num_dropped
+from stts_cli.budget import check_keep_ratio, check_prune_layer, lone_frames, num_dropped
 from stts_cli.pruning.attention import (
     BIAS_FLOOR,
     batched_attention,
@@ -47,7 +48,7 @@ class VitOutput:
         keep_mask: bool (T, W), True = kept.
         scores: float32 (T, W), with gradient for the learned scorer; None where nothing was scored.
         scored_hidden: (T, N, D) output of block l, only with `return_hidden`.
-        kept_patches: kept patches of each frame.
+        packed_patches: patches of each frame that the packed blocks run on: the kept ones, or all of a refilled frame.
         kernel: the attention kernel of the packed blocks, "dense" where nothing was dropped.
         kernel_reason: why that kernel, empty when there is nothing to say.
         seconds: time of "vit_dense", "score_select_pack" and "vit_packed".
@@ -58,7 +59,7 @@ class VitOutput:
     keep_mask: Tensor
     scores: Tensor | None
     scored_hidden: Tensor | None
-    kept_patches: list[int]
+    packed_patches: list[int]
     kernel: str
     kernel_reason: str
     seconds: dict[str, float] = field(default_factory=dict)
@@ -144,7 +145,8 @@ def prune_and_encode(
         seed: for "random".
         kernel: attention kernel of the packed blocks, one of `KERNELS`.
         packing: "varlen", or "bins" as in the paper.
-        refill_lone_frames: see `pack_bins`; only with bins.
+        refill_lone_frames: run the packed blocks on all patches of a frame that packing into bins would leave alone in
+            its bin, whatever the layout. Which frames those are depends on all videos given; "tome" refills none.
         chunk_frames: run blocks on at most this many frames at a time, to bound memory; None = all at once. Scores and
             selection still span whole videos.
         return_hidden: also return block l's output, which the temporal loss needs.
@@ -164,8 +166,8 @@ def prune_and_encode(
     """
     num_frames, num_patches, _ = hidden_TND.shape
     check_keep_ratio(keep_ratio)
-    if packing not in ("varlen", "bins") or (refill_lone_frames and packing != "bins"):
-        raise ValueError(f"packing '{packing}' (refill {refill_lone_frames}) -> varlen or bins; only bins can refill")
+    if packing not in ("varlen", "bins"):
+        raise ValueError(f"packing '{packing}' is unknown -> known: varlen, bins")
     if sum(video_lengths) != num_frames:
         raise ValueError(f"video lengths add up to {sum(video_lengths)}, not to {num_frames} frames: they must agree")
     layers = [layer % len(blocks) for layer in feature_layers]
@@ -193,12 +195,16 @@ def prune_and_encode(
             bias = log_score_bias(scores, window_index, grid, video_lengths, bias_rescale, bias_floor) * prunes[:, None]
     clock.lap("score_select_pack")
     scored = hidden_TND if return_hidden else None
-    keep_TN = keep_TW.index_select(1, patch_window(window_index, num_patches))
+    keep_TN = present_TN = keep_TW.index_select(1, patch_window(window_index, num_patches))
+    refill = refill_lone_frames and merge is None
+    if refill:
+        present_TN = keep_TN.clone()
+        present_TN[lone_frames(keep_TN.sum(1).tolist(), num_patches)] = True
     entry, after = prune_layer + 1, range(prune_layer + 2, len(blocks))
     name, reason = choose_kernel(kernel, hidden_TND.device, hidden_TND.dtype, _needs_grad(hidden_TND, blocks))
     late: dict[int, Tensor] = {}
     if packing == "varlen" and merge is None:
-        packed = run.varlen(hidden_TND, keep_TN, after, name, clock, entry, bias)
+        packed = run.varlen(hidden_TND, keep_TN, present_TN, after, name, clock, entry, bias)
     else:
         hidden_TND, late = run.dense(hidden_TND, [entry], bias)
         clock.lap("vit_dense")
@@ -207,17 +213,17 @@ def prune_and_encode(
             late = {layer: merge(x) for layer, x in late.items()}
         if packing == "bins":
             name, reason = "sdpa", "bins carry a mask"
-            packed = run.bins(hidden_TND, keep_TN, after, refill_lone_frames, clock)
+            packed = run.bins(hidden_TND, keep_TN, after, refill, clock)
         else:
-            packed = run.varlen(hidden_TND, keep_TN, after, name, clock)
+            packed = run.varlen(hidden_TND, keep_TN, present_TN, after, name, clock)
     del hidden_TND
     index = keep_TN.reshape(-1).nonzero().squeeze(1)
     dense_features = {k: x.flatten(0, 1).index_select(0, index) for k, x in {**early, **late}.items()}
     features = torch.cat([{**dense_features, **packed}[layer] for layer in layers], -1)
     pool_index = _pool_index(window_index, keep_TW, index, num_patches)
-    kept = keep_TN.sum(1).tolist()
+    num_present = present_TN.sum(1).tolist()
     clock.lap("score_select_pack")
-    return VitOutput(features, pool_index, keep_TW, scores, scored, kept, name, reason, clock.seconds)
+    return VitOutput(features, pool_index, keep_TW, scores, scored, num_present, name, reason, clock.seconds)
 
 
 class _BlockRunner:
@@ -273,13 +279,14 @@ class _BlockRunner:
         self,
         hidden_TND: Tensor,
         keep_TN: Tensor,
+        present_TN: Tensor,
         which: Sequence[int],
         kernel: str,
         clock: _Clock,
         entry: int | None = None,
         bias_TN: Tensor | None = None,
     ) -> dict[int, Tensor]:
-        """Run blocks on kept patches; before them block `entry` on all, whose output is then held a chunk at a time."""
+        """Run blocks on present patches, chunk by chunk, before them block `entry` on all; features of kept ones."""
         features: dict[int, list[Tensor]] = {i: [] for i in (entry, *which) if i is not None and i in self.layers}
         for start in range(0, len(hidden_TND), self.chunk_frames):
             chunk = slice(start, start + self.chunk_frames)
@@ -287,18 +294,21 @@ class _BlockRunner:
             if entry is not None:
                 x, _ = self.dense(x, [entry], None if bias_TN is None else bias_TN[chunk])
                 clock.lap("vit_dense")
-            packed = pack(x, keep_TN[chunk])
+            packed = pack(x, present_TN[chunk])
             del x
             if not packed.lengths:
                 continue
-            if entry is not None and entry in features:
-                features[entry].append(packed.tokens)
-            clock.lap("score_select_pack")
+            kept = None
+            if present_TN is not keep_TN:
+                kept = keep_TN[chunk].reshape(-1)[packed.index].nonzero().squeeze(1)
             tokens, attend = packed.tokens, _packed_attend(packed, kernel)
+            if entry is not None and entry in features:
+                features[entry].append(tokens if kept is None else tokens.index_select(0, kept))
+            clock.lap("score_select_pack")
             for i in which:
                 tokens = self.apply(self.blocks[i], tokens, attend)
                 if i in features:
-                    features[i].append(tokens)
+                    features[i].append(tokens if kept is None else tokens.index_select(0, kept))
             clock.lap("vit_packed")
         return {i: _cat(parts) for i, parts in features.items()}
 

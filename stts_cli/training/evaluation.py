@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from stts_cli import savings
 from stts_cli.training.clips import TrainingClip, collate
-from stts_cli.training.model import TrainingModel
+from stts_cli.training.model import Step, TrainingModel
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def evaluate_arms(
             out = model(batch["clips"], ratio, scorer=scorer)
             if done > len(mine):
                 continue
-            flops = _flops(model, batch["clips"], out.keep_mask, scorer)
+            flops = _flops(model, batch["clips"], out, scorer)
             sums[arm] += torch.tensor(
                 [
                     out.right.sum().item(),
@@ -90,13 +90,13 @@ def evaluate_arms(
     return result
 
 
-def _flops(model: TrainingModel, clips: Sequence[TrainingClip], keep_mask: Tensor, scorer: str) -> tuple[float, float]:
+def _flops(model: TrainingModel, clips: Sequence[TrainingClip], out: Step, scorer: str) -> tuple[float, float]:
     """Return FLOPs of answering each clip's first question as it is, and dense."""
     family, start = model.family, 0
     pruned = dense = 0.0
     for clip in clips:
-        mask = keep_mask[start : start + len(clip.frames)].cpu()
-        start += len(clip.frames)
+        part = slice(start, start + len(clip.frames))
+        mask, start = out.keep_mask[part].cpu(), part.stop
         ids, is_answer = family.conversation_ids(clip.conversations[0].turns[:1], clip.conversations[0].subtitles)
         prefix, _ = family.video_prefix(list(clip.timestamps_s), mask)
         asked, dropped = len(prefix) + len(ids) - sum(is_answer), int((~mask).sum())
@@ -109,6 +109,7 @@ def _flops(model: TrainingModel, clips: Sequence[TrainingClip], keep_mask: Tenso
             prune_layer=family.settings.prune_layer,
             new_tokens=sum(is_answer),
             scorer=scorer,
+            packed_patches_per_frame=out.packed_patches[part],
         )
         dense += sum(before for before, _ in count.flops.values())
         pruned += sum(after for _, after in count.flops.values())

@@ -39,6 +39,7 @@ class Step(NamedTuple):
         num_total: windows there were.
         num_inputs: tokens that the language model read.
         keep_mask: bool (T, W) of all clips' frames.
+        packed_patches: patches of each frame that the ViT's packed blocks ran on.
     """
 
     lm_sum: Tensor
@@ -51,6 +52,7 @@ class Step(NamedTuple):
     num_total: int
     num_inputs: int
     keep_mask: Tensor
+    packed_patches: Sequence[int] = ()
 
 
 class TrainingModel(nn.Module):
@@ -139,7 +141,8 @@ class TrainingModel(nn.Module):
         wrong = torch.zeros(rows.num_answers, dtype=torch.long, device=labels.device)
         wrong.index_add_(0, answers, (logits.argmax(-1) != labels).long())
         right, n = wrong == 0, rows.input_ids.numel()
-        return Step(lm_sum, answer_sum, len(labels), temporal, num_windows, right, kept, total, n, encoded.keep_mask)
+        figures = (temporal, num_windows, right, kept, total, n, encoded.keep_mask, encoded.packed_patches)
+        return Step(lm_sum, answer_sum, len(labels), *figures)
 
     def count(self, clips: Sequence[TrainingClip]) -> tuple[float, int]:
         """Return what a batch's `answer_sum` and `temporal_sum` are divided by, without running it.

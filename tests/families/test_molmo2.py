@@ -61,6 +61,20 @@ def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio
 
 
 @torch.no_grad()
+def test_lone_frames_run_whole_where_the_checkpoint_says_so(family, frames, monkeypatch):
+    patches = family.preprocess(frames)
+    plain = family.encode_video(patches, keep_ratio=0.75, scorer="learned")
+    monkeypatch.setattr(family, "settings", dataclasses.replace(family.settings, refill_lone_frames=True))
+    ours = family.encode_video(patches, keep_ratio=0.75, scorer="learned")
+    bins = family.encode_video(patches, keep_ratio=0.75, scorer="learned", packing="bins")
+    off = family.encode_video(patches, keep_ratio=0.75, scorer="learned", refill_lone_frames=False)
+    torch.testing.assert_close(ours.visual_tokens, bins.visual_tokens, atol=1e-4, rtol=1e-4)
+    assert torch.equal(off.visual_tokens, plain.visual_tokens)
+    assert sum(ours.packed_patches) > sum(plain.packed_patches)
+    assert not torch.allclose(ours.visual_tokens, plain.visual_tokens, atol=1e-2)
+
+
+@torch.no_grad()
 def test_one_frame_is_the_stock_model(family, frames):
     encoded = family.encode_video(family.preprocess(frames[:1]), keep_ratio=0.3, scorer="learned")
     prompt = family.build_prompt(TIMES[:1], QUESTION, encoded.keep_mask)
@@ -218,7 +232,7 @@ def test_visual_tokens_must_fit_the_placeholders(family, frames):
     ("options", "message"),
     [
         ({"keep_ratio": 0.0}, "greater than 0 and at most 1"),
-        ({"prune_layer": 6}, "prune layer 6 of 7 ViT blocks"),
+        ({"prune_layer": 6}, "--prune-layer 6: must be 0 to 4; 7 ViT blocks run"),
         ({"scorer": "leraned"}, "did you mean 'learned'"),
         ({"kernel": "quick"}, "kernel 'quick' is unknown"),
     ],

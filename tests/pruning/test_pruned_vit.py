@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from stts_cli.budget import first_fit_descending
 from stts_cli.errors import InputError
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.pruned_vit import prune_and_encode
@@ -31,8 +32,8 @@ def encode(blocks, hidden, scorer, keep_ratio=0.5, lengths=None, **options):
     )  # fmt: skip
 
 
-def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row"):
-    """The slow path: every patch stays, dropped ones are masked out as keys from block l + 2 on."""
+def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row", whole=()):
+    """The slow path: every patch stays, dropped ones are masked as keys from block l + 2 on, but in whole frames."""
     outputs = []
     for i, block in enumerate(blocks):
         mask = None
@@ -42,6 +43,7 @@ def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row")
             mask = log_score_bias(scores, INDEX, GRID, lengths, rescale)[:, None, None]
         if i > 2:
             kept = keep[:, patch_window(INDEX, 20)]
+            kept[list(whole)] = True
             mask = torch.zeros(kept.shape).masked_fill(~kept, float("-inf"))[:, None, None]
             mask = torch.where(kept.any(1)[:, None, None, None], mask, 0.0)
         hidden = block(hidden, attention_mask=mask)
@@ -62,7 +64,7 @@ def test_equals_masked_dense_path(setting, keep_ratio, rescale, packing, chunk):
     assert torch.equal(out.keep_mask, keep)
     assert not keep.all()
     torch.testing.assert_close(out.features, features[kept], atol=2e-5, rtol=2e-5)
-    assert out.kept_patches == kept.sum(1).tolist()
+    assert out.packed_patches == kept.sum(1).tolist()
     # a visual token's slots point at its own window's patches
     tokens = [(t, w) for t in range(10) for w in range(len(INDEX)) if keep[t, w]]
     assert len(out.pool_index) == len(tokens)
@@ -164,12 +166,44 @@ def test_bfloat16_is_near_float32(setting):
     assert (rough.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
-def test_refilled_frames_differ_and_only_there(setting):
+@pytest.mark.parametrize(("packing", "chunk"), [("varlen", None), ("varlen", 3), ("bins", None)])
+def test_lone_frames_run_whole_in_every_layout(setting, packing, chunk):
+    blocks, hidden, scorer = setting
+    plain = encode(blocks, hidden, scorer, 0.65, LENGTHS)
+    kept = plain.packed_patches
+    bins = first_fit_descending(kept, 20)
+    whole = [frames[0] for frames in bins if len(frames) == 1 and kept[frames[0]] < 20]
+    assert whole
+    assert any(len(frames) > 1 for frames in bins)
+    out = encode(
+        blocks, hidden, scorer, 0.65, LENGTHS, packing=packing, chunk_frames=chunk, refill_lone_frames=True
+    )  # fmt: skip
+    features, keep = masked_reference(blocks, hidden, scorer, 0.65, LENGTHS, whole=whole)
+    assert torch.equal(out.keep_mask, plain.keep_mask)
+    assert torch.equal(out.pool_index, plain.pool_index)
+    torch.testing.assert_close(out.features, features[keep[:, patch_window(INDEX, 20)]], atol=2e-5, rtol=2e-5)
+    assert out.packed_patches == [20 if frame in whole else n for frame, n in enumerate(kept)]
+    frame_of = keep[:, patch_window(INDEX, 20)].nonzero()[:, 0]
+    changed = (out.features - plain.features).abs().amax(1) > 1e-4
+    assert sorted(set(frame_of[changed].tolist())) == sorted(whole)
+
+
+def test_gradients_of_lone_frames_are_those_of_the_bins(setting):
+    blocks, hidden, scorer = setting
+    grads = []
+    for packing in ("varlen", "bins"):
+        leaf = hidden.clone().requires_grad_()
+        out = encode(blocks, leaf, scorer, 0.65, LENGTHS, packing=packing, refill_lone_frames=True)
+        grads.append(torch.autograd.grad(out.features.square().sum(), [leaf, *scorer.parameters()]))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_merged_windows_are_not_refilled(setting):
     blocks, hidden, _ = setting
-    plain = encode(blocks, hidden, "random", 0.8, packing="bins")
-    refilled = encode(blocks, hidden, "random", 0.8, packing="bins", refill_lone_frames=True)
-    assert plain.features.shape == refilled.features.shape
-    assert not torch.allclose(plain.features, refilled.features, atol=1e-4)
+    plain, asked = (encode(blocks, hidden, "tome", 0.65, LENGTHS, refill_lone_frames=on) for on in (False, True))
+    assert torch.equal(plain.features, asked.features)
+    assert plain.packed_patches == asked.packed_patches
 
 
 def test_training_free_scorers_drop_the_budget(setting):
@@ -210,7 +244,6 @@ def test_stage_times_are_there(setting):
         ({"prune_layer": -1}, "--prune-layer -1: must be 0 to 4"),
         ({"scorer": "best"}, "scorer 'best' is unknown"),
         ({"packing": "loose"}, "packing 'loose'"),
-        ({"refill_lone_frames": True}, "only bins can refill"),
         ({"lengths": [3, 4]}, "add up to 7, not to 10"),
         ({"kernel": "fast"}, "kernel 'fast' is unknown"),
     ],

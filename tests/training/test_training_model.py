@@ -10,6 +10,7 @@ from stts_cli import generate
 from stts_cli.families import load_family
 from stts_cli.presets import load_preset
 from stts_cli.training.clips import shapes_held_out
+from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import TrainingModel
 from tests.training.conftest import TALKS, alone, noise_clip
 
@@ -307,3 +308,12 @@ def test_right_is_what_generation_answers(nano, keep_ratio, scorer):
     assert right == said
     assert True in right
     assert keep_ratio == 1 or scorer == "learned" or False in right
+
+
+def test_the_flops_of_held_out_clips_count_refilled_frames(family, batch):
+    ratios = []
+    for refill in (False, True):
+        family.settings = dataclasses.replace(family.settings, refill_lone_frames=refill)
+        arms = evaluate_arms(TrainingModel(family), [[clip] for clip in batch], arms={"pruned": (0.7, "learned")})
+        ratios.append(arms["pruned"]["flops_ratio"])
+    assert ratios[1] > ratios[0] + 0.001
