@@ -11,8 +11,11 @@ This module knows nothing of models or tensors: normalising and cutting into pat
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import queue
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +27,12 @@ import numpy as np
 from stts_cli.errors import InputError
 from stts_cli.resize import DECODER, resize_frame
 
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# demuxers that open what the file names: playlists, stream descriptions, numbered pictures, parts and indices
+REFERRING = {
+    "concat", "dash", "hls", "image2", "imf", "lavfi", "mlv", "rtp", "rtsp", "sap", "sdp", "vobsub",
+    "webm_dash_manifest",
+}  # fmt: skip
 STALL_S = 30.0  # a decoder that delivers no frame for this long is given up
 TRUNCATED_BELOW = 0.9  # a file that holds less than this part of the length it declares is truncated
 
@@ -101,12 +110,19 @@ def probe(path: str | Path) -> VideoInfo:
         InputError: the file is missing, a folder, empty, unreadable, no video, or has no video stream.
     """
     path = _checked_file(path)
-    av = _quiet_pyav()
+    import av
+
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
+        with open_file(path) as container:
+            stream = _video_stream(container)
+            if stream is None:
                 raise InputError(f"{path} has no video stream (only sound or data) -> give a file with pictures")
-            stream = container.streams.video[0]
+            if stream.disposition & av.stream.Disposition.attached_pic:
+                raise InputError(f"{path}: holds sound and a cover picture only; must hold a video.")
+            if container.format.name.endswith("_pipe"):
+                raise InputError(f"{path}: holds a picture; must hold a video.")
+            if stream.codec_context is None:
+                raise InputError(f"{path}: holds a video of an unknown codec; must be one that FFmpeg decodes.")
             duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
             return VideoInfo(
                 width=stream.codec_context.width,
@@ -117,9 +133,42 @@ def probe(path: str | Path) -> VideoInfo:
                 codec=stream.codec_context.name,
             )
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EINVAL:
+            raise InputError(
+                f"{path}: holds a playlist, or another kind of file that refers to others; must hold the video itself."
+            ) from error
         raise InputError(
             f"{path} cannot be read as a video ({_reason(error)}): it is truncated or not a video -> check the file"
         ) from error
+
+
+def open_file(path: str | Path) -> Any:
+    """Open a file with PyAV, whatever its name looks like, and nothing that it refers to.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The container; a file that refers to others raises `av.error.ArgumentError` (EINVAL).
+    """
+    import av
+    import av.logging
+
+    av.logging.set_level(None)
+    options = {"protocol_whitelist": "file", "format_whitelist": _allowed_formats()}
+    return av.open(os.path.abspath(path), options=options)
+
+
+@functools.cache
+def _allowed_formats() -> str:
+    import av
+
+    return ",".join(sorted(av.formats_available - REFERRING))
+
+
+def _video_stream(container: Any) -> Any:
+    """Return the stream that decord reads too, or None."""
+    return container.streams.best("video")
 
 
 def sample_indices(timestamps_s: np.ndarray | list[float], num_frames: int, max_fps: float) -> list[int]:
@@ -197,7 +246,9 @@ def read_clip(
 
 
 def _checked_file(path: str | Path) -> Path:
-    path = Path(path)
+    given, path = str(path), Path(path)
+    if not path.exists() and URL.match(given):
+        raise InputError(f"{given}: is a URL; must be a file, so download it first.")
     if not path.exists():
         raise InputError(f"{path} does not exist -> give the path of a video file")
     if path.is_dir():
@@ -226,7 +277,7 @@ def _decord_steps(path: Path, info: VideoInfo, request: _Request) -> Iterator[An
     by_decoder = request.size if request.resample == DECODER else None
     height, width = by_decoder or (-1, -1)
     try:
-        reader = decord.VideoReader(str(path), width=width, height=height, num_threads=0)
+        reader = decord.VideoReader(os.path.abspath(path), width=width, height=height, num_threads=0)
         times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(np.float64)
         times = _clean_times(times, info.fps)
     except Exception as error:
@@ -246,10 +297,11 @@ def _decord_steps(path: Path, info: VideoInfo, request: _Request) -> Iterator[An
 
 
 def _read_with_pyav(path: Path, info: VideoInfo, request: _Request, *, fallback_reason: str) -> Clip:
-    av = _quiet_pyav()
+    import av
+
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+        with open_file(path) as container:
+            stream = _video_stream(container)
             time_base = float(stream.time_base or 0)  # gone once the file is closed
             packets = [p.pts for p in container.demux(stream) if p.pts is not None]
         if not packets:
@@ -260,8 +312,8 @@ def _read_with_pyav(path: Path, info: VideoInfo, request: _Request, *, fallback_
         chosen = _choose(times, path, request)
         wanted = {int(pts[index]) for index in chosen}
         frames: list[np.ndarray] = []
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
+        with open_file(path) as container:
+            for frame in container.decode(_video_stream(container)):
                 if frame.pts in wanted:
                     frames.append(fit(frame, request.size, request.resample))
                 if len(frames) == len(wanted):
@@ -325,14 +377,26 @@ def _refuse_truncated(path: Path, info: VideoInfo, times: np.ndarray) -> None:
     if declared_s is None or end_s >= TRUNCATED_BELOW * declared_s or declared_s - end_s < 1.0:
         return
     if info.duration_s is None:  # only the file as a whole declares a length: sound may outlast the pictures
-        av = _quiet_pyav()
-        with av.open(str(path)) as container:
-            ends = [float(p.pts * p.time_base) for p in container.demux() if p.pts is not None]
-        if ends and max(ends) >= TRUNCATED_BELOW * declared_s:
+        if _last_packet_s(path) >= TRUNCATED_BELOW * declared_s:
             return
     raise InputError(
         f"{path} is truncated: {end_s:.1f} of the {declared_s:.1f} s it declares can be read -> fetch the file again"
     )
+
+
+def _last_packet_s(path: Path) -> float:
+    """Return the latest time of any stream's packet, up to where the file can be read."""
+    import av
+
+    last_s = 0.0
+    try:
+        with open_file(path) as container:
+            for packet in container.demux():
+                if packet.pts is not None and packet.time_base:
+                    last_s = max(last_s, float(packet.pts * packet.time_base))
+    except (av.error.FFmpegError, OSError, ValueError):
+        pass
+    return last_s
 
 
 def _clip(
@@ -383,14 +447,6 @@ def _watched(steps: Iterator[Any], stall_s: float | None = None) -> Iterator[Any
         if kind == "error":
             raise value
         yield value
-
-
-def _quiet_pyav() -> Any:
-    import av
-    import av.logging
-
-    av.logging.set_level(None)
-    return av
 
 
 def _reason(error: BaseException) -> str:

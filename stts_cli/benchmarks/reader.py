@@ -24,7 +24,7 @@ import numpy as np
 from stts_cli.benchmarks.items import Source
 from stts_cli.benchmarks.shapes import write_missing
 from stts_cli.errors import InputError
-from stts_cli.video import Clip, fit, probe, read_clip, sample_indices
+from stts_cli.video import Clip, fit, open_file, probe, read_clip, sample_indices
 
 READY = "ready"
 START_UP_S = 120.0  # a worker that takes longer to start is given up too
@@ -245,8 +245,11 @@ def _read_folder(request: ReadRequest) -> Clip:
     chosen = [int(inside[i]) for i in sample_indices(times[inside], request.num_frames, request.max_fps)]
     frames = []
     for index in chosen:
-        with av.open(str(files[index])) as container:
-            frames.append(fit(next(container.decode(video=0)), request.size, request.resample))
+        try:
+            with open_file(files[index]) as container:
+                frames.append(fit(next(container.decode(video=0)), request.size, request.resample))
+        except (av.error.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
+            raise InputError(f"{files[index]}: cannot be read as a picture; must be a whole JPEG file.") from error
     return Clip(
         frames=np.stack(frames),
         timestamps_s=[round(float(times[index]), 4) for index in chosen],

@@ -37,7 +37,7 @@ def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | Non
     fps = fps or (LONG_FPS if scene.long else SHORT_FPS)
     times = np.arange(max(1, round(scene.duration_s * fps))) / fps
     part = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    with av.open(str(part), "w") as container:
+    with av.open(os.path.abspath(part), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"

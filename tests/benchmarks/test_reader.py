@@ -147,6 +147,9 @@ def test_webm_and_a_folder_of_frames(tmp_path):
     grey = clip.frames.mean(axis=(1, 2, 3))
     np.testing.assert_allclose(grey, [frame_value(index) for index in (3, 5, 7, 9)], atol=4)
     assert clip.frames.shape == (4, 24, 32, 3)
+    (folder / "00004.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"00004\.jpg: cannot be read as a picture; must be a whole JPEG file\.$"):
+        read_source(request(folder, start_s=1.0, end_s=3.0))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no numbered \.jpg"):
         read_source(request(tmp_path / "empty"))
