@@ -144,7 +144,7 @@ def profile(
     ] = "model",
     shape: Annotated[
         str | None,
-        typer.Option(help="An architecture with random weights: mini, molmo2-4b, molmo2-8b, nano, or a YAML file."),
+        typer.Option(help="An architecture with random weights: mini, nano, molmo2-4b, -8b, -o-7b, or a YAML file."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
     preset: Annotated[str | None, typer.Option(help="A preset's name or YAML file, as for ask.")] = None,

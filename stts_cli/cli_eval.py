@@ -92,6 +92,7 @@ def evaluate(
         report_eval.show_list(describe(), json_only=json)
         return
     told = load_suite(suite) if suite else {}
+    paper = told.get("paper", {}) if bench is None else {}  # figures of the suite's own benchmarks
     bench = told.get("bench") if bench is None else bench
     videos = told.get("videos") if videos is None else videos
     limit = told.get("limit") if limit is None else limit
@@ -149,7 +150,9 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             seed=seed,
             times=times,
+            paper=paper,
             progress=progress,
+            say=progress.say,
         )
     if document is not None:
         if plot:

@@ -38,6 +38,7 @@ SUITE_KEYS = {
     "scorer": "str",
     "prune_layer": "int",
     "compare": "list",
+    "paper": "figures",
 }
 
 
@@ -184,7 +185,8 @@ def load_suite(name_or_path: str) -> dict[str, Any]:
         name_or_path: the name of a shipped suite, or the path of a YAML file.
 
     Returns:
-        Some of `SUITE_KEYS`: "bench" is a text, "compare" a list of texts as on the command line.
+        Some of `SUITE_KEYS`: "bench" is a text, "compare" a list of texts as on the command line, "paper" arm -> the
+        paper's average of all benchmarks in percent.
 
     Raises:
         InputError: no such suite, an unknown key, or a value of the wrong kind.
@@ -202,7 +204,9 @@ def load_suite(name_or_path: str) -> dict[str, Any]:
         if key not in SUITE_KEYS:
             raise InputError(f"{path}: unknown key '{key}'{suggest(str(key), SUITE_KEYS)}")
         kind = SUITE_KEYS[key]
-        if kind != "list":
+        if kind == "figures":
+            values[key] = _figures(path, key, value)
+        elif kind != "list":
             values[key] = _typed(path, key, value, kind)
         elif not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise InputError(f"{path}: {key} is {value!r} -> a list of texts is allowed -> correct it")
@@ -319,6 +323,16 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__} -> 'key: value' lines are allowed -> correct it")
     return values
+
+
+def _figures(path: Path, key: str, value: Any) -> dict[str, float]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{path}: {key}: {value!r}; must be names of arms and percentages.")
+    figures = {name: _typed(path, f"{key}.{name}", figure, "float") for name, figure in value.items()}
+    for name, figure in figures.items():
+        if not 0 <= figure <= 100:
+            raise InputError(f"{path}: {key}.{name}: {figure:g}; must be a percentage, at least 0 and at most 100.")
+    return figures
 
 
 def _typed(path: Path, key: str, value: Any, kind: str) -> Any:

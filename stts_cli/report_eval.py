@@ -52,6 +52,11 @@ class EvalProgress:
         if self._bar:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar, once: of several processes the first does."""
+        if self._is_first:
+            print_note(text)
+
     def __call__(self, what: str, done: int = 0, total: int | None = None) -> None:
         """Say what is going on.
 
@@ -231,6 +236,9 @@ def _suite_tables(document: Document) -> list[Table]:
         table.add_section()
         for name, means in document["averages"].items():
             table.add_row(f"{name} average", "", "", "", *(_percent(means[arm]) for arm in some), style="bold")
+        if document.get("paper"):
+            figures = ("" if arm not in document["paper"] else f"{document['paper'][arm]:.1f}%" for arm in some)
+            table.add_row("the paper, all", "", "", "", *figures, style="dim")
         tables.append(table)
     first, *others = document["benchmarks"][0]["arms"]
     if others:

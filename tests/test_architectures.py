@@ -14,7 +14,7 @@ from stts_cli.errors import InputError
 
 
 def test_the_shapes_that_ship():
-    assert shape_names() == ["mini", "molmo2-4b", "molmo2-8b", "nano"]
+    assert shape_names() == ["mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano"]
     for name in shape_names():
         architecture = load_architecture(name)
         assert architecture.name == name

@@ -158,7 +158,7 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--shape", "minni"], 2, "shape 'minni' is unknown -> mini, molmo2-4b, molmo2-8b, nano"),
+        (["--shape", "minni"], 2, "shape 'minni' is unknown -> mini, molmo2-4b, molmo2-8b, molmo2-o-7b, nano"),
         (["--shape", "mini", "--scorer", "lerned"], 2, "none; did you mean 'learned'?"),
         (["--shape", "mini", "--kernel", "sdpaa"], 2, "eager; did you mean 'sdpa'?"),
         (["--shape", "mini", "--keep-ratio", "0.5,1.5"], 2, "--keep-ratio 1.5: must be greater than 0 and at most 1."),

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": BELOW_COMMANDS,
     "profiling": BELOW_COMMANDS | {"pipeline", "architectures", "estimate", "training"},
     "training": BELOW_COMMANDS | {"shapes", "benchmarks"},  # questions are worded, and clips read, as eval does it
-    "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes"},
+    "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes", "estimate"},
     "text": set(),
     "terminal": {"text", "errors"},
     "report": {"terminal", "errors", "__init__"},

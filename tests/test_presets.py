@@ -170,7 +170,7 @@ def test_another_arm_may_look_at_other_frames_and_have_a_name():
 def test_a_suite_is_read_and_checked(tmp_path):
     for path in (presets.presets_folder() / "suites").glob("*.yaml"):
         suite = presets.load_suite(path.stem)
-        assert suite["bench"].startswith("shapes")
+        assert suite["bench"].startswith("shapes") or suite["bench"] == "all"
         assert len(suite["compare"]) == len(set(suite["compare"])) > 1
     mine = tmp_path / "mine.yaml"
     mine.write_text("bench: tomato\nframes: 8\nkeep_ratio: 1\ncompare: [random, runs/mine@0.5]\n")
@@ -182,6 +182,9 @@ def test_a_suite_is_read_and_checked(tmp_path):
     }
     for text, sentence in {
         "benc: x": "unknown key 'benc'; did you mean 'bench'",
+        "paper: [1]": r"paper: \[1\]; must be names of arms",
+        "paper: {dense: x}": "paper.dense is 'x'",
+        "paper: {dense: 101}": "paper.dense: 101; must be a percentage",
         "frames: many": "frames is 'many'",
         "compare: random": "a list of texts",
         "compare: [0.5]": "a list of texts",

@@ -220,6 +220,9 @@ def _suite_page(document: Document) -> list[str]:
         lines.append(_line(f"{each['title']}, {each['split']}, {each['scoring']}", each["class"], *shares))
     for name, means in document["averages"].items():
         lines.append(_line(f"{name} average", "", *(_percent(share) for share in means.values())))
+    if document.get("paper"):
+        figures = ("" if arm not in document["paper"] else f"{document['paper'][arm]:.1f}" for arm in arms)
+        lines.append(_line("the paper, all", "", *figures))
     for each in document["benchmarks"]:
         lines += ["", *(f"#{line}" if line.startswith("#") else line for line in markdown(each))]
     return lines

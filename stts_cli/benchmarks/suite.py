@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
 from stts_cli.benchmarks.answers import same_arms
+from stts_cli.benchmarks.cost import cost_line, estimate_cost
 from stts_cli.benchmarks.data import Questions, gather
 from stts_cli.benchmarks.output import write_results
 from stts_cli.benchmarks.own_rows import is_own_file
@@ -23,6 +24,7 @@ from stts_cli.benchmarks.ranks import Ranks
 from stts_cli.benchmarks.registry import SUITES
 from stts_cli.benchmarks.runner import Progress, Run, evaluate
 from stts_cli.benchmarks.settings import ArmSettings
+from stts_cli.device import resolve_device
 from stts_cli.errors import InputError
 
 
@@ -74,7 +76,9 @@ def run_benchmarks(
     max_new_tokens: int | None = None,
     seed: int = 0,
     times: bool = False,
+    paper: Mapping[str, float] | None = None,
     progress: Progress = lambda *_: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any] | None:
     """Evaluate on one benchmark, or on every one of a suite.
 
@@ -95,11 +99,13 @@ def run_benchmarks(
         max_new_tokens: None for the benchmark's own.
         seed: of guesses and of the random scorer.
         times: time the arms too, with nothing read meanwhile.
+        paper: arm -> the paper's average of all of a suite's benchmarks, in percent; goes into its document.
         progress: called with what is going on, and behind it questions done and in all.
+        say: called with what a suite will cost, before any model is loaded.
 
     Returns:
-        The document (`runner.evaluate`'s; for a suite {"suite", "benchmarks", "averages"}); None in every process of a
-        launcher but the first.
+        The document (`runner.evaluate`'s; for a suite {"suite", "cost", "benchmarks", "averages", "paper"}); None in
+        every process of a launcher but the first.
     """
     if max_new_tokens is not None and max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens} -> at least 1 -> raise it")
@@ -114,6 +120,12 @@ def run_benchmarks(
         gather(name, split=split, allow_missing=allow_missing, progress=progress, **choice)  # type: ignore[arg-type]
         for name in names
     ]
+    cost: dict[str, Any] = {}
+    if is_suite:
+        if strangers := [name for name in paper or {} if name not in [arm.name for arm in arms]]:
+            raise InputError(f"paper: {strangers[0]}: is no arm; its arms are {', '.join(arm.name for arm in arms)}.")
+        cost = estimate_cost(gathered, arms, on_gpu=resolve_device(device) != "cpu", max_new_tokens=max_new_tokens)
+        say(cost_line(cost))
     families: dict[Any, Any] = {}
     documents = []
     for questions in gathered:
@@ -144,7 +156,8 @@ def run_benchmarks(
         return None
     if not is_suite:
         return documents[0]
-    suite: dict[str, Any] = {"stts": __version__, "command": "eval", "suite": bench, "benchmarks": documents}
+    suite: dict[str, Any] = {"stts": __version__, "command": "eval", "suite": bench, "cost": cost}
+    suite |= {"benchmarks": documents, "paper": dict(paper or {})}
     suite |= {"averages": averages(documents), "differences": differences(documents)}
     if output:
         write_results(suite, output)

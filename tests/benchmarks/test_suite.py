@@ -2,18 +2,22 @@
 
 import itertools
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from typer.testing import CliRunner
 
-from stts_cli import cli, report_eval
+from stts_cli import cli, estimate, presets, report_eval
 from stts_cli.benchmarks import registry, suite
+from stts_cli.benchmarks.cost import cost_line, estimate_cost
+from stts_cli.benchmarks.data import gather
 from stts_cli.benchmarks.output import comparison_line, markdown, plot
 from stts_cli.benchmarks.settings import ArmSettings, items_hash, weights_hash
 from stts_cli.benchmarks.suite import averages, plan_arms, run_benchmarks
 from stts_cli.errors import InputError
+from stts_cli.families.random_molmo2 import read_architecture
 
 
 @pytest.fixture
@@ -34,7 +38,20 @@ def data(tmp_path, write_video):
 def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suite, "SUITES", {"all": ("tomato", "lvbench")})
     out = tmp_path / "out"
-    document = run_benchmarks("all", arms, scoring="molmo2", data_dir=data, output=out, workers=0, max_new_tokens=2)
+    said = []
+    document = run_benchmarks(
+        "all",
+        arms,
+        scoring="molmo2",
+        data_dir=data,
+        output=out,
+        workers=0,
+        max_new_tokens=2,
+        paper={"pruned": 62.3},
+        say=said.append,
+    )
+    assert said == [cost_line(document["cost"])]
+    assert said[0].startswith("about 2 videos and 3 questions; FLOPs at most: dense ")
     assert [each["bench"] for each in document["benchmarks"]] == ["tomato", "lvbench"]
     tomato, lvbench = (each["arms"]["pruned"]["accuracy"] for each in document["benchmarks"])
     assert document["averages"]["short"]["pruned"] == tomato
@@ -57,10 +74,47 @@ def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, mon
         in (out / "results.md").read_text()
     )
     assert "| all average |" in (out / "results.md").read_text()
+    assert "| the paper, all |  |  | 62.3 |\n" in (out / "results.md").read_text()
     report_eval.show_evaluation(document, json_only=False)
     printed = capsys.readouterr().out
     assert "short average" in printed
+    assert re.search(r"the paper, all +62\.3%", printed)
     assert "lvbench" in printed
+
+
+def test_a_suites_cost_is_counted_before_it_starts(monkeypatch):
+    """On two benchmarks: a video's encoding and prompt once, each question's tokens as decoding steps."""
+    nano = str(presets.presets_folder() / "nano")
+    arms = [ArmSettings("dense", nano, 8, keep_ratio=1.0, scorer="none"), ArmSettings("half", nano, 8)]
+    gathered = [gather("shapes", videos=2, limit=5), gather("shapes_long", videos=1, limit=3)]
+    cost = estimate_cost(gathered, arms, on_gpu=True, max_new_tokens=4)
+    assert cost["videos"] == sum(len({item.source for item in each.items}) for each in gathered)
+    assert cost["questions"] == sum(len(each.items) for each in gathered) == 8
+    [point] = estimate.analytic(architecture=read_architecture(nano), frames=[8], keep_ratios=[0.5])["points"]
+    for name, column in (("dense", "dense"), ("half", "pruned")):
+        once, token = point["flops"]["total"][column], point["decode_flops_per_token"][column]
+        assert cost["flops"][name] == cost["videos"] * once + 8 * (60 + 4) * token
+    assert cost["hours"] == pytest.approx(sum(cost["flops"].values()) / 200e12 / 3600)
+
+    def evaluated(*arguments, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(suite, "evaluate", evaluated)
+    with pytest.raises(InputError, match="paper: Lite: is no arm; its arms are dense, half"):
+        run_benchmarks("shapes,shapes_long", arms, videos=1, paper={"Lite": 62.3})
+
+
+def test_the_papers_suite():
+    told = presets.load_suite("molmo2-paper")
+    base = presets.choose_preset(told["preset"]).override(frames=told["frames"], keep_ratio=told["keep_ratio"])
+    varied = [presets.vary_preset(base, text) for text in told["compare"]]
+    assert {name: (arm.model, arm.keep_ratio, arm.scorer, arm.frames) for name, arm in varied} == {
+        "temporal@0.5": ("allenai/Molmo2-4B", 0.5, "temporal", 64),
+        "Lite-30": ("allenai/Molmo2-4B-Lite-30", 0.7, "auto", 64),
+        "Lite-50": ("allenai/Molmo2-4B-Lite-50", 0.5, "auto", 64),
+    }
+    assert told["paper"] == {"dense": 63.0, "Lite-50": 62.3}
+    assert len(registry.SUITES[told["bench"]]) == 13
 
 
 def test_several_benchmarks_with_commas(data, arms, tmp_path):

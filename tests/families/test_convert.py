@@ -75,6 +75,7 @@ def test_the_same_model_and_scorer(source, released, trained, tmp_path, capsys):
         prune_layer=2, keep_ratio=0.7, bias_floor=0.25, prune_from_frame=1, refill_lone_frames=True, scorer="learned"
     )
     assert family.notes == []
+    assert json.loads((tmp_path / "out" / "lite" / "config.json").read_text())["use_frame_special_tokens"] is True
     for name, value in own.model.state_dict().items():
         assert torch.equal(family.model.state_dict()[name], value), name
     settings = dataclasses.replace(family.settings)

@@ -155,6 +155,10 @@ def test_another_file_of_weights_by_name(lite):
         (lambda w: w.update({f"{PREFIX}mlp.w1.weight": torch.zeros(32, 16)}), "is 32x16 where the model needs 32x32"),
         (lambda w: w.update({f"{PREFIX}mlp.w4.weight": torch.zeros(1)}), r"scorer\.mlp\.w4\.weight is not known"),
         (lambda w: w.update({"a.temporal_token_scorer.mlp.w1.bias": torch.zeros(32)}), "are the same weight"),
+        (
+            lambda w: w.update({PREFIX.replace("temporal_token_scorer", "resblocks.0") + "x": torch.zeros(1)}),
+            r"no place for, such as model\.vision_tower\.layers\.0\.x",
+        ),
         (lambda w: w.update({"foo.bar": torch.zeros(1)}), r"1 tensors that it has no place for, such as foo\.bar"),
         (
             lambda w: w.update({"model.transformer.ln_f.weight": torch.zeros(5)}),

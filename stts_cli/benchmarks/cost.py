@@ -1,0 +1,76 @@
+"""What a suite will cost, before a model is loaded: FLOPs counted from configs, hours at an assumed rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stts_cli import estimate
+from stts_cli.benchmarks.data import Questions
+from stts_cli.benchmarks.settings import ArmSettings
+from stts_cli.families.random_molmo2 import read_architecture
+
+ASSUMED = {True: 200e12, False: 50e9}  # FLOPs a second: a large GPU in half precision; two CPU cores in float32
+QUESTION_TOKENS = 60  # of a question with its options; subtitles are not counted
+
+
+def estimate_cost(
+    gathered: Sequence[Questions], arms: Sequence[ArmSettings], *, on_gpu: bool, max_new_tokens: int | None = None
+) -> dict[str, Any]:
+    """Count what every arm will cost at most, every video having as many frames as the arm takes.
+
+    A video costs its encoding and its prompt once; a question costs its own tokens and those of its answer, each as
+    much as a decoding step.
+
+    Args:
+        gathered: the questions of every benchmark.
+        arms: what answers them.
+        on_gpu: whether a GPU will.
+        max_new_tokens: None for the benchmarks' own.
+
+    Returns:
+        "videos", "questions", "flops" by arm, "assumed_flops_per_s", and "hours" of all arms at that rate.
+
+    Raises:
+        InputError: a checkpoint that is no Molmo2, or a setting out of range.
+        EnvironmentFailure: a hub that cannot be reached.
+    """
+    videos = [len({item.source for item in each.items}) for each in gathered]
+    tokens = [
+        len(each.items) * (QUESTION_TOKENS + (max_new_tokens or each.benchmark.max_new_tokens)) for each in gathered
+    ]
+    flops = {arm.name: sum(videos) * encoding + sum(tokens) * token for arm, (encoding, token) in _costs(arms).items()}
+    rate = ASSUMED[on_gpu]
+    return {
+        "videos": sum(videos),
+        "questions": sum(len(each.items) for each in gathered),
+        "flops": flops,
+        "assumed_flops_per_s": rate,
+        "hours": sum(flops.values()) / rate / 3600,
+    }
+
+
+def _costs(arms: Sequence[ArmSettings]) -> dict[ArmSettings, tuple[float, float]]:
+    """Return an arm's FLOPs of a video, and of one token behind it."""
+    architectures = {arm.model: read_architecture(arm.model) for arm in arms}
+    costs = {}
+    for arm in arms:
+        architecture = architectures[arm.model]
+        scorer = arm.scorer if arm.scorer == "none" else estimate.resolve_scorer(architecture, arm.scorer)[0]
+        ratio = 1.0 if scorer == "none" else arm.keep_ratio or architecture.keep_ratio
+        frames = round(arm.frames / ratio) if arm.spend_savings else arm.frames
+        windows = estimate.kept_windows(architecture, frames, ratio)
+        layer = architecture.prune_layer if arm.prune_layer is None else arm.prune_layer
+        saved = estimate.count(architecture, frames, windows, layer, scorer)
+        counted = estimate.counts(saved)
+        costs[arm] = (counted["flops"]["total"]["pruned"], counted["decode_flops_per_token"]["pruned"])
+    return costs
+
+
+def cost_line(cost: dict[str, Any]) -> str:
+    """Return an estimate in one line."""
+    arms = ", ".join(f"{name} {flops:.2g}" for name, flops in cost["flops"].items())
+    return (
+        f"about {cost['videos']:,} videos and {cost['questions']:,} questions; FLOPs at most: {arms}; "
+        f"{cost['hours']:.2g} h in all if {cost['assumed_flops_per_s']:.0e} a second are reached, reading not counted"
+    )
