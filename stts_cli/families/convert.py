@@ -43,7 +43,7 @@ from stts_cli.families.weights import INDEX_FILE, check_loaded
 from stts_cli.pruning import is_scorer_weight
 
 SCORER_FILE = "scorer.safetensors"
-GROUP_BYTES = 2 << 30  # weights held at once, as they are stored
+GROUP_BYTES = 1 << 30  # weights held at once, as they are stored; the peak is two to three times that
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _COPIED = ("*.json", "*.jinja", "*.txt", "*.model")
 _NOT_COPIED = {INDEX_FILE, SETTINGS_FILE, "adapter_config.json"}
@@ -320,7 +320,13 @@ def _write_weights(
     for number, group in enumerate(groups, start=1):
         file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
         weights = reader.read({names[name]: stored[names[name]] for name in group})
-        tensors = {name: weights[names[name]].to(dtype).clone() for name in group}
+        # a head tied to the embedding is a copy: a file of safetensors shares nothing
+        last = {old: name for name, old in names.items()}
+        tensors = {}
+        for name in group:
+            old = names[name]
+            value = weights.pop(old) if last[old] == name else weights[old].clone()
+            tensors[name] = value.to(dtype)
         save_file(tensors, folder / file, metadata={"format": "pt"})
         for value in tensors.values():
             total += value.nbytes
