@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from stts_cli import __version__, savings
-from stts_cli.architectures import Architecture, unknown
+from stts_cli import __version__, savings, scorers
+from stts_cli.architectures import Architecture
 from stts_cli.budget import check_prune_layer, clamp_note, lone_frames, num_dropped
 from stts_cli.errors import InputError
 from stts_cli.savings import CONVENTION, TRAINING_CONVENTION, Savings
 
 QUESTION = "What happens in this video?"
 ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
-SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
 SECONDS_APART = 0.5  # times of frames that come from no video of the user's: two a second, as Molmo2 samples
 DECODE = "decode"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -97,7 +96,7 @@ def plan(
         architecture: the sizes.
         frames: frame counts, each >= 1.
         keep_ratios: fractions of windows kept, each in (0, 1].
-        scorer: one of `SCORERS`.
+        scorer: one of `scorers.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         dtype: of the weights.
         on_gpu: whether it would run on a GPU, whose attention holds less.
@@ -135,31 +134,15 @@ def plan(
     return plans
 
 
-def resolve_scorer(architecture: Architecture, scorer: str) -> tuple[str, list[str]]:
-    """Decide who scores the windows.
-
-    Args:
-        architecture: what can be scored.
-        scorer: "auto", or one of `SCORERS`.
-
-    Returns:
-        The scorer, "auto" decided, and notes for the user.
-
-    Raises:
-        InputError: an unknown scorer, or the learned one of a checkpoint that has none.
-    """
-    notes = list(architecture.notes)
-    if scorer == "auto":
-        if architecture.scorer == "learned":
-            return "learned", notes
-        return "temporal", [*notes, "this checkpoint has no learned scorer: the training-free temporal scorer is used"]
-    if scorer not in SCORERS:
-        raise InputError(f"scorer {unknown(scorer, ['auto', *SCORERS])}")
-    if scorer == "learned" and architecture.scorer != "learned":
-        raise InputError(
-            f"{architecture.name} has no learned scorer -> temporal, reference, random, tome, none -> change --scorer"
-        )
-    return scorer, notes
+def resolve_scorer(architecture: Architecture, scorer: str, keep_ratios: Sequence[float] = ()) -> tuple[str, list[str]]:
+    """Decide who scores the windows, as every command does; see `scorers.resolve_scorer`."""
+    return scorers.resolve_scorer(
+        scorer,
+        model=architecture.name,
+        trained_with=architecture.scorer,
+        has_learned=architecture.scorer == "learned",
+        keep_ratios=keep_ratios,
+    )
 
 
 def clamp_notes(architecture: Architecture, plans: Sequence[Plan]) -> list[str]:
@@ -206,7 +189,7 @@ def count(
         num_frames: T.
         windows: windows kept of each frame.
         prune_layer: 0-based ViT block after which they were scored.
-        scorer: one of `SCORERS`.
+        scorer: one of `scorers.SCORERS`.
         train: count a training step on `ANSWER`.
 
     Returns:
@@ -330,7 +313,7 @@ def analytic(
         architecture: the sizes.
         frames: frame counts.
         keep_ratios: fractions of windows kept; empty for the architecture's own.
-        scorer: "auto", or one of `SCORERS`.
+        scorer: "auto", or one of `scorers.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         dtype: of the weights, for the memory estimate; "auto" counts bfloat16.
         train: count a training step instead of an answer.
@@ -341,7 +324,7 @@ def analytic(
     Raises:
         InputError: a setting that cannot be honoured.
     """
-    scorer, notes = resolve_scorer(architecture, scorer)
+    scorer, notes = resolve_scorer(architecture, scorer, keep_ratios)
     dtype = "bfloat16" if dtype == "auto" else dtype
     plans = plan(
         architecture,

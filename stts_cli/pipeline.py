@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stts_cli import __version__, budget, generate, savings, video
+from stts_cli import __version__, budget, generate, savings, scorers, video
 from stts_cli.device import PeakMemory, clock, resolve_device
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families.family import clamp_note
@@ -385,8 +385,8 @@ def resolve_scorer(
         prune_layer: 0-based ViT block after which windows are scored, to be checked; None for the checkpoint's own.
 
     Returns:
-        The scorer ("auto" decided: the learned one where there is one, else what the checkpoint was trained with, else
-        temporal), the keep ratio, and notes for the user, those on how the model was loaded first.
+        The scorer ("auto" decided as `scorers.resolve_scorer` does; "none" where nothing is dropped), the keep ratio,
+        and notes for the user, those on how the model was loaded first.
 
     Raises:
         InputError: the learned scorer was asked for and the checkpoint has none, or a number is out of range.
@@ -395,22 +395,17 @@ def resolve_scorer(
         family.settings.prune_layer if prune_layer is None else prune_layer, family.shape().vit_blocks
     )
     notes = list(family.notes)
-    given = keep_ratio
+    scorer, more = scorers.resolve_scorer(
+        scorer,
+        model=family.model_name,
+        trained_with=family.settings.scorer,
+        has_learned=family.scorer is not None,
+        keep_ratios=[] if keep_ratio is None else [keep_ratio],
+    )
     keep_ratio = family.settings.keep_ratio if keep_ratio is None else keep_ratio
-    if scorer == "learned" and family.scorer is None:
-        raise InputError(
-            f"{family.model_name} has no learned scorer -> temporal, reference, random, tome, none -> change --scorer"
-        )
-    if scorer == "none" and given is not None and given < 1:
-        notes.append(f"scorer none keeps every window: keep ratio {given:g} has no effect")
     if scorer == "none" or keep_ratio == 1:
-        return "none", 1.0, notes
-    if scorer == "auto":
-        trained_with = family.settings.scorer
-        scorer = "learned" if family.scorer is not None else "temporal" if trained_with == "learned" else trained_with
-        if scorer == "temporal":
-            notes.append("this checkpoint has no learned scorer: the training-free temporal scorer is used")
-    return scorer, keep_ratio, notes
+        return "none", 1.0, [*notes, *(more if scorer == "none" else [])]
+    return scorer, keep_ratio, [*notes, *more]
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import InputError, suggest
+from stts_cli.scorers import SCORERS
 
 ENVIRONMENT_VARIABLE = "STTS_PRESET"
 DEFAULT_PRESET = "nano"
-SCORERS = ("auto", "learned", "temporal", "reference", "random", "tome", "none")
+CHOICES = ("auto", *SCORERS)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # what a suite of `stts eval` may say, each a flag of it
 SUITE_KEYS = {
@@ -52,7 +53,7 @@ class Preset:
         frames: the most frames to look at.
         max_fps: the most frames a second to look at.
         keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
-        scorer: who scores the windows: one of `SCORERS`. "auto" is the learned scorer where the checkpoint has one,
+        scorer: who scores the windows: one of `CHOICES`. "auto" is the learned scorer where the checkpoint has one,
             else what it was trained with, else the training-free temporal scorer.
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         dtype: one of `DTYPES`; "auto" is bfloat16 on a GPU and float32 on a CPU.
@@ -75,7 +76,7 @@ class Preset:
         _check(
             self.keep_ratio is None or 0 < self.keep_ratio <= 1, "keep_ratio", self.keep_ratio, "above 0 and at most 1"
         )
-        _check(self.scorer in SCORERS, "scorer", self.scorer, "one of " + ", ".join(SCORERS))
+        _check(self.scorer in CHOICES, "scorer", self.scorer, "one of " + ", ".join(CHOICES))
         _check(self.prune_layer is None or self.prune_layer >= 0, "prune_layer", self.prune_layer, "at least 0")
         _check(self.dtype in DTYPES, "dtype", self.dtype, "one of " + ", ".join(DTYPES))
         _check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
@@ -242,7 +243,7 @@ def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
     if (alone := _number(what)) is not None:
         name = f"keep {alone:g}" + (f", {frames} frames" if frames else "")
         return name, _with_ratio(base, alone)
-    if what in SCORERS:
+    if what in CHOICES:
         # a base that keeps everything would make a scorer pointless: the checkpoint's own ratio then
         free = dataclasses.replace(base, keep_ratio=None) if base.keep_ratio == 1 else base
         other = free.override(scorer=what)
@@ -253,7 +254,7 @@ def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
     elif "/" in what:
         raise InputError(f"--compare {text}: there is no folder {what} -> a checkpoint's folder -> check the path")
     else:
-        known = ["dense", *SCORERS, *preset_names()]
+        known = ["dense", *CHOICES, *preset_names()]
         raise InputError(f"--compare {text} is no keep ratio, scorer, preset or checkpoint{suggest(what, known)}")
     if ratio is None:
         return text, other

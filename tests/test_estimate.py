@@ -127,14 +127,13 @@ def test_scorers():
     assert len(notes) == 1
     with pytest.raises(InputError, match="has no learned scorer"):
         estimate.resolve_scorer(stock, "learned")
-    with pytest.raises(InputError, match=r"'lerned' is unknown -> auto, learned, .*none; did you mean 'learned'\?"):
+    assert estimate.resolve_scorer(dataclasses.replace(NANO, scorer="tome"), "auto") == ("tome", [])
+    none, notes = estimate.resolve_scorer(NANO, "none", [0.3, 1.0])
+    assert (none, notes) == ("none", ["scorer none keeps every window: keep ratio 0.3 has no effect"])
+    with pytest.raises(
+        InputError, match=r"--scorer lerned: must be auto, learned, .* or none; did you mean 'learned'\?"
+    ):
         estimate.resolve_scorer(NANO, "lerned")
-
-
-def test_all_scorers_are_known():
-    from stts_cli.pruning import SCORERS
-
-    assert set(estimate.SCORERS) == set(SCORERS)
 
 
 @pytest.mark.parametrize(("settings"), [{"scorer": "none"}, {"keep_ratios": [1.0]}, {"frames": [1]}])

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "stts_cli"
 BELOW_COMMANDS = {
-    "text", "video", "resize", "generate", "families", "pruning", "budget", "savings", "device",
+    "text", "video", "resize", "generate", "families", "pruning", "budget", "scorers", "savings", "device",
     "errors", "__init__",
 }  # fmt: skip
 
@@ -18,16 +18,17 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "budget": {"errors"},
+    "scorers": {"errors"},
     "savings": {"errors"},
-    "presets": {"errors"},
+    "presets": {"scorers", "errors"},
     "architectures": {"presets", "savings", "errors"},
-    "estimate": {"architectures", "budget", "savings", "errors", "__init__"},
+    "estimate": {"architectures", "scorers", "budget", "savings", "errors", "__init__"},
     "plots": {"text", "errors"},
     "device": {"errors"},
     "resize": {"errors"},
     "video": {"resize", "errors"},
     "visual": {"plots", "errors"},
-    "pruning": {"budget", "errors"},
+    "pruning": {"budget", "scorers", "errors"},
     "generate": {"device", "errors"},
     "families": {"resize", "pruning", "budget", "savings", "architectures", "device", "errors"},
     "shapes": {"errors"},

@@ -103,12 +103,6 @@ def test_override_ignores_none_and_checks_values():
         preset.override(keep_ratio=2.0)
 
 
-def test_every_scorer_of_the_method_can_be_named():
-    from stts_cli.pruning import SCORERS
-
-    assert set(presets.SCORERS) == {"auto", *SCORERS}
-
-
 @pytest.mark.parametrize(
     ("text", "name", "changed"),
     [

@@ -13,12 +13,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stts_cli import estimate, profiling
+from stts_cli import estimate, pipeline, profiling
 from stts_cli.architectures import load_architecture
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.families import load_family
 from stts_cli.presets import demo_video
 from stts_cli.profiling import figures, memory, passes, run
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, STAGES, Arm, Job, Pass
+from stts_cli.pruning import SCORERS
 
 NANO = load_architecture("nano")
 SMALL = SimpleNamespace(frame_size=(24, 24), resample="bilinear")
@@ -123,7 +125,7 @@ def test_the_dense_arm_is_the_stock_model(family, clip):
         assert torch.equal(timed, family.encode_video(patches, keep_ratio=1.0, scorer="none").visual_tokens)
 
 
-@pytest.mark.parametrize("scorer", estimate.SCORERS)
+@pytest.mark.parametrize("scorer", SCORERS)
 def test_every_scorer_can_be_profiled(family, clip, scorer):
     arm = DENSE if scorer == "none" else Arm(0.5, scorer)
     one = passes.run_pass(family, clip, arm, make_job())
@@ -305,7 +307,7 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(monkeypatch):
         ({"repeats": 0}, InputError, "repeats is 0"),
         ({"kernel": "sdpaa"}, InputError, r"auto, flash_attn, torch_varlen, sdpa, eager; did you mean 'sdpa'"),
         ({"kernel": "torch_varlen"}, InputError, "needs CUDA"),
-        ({"scorer": "magic"}, InputError, "is unknown -> auto, learned"),
+        ({"scorer": "magic"}, InputError, "--scorer magic: must be auto, learned"),
         ({"device": "tpu"}, InputError, "device is 'tpu'"),
     ],
 )
@@ -336,6 +338,18 @@ def test_a_checkpoint_is_profiled_with_its_own_settings(tiny_checkpoint, clip_fi
     assert document["points"][0]["keep_ratio"] == 0.5
     assert document["points"][0]["scorer"] == "learned"
     assert document["clips"][0]["num_frames"] == 4
+
+
+def test_a_checkpoint_is_profiled_with_the_scorer_that_ask_takes(tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    document = json.loads((folder / "stts.json").read_text())
+    for given in ({"scorer": "tome"}, {"scorer": "random"}, {"scorer_file": None}, {}):
+        kept = {k: v for k, v in (document | given).items() if v is not None}
+        (folder / "stts.json").write_text(json.dumps(kept))
+        profiled, notes = estimate.resolve_scorer(run.architecture_of(str(folder)), "auto", [0.5])
+        asked = pipeline.resolve_scorer(load_family(folder), "auto", 0.5)
+        assert (profiled, notes) == (asked[0], asked[2])
+        assert profiled == given.get("scorer", "temporal" if given else "learned")
 
 
 def test_a_stock_checkpoint_has_no_learned_scorer(tiny_checkpoint, tmp_path):

@@ -186,6 +186,7 @@ def read_architecture(model: str) -> Architecture:
     processor = root.find_file("video_preprocessor_config.json")
     pooling = json.loads(processor.read_text(encoding="utf-8")).get("pooling_size") if processor else None
     settings = top.settings
+    has_scorer = bool(top.document.get("scorer_file") or top.stored_scorer)
     return Architecture(
         name=top.name,
         description="",
@@ -197,7 +198,7 @@ def read_architecture(model: str) -> Architecture:
         keep_ratio=settings.keep_ratio,
         prune_from_frame=settings.prune_from_frame,
         refill_lone_frames=settings.refill_lone_frames,
-        scorer="learned" if settings.scorer == "learned" else "temporal",
+        scorer="temporal" if settings.scorer == "learned" and not has_scorer else settings.scorer,
         num_added_tokens=config.text_config.additional_vocab_size,
         notes=top.notes,
     )

@@ -57,7 +57,7 @@ def profile(
         resize: who resizes frames, one of `resize.RESIZES`.
         frames: frame counts.
         keep_ratios: fractions of windows kept; empty for the architecture's own.
-        scorer: "auto", or one of `estimate.SCORERS`.
+        scorer: "auto", or one of `pruning.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         repeats: timed passes of each arm, >= 1.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -83,7 +83,7 @@ def profile(
     if train and dtype == "float16":
         raise InputError("dtype is 'float16' -> float32, or bfloat16 under autocast -> training knows no other")
     _check_kernel(kernel, device, dtype, train)
-    scorer, notes = estimate.resolve_scorer(architecture, scorer)
+    scorer, notes = estimate.resolve_scorer(architecture, scorer, keep_ratios)
     layer = architecture.prune_layer if prune_layer is None else prune_layer
     plans = estimate.plan(
         architecture,

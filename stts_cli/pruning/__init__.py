@@ -11,10 +11,11 @@ from stts_cli.pruning.losses import temporal_loss, temporal_target
 from stts_cli.pruning.packing import PackedPatches, pack, unpack
 from stts_cli.pruning.placeholders import shrink_placeholders
 from stts_cli.pruning.pruned_vit import VitOutput, prune_and_encode
-from stts_cli.pruning.scorer import SCORERS, TokenScorer, random_scores, reference_scores, temporal_scores
+from stts_cli.pruning.scorer import TokenScorer, random_scores, reference_scores, temporal_scores
 from stts_cli.pruning.scorer_weights import SCORER_PART, is_scorer_weight, scorer_from_state_dict
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import window_index
+from stts_cli.scorers import SCORERS
 
 __all__ = [
     "BIAS_FLOOR",

@@ -16,16 +16,6 @@ from stts_cli.budget import num_dropped
 from stts_cli.pruning.losses import temporal_target
 from stts_cli.pruning.windows import first_frames, gather_windows
 
-SCORERS = {
-    "learned": "the paper's scorer, trained with the model",
-    "temporal": "training-free: change since the previous frame",
-    "reference": "training-free: change since the frame in which that position last changed",
-    "random": "seeded noise",
-    "tome": "no scores: merges similar windows of a frame instead of dropping any",
-    "none": "dense: nothing is dropped",
-}
-
-
 _PROJECTION_STD = 0.02
 
 

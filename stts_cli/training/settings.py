@@ -15,9 +15,9 @@ from typing import Any
 
 from stts_cli.errors import InputError, suggest
 from stts_cli.resize import check_resize
+from stts_cli.scorers import SCORERS
 
 TRAIN = ("scorer", "lora", "full")
-SCORERS = ("learned", "temporal", "reference", "random", "tome", "none")
 PRECISIONS = ("auto", "float32", "bf16", "bf16-master")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "cosine-after-warmup", "wsd")
@@ -155,7 +155,7 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         _among("train", self.train, TRAIN)
-        _among("scorer", self.scorer, SCORERS)
+        _among("scorer", self.scorer, tuple(SCORERS))
         _among("precision", self.precision, PRECISIONS)
         _among("optimizer", self.optimizer, OPTIMIZERS)
         _among("schedule", self.schedule, SCHEDULES)
