@@ -62,9 +62,7 @@ def late_once_hanging(monkeypatch):
 def without_times(value):
     """Return a document without what is measured and therefore never twice the same."""
     if isinstance(value, dict):
-        return {
-            key: without_times(item) for key, item in value.items() if key not in ("notes", "times", "peak_bytes")
-        }
+        return {key: without_times(item) for key, item in value.items() if key not in ("notes", "times", "peak_bytes")}
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 

@@ -112,7 +112,7 @@ def test_without_times_videos_are_read_ahead_and_nothing_is_timed(five_clips, ar
     report_eval.show_evaluation(document, json_only=False)
     text = json.dumps(document) + "\n".join(markdown(document))
     assert "seconds" not in text
-    assert "_s\"" not in text.replace("max_fps", "")
+    assert '_s"' not in text.replace("max_fps", "")
     said = capsys.readouterr().out
     assert "time a clip" not in said
     assert "times:" not in said

@@ -190,3 +190,12 @@ def test_answers_of_every_form_become_letters():
     for wrong in (lambda: letter(3, 3), lambda: given_letter("D", 3), lambda: given_letter("", 3)):
         with pytest.raises(ValueError, match="3 options"):
             wrong()
+
+
+def test_a_run_scores_by_the_rule_it_is_given_and_keeps_what_was_read(run_shapes):
+    document = run_shapes(videos=1, scoring="relaxed")
+    dense = [row for row in document["samples"] if row["arm"] == "dense"]
+    read = [row["parsed"] for row in dense]
+    assert document["scoring"] == "relaxed"
+    assert read == [scoring.plain_answer(row["text"]) or None for row in dense]
+    assert document["arms"]["dense"]["unparsed_rate"] == read.count(None) / len(read)
