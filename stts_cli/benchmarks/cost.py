@@ -69,8 +69,9 @@ def _costs(arms: Sequence[ArmSettings]) -> dict[ArmSettings, tuple[float, float]
 
 def cost_line(cost: dict[str, Any]) -> str:
     """Return an estimate in one line."""
+    hours = f"{cost['hours']:.1f} h" if cost["hours"] > 0.1 else f"{3600 * cost['hours']:.2g} s"
     arms = ", ".join(f"{name} {flops:.2g}" for name, flops in cost["flops"].items())
     return (
         f"about {cost['videos']:,} videos and {cost['questions']:,} questions; FLOPs at most: {arms}; "
-        f"{cost['hours']:.2g} h in all if {cost['assumed_flops_per_s']:.0e} a second are reached, reading not counted"
+        f"{hours} in all if {cost['assumed_flops_per_s']:.0e} a second are reached, reading not counted"
     )

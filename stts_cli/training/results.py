@@ -21,6 +21,7 @@ from stts_cli.errors import InputError, suggest
 from stts_cli.families.checkpoints import ADAPTER_FILE, Checkpoint, base_chain
 from stts_cli.families.family import Family
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings, is_in_old_order, read_settings
+from stts_cli.families.weights import local_names
 from stts_cli.training.adapters import ADAPTER, has_lora
 from stts_cli.training.model_card import check_push, model_card, push_to_hub
 
@@ -214,6 +215,7 @@ def _read_whole(folder: Path, family: Family) -> dict[str, Tensor]:
     dtypes = {parameter.dtype for parameter in family.model.parameters()}
     dtype = torch.float32 if torch.float32 in dtypes else family.model.dtype
     cls = getattr(transformers, type(family.model).__name__.removeprefix("FSDP"))
+    local_names(folder, ignored=[SCORER_FILE])  # its index names nothing but files of the folder
     try:
         model, info = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

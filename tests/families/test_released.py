@@ -80,6 +80,21 @@ def test_the_scorer_beside_the_model(lite, trained):
     assert (architecture.scorer, architecture.prune_layer, architecture.keep_ratio) == ("learned", 2, 0.7)
 
 
+def test_what_is_trained_upon_it_keeps_its_settings(lite, tmp_path):
+    from stts_cli.training.results import write_checkpoint
+
+    family = load_family(lite)
+    with torch.no_grad():
+        family.scorer.mlp.fc3.bias += 1
+    write_checkpoint(
+        tmp_path / "mine", family, train="scorer", base_model=str(lite), settings=family.settings, training={}
+    )
+    mine = load_family(tmp_path / "mine")
+    assert mine.settings == family.settings
+    assert torch.equal(encode(mine).scores, encode(family).scores)
+    assert not torch.equal(encode(mine).scores, encode(load_family(lite)).scores)
+
+
 def test_its_own_format_and_the_hubs_load_alike(lite, tmp_path):
     """Transformers' own names of the model's weights, and the scorer in a file that no index names."""
     family = load_family(lite)

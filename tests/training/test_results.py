@@ -223,6 +223,14 @@ def test_a_dense_model_has_no_scorer(tiny_checkpoint, tmp_path):
     load_weights(folder, family, "full")
 
 
+def test_a_whole_model_is_read_from_its_own_files_only(tiny_checkpoint, tmp_path):
+    folder = write(tmp_path / "out", load_family(tiny_checkpoint), "full", tiny_checkpoint)
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "../pytorch_model.bin"}}
+    (folder / f"{WHOLE}.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"weight_map\['lm_head\.weight'\] is '\.\./pytorch_model\.bin'; must be"):
+        read_weights(folder, load_family(tiny_checkpoint), "full")
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_tied_weights_are_written_once(tiny_checkpoint, tmp_path, dtype):
     from transformers import Qwen2Config, Qwen2ForCausalLM
