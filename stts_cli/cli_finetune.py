@@ -132,6 +132,12 @@ def finetune(
         return values
 
     first = os.environ.get("RANK", "0") == "0"
+    if skip_invalid and set(stages) != {""}:
+        raise InputError(f"--skip-invalid: --preset {preset} has several trainings. Give a preset of one.")
+    if push_to_hub and tuple(stages) == NANO_STAGES and first:
+        from stts_cli.training.results import check_push
+
+        check_push(push_to_hub, "", "full")
     with report_finetune.FinetuneProgress() as progress:
         if tuple(stages) == NANO_STAGES:
             from stts_cli.training.nano import train_nano

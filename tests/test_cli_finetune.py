@@ -62,6 +62,14 @@ def rows(tmp_path, *lines):
             "or shapes.",
         ),
         (["--model", "nano", "--data", "shapes"], "--data shapes has no end -> give --steps"),
+        (
+            ["--preset", "nano", "--skip-invalid"],
+            "--skip-invalid: --preset nano has several trainings. Give a preset of one.",
+        ),
+        (
+            ["--preset", "nano", "--push-to-hub", "nobody"],
+            "'nobody' is no name of a hub repository -> OWNER/NAME -> change it",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(no_training, capsys, tmp_path, words, sentence):

@@ -33,7 +33,7 @@ from stts_cli.training.run_folder import (
     read_object,
     write_whole,
 )
-from stts_cli.training.settings import FinetuneSettings, main_keep_ratio
+from stts_cli.training.settings import FinetuneSettings, main_keep_ratio, without_effect
 
 
 @dataclass
@@ -84,7 +84,7 @@ def finetune(
     out = Path(output)
     first = int(os.environ.get("RANK", "0")) == 0
     settings = _settle(settings, device)
-    notes: list[str] = []
+    notes = without_effect(settings)
     settings, rows, fingerprint = _read_rows(settings, notes, skip_invalid)
     record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
     check_folder(out, record, resume=resume, first=first)
@@ -112,6 +112,9 @@ def finetune(
     family, had_scorer = load_base(settings, arguments.device)
     for note in family.notes:
         log({"event": "note", "text": note})
+    if had_scorer and settings.scorer != "learned":
+        text = f"--scorer {settings.scorer}: the trained scorer of {family.model_name} is left out of the result."
+        log({"event": "note", "text": text})
     data = _data(settings, family, rows, world, skip_invalid, log)
     steps = _steps(settings, data, world)
     if first:
@@ -438,10 +441,13 @@ def _finish(out: Path, trainer: Any, document: dict[str, Any]) -> None:
 
 def _without_paths(document: dict[str, Any]) -> dict[str, Any]:
     """Return a run's document with folders and files of this machine by their names only: it may be published."""
+    kept = {k: v for k, v in document.items() if k != "notes"}  # they name files
     settings = {k: v for k, v in document["settings"].items() if k not in ("cache", "video_root", "workers")}
-    named = {k: Path(v).name if isinstance(v, str) and Path(v).exists() else v for k, v in settings.items()}
-    model = document["model"]
-    return {**document, "model": Path(model).name if Path(model).exists() else model, "settings": named}
+
+    def named(values: dict[str, Any]) -> dict[str, Any]:
+        return {k: Path(v).name if isinstance(v, str) and Path(v).exists() else v for k, v in values.items()}
+
+    return {**named(kept), "settings": named(settings)}
 
 
 def _stored_dtype(model: str) -> str:

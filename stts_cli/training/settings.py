@@ -190,7 +190,14 @@ class FinetuneSettings:
             raise InputError(f"--train scorer with scorer '{self.scorer}' -> only the learned one -> use --train full")
         if not 0 < self.cooldown <= 1:
             raise InputError(f"cooldown {self.cooldown} -> a share of the steps, above 0 and at most 1 -> change it")
-        keep_ratios(self.keep_ratio)
+        prunes = min(ratio for ratio, _ in keep_ratios(self.keep_ratio)) < 1
+        if self.scorer == "learned" and not prunes:
+            raise InputError(f"--keep-ratio {self.keep_ratio}: drops nothing, so no scorer learns. Use --scorer none.")
+        if self.scorer_warmup and (self.scorer != "learned" or not self.temporal_weight):
+            lacks = f"--scorer {self.scorer}" if self.scorer != "learned" else "--temporal-weight 0"
+            raise InputError(f"--scorer-warmup {self.scorer_warmup}: nothing learns in these steps with {lacks}.")
+        if self.data == "shapes" and self.eval_data not in (None, "shapes"):
+            raise InputError(f"--eval-data {self.eval_data}: must be shapes, or left out, with --data shapes.")
         adam_betas(self)
 
     def override(self, **values: Any) -> FinetuneSettings:
@@ -228,6 +235,42 @@ def adam_betas(settings: FinetuneSettings) -> tuple[float, float]:
     if not (0 <= first < 1 and 0 <= second < 1):
         raise InputError(f"--adam-betas {text}: must be two numbers of at least 0 and below 1, such as 0.9,0.95.")
     return first, second
+
+
+def without_effect(settings: FinetuneSettings) -> list[str]:
+    """Name the settings that were changed and change nothing in this run, a line for each reason."""
+    s, default = settings, FinetuneSettings()
+    full, rates = s.train == "full", ("lr_vit", "lr_connector", "lr_llm")
+    files = (s.data, s.eval_data or "shapes")
+    reasons: list[tuple[bool, str, tuple[str, ...]]] = [
+        (not full, f"--train {s.train}", (*rates, "muon_adamw")),
+        (not full and not (s.train == "lora" and s.lora_vit), f"--train {s.train}", ("target_gradient",)),
+        (s.train != "lora", f"--train {s.train}", ("lr_lora", "lora_rank", "lora_alpha", "lora_vit")),
+        (
+            s.scorer != "learned",
+            f"--scorer {s.scorer}",
+            ("new_scorer", "lr_scorer", "temporal_weight", "bias_rescale", "clamp_scorer_gradient", "target_gradient"),
+        ),
+        (s.scorer == "none", "--scorer none", ("prune_layer",)),
+        (s.scorer == "none" and main_keep_ratio(s.keep_ratio) < 1, "--scorer none", ("keep_ratio",)),
+        (not s.temporal_weight, "--temporal-weight 0", ("target_gradient",)),
+        (s.optimizer != "muon", f"--optimizer {s.optimizer}", ("muon_adamw",)),
+        (s.schedule != "wsd", f"--schedule {s.schedule}", ("cooldown",)),
+        (s.schedule == "wsd", "--schedule wsd", ("lr_floor",)),
+        (not s.clip, "--clip 0", ("clip_by",)),
+        (bool(s.steps), f"--steps {s.steps}", ("epochs",)),
+        (set(files) == {"shapes"}, "--data shapes", ("video_root", "cache", "max_fps")),
+        ("shapes" not in (s.data, s.eval_data), f"--data {s.data}", ("shapes_mix",)),
+        (s.eval_data not in (None, "shapes"), f"--eval-data {s.eval_data}", ("eval_videos",)),
+        (s.eval_videos == 0 and s.eval_data in (None, "shapes"), "--eval-videos 0", ("eval_every", "eval_data")),
+        (bool(s.eval_every) and s.eval_videos != 0, f"--eval-every {s.eval_every}", ("save_every",)),
+    ]
+    lines = []
+    for holds, reason, names in reasons:
+        changed = [name for name in names if getattr(s, name) != getattr(default, name)]
+        if holds and changed:
+            lines.append(f"{', '.join(map(_flag, changed))}: no effect on this run with {reason}.")
+    return lines
 
 
 def main_keep_ratio(text: str) -> float:

@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from stts_cli.device import keep_freed_memory, resident_bytes, resolve_device
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import EnvironmentFailure, InputError, suggest
 from stts_cli.training.clips import collate
 from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import Step, TrainingModel, is_out_of_memory
@@ -364,6 +365,9 @@ def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, 
     if use_cpu:
         keep_freed_memory()
     trackers = [name for name in settings.report_to.split(",") if name not in ("", "none")]
+    for name in trackers:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise InputError(f"--report-to {name}: is unknown{suggest(name, INTEGRATION_TO_CALLBACK)}.")
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=1,

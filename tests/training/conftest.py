@@ -128,6 +128,7 @@ def videos_jsonl(tmp_path_factory):
 
 def base_settings(base, data, **changes):
     """Settings of a run of a tiny model: whole frames on the CPU, rates that move it in a few steps."""
+    trained = ("scorer", "vit", "connector", "llm") if changes.get("train") == "full" else ("scorer",)
     given = {
         "model": str(base),
         "data": str(data),
@@ -138,6 +139,6 @@ def base_settings(base, data, **changes):
         "log_every": 1,
         "precision": "float32",
         "warmup": 2,
-        **{f"lr_{part}": 1e-3 for part in ("scorer", "vit", "connector", "llm")},
+        **{f"lr_{part}": 1e-3 for part in trained},
     }
     return FinetuneSettings(**{**given, **changes})

@@ -15,7 +15,7 @@ from stts_cli.training import finetune as module
 from stts_cli.training.finetune import finetune
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.samples import read_samples
-from stts_cli.training.settings import FinetuneSettings, adam_betas, keep_ratios, read_stages
+from stts_cli.training.settings import FinetuneSettings, adam_betas, keep_ratios, read_stages, without_effect
 from tests.training.conftest import base_settings, noise_clip
 
 
@@ -140,6 +140,8 @@ def test_what_is_wrong_can_be_left_out(base, good, tmp_path):
         base_settings(base, data, steps=1), tmp_path / "run", skip_invalid=True, device="cpu", report=told.append
     )
     assert document["steps"] == 1
+    training = json.loads((tmp_path / "run" / "stts.json").read_text())["training"]
+    assert str(tmp_path) not in json.dumps(training), "the result may be published"
     (note,) = [event["text"] for event in told if event["event"] == "note"]
     assert note.startswith(f"left out: line {len(good) + 1}: ")
     (start,) = [event for event in told if event["event"] == "start"]
@@ -362,10 +364,10 @@ def test_the_papers_recipe_is_the_references():
 def test_the_presets_of_the_embedded_model_clamp_the_scorers_gradient_as_they_did():
     from stts_cli.presets import presets_folder
 
-    for path in sorted((presets_folder() / "training").glob("nano*.yaml")):
-        for name, values in read_stages(path).items():
+    for path in ("nano", "nano-paper"):
+        for name, values in read_stages(presets_folder() / "training" / f"{path}.yaml").items():
             one = FinetuneSettings(**values)
-            assert one.clamp_scorer_gradient == (one.scorer == "learned"), f"{path.stem} {name}"
+            assert one.clamp_scorer_gradient == (one.scorer == "learned"), f"{path} {name}"
 
 
 @pytest.mark.parametrize(
@@ -436,6 +438,19 @@ def test_presets_may_write_numbers_as_people_do(tmp_path):
         ({"keep_ratio": "0.5:x"}, "keep ratio '0.5:x' -> such as 0.5, or 0.5:6,1:2 with shares -> check it"),
         ({"keep_ratio": "0.5:0"}, "keep ratio '0.5:0' -> ratios above 0"),
         ({"keep_ratio": "nan"}, "keep ratio 'nan' -> ratios above 0"),
+        ({"keep_ratio": "1:2,1"}, "--keep-ratio 1:2,1: drops nothing, so no scorer learns. Use --scorer none."),
+        (
+            {"scorer_warmup": 5, "train": "full", "scorer": "random"},
+            "--scorer-warmup 5: nothing learns in these steps with --scorer random.",
+        ),
+        (
+            {"scorer_warmup": 5, "temporal_weight": 0.0},
+            "--scorer-warmup 5: nothing learns in these steps with --temporal-weight 0.",
+        ),
+        (
+            {"data": "shapes", "eval_data": "mine.jsonl"},
+            "--eval-data mine.jsonl: must be shapes, or left out, with --data shapes.",
+        ),
         ({"clip_by": "parts"}, "clip_by 'parts' is unknown; did you mean 'part'?"),
         ({"answer_weights": "root"}, "answer_weights 'root' is unknown; known: equal, root-length"),
         ({"global_batch": 0}, "global_batch 0 -> at least 1 -> raise it"),
@@ -450,6 +465,63 @@ def test_presets_may_write_numbers_as_people_do(tmp_path):
 def test_settings_that_are_wrong(change, message):
     with pytest.raises(InputError, match="^" + re.escape(message)):
         FinetuneSettings(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ({}, []),
+        ({"train": "scorer", "lr_llm": 1.0, "lr_vit": 1.0},
+         ["--lr-vit, --lr-llm: no effect on this run with --train scorer."]),
+        ({"train": "lora", "lr_llm": 1.0}, ["--lr-llm: no effect on this run with --train lora."]),
+        ({"train": "lora", "target_gradient": True}, ["--target-gradient: no effect on this run with --train lora."]),
+        ({"train": "lora", "target_gradient": True, "lora_vit": True, "lr_lora": 1.0, "lr_scorer": 1.0}, []),
+        ({"target_gradient": True, "lora_vit": True, "lora_rank": 4},
+         ["--target-gradient: no effect on this run with --train scorer.",
+          "--lora-rank, --lora-vit: no effect on this run with --train scorer."]),
+        ({"train": "full", "lr_llm": 1.0, "target_gradient": True, "clamp_scorer_gradient": True}, []),
+        ({"train": "full", "scorer": "random", "lr_scorer": 1.0, "clamp_scorer_gradient": True, "prune_layer": 2},
+         ["--lr-scorer, --clamp-scorer-gradient: no effect on this run with --scorer random."]),
+        ({"train": "full", "scorer": "none", "keep_ratio": "0.3", "prune_layer": 2},
+         ["--prune-layer: no effect on this run with --scorer none.",
+          "--keep-ratio: no effect on this run with --scorer none."]),
+        ({"train": "full", "scorer": "none", "keep_ratio": "1"}, []),
+        ({"temporal_weight": 0.0, "train": "full", "target_gradient": True},
+         ["--target-gradient: no effect on this run with --temporal-weight 0."]),
+        ({"schedule": "wsd", "lr_floor": 0.2}, ["--lr-floor: no effect on this run with --schedule wsd."]),
+        ({"cooldown": 0.2}, ["--cooldown: no effect on this run with --schedule cosine."]),
+        ({"clip": 0.0, "clip_by": "part"}, ["--clip-by: no effect on this run with --clip 0."]),
+        ({"steps": 5, "epochs": 2.0}, ["--epochs: no effect on this run with --steps 5."]),
+        ({"data": "shapes", "max_fps": 1.0, "shapes_mix": "long"},
+         ["--max-fps: no effect on this run with --data shapes."]),
+        ({"data": "a.jsonl", "max_fps": 1.0, "shapes_mix": "long"},
+         ["--shapes-mix: no effect on this run with --data a.jsonl."]),
+        ({"data": "a.jsonl", "eval_data": "shapes", "max_fps": 1.0, "shapes_mix": "long"}, []),
+        ({"data": "a.jsonl", "eval_data": "b.jsonl", "eval_videos": 3},
+         ["--eval-videos: no effect on this run with --eval-data b.jsonl."]),
+        ({"eval_videos": 0, "eval_every": 5, "save_every": 2},
+         ["--eval-every: no effect on this run with --eval-videos 0."]),
+        ({"eval_every": 5, "save_every": 2}, ["--save-every: no effect on this run with --eval-every 5."]),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_named(change, lines):
+    assert without_effect(FinetuneSettings(**change)) == lines
+
+
+def test_what_has_no_effect_and_what_is_left_out_is_said(base, videos_jsonl, tmp_path):
+    told = []
+    one = base_settings(base, videos_jsonl, train="full", scorer="random", lr_scorer=0.5, steps=1)
+    document = finetune(one, tmp_path / "run", device="cpu", report=told.append)
+    notes = [event["text"] for event in told if event["event"] == "note"]
+    assert notes == document["notes"]
+    assert "--lr-scorer: no effect on this run with --scorer random." in notes
+    assert "--scorer random: the trained scorer of tiny is left out of the result." in notes
+    assert not (tmp_path / "run" / "scorer.safetensors").exists()
+
+
+def test_a_tracker_that_is_unknown(untrained, base, videos_jsonl, tmp_path):
+    one = base_settings(base, videos_jsonl, report_to="tensorbord")
+    refused(one, tmp_path / "run", r"--report-to tensorbord: is unknown; did you mean 'tensorboard'\?\.")
 
 
 @pytest.mark.parametrize(
