@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; processes that tests start inherit it
 
 WriteVideo = Callable[..., Path]
 PACKAGE = str(Path(__file__).parent.parent / "stts_cli")
@@ -126,11 +129,10 @@ def clip_file(write_video: WriteVideo) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_user_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the environment's own preset, config file and hub."""
+    """Hide the environment's own preset and config file."""
     monkeypatch.delenv("STTS_PRESET", raising=False)
     monkeypatch.delenv("STTS_DEBUG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
