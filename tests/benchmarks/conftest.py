@@ -12,6 +12,7 @@ from stts_cli.benchmarks import reader
 from stts_cli.benchmarks.data import gather
 from stts_cli.benchmarks.runner import Run, evaluate
 from stts_cli.benchmarks.settings import ArmSettings
+from tests.benchmarks import workers
 
 
 @pytest.fixture(autouse=True)
@@ -40,20 +41,12 @@ def run_shapes(arms):
     return run
 
 
-def hang(folder: Path) -> None:
-    """Never come back, and leave a mark of it."""
-    (folder / "one hangs").touch()
-    time.sleep(10_000)
-
-
 @pytest.fixture
 def late_once_hanging(monkeypatch):
     """Let the reader's time stand still until a worker hangs, so that no other is given up, however slow it is."""
 
     def watch(folder: Path) -> None:
-        now = SimpleNamespace(
-            monotonic=lambda: 1000.0 * (folder / "one hangs").exists(), perf_counter=time.perf_counter
-        )
+        now = SimpleNamespace(monotonic=lambda: 1000.0 * workers.has_one_hung(folder), perf_counter=time.perf_counter)
         monkeypatch.setattr(reader, "time", now)
 
     return watch

@@ -1,7 +1,6 @@
 """Videos are read ahead in other processes, in order; one that hangs or kills its process costs only itself."""
 
 import dataclasses
-import os
 import time
 
 import numpy as np
@@ -12,7 +11,7 @@ from stts_cli.benchmarks.items import Source
 from stts_cli.benchmarks.reader import ReadRequest, read_ahead, read_source
 from stts_cli.errors import InputError
 from stts_cli.video import read_clip
-from tests.benchmarks.conftest import hang
+from tests.benchmarks import workers
 from tests.conftest import frame_value
 
 
@@ -44,26 +43,8 @@ def test_a_video_cut_at_a_frame_ends_with_the_one_before(write_video, tmp_path):
     assert read_source(request(path)).timestamps_s[-1] == 2.9
 
 
-def _hang_or_die(given):
-    name = given.source.path.name
-    if name == "hangs":
-        hang(given.source.path.parent)
-    if name == "dies":
-        os._exit(9)
-    return reader.ReadResult(None, f"read {name}", 0.0)
-
-
-def _serve_badly(pipe):
-    pipe.send(reader.READY)
-    while True:
-        try:
-            pipe.send(_hang_or_die(pipe.recv()))
-        except EOFError:
-            return
-
-
 def test_a_hanging_or_dying_decoder_costs_its_own_video_only(monkeypatch, tmp_path, late_once_hanging):
-    monkeypatch.setattr(reader, "_serve", _serve_badly)
+    monkeypatch.setattr(reader, "_serve", workers.serve_badly)
     late_once_hanging(tmp_path)
     requests = [request(tmp_path / name) for name in ("a", "hangs", "b", "dies", "c")]
     said = [result.error for result in read_ahead(requests, workers=1, timeout_s=0.1)]
@@ -76,22 +57,8 @@ def test_a_hanging_or_dying_decoder_costs_its_own_video_only(monkeypatch, tmp_pa
     ]
 
 
-def _serve_and_tell(pipe):
-    pipe.send(reader.READY)
-    while True:
-        try:
-            path = pipe.recv().source.path
-        except EOFError:
-            return
-        with (path.parent / "log").open("a") as file:
-            file.write(f"{path.name} ")
-        if path.name == "slow":
-            time.sleep(2)
-        pipe.send(reader.ReadResult(None, path.name, 0.0))
-
-
 def test_the_next_clip_is_read_while_the_caller_is_busy(monkeypatch, tmp_path):
-    monkeypatch.setattr(reader, "_serve", _serve_and_tell)
+    monkeypatch.setattr(reader, "_serve", workers.serve_and_tell)
     clips = read_ahead([request(tmp_path / str(number)) for number in range(5)], workers=1, timeout_s=600)
     assert next(clips).error == "0"
     give_up = time.monotonic() + 600
@@ -102,7 +69,7 @@ def test_the_next_clip_is_read_while_the_caller_is_busy(monkeypatch, tmp_path):
 
 
 def test_workers_do_not_run_far_ahead_of_a_slow_clip(monkeypatch, tmp_path):
-    monkeypatch.setattr(reader, "_serve", _serve_and_tell)
+    monkeypatch.setattr(reader, "_serve", workers.serve_and_tell)
     names = ["slow", *map(str, range(30))]
     clips = read_ahead([request(tmp_path / name) for name in names], workers=2, timeout_s=600)
     assert next(clips).error == "slow"

@@ -19,7 +19,7 @@ from stts_cli.benchmarks.data import gather
 from stts_cli.benchmarks.runner import Run, evaluate
 from stts_cli.errors import InputError, Interrupted
 from stts_cli.resize import NOTE
-from tests.benchmarks.conftest import hang
+from tests.benchmarks import workers
 from tests.conftest import own_lines
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -191,17 +191,8 @@ def test_a_broken_video_is_an_error_row_and_is_tried_again(items_file, arms, tmp
         run_file(items_file, arms)
 
 
-def _serve_all_but_two(pipe):
-    pipe.send(reader.READY)
-    while True:
-        request = pipe.recv()
-        if request.source.path.name == "two.mp4":
-            hang(request.source.path.parent)
-        pipe.send(reader._attempt(request))
-
-
 def test_a_video_that_hangs_is_an_error_row(items_file, arms, monkeypatch, tmp_path, late_once_hanging):
-    monkeypatch.setattr(reader, "_serve", _serve_all_but_two)
+    monkeypatch.setattr(reader, "_serve", workers.serve_all_but_two)
     late_once_hanging(items_file.parent)
     document = run_file(items_file, arms, workers=1, timeout_s=0.1, output=tmp_path / "out")
     for arm in document["arms"].values():

@@ -1,0 +1,57 @@
+"""Reader processes that hang, die or take their time; in a module of its own, which a process imports as it starts."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from stts_cli.benchmarks import reader
+
+
+def hang(folder: Path) -> None:
+    """Never come back, and leave a mark of it."""
+    (folder / "one hangs").touch()
+    time.sleep(10_000)
+
+
+def has_one_hung(folder: Path) -> bool:
+    return (folder / "one hangs").exists()
+
+
+def serve_badly(pipe: Any) -> None:
+    pipe.send(reader.READY)
+    while True:
+        try:
+            path = pipe.recv().source.path
+        except EOFError:
+            return
+        if path.name == "hangs":
+            hang(path.parent)
+        if path.name == "dies":
+            os._exit(9)
+        pipe.send(reader.ReadResult(None, f"read {path.name}", 0.0))
+
+
+def serve_and_tell(pipe: Any) -> None:
+    pipe.send(reader.READY)
+    while True:
+        try:
+            path = pipe.recv().source.path
+        except EOFError:
+            return
+        with (path.parent / "log").open("a") as file:
+            file.write(f"{path.name} ")
+        if path.name == "slow":
+            time.sleep(2)
+        pipe.send(reader.ReadResult(None, path.name, 0.0))
+
+
+def serve_all_but_two(pipe: Any) -> None:
+    pipe.send(reader.READY)
+    while True:
+        request = pipe.recv()
+        if request.source.path.name == "two.mp4":
+            hang(request.source.path.parent)
+        pipe.send(reader._attempt(request))
