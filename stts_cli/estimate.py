@@ -135,14 +135,15 @@ def plan(
 
 
 def resolve_scorer(architecture: Architecture, scorer: str, keep_ratios: Sequence[float] = ()) -> tuple[str, list[str]]:
-    """Decide who scores the windows, as every command does; see `scorers.resolve_scorer`."""
-    return scorers.resolve_scorer(
+    """Decide who scores the windows, as every command does (see `scorers.resolve_scorer`); where settings come from."""
+    scorer, notes = scorers.resolve_scorer(
         scorer,
         model=architecture.name,
         trained_with=architecture.scorer,
         has_learned=architecture.scorer == "learned",
         keep_ratios=keep_ratios,
     )
+    return scorer, [*architecture.notes, *notes]
 
 
 def clamp_notes(architecture: Architecture, plans: Sequence[Plan]) -> list[str]:

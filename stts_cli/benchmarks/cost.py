@@ -59,7 +59,7 @@ def _costs(arms: Sequence[ArmSettings]) -> dict[ArmSettings, tuple[float, float]
         scorer = arm.scorer if arm.scorer == "none" else estimate.resolve_scorer(architecture, arm.scorer)[0]
         ratio = 1.0 if scorer == "none" else arm.keep_ratio or architecture.keep_ratio
         frames = round(arm.frames / ratio) if arm.spend_savings else arm.frames
-        windows = estimate.kept_windows(architecture, frames, ratio)
+        windows = estimate.kept_windows(architecture, frames, ratio, merges=scorer == "tome")
         layer = architecture.prune_layer if arm.prune_layer is None else arm.prune_layer
         saved = estimate.count(architecture, frames, windows, layer, scorer)
         counted = estimate.counts(saved)

@@ -128,7 +128,8 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
     if chain[-1].find_file("config.json"):
         chain[-1] = _with_stored_scorer(chain[-1])
     else:
-        if chain[-1].find_file(TRAINING_CONFIG_FILE) and chain[-1].find_file(TRAINING_WEIGHTS_FILE):
+        asked = chain[-1].is_local or chain[-1].revision is not None  # else the hub was out of reach, and stays so
+        if asked and chain[-1].find_file(TRAINING_CONFIG_FILE) and chain[-1].find_file(TRAINING_WEIGHTS_FILE):
             raise InputError(
                 f"model '{model}' is in the training code's own format ({TRAINING_CONFIG_FILE} and model_and_optim). "
                 f"Convert it: python -m stts_cli.families.convert {model} FOLDER"
@@ -143,12 +144,15 @@ def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:
     """Read a checkpoint's configs.
 
     Returns:
-        File name -> content, config.json first; without those that are not there.
+        File name -> content, config.json first; without those that are not there. A hub repository is asked for the
+        training code's only where its weights are that code's.
 
     Raises:
         InputError: one cannot be parsed.
     """
     parsers: dict[str, Callable[[str], Any]] = {"config.json": json.loads, TRAINING_CONFIG_FILE: yaml.safe_load}
+    if not checkpoint.is_local and not checkpoint.stored_scorer:
+        del parsers[TRAINING_CONFIG_FILE]
     paths = {name: checkpoint.find_file(name) for name in parsers}
     return {name: _parse(path, parsers[name]) for name, path in paths.items() if path}
 
@@ -195,15 +199,16 @@ def _with_stored_scorer(root: Checkpoint) -> Checkpoint:
     else:
         names = hub_names(root.model, root.revision, root.find_file(INDEX_FILE))
     stored = {name: file for name, file in names.items() if is_scorer_weight(name)}
+    root = replace(root, stored_scorer=stored)
     if root.document:
         if not stored or own is None:
-            return replace(root, stored_scorer=stored)
+            return root
         note = f"{root.model}: the scorer is {own}, as {SETTINGS_FILE} says; the one beside the model is not used"
-        return replace(root, stored_scorer=stored, notes=(note,))
+        return replace(root, notes=(note,))
     configs = read_configs(root)
     if stored:
         settings, notes = released_settings(configs)
-        return replace(root, settings=settings, stored_scorer=stored, notes=tuple(notes))
+        return replace(root, settings=settings, notes=tuple(notes))
     if names and is_pruned_config(configs):
         raise InputError(
             f"model '{root.model}': its config says prune_method: scorer, and none of its files holds a tensor of "

@@ -385,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"stts: {error}\n")
         return error.exit_code
     except OSError as error:
-        sys.stderr.write(f"stts: {given.source}: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"stts: a file cannot be fetched, read or written: {' '.join(str(error).split())}\n")
         return 3
     for note in notes:
         sys.stderr.write(f"stts: {note}\n")

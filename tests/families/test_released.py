@@ -321,3 +321,41 @@ def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
             FinetuneSettings(model=str(lite), data="shapes"), tmp_path / "run", device="cpu", report=events.append
         )
     assert next(event for event in events if event["event"] == "note")["text"].startswith(said)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Put a folder into the hub's cache as someone/lite; no network."""
+    snapshot = tmp_path / "cache" / "models--someone--lite" / "snapshots" / ("a" * 40)
+    (snapshot.parent.parent / "refs").mkdir(parents=True)
+    (snapshot.parent.parent / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return lambda folder: shutil.copytree(folder, snapshot)
+
+
+def test_on_the_hub(hub, lite):
+    names = load_file(lite / "model.safetensors")
+    snapshot = hub(lite)
+    family = load_family("someone/lite")
+    assert (family.settings.keep_ratio, family.model_name) == (0.7, "someone/lite")
+    assert torch.equal(encode(family).scores, encode(load_family(lite)).scores)
+    (snapshot / "model.safetensors").rename(snapshot / "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-1.safetensors")}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert load_family("someone/lite").settings == family.settings
+    (snapshot / "model-1.safetensors").rename(snapshot / "gone.safetensors")
+    assert read_architecture("someone/lite").keep_ratio == 0.7  # from the index: weights are not needed for counting
+    index["weight_map"]["lm_head.weight"] = "model.bin"
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"weight_map\['lm_head\.weight'\] is 'model\.bin'; must be"):
+        load_family("someone/lite")
+
+
+def test_the_training_codes_format_on_the_hub(hub, tmp_path):
+    (tmp_path / "own" / "model_and_optim").mkdir(parents=True)
+    for name in ("config.yaml", "model_and_optim/.metadata"):
+        (tmp_path / "own" / name).touch()
+    hub(tmp_path / "own")
+    with pytest.raises(InputError, match=r"Convert it: python -m stts_cli\.families\.convert someone/lite FOLDER"):
+        load_family("someone/lite")
