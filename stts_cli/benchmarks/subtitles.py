@@ -226,5 +226,4 @@ def _repeated(before: _Caption, caption: _Caption) -> int:
     """Return how many of a caption's first lines are the last ones of the caption before."""
     if caption.start_s > before.end_s + ROLLING_GAP_S:
         return 0
-    most = min(len(before.lines), len(caption.lines))
-    return next((n for n in range(most, 0, -1) if before.lines[-n:] == caption.lines[:n]), 0)
+    return next((n for n in range(len(caption.lines), 0, -1) if before.lines[-n:] == caption.lines[:n]), 0)

@@ -18,7 +18,7 @@ READ = {
     "no numbers": ("00:01.000 --> 00:02.000\nhi\n\n00:03.000 --> 00:04.000\nyo", HI),
     "no last line end": (SRT.rstrip(), HI),
     "numbers in the text": ("1\n0:01 --> 0:02\nhi\n7\n2\n0:03 --> 0:04\n8\n", [(1, 2, "hi 7"), (3, 4, "8")]),
-    "numbers are text where cues have none": ("0:01 --> 0:02\nhi\n7\n0:03 --> 0:04\nyo\n", [(1, 2, "hi 7"), HI[1]]),
+    "numbers are text where cues have none": ("0:01 --> 0:02\nhi\n7\n0:03 --> 0:04\n8", [(1, 2, "hi 7"), (3, 4, "8")]),
     "blank line within a cue": (SRT.replace("hi", "hi\n\nyou"), [(1, 2, "hi you"), HI[1]]),
     "empty cues": (SRT + "\n3\n00:00:05,000 --> 00:00:06,000\n\n", HI),
     "hours": ("1\n99:00:01,5 --> 99:00:02,25\nhi\n", [(356401.5, 356402.25, "hi")]),
