@@ -126,6 +126,8 @@ def test_eval_refuses_two_rows_of_one_id_and_says_what_has_no_answer(write, writ
 def test_what_is_not_read_is_said_once(write):
     _, notes = read(write({**OPEN, "source": "web"}, {**OPEN, "source": "tv", "license": "?"}))
     assert notes == [":1 and on: fields that are not read, with their rows: 'license' (1), 'source' (2)."]
+    _, notes = read(write({**OPEN, "answers": ["a tree"]}))  # no slip of the pen: 'answer' is there
+    assert notes == [":1 and on: fields that are not read, with their rows: 'answers' (1)."]
     talk = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
     notes = []
     path = write({"video": "a.mp4", "conversations": talk, "answer": "A"})
@@ -133,9 +135,21 @@ def test_what_is_not_read_is_said_once(write):
     assert notes == [f"{path}:1 and on: fields that are not read, with their rows: 'answer' (1)."]
 
 
+def test_a_subtitle_file_is_read_once_for_all_its_rows(write, tmp_path):
+    (tmp_path / "latin.srt").write_bytes("0:01 --> 0:02\nSeñor\n".encode("latin-1"))
+    items, notes = read(write(*[{**OPEN, "subtitles": "latin.srt"}] * 3))
+    assert {item.subtitles for item in items} == {(Cue(1, 2, "Señor"),)}
+    assert notes == [f"{tmp_path}/latin.srt: is not UTF-8; it was read as cp1252."]
+
+
+def test_as_many_options_as_letters(write):
+    (item,), _ = read(write({**ROW, "options": list(range(100, 126)), "answer": "Z"}))
+    assert (item.answer, item.options[25]) == ("Z", "125")
+
+
 def test_cues_are_sorted_and_that_is_said(write):
-    (item,), notes = read(write({**OPEN, "subtitles": [[2, 3, "b"], ["0:00", "0:01,5", "a\nc"]]}))
-    assert item.subtitles == (Cue(0, 1.5, "a c"), Cue(2, 3, "b"))
+    (item,), notes = read(write({**OPEN, "subtitles": [[2, 2, "b"], ["0:00", "0:01,5", "a\nc"]]}))
+    assert item.subtitles == (Cue(0, 1.5, "a c"), Cue(2, 2, "b"))
     assert notes == [":1: subtitles are out of order (rows like it: 1); they are sorted."]
 
 
@@ -188,7 +202,7 @@ SUBTITLED = {**ROW, "start": "0:01", "subtitles": [[1, 2, "hi"]], "groups": {"ki
 
 
 def test_json_and_csv_say_what_jsonl_says(write, tmp_path):
-    rows = [SUBTITLED, {**ROW, "question": 'She said "no",\nor\u2028not?', "answer": ["A", "B"]}, OPEN]
+    rows = [SUBTITLED, {**ROW, "question": 'She said "no",\r\nor\u2028not?', "answer": ["A", "B"]}, OPEN]
     expected, _ = read(write(*rows))
     (tmp_path / "mine.json").write_text("\ufeff" + json.dumps(rows), encoding="utf-8")
     assert read(tmp_path / "mine.json")[0] == expected
