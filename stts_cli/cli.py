@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from stts_cli import __version__, cli_eval, cli_finetune
-from stts_cli.errors import InputError, SttsError, install_hint
+from stts_cli.errors import InputError, SttsError, install_hint, is_out_of_memory
 
 app = typer.Typer(
     name="stts",
@@ -261,11 +261,12 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, SttsError):
         return text, error.exit_code
-    out_of_memory = ("out of memory", "can't allocate memory", "not enough memory")
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in out_of_memory):
+    if is_out_of_memory(error):
         return f"out of memory ({text[:120]}) -> lower --frames or --keep-ratio, or use --dtype bfloat16", 3
     if isinstance(error, ModuleNotFoundError):
         return f"the package '{error.name}' is missing -> {install_hint()}", 3
+    if isinstance(error, OSError):  # the disk or the network; what a user named is read with a better message
+        return (f"{error.filename}: {error.strerror}." if error.filename and error.strerror else text), 3
     return f"a bug in stts: {type(error).__name__}: {text[:300]} -> run again with STTS_DEBUG=1 and report it", 1
 
 

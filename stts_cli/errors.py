@@ -7,8 +7,12 @@ library only.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+# how safetensors and torch.save say that a disk is full or a folder read-only; they raise no OSError
+_NOT_WRITTEN = ("I/O error", "(os error", "PytorchStreamWriter", "No space left", "Read-only file system")
 
 
 class SttsError(Exception):
@@ -50,6 +54,36 @@ def install_command(extra: str = "") -> str:
 def install_hint(extra: str = "") -> str:
     """Return what to do about a missing package, as the end of a message."""
     return f"in a clone of stts: {install_command(extra)}"
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turn a failure to write, of the system or of a library, into its message.
+
+    Args:
+        path: what is written, for a failure that does not name a file itself.
+
+    Raises:
+        EnvironmentFailure: it cannot be written.
+    """
+    try:
+        yield
+    except SttsError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, OSError) and not any(words in text for words in _NOT_WRITTEN):
+            raise
+        where = getattr(error, "filename", None) or path
+        raise EnvironmentFailure(f"{where}: cannot be written ({getattr(error, 'strerror', None) or text}).") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was missing, on a GPU or not."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ import torch
 
 from stts_cli import __version__, budget, generate, savings, scorers, video
 from stts_cli.device import PeakMemory, clock, resolve_device
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import InputError
 from stts_cli.families.family import clamp_note
 from stts_cli.generate import VideoPrefix, prefill_video
 from stts_cli.resize import DECODER, NOTE, choose_filter
@@ -347,7 +347,7 @@ def load(model: str, *, device: str, dtype: str) -> Family:
         The family, ready to encode.
 
     Raises:
-        InputError: no such folder, or a model of a kind that is not supported.
+        InputError: no such folder, a broken file in it, or a model of a kind that is not supported.
         EnvironmentFailure: the hub cannot be reached and the model is not in the cache.
     """
     from huggingface_hub.utils import logging as hub_logging
@@ -363,14 +363,7 @@ def load(model: str, *, device: str, dtype: str) -> Family:
     hub_logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    try:
-        return load_family(model, device=device, dtype=getattr(torch, dtype))
-    except OSError as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EnvironmentFailure(
-            f"model '{model}' cannot be loaded ({line[:160]}) -> a checkpoint folder or a hub id -> check the name "
-            "and the network"
-        ) from error
+    return load_family(model, device=device, dtype=getattr(torch, dtype))
 
 
 def resolve_scorer(

@@ -312,14 +312,6 @@ print(with_it - before, with_it - PeakMemory("cpu").peak_bytes())
     assert forgotten > 30_000_000
 
 
-def test_a_hub_that_cannot_be_reached_is_the_environments_fault(monkeypatch):
-    def fail(*_, **__):
-        raise OSError("We could not connect.\nSecond line.")
-
-    from stts_cli import families
-
-    monkeypatch.setattr(families, "load_family", fail)
-    with pytest.raises(EnvironmentFailure, match=r"'owner/name' cannot be loaded \(We could not connect\.\)"):
-        pipeline.load("owner/name", device="cpu", dtype="float32")
+def test_a_name_that_is_no_folder_and_no_hub_id():
     with pytest.raises(InputError, match="no hub id"):
         pipeline.load("name-without-owner", device="cpu", dtype="float32")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stts_cli.errors import EnvironmentFailure, InputError, suggest
+from stts_cli.families.broken import check_json_files, check_words, loads_checkpoint
 from stts_cli.families.checkpoints import base_chain
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 FAMILIES = {"molmo2": ("stts_cli.families.molmo2", "Molmo2Family")}
 
 
+@loads_checkpoint
 def load_family(
     model: str | Path,
     *,
@@ -47,8 +49,8 @@ def load_family(
         The family. The scorer is there when the folder's stts.json names one.
 
     Raises:
-        InputError: no such folder, no model in it or in its base, or a model type that no family handles.
-        EnvironmentFailure: a base model on the hub that cannot be reached, or a LoRA and no peft.
+        InputError: no such folder, no model in it or in its base, a broken file, or a type that no family handles.
+        EnvironmentFailure: a model or a base model on the hub that cannot be reached, or a LoRA and no peft.
     """
     from transformers import PretrainedConfig
 
@@ -56,11 +58,12 @@ def load_family(
     if isinstance(model, Path) and not model.is_absolute():
         name = f"./{name}"
     chain = base_chain(name, revision)
+    check_json_files(chain)
     root = chain[-1]
     try:
         config = PretrainedConfig.get_config_dict(root.model, revision=root.revision or "main")[0]
     except OSError as error:
-        if len(chain) == 1:
+        if len(chain) == 1 or root.is_local:
             raise
         raise EnvironmentFailure(
             f"the base model '{root.model}' of '{model}' cannot be loaded -> it holds the weights that were not "
@@ -82,5 +85,6 @@ def load_family(
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
     )
+    check_words(family)
     family.chain = tuple(chain)
     return family

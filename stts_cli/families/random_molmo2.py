@@ -15,7 +15,8 @@ import torch
 from transformers import AddedToken
 
 from stts_cli.architectures import ADAPTER_KEYS, TEXT_KEYS, VISION_KEYS, Architecture
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import InputError
+from stts_cli.families.broken import loads_checkpoint
 from stts_cli.families.checkpoints import base_chain
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
@@ -153,6 +154,7 @@ def random_config(architecture: Architecture) -> Any:
     )
 
 
+@loads_checkpoint
 def read_architecture(model: str) -> Architecture:
     """Read the sizes of a checkpoint from its config, without its weights.
 
@@ -163,7 +165,7 @@ def read_architecture(model: str) -> Architecture:
         The architecture, with the checkpoint's own pruning settings.
 
     Raises:
-        InputError: no such folder, or not a Molmo2.
+        InputError: no such folder, a broken file, or not a Molmo2.
         EnvironmentFailure: the hub cannot be reached and the config is not in the cache.
     """
     from huggingface_hub.utils import logging as hub_logging
@@ -174,13 +176,7 @@ def read_architecture(model: str) -> Architecture:
         raise InputError(f"model '{model}' is no folder and no hub id -> a checkpoint or OWNER/NAME -> check --model")
     chain = base_chain(model)
     top, root = chain[0], chain[-1]
-    try:
-        config = AutoConfig.from_pretrained(root.model, revision=root.revision or "main")
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"the config of '{root.model}' cannot be loaded -> the hub's must be reachable or in the cache -> "
-            "check the name and the network, or use --shape"
-        ) from error
+    config = AutoConfig.from_pretrained(root.model, revision=root.revision or "main")
     if config.model_type != "molmo2":
         raise InputError(f"model '{model}' is of type '{config.model_type}' -> molmo2 can be profiled -> change it")
     processor = root.find_file("video_preprocessor_config.json")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stts_cli.errors import InputError
 from stts_cli.families.weights import is_own_file, read_names, read_tensors
-from stts_cli.pruning import BIAS_FLOOR, TokenScorer, scorer_from_state_dict
+from stts_cli.pruning import BIAS_FLOOR, SCORERS, TokenScorer, scorer_from_state_dict
 
 SETTINGS_FILE = "stts.json"
 FORMAT = 2  # 1: the learned scorer read [current, previous] instead of [previous, current]; else the same
@@ -46,6 +46,25 @@ class PruneSettings:
     scorer: str = "temporal"
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= 1
+
+
+ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "prune_layer": (_is_count, "a whole number, at least 0"),
+    "keep_ratio": (_is_share, "greater than 0 and at most 1"),
+    "bias_rescale": (lambda value: value in ("row", "frame", "off"), "row, frame or off"),
+    "bias_floor": (_is_share, "greater than 0 and at most 1"),
+    "prune_from_frame": (_is_count, "a whole number, at least 0"),
+    "refill_lone_frames": (lambda value: isinstance(value, bool), "true or false"),
+    "scorer": (lambda value: isinstance(value, str) and value in SCORERS, "one of " + ", ".join(SCORERS)),
+}
+
+
 def read_settings(path: Path | None) -> tuple[PruneSettings, dict[str, Any]]:
     """Read a checkpoint's `stts.json`.
 
@@ -56,13 +75,13 @@ def read_settings(path: Path | None) -> tuple[PruneSettings, dict[str, Any]]:
         (settings, the whole document; empty where there is no file).
 
     Raises:
-        InputError: not a JSON object, or of another format.
+        InputError: not a JSON object, of another format, or a setting out of range.
     """
     if path is None:
         return PruneSettings(), {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}) -> write the checkpoint again") from error
     if not isinstance(document, dict) or document.get("format") not in (1, FORMAT):
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
@@ -70,7 +89,12 @@ def read_settings(path: Path | None) -> tuple[PruneSettings, dict[str, Any]]:
             f"{path} has format {found!r} -> this version reads formats 1 and {FORMAT} -> update stts or the file"
         )
     known = {f.name for f in fields(PruneSettings)}
-    return PruneSettings(**{k: v for k, v in document.items() if k in known}), document
+    settings = {key: value for key, value in document.items() if key in known}
+    for key, value in settings.items():
+        fits, allowed = ALLOWED[key]
+        if not fits(value):
+            raise InputError(f"{path}: {key} {value!r}; must be {allowed}.")
+    return PruneSettings(**settings), document
 
 
 def load_scorer(
