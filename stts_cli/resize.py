@@ -6,6 +6,8 @@ that is resized, so that processes that only read files of the right size start 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from stts_cli.errors import InputError
@@ -38,21 +40,31 @@ def choose_filter(resize: str, resample: str) -> str:
     return DECODER if resize == DECODER else resample
 
 
-def resize_frame(frame: np.ndarray, size: tuple[int, int], resample: str) -> np.ndarray:
-    """Resize one frame as transformers' video processor of Molmo2 does: in float32, no antialiasing, rounded.
+class Resizer:
+    """Resize frames as transformers' video processor of Molmo2 does: in float32, no antialiasing, rounded.
+
+    One buffer serves all frames of a video: a new one for each lets the process grow by a gigabyte and more.
 
     Args:
-        frame: uint8 (H, W, 3).
-        size: height and width wanted, in pixels; the aspect ratio is not kept.
-        resample: "bilinear" or "bicubic".
-
-    Returns:
-        uint8 (*size, 3).
+        size: height and width wanted, in pixels; the aspect ratio is not kept. None leaves frames as they are.
+        resample: "bilinear" or "bicubic"; with `DECODER`, frames are of that size already.
     """
-    import torch
-    from torch.nn import functional
 
-    x = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].contiguous().float()
-    x = functional.interpolate(x, size, mode=resample, align_corners=False, antialias=False)
-    resized: np.ndarray = x.round_().clamp_(0, 255).to(torch.uint8)[0].permute(1, 2, 0).contiguous().numpy()
-    return resized
+    def __init__(self, size: tuple[int, int] | None, resample: str) -> None:
+        self.size, self.resample = size, resample
+        self._pixels: Any = None
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Return a uint8 (H, W, 3) frame as uint8 (*size, 3)."""
+        if self.size is None or frame.shape[:2] == self.size:
+            return frame
+        import torch
+        from torch.nn import functional
+
+        planes = torch.from_numpy(frame).permute(2, 0, 1)[None]
+        if self._pixels is None or self._pixels.shape != planes.shape:
+            self._pixels = torch.empty(planes.shape, dtype=torch.float32)
+        self._pixels.copy_(planes)
+        x = functional.interpolate(self._pixels, self.size, mode=self.resample, align_corners=False, antialias=False)
+        resized: np.ndarray = x.round_().clamp_(0, 255).to(torch.uint8)[0].permute(1, 2, 0).contiguous().numpy()
+        return resized

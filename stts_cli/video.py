@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import queue
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from stts_cli.errors import InputError
-from stts_cli.resize import DECODER, resize_frame
+from stts_cli.resize import DECODER, Resizer
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # demuxers that open what the file names: playlists, stream descriptions, numbered pictures, parts and indices
@@ -221,7 +222,7 @@ def read_clip(
         num_frames: the most frames to read, >= 1.
         max_fps: the most frames a second, > 0.
         size: (height, width) in pixels of the frames wanted, or None for the file's own. The aspect ratio is not kept.
-        resample: filter that whole frames are resized with, "bilinear" or "bicubic" (`resize.resize_frame`); or
+        resample: filter that whole frames are resized with, "bilinear" or "bicubic" (`resize.Resizer`); or
             `resize.DECODER`: the decoder resizes while it reads, with a filter of its own.
         start: leave out what comes before this time in seconds.
         end: leave out what comes after this time in seconds.
@@ -263,7 +264,8 @@ def _checked_file(path: str | Path) -> Path:
 def _read_with_decord(path: Path, info: VideoInfo, request: _Request) -> Clip:
     steps = _watched(_decord_steps(path, info, request))
     times, chosen = next(steps)
-    frames = [_fit(frame, request.size, request.resample) for frame in steps]
+    resizer = Resizer(request.size, request.resample)
+    frames = collect((resizer(frame) for frame in steps), len(chosen))
     return _clip(frames, times, chosen, info, backend="decord", fallback_reason=None)
 
 
@@ -311,13 +313,11 @@ def _read_with_pyav(path: Path, info: VideoInfo, request: _Request, *, fallback_
         _refuse_truncated(path, info, times)
         chosen = _choose(times, path, request)
         wanted = {int(pts[index]) for index in chosen}
-        frames: list[np.ndarray] = []
+        resizer = Resizer(request.size, request.resample)
         with open_file(path) as container:
-            for frame in container.decode(_video_stream(container)):
-                if frame.pts in wanted:
-                    frames.append(fit(frame, request.size, request.resample))
-                if len(frames) == len(wanted):
-                    break
+            decoded = container.decode(_video_stream(container))
+            found = (fit(frame, resizer) for frame in decoded if frame.pts in wanted)
+            frames = collect(itertools.islice(found, len(wanted)), len(wanted))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _DecoderError(_reason(error)) from error
     if len(frames) != len(chosen):
@@ -325,27 +325,41 @@ def _read_with_pyav(path: Path, info: VideoInfo, request: _Request, *, fallback_
     return _clip(frames, times, chosen, info, backend="pyav", fallback_reason=fallback_reason)
 
 
-def fit(frame: Any, size: Size | None, resample: str) -> np.ndarray:
+def collect(frames: Iterable[np.ndarray], count: int) -> np.ndarray:
+    """Put frames into one array as they come; small ones kept between large ones that come and go scatter the memory.
+
+    Args:
+        frames: at most `count`, (H, W, 3) uint8 of one size.
+        count: T.
+
+    Returns:
+        (T, H, W, 3), of fewer frames where fewer came.
+    """
+    kept, found = np.empty((0, 0, 0, 3), np.uint8), 0
+    for frame in frames:
+        if not found:
+            kept = np.empty((count, *frame.shape), np.uint8)
+        kept[found] = frame
+        found += 1
+    return kept[:found]
+
+
+def fit(frame: Any, resizer: Resizer) -> np.ndarray:
     """Turn a frame of PyAV into RGB of the size wanted, upright as decord has it.
 
     Args:
         frame: an `av.VideoFrame`.
-        size: (height, width) in pixels, or None for the frame's own.
-        resample: as in `read_clip`.
+        resizer: has the size; what it leaves to the decoder is done here.
 
     Returns:
         uint8 (H, W, 3).
     """
     quarters = frame.rotation // 90 % 4
-    height, width = size if size and resample == DECODER else (None, None)
+    height, width = resizer.size if resizer.size and resizer.resample == DECODER else (None, None)
     if quarters % 2:
         height, width = width, height
     pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
-    return _fit(np.ascontiguousarray(np.rot90(pixels, quarters)), size, resample)
-
-
-def _fit(frame: np.ndarray, size: Size | None, resample: str) -> np.ndarray:
-    return frame if size is None or frame.shape[:2] == size else resize_frame(frame, size, resample)
+    return resizer(np.ascontiguousarray(np.rot90(pixels, quarters)))
 
 
 def _choose(times: np.ndarray, path: Path, request: _Request) -> list[int]:
@@ -400,7 +414,7 @@ def _last_packet_s(path: Path) -> float:
 
 
 def _clip(
-    frames: list[np.ndarray],
+    frames: np.ndarray,
     times: np.ndarray,
     chosen: list[int],
     info: VideoInfo,
@@ -410,7 +424,7 @@ def _clip(
 ) -> Clip:
     frame_s = _frame_s(times, info)
     return Clip(
-        frames=np.stack(frames),
+        frames=frames,
         timestamps_s=[round(float(times[index]), 4) for index in chosen],
         duration_s=round(float(times[-1]) + frame_s, 4),
         source_fps=info.fps or 1.0 / frame_s,

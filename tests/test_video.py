@@ -12,7 +12,7 @@ import pytest
 
 from stts_cli import video
 from stts_cli.errors import InputError
-from stts_cli.resize import DECODER, resize_frame
+from stts_cli.resize import DECODER, Resizer
 from tests.conftest import frame_value
 
 # files that name others, under any name
@@ -295,7 +295,7 @@ def test_a_video_filmed_sideways_is_turned_upright(tmp_path, monkeypatch, reader
     wanted = np.rot90(plain, quarters)
     np.testing.assert_array_equal(video.read_clip(path, num_frames=1).frames[0], wanted)
     small = video.read_clip(path, num_frames=1, size=(24, 24), resample=resample).frames[0]
-    by_model = resize_frame(wanted, (24, 24), "bilinear")
+    by_model = Resizer((24, 24), "bilinear")(wanted)
     assert np.abs(small.astype(int) - by_model).mean() < (1e-9 if resample == "bilinear" else 10)
 
 

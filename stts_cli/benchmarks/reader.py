@@ -24,6 +24,7 @@ import numpy as np
 from stts_cli.benchmarks.items import Source
 from stts_cli.benchmarks.shapes import write_missing
 from stts_cli.errors import InputError
+from stts_cli.resize import Resizer
 from stts_cli.video import Clip, fit, open_file, probe, read_clip, sample_indices
 
 READY = "ready"
@@ -243,11 +244,11 @@ def _read_folder(request: ReadRequest) -> Clip:
             f"no frame of {source.path} lies between {source.start_s:g} and {end_s:g} s -> it has {times[-1]:.1f} s"
         )
     chosen = [int(inside[i]) for i in sample_indices(times[inside], request.num_frames, request.max_fps)]
-    frames = []
+    frames, resizer = [], Resizer(request.size, request.resample)
     for index in chosen:
         try:
             with open_file(files[index]) as container:
-                frames.append(fit(next(container.decode(video=0)), request.size, request.resample))
+                frames.append(fit(next(container.decode(video=0)), resizer))
         except (av.error.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
             raise InputError(f"{files[index]}: cannot be read as a picture; must be a whole JPEG file.") from error
     return Clip(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stts_cli.errors import InputError
-from stts_cli.resize import resize_frame
+from stts_cli.resize import Resizer
 
 _FRAMES_AT_ONCE = 32
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # numbers of PIL
@@ -71,8 +71,8 @@ class FrameProcessor:
         parts = []
         for chunk in frames.split(_FRAMES_AT_ONCE):
             if tuple(chunk.shape[1:3]) != self.size:
-                resized = [resize_frame(frame.numpy(), self.size, self.resample) for frame in chunk.cpu()]
-                chunk = torch.from_numpy(np.stack(resized))
+                resize = Resizer(self.size, self.resample)
+                chunk = torch.from_numpy(np.stack([resize(frame.numpy()) for frame in chunk.cpu()]))
             x = (chunk.to(device).float() - mean) / std
             x = x[:, : rows * side, : cols * side].view(len(x), rows, side, cols, side, 3)
             parts.append(x.transpose(2, 3).reshape(len(x), rows * cols, side * side * 3).to(dtype))

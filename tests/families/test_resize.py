@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from stts_cli.errors import InputError
-from stts_cli.resize import DECODER, choose_filter, resize_frame
+from stts_cli.resize import DECODER, Resizer, choose_filter
 from stts_cli.video import read_clip
 from tests.families.test_molmo2 import logits
 
@@ -73,8 +73,9 @@ def test_a_frame_is_resized_as_the_stock_processor_does(stock_processor, height,
     frames = np.stack([fine_pattern(height, width, index) for index in range(2)])
     wanted = stock_patches(stock_processor, frames, side, 1).reshape(2, side, side, 3)
     assert wanted.dtype == torch.uint8
+    resize = Resizer((side, side), "bilinear")
     for frame, stock in zip(frames, wanted.numpy(), strict=True):
-        ours = resize_frame(frame, (side, side), "bilinear")
+        ours = resize(frame)
         assert ours.dtype == np.uint8
         np.testing.assert_array_equal(ours, stock)
 
@@ -86,7 +87,7 @@ def test_the_stock_processor_itself_agrees(tmp_path):
         np.save(path.with_suffix(".npy"), fine_pattern(height, width)[None])
     subprocess.run([sys.executable, "-c", STOCK, *files], check=True, capture_output=True)
     for path, (height, width, side) in files.items():
-        ours = resize_frame(fine_pattern(height, width), (side, side), "bilinear")
+        ours = Resizer((side, side), "bilinear")(fine_pattern(height, width))
         np.testing.assert_array_equal(ours, np.load(path.with_suffix(".npy"))[0])
 
 
