@@ -61,7 +61,7 @@ class Resizer:
         import torch
         from torch.nn import functional
 
-        planes = torch.from_numpy(frame).permute(2, 0, 1)[None]
+        planes = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
         if self._pixels is None or self._pixels.shape != planes.shape:
             self._pixels = torch.empty(planes.shape, dtype=torch.float32)
         self._pixels.copy_(planes)
