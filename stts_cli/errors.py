@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 
 # how safetensors and torch.save say that a disk is full or a folder read-only; they raise no OSError
-_NOT_WRITTEN = ("I/O error", "(os error", "PytorchStreamWriter", "No space left", "Read-only file system")
+_NOT_WRITTEN = ("I/O error", "(os error", "inline_container", "No space left", "Read-only file system")
 
 
 class SttsError(Exception):

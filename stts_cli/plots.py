@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import EnvironmentFailure, InputError, install_hint
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
 from stts_cli.text import printable
 
 STAGES = {
@@ -38,14 +38,14 @@ def check_target(path: str, flag: str = "--plot") -> None:
         flag: who asks, for the message.
 
     Raises:
-        InputError: not a .png, or its folder does not exist.
-        EnvironmentFailure: matplotlib is not installed.
+        InputError: not a .png.
+        EnvironmentFailure: its folder does not exist, or matplotlib is not installed.
     """
     target = Path(path).expanduser()
     if target.suffix.lower() != ".png" or target.is_dir():
         raise InputError(f"{flag} is '{path}' -> a file that ends in .png -> change it")
     if not target.absolute().parent.is_dir():
-        raise InputError(f"{flag} is '{path}' -> its folder does not exist -> make it first")
+        raise EnvironmentFailure(f"{flag} {path}: cannot be written, its folder does not exist.")
     if importlib.util.find_spec("matplotlib") is None:
         raise EnvironmentFailure(f"{flag} needs matplotlib, which is not installed -> {install_hint('plot')}")
 
@@ -58,6 +58,9 @@ def picture(path: str | Path, *, size: tuple[float, float], dpi: int = 120) -> I
         path: the .png file; replaced when there is one.
         size: width and height in inches.
         dpi: pixels an inch.
+
+    Raises:
+        EnvironmentFailure: the file cannot be written.
 
     Yields:
         The matplotlib figure. Names are drawn as they are: a $ starts no formula.
@@ -74,7 +77,8 @@ def picture(path: str | Path, *, size: tuple[float, float], dpi: int = 120) -> I
         text.set_text(printable(text.get_text()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
-        figure.savefig(Path(path).expanduser())
+        with writing(path):
+            figure.savefig(Path(path).expanduser())
 
 
 def plot(document: dict[str, Any], path: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stts_cli import plots
+from stts_cli.errors import writing
 
 MAX_FRAMES = 48  # a sheet of more cannot be read; frames are then taken evenly
 DIM = 0.22  # brightness of what was dropped
@@ -92,4 +93,5 @@ def save_kept(
         for time, mask in zip(timestamps_s, keep_mask, strict=True)
     ]
     document = {"windows_per_frame": keep_mask.shape[1], "frames": kept}
-    target.with_suffix(".json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+    with writing(target.with_suffix(".json")):
+        target.with_suffix(".json").write_text(json.dumps(document) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stts_cli import visual
-from stts_cli.errors import InputError
+from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.pruning.windows import window_index
 
 
@@ -48,7 +48,7 @@ def test_a_sheet_and_its_indices_are_written(num_frames, tmp_path):
 def test_a_place_that_cannot_be_written_is_named_with_its_flag(tmp_path):
     with pytest.raises(InputError, match=r"--save-kept is 'kept\.jpg' -> a file that ends in \.png"):
         visual.check_target("kept.jpg")
-    with pytest.raises(InputError, match=r"--save-kept .* its folder does not exist"):
+    with pytest.raises(EnvironmentFailure, match=r"--save-kept .* its folder does not exist"):
         visual.check_target(str(tmp_path / "nowhere" / "kept.png"))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import InputError, writing
 from stts_cli.text import to_json
 
 Row = dict[str, Any]
@@ -41,6 +41,7 @@ class Journal:
 
     Raises:
         InputError: the folder holds a run with other settings, or something else.
+        EnvironmentFailure: here and below, something cannot be written.
     """
 
     def __init__(self, folder: Path | None, config: Mapping[str, Any], rank: int = 0) -> None:
@@ -53,10 +54,8 @@ class Journal:
         self._path: Path | None = None
         if folder is None:
             return
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--output {folder} cannot be made ({error.strerror}) -> name another folder") from error
         for path in [folder / MERGED, *sorted(folder.glob(PART))]:
             if path.exists():
                 self._take(path)
@@ -70,10 +69,12 @@ class Journal:
         """
         if self._path is None:
             return
-        self._file = self._path.open("a+b")
+        with writing(self._path):
+            self._file = self._path.open("a+b")
         _lock(self._file, self._path)
         lines = _read(self._path)
-        self._file.truncate(sum(len(line.text) for line in lines))
+        with writing(self._path):
+            self._file.truncate(sum(len(line.text) for line in lines))
         if _config_of(lines) != self._config:
             self._write({"config": self._config})
 
@@ -95,8 +96,9 @@ class Journal:
     def close(self) -> None:
         """Stop writing; the file stays."""
         if self._file:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with writing(self._path):
+                file.close()
 
     def merge(self, rows: Iterable[Row]) -> None:
         """Write all answers of a finished run into one file and delete the processes' own.
@@ -107,25 +109,22 @@ class Journal:
         self.close()
         if self.folder is None:
             return
-        if self._bad:
-            with (self.folder / BAD).open("ab") as file:
-                file.writelines(line.rstrip(b"\n") + b"\n" for line in self._bad)
         part = self.folder / f".{MERGED}.part"
-        with part.open("w", encoding="utf-8") as file:
-            for row in ({"config": self._config}, *rows):
-                file.write(to_json(row) + "\n")
-        os.replace(part, self.folder / MERGED)
-        for path in self.folder.glob(PART):
-            path.unlink()
+        with writing(self.folder / MERGED):
+            if self._bad:
+                with (self.folder / BAD).open("ab") as file:
+                    file.writelines(line.rstrip(b"\n") + b"\n" for line in self._bad)
+            with part.open("w", encoding="utf-8") as file:
+                for row in ({"config": self._config}, *rows):
+                    file.write(to_json(row) + "\n")
+            os.replace(part, self.folder / MERGED)
+            for path in self.folder.glob(PART):
+                path.unlink()
 
     def _write(self, row: Row) -> None:
-        try:
+        with writing(self._path):
             self._file.write(to_json(row).encode() + b"\n")
             self._file.flush()
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"{self._path} cannot be written ({error.strerror}) -> make room there; the same command goes on"
-            ) from error
 
     def _take(self, path: Path) -> None:
         lines = _read(path)

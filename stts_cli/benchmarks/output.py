@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from stts_cli.errors import writing
 from stts_cli.text import printable, to_json
 
 Document = dict[str, Any]
@@ -30,12 +31,20 @@ def write_results(document: Document, folder: Path) -> None:
     Args:
         document: of a benchmark, or of a suite.
         folder: made if it is not there.
+
+    Raises:
+        EnvironmentFailure: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    short = without_samples(document)
-    (folder / "results.json").write_text(to_json(short, indent=2) + "\n", encoding="utf-8")
-    (folder / "results.md").write_text("\n".join(markdown(document)) + "\n", encoding="utf-8")
-    (folder / "plot.svg").write_text(plot(document), encoding="utf-8")
+    texts = {
+        "results.json": to_json(without_samples(document), indent=2) + "\n",
+        "results.md": "\n".join(markdown(document)) + "\n",
+        "plot.svg": plot(document),
+    }
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        with writing(folder / name):
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def without_samples(document: Document) -> Document:

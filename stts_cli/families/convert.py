@@ -35,7 +35,7 @@ import yaml
 from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 
-from stts_cli.errors import InputError, SttsError
+from stts_cli.errors import InputError, SttsError, writing
 from stts_cli.families.checkpoints import EXAMPLE, TRAINING_CONFIG_FILE, TRAINING_WEIGHTS_FILE, base_chain
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, build_scorer
@@ -327,7 +327,8 @@ def _write_weights(
             old = names[name]
             value = weights.pop(old) if last[old] == name else weights[old].clone()
             tensors[name] = value.to(dtype)
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        with writing(folder / file):
+            save_file(tensors, folder / file, metadata={"format": "pt"})
         for value in tensors.values():
             total += value.nbytes
             dtypes[str(value.dtype)] = dtypes.get(str(value.dtype), 0) + value.numel()
@@ -347,7 +348,8 @@ def _write_scorer(
     kept = _DTYPES[dtype] if dtype else next(iter(weights.values())).dtype
     scorer = build_scorer(weights, scorer_sizes(config.vision_config), where)
     tensors = {name: value.to(kept).contiguous() for name, value in scorer.state_dict().items()}
-    save_file(tensors, folder / SCORER_FILE, metadata={"format": "pt"})
+    with writing(folder / SCORER_FILE):
+        save_file(tensors, folder / SCORER_FILE, metadata={"format": "pt"})
 
 
 def _copy_base(base: Path, folder: Path, dtype: str, special: bool) -> None:

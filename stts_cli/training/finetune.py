@@ -18,7 +18,7 @@ from typing import Any
 
 from stts_cli import __version__
 from stts_cli.budget import check_prune_layer
-from stts_cli.errors import EnvironmentFailure, InputError, install_hint
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
 from stts_cli.resize import DECODER, NOTE, choose_filter
 from stts_cli.training.run_folder import (
     CHECKPOINTS,
@@ -420,7 +420,8 @@ def _before(
         arms["temporal"] = (arms["pruned"][0], "temporal")  # what an untrained model does without training
     before: dict[str, Any] = trainer.measure(arms)
     if first:
-        record.parent.mkdir(parents=True, exist_ok=True)
+        with writing(record):
+            record.parent.mkdir(parents=True, exist_ok=True)
         write_whole(record, before)
     return before
 
@@ -435,8 +436,9 @@ def _finish(out: Path, trainer: Any, document: dict[str, Any]) -> None:
     if not trainer.is_world_process_zero():
         return
     half = trainer.settings.train == "full" and _stored_dtype(trainer.settings.model) == "bfloat16"
-    trainer._write(out, state_dict, torch.bfloat16 if half else None, _without_paths(document))
-    (out / "README.md").write_text(model_card(document), encoding="utf-8")
+    with writing(out):
+        trainer._write(out, state_dict, torch.bfloat16 if half else None, _without_paths(document))
+        (out / "README.md").write_text(model_card(document), encoding="utf-8")
 
 
 def _without_paths(document: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import InputError
+from stts_cli.errors import InputError, writing
 from stts_cli.training.finetune import Data, checkpoint_of, describe, finetune, load_base
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, RUN_FILE, Report, RunLog, check_folder, claim
 from stts_cli.training.settings import NANO_STAGES as STAGES
@@ -125,7 +125,8 @@ def _write_start(folder: Path, seed: int) -> None:
     tokenizer = build_tokenizer()
     model = build_nano(tokenizer, seed)
     whiten_patch_embedding(model, seed)
-    export_nano(model, tokenizer, folder, prune_layer=PRUNE_LAYER)
+    with writing(folder):
+        export_nano(model, tokenizer, folder, prune_layer=PRUNE_LAYER)
 
 
 def _pretrain(settings: FinetuneSettings, folder: Path, *, resume: bool, device: str, report: Report) -> dict[str, Any]:
@@ -198,11 +199,13 @@ def _publish(stage: Path, out: Path) -> None:
     """Copy the last stage's result into the run's own folder, under its name and without this machine's paths."""
     from stts_cli.families.settings import SETTINGS_FILE
 
-    for path in stage.iterdir():
-        if path.is_file() and path.name not in (RUN_FILE, LOG_FILE, SETTINGS_FILE):
-            shutil.copyfile(path, out / path.name)
+    with writing(out):
+        for path in stage.iterdir():
+            if path.is_file() and path.name not in (RUN_FILE, LOG_FILE, SETTINGS_FILE):
+                shutil.copyfile(path, out / path.name)
     document = json.loads((stage / SETTINGS_FILE).read_text(encoding="utf-8"))
     training = document["training"]
     training["model"] = training["settings"]["model"] = Path(training["model"]).name
     text = json.dumps({"name": "nano", **document}, indent=2)
-    (out / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
+    with writing(out / SETTINGS_FILE):
+        (out / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stts_cli.errors import InputError
+from stts_cli.errors import EnvironmentFailure, InputError, writing
 
 RUN_FILE, LOG_FILE, CHECKPOINTS = "run.json", "log.jsonl", "checkpoints"
 SAVING = ".saving"  # a checkpoint stands here until it is whole
@@ -29,6 +29,7 @@ def check_folder(folder: Path, settings: dict[str, Any], *, resume: bool, first:
 
     Raises:
         InputError: it does, or it holds this run and `resume` is not given.
+        EnvironmentFailure: it is a file.
     """
     record = folder / RUN_FILE
     if record.is_file():
@@ -45,7 +46,7 @@ def check_folder(folder: Path, settings: dict[str, Any], *, resume: bool, first:
                 f"{folder} holds this run already -> add --resume to go on with it, or choose another --output"
             )
     elif folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file -> a folder for the result -> choose another --output")
+        raise EnvironmentFailure(f"--output {folder}: cannot be written, it is a file.")
     elif folder.is_dir() and any(folder.iterdir()) and first:
         raise InputError(f"{folder} is not empty and holds no run -> choose another --output, or empty it")
 
@@ -57,7 +58,8 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         folder: made if needed.
         settings: plain data that says which run this is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RUN_FILE, settings)
     shutil.rmtree(folder / CHECKPOINTS / SAVING, ignore_errors=True)
 
@@ -134,8 +136,9 @@ def write_whole(path: Path, document: dict[str, Any]) -> None:
         document: plain data.
     """
     part = path.with_name(f".{path.name}")
-    part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with writing(path):
+        part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        os.replace(part, path)
 
 
 class RunLog:
@@ -152,6 +155,6 @@ class RunLog:
     def __call__(self, event: dict[str, Any]) -> None:
         """Take one event."""
         if event["event"] in ("start", "log", "evaluation", "done"):
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
         self.report(event)

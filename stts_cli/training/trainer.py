@@ -27,7 +27,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from stts_cli.device import keep_freed_memory, resident_bytes, resolve_device
-from stts_cli.errors import EnvironmentFailure, InputError, suggest
+from stts_cli.errors import EnvironmentFailure, InputError, suggest, writing
 from stts_cli.training.clips import collate
 from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import Step, TrainingModel, is_out_of_memory
@@ -265,7 +265,8 @@ class SttsTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.args.output_dir = str(run / SAVING)
         try:
-            super()._save_checkpoint(model, trial)
+            with writing(run / SAVING):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.output_dir, self.args.save_total_limit = str(run), limit
         self.accelerator.wait_for_everyone()
@@ -273,9 +274,10 @@ class SttsTrainer(Trainer):
         if best:
             self.state.best_model_checkpoint = str(run / f"{PREFIX_CHECKPOINT_DIR}-{best}")
         if self.args.should_save:
-            self.state.save_to_json(str(run / SAVING / place / "trainer_state.json"))
-            shutil.rmtree(run / place, ignore_errors=True)
-            os.replace(run / SAVING / place, run / place)
+            with writing(run / place):
+                self.state.save_to_json(str(run / SAVING / place / "trainer_state.json"))
+                shutil.rmtree(run / place, ignore_errors=True)
+                os.replace(run / SAVING / place, run / place)
             shutil.rmtree(run / SAVING, ignore_errors=True)
             latest = [step_of(one) for one in checkpoints_of(run)][-(limit or 1) :]
             rotate_checkpoints(

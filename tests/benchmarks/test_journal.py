@@ -1,13 +1,11 @@
 """What is written is there after a crash, and an answer of other settings never passes for one of this run."""
 
-import contextlib
 import json
-from pathlib import Path
 
 import pytest
 
 from stts_cli.benchmarks.journal import ANSWERED, FIELDS, Journal, check_same
-from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.errors import InputError
 
 CONFIG = {"bench": "x", "arms": {"pruned": {"keep_ratio": 0.5}}}
 
@@ -174,20 +172,3 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     journal.merge(rows(1))
     assert journal.is_done("pruned", "1")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"--output .* cannot be made"):
-        Journal(tmp_path / "file", CONFIG)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_told(tmp_path):
-    (tmp_path / "samples.rank0.jsonl").symlink_to("/dev/full")
-    journal = Journal.__new__(Journal)
-    journal._path, journal._config, journal._file = tmp_path / "samples.rank0.jsonl", CONFIG, open("/dev/full", "wb")
-    with pytest.raises(EnvironmentFailure, match=r"cannot be written .No space left on device. .* goes on"):
-        journal._write({"config": CONFIG})
-    with contextlib.suppress(OSError):
-        journal.close()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stts_cli import pipeline
-from stts_cli.errors import InputError
+from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.training import finetune as module
 from stts_cli.training.finetune import finetune
@@ -187,7 +187,9 @@ def test_output_folders_that_hold_something_else(untrained, base, videos_jsonl, 
     refused(one, full, rf"{full} is not empty and holds no run -> choose another --output, or empty it")
     file = tmp_path / "file"
     file.write_text("mine")
-    refused(one, file, rf"{file} is a file -> a folder for the result -> choose another --output")
+    with pytest.raises(EnvironmentFailure, match=r"file: cannot be written, it is a file\."):
+        finetune(one, file, device="cpu")
+    assert file.read_text() == "mine"
 
 
 @pytest.fixture(scope="module")

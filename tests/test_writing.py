@@ -1,0 +1,75 @@
+"""What cannot be written ends in one sentence with its path and exit code 3, whoever writes and however it fails."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from stts_cli import plots, visual
+from stts_cli.benchmarks.journal import Journal
+from stts_cli.benchmarks.output import write_results
+from stts_cli.errors import EnvironmentFailure
+from stts_cli.training.run_folder import RunLog, claim
+from tests.benchmarks.test_journal import CONFIG, rows
+from tests.benchmarks.test_suite import document
+
+resource = pytest.importorskip("resource")
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size):
+    """Let every write beyond so many bytes fail, as a full disk does (which a test has no right to make)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def journal(folder):
+    one = Journal(folder, CONFIG)
+    one.open()
+    one.append(rows(1)[0])
+
+
+def merged(folder):
+    Journal(folder, CONFIG).merge(rows(*range(99)))
+
+
+def picture(folder):
+    with plots.picture(folder / "x.png", size=(2, 2)) as figure:
+        figure.suptitle("a title")
+
+
+def kept(folder):
+    frames, mask = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 4), bool)
+    visual.save_kept(str(folder / "x.png"), frames, [0.0, 0.5], mask, np.zeros((4, 4), int), "a title")
+
+
+WRITERS = {
+    "samples.rank0.jsonl": journal,
+    "samples.jsonl": merged,
+    "results.json": lambda folder: write_results(document(), folder),
+    "x.png": picture,
+    " x.png": kept,
+    "run.json": lambda folder: claim(folder, {"a": "b" * 99}),
+    "log.jsonl": lambda folder: RunLog(folder / "log.jsonl", print)({"event": "log", "loss": "1" * 99}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_is_full_is_named_with_the_file(tmp_path, name):
+    with no_file_larger_than(64), pytest.raises(EnvironmentFailure) as caught:
+        WRITERS[name](tmp_path)
+    assert str(caught.value) == f"{tmp_path / name.strip()}: cannot be written (File too large)."
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_that_is_a_file_is_named(tmp_path, name):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(EnvironmentFailure, match=r"/out\b.*: cannot be written \(\w"):
+        WRITERS[name](tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
