@@ -201,11 +201,12 @@ def test_the_name_alone_shows_the_help():
 
 
 @pytest.mark.parametrize("arguments", [["ask"], ["ask", "x.mp4"], ["ask", "x.mp4", "q", "--nonsense"], ["nonsense"]])
-def test_a_wrong_command_line_is_exit_2(arguments):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "Usage" in done.stderr
+def test_a_wrong_command_line_is_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert "Usage" in err
 
 
 def test_a_traceback_is_shown_only_when_asked_for():

@@ -292,6 +292,7 @@ def test_a_device_is_checked(monkeypatch):
         device_module.resolve_device("cuda")
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_what_was_held_and_forgets_what_was_before():
     """In a process of its own: one that has trained keeps the memory it frees (`device.keep_freed_memory`)."""
     script = """

@@ -123,6 +123,7 @@ def measured(**changes):
     return profiling.profile(**{**settings, **changes})
 
 
+@pytest.mark.slow
 def test_the_document(capsys):
     document = measured(frames=[4, 8])
     json.dumps(document, allow_nan=False)

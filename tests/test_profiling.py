@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -181,6 +178,7 @@ def test_frames_are_repeated_and_said_to_be(clip_file):
     assert "stamped 0.5 s apart" in about["text"]
 
 
+@pytest.mark.slow
 def test_nothing_pruned_is_not_a_gain():
     (point,) = measured(scorer="none", keep_ratios=[0.5, 0.3])["points"]
     assert point["changes_nothing"] is True
@@ -324,6 +322,7 @@ def test_flash_attn_by_name_without_the_package(monkeypatch):
     assert error.value.exit_code == 3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_profiled_with_its_own_settings(tiny_checkpoint, clip_file):
     architecture = profiling.architecture_of(str(tiny_checkpoint))
     loaded = passes.build(make_job(model=str(tiny_checkpoint)))
@@ -360,14 +359,10 @@ def test_a_stock_checkpoint_has_no_learned_scorer(tiny_checkpoint, tmp_path):
         profiling.architecture_of(str(tmp_path))
 
 
-def test_the_command_prints_one_document_and_nothing_else():
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "stts_cli.cli", "profile", "--shape", "nano", "--frames", "4", "--repeats", "1",
-            "--no-memory", "--json",
-        ],
-        cwd=Path(__file__).parent.parent, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["points"][0]["num_frames"] == 4
-    assert "random weights: timings only" in done.stderr
+def test_the_command_prints_one_document_and_nothing_else(capfd):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["profile", "--shape", "nano", "--frames", "4", "--repeats", "1", "--no-memory", "--json"])
+    out, err = capfd.readouterr()
+    assert end.value.code == 0, err
+    assert json.loads(out)["points"][0]["num_frames"] == 4
+    assert "random weights: timings only" in err

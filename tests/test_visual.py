@@ -31,7 +31,7 @@ def test_what_was_dropped_is_dark_and_what_was_kept_is_as_it_was():
     assert (dark[1][4:] <= frames[1][4:] * visual.DIM).all()
 
 
-@pytest.mark.parametrize("num_frames", [1, 3, visual.MAX_FRAMES + 5])
+@pytest.mark.parametrize("num_frames", [1, 3, pytest.param(visual.MAX_FRAMES + 5, marks=pytest.mark.slow)])
 def test_a_sheet_and_its_indices_are_written(num_frames, tmp_path):
     frames = np.full((num_frames, 12, 12, 3), 200, np.uint8)
     keep = np.arange(num_frames * 4).reshape(num_frames, 4) % 3 == 0

@@ -19,6 +19,7 @@ def request(path, **source):
     return ReadRequest(Source(path, **source), 4, 2.0, (24, 32))
 
 
+@pytest.mark.slow
 def test_workers_return_what_reading_here_returns_in_order(write_video, tmp_path):
     paths = [write_video(f"r{count}.mp4", num_frames=count) for count in (10, 20, 30)]
     requests = [request(path) for path in [*paths, tmp_path / "missing.mp4", paths[0]]]

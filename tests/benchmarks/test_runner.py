@@ -191,6 +191,7 @@ def test_a_broken_video_is_an_error_row_and_is_tried_again(items_file, arms, tmp
         run_file(items_file, arms)
 
 
+@pytest.mark.slow
 def test_a_video_that_hangs_is_an_error_row(items_file, arms, monkeypatch, tmp_path, late_once_hanging):
     monkeypatch.setattr(reader, "_serve", workers.serve_all_but_two)
     late_once_hanging(items_file.parent)

@@ -21,6 +21,8 @@ from stts_cli.training.nano_vision import VisionFrames, VisionModel, connector_f
 from stts_cli.training.optimizers import make_groups
 from stts_cli.training.settings import FinetuneSettings, read_stages
 
+pytestmark = pytest.mark.slow  # tests/shapes, and training on real rows, are in the fast tier
+
 PRESET = presets_folder() / "training" / "nano.yaml"
 
 
@@ -179,7 +181,6 @@ def test_the_presets_rates():
             assert group["weight_decay"] == decay, (stage, part)
 
 
-@pytest.mark.slow
 def test_four_stages_leave_a_model_that_answers(tmp_path, small):
     out, events = tmp_path / "out", []
     document = nano.train_nano(_tiny(), {}, out, device="cpu", report=events.append)
