@@ -155,6 +155,21 @@ def test_memory_grows_with_what_is_kept():
     assert narrow.memory["dense"]["weights"] * 2 == half.memory["dense"]["weights"]
 
 
+def test_memory_by_hand():
+    """Eight frames in float32: weights; pixels, what was scored and two layers of features, and a chunk's block."""
+    (point,), (step,) = plan(frames=[8]), plan(frames=[8], train=True)
+    s = NANO.sizes()
+    weights, patches = 4 * NANO.num_parameters(), 8 * s.num_patches
+    assert point.memory["dense"]["weights"] == weights
+    assert step.memory["dense"]["weights"] == 4 * weights  # gradients and two moments
+    chunk = patches * (4 * s.vit_width + 2 * s.vit_mlp)
+    for arm, layers in (("dense", 2), ("pruned", 1 + 2 * 0.5)):
+        assert point.memory[arm]["vit"] == 4 * (patches * (s.patch_dim + layers * s.vit_width) + chunk)
+        parts = point.memory[arm]
+        assert parts["frames"] == 8 * NANO.frame_size[0] * NANO.frame_size[1] * 3
+        assert parts["total"] == weights + parts["frames"] + max(parts["vit"], parts["llm"])
+
+
 def test_training_memory_counts_the_blocks_behind_the_given_prune_layer():
     """Two blocks more that see all patches; of a block's activations each patch holds so many numbers."""
     early, late = (plan(prune_layer=layer, train=True, on_gpu=True)[0].memory for layer in (3, 5))

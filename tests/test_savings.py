@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from stts_cli.savings import CONVENTION, ModelShape, count
+from stts_cli.savings import CONVENTION, ModelShape, count, count_training
 
 MOLMO2_4B = ModelShape(
     patch_dim=588, num_patches=729, num_windows=81, window_size=9, vit_blocks=25, vit_width=1152, vit_heads=16,
@@ -157,6 +157,17 @@ def test_attention_is_quadratic_in_each_frames_own_count():
     even = count(MOLMO2_4B, 4, [40, 40, 40, 40], 400, 240, 3, 1).flops["ViT packed blocks"][1]
     uneven = count(MOLMO2_4B, 4, [80, 80, 0, 0], 400, 240, 3, 1).flops["ViT packed blocks"][1]
     assert uneven - even == 20 * 4 * 16 * 72 * (2 * 720**2 - 4 * 360**2)
+
+
+def test_a_training_step_by_hand():
+    answered = count(MOLMO2_4B, 2, [81, 41], 180, 140, 3, 1)
+    step = count_training(MOLMO2_4B, 2, [81, 41], 180, 140, 11, 3)
+    head = 2 * 2560 * 151936
+    assert step.flops["LLM"] == tuple(flops + 10 * head for flops in answered.flops["LLM prefill"])
+    forward = {name: row for name, row in step.flops.items() if name != "backward"}
+    for arm in (0, 1):  # pixels need no gradient
+        total = sum(row[arm] for row in forward.values())
+        assert step.flops["backward"][arm] == 2 * total - step.flops["patch embedding"][arm]
 
 
 def test_document():

@@ -74,3 +74,9 @@ def test_no_gradient_into_features():
     x = torch.randn(3, 16, 6, requires_grad=True)
     temporal_loss(torch.rand(3, 4, requires_grad=True), x, window_index(4, 4, 2, 2), [3]).backward()
     assert x.grad is None
+
+
+def test_the_target_does_not_depend_on_the_features_size():
+    x = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
+    index = window_index(4, 4, 2, 2)
+    torch.testing.assert_close(temporal_target(1e-3 * x, index, [3]), temporal_target(x, index, [3]))

@@ -5,7 +5,7 @@ from stts_cli.budget import first_fit_descending
 from stts_cli.errors import InputError
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.pruned_vit import prune_and_encode
-from stts_cli.pruning.scorer import TokenScorer
+from stts_cli.pruning.scorer import TokenScorer, reference_scores
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window, window_index
 
@@ -75,11 +75,24 @@ def test_equals_masked_dense_path(setting, keep_ratio, rescale, packing, chunk):
                 torch.testing.assert_close(out.features[slot], features[t, patch], atol=2e-5, rtol=2e-5)
 
 
+def test_the_bias_has_the_given_floor(setting):
+    blocks, hidden, scorer = setting
+    plain, floored, off = (
+        encode(blocks, hidden, scorer, 0.5, LENGTHS, feature_layers=[2, 4], **options).features
+        for options in ({}, {"bias_floor": 1.0}, {"bias_rescale": None})
+    )
+    torch.testing.assert_close(floored, off)  # log(1) is no bias
+    assert not torch.allclose(plain, off, atol=1e-3)
+
+
 @pytest.mark.parametrize("scorer_name", ["learned", "temporal", "reference", "random", "tome"])
 def test_a_video_that_drops_nothing_is_stock_beside_one_that_does(setting, scorer_name):
     blocks, hidden, learned = setting
     scorer = learned if scorer_name == "learned" else scorer_name
-    out = encode(blocks, hidden, scorer, 0.5, [3, 7], prune_from_frame=3)
+    out = encode(blocks, hidden, scorer, 0.5, [3, 7], prune_from_frame=3, return_hidden=True)
+    if scorer_name == "reference":
+        assert torch.equal(out.scores, reference_scores(out.scored_hidden, INDEX, [3, 7], 0.5, 3))
+        assert not torch.equal(out.scores, reference_scores(out.scored_hidden, INDEX, [3, 7], 0.5))
     dense = encode(blocks, hidden[:3], "none")
     assert out.keep_mask[:3].all()
     assert int((~out.keep_mask).sum()) == 12  # half of the windows of 7 - 3 frames

@@ -91,19 +91,38 @@ def naive_reference(x, index, keep_total, threshold=0.85):
         threshold -= 0.05
 
 
-@pytest.mark.parametrize("keep_ratio", [0.9, 0.5, 0.25])
-def test_reference_equals_a_loop(keep_ratio):
+@pytest.mark.parametrize(("keep_ratio", "prune_from_frame"), [(0.9, 0), (0.5, 0), (0.25, 0), (0.25, 4)])
+def test_reference_equals_a_loop(keep_ratio, prune_from_frame):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 16, 8, generator=generator) + 0.7 * torch.randn(6, 16, 8, generator=generator)
     index = window_index(4, 4, 2, 2)
-    total = 24 - int(torch.tensor(1 - keep_ratio) * 24)
+    total = 24 - int(torch.tensor(4 * (1 - keep_ratio)) * (6 - prune_from_frame))
     changed, change = naive_reference(x, index, total)
-    scores = reference_scores(x, index, [6], keep_ratio)
+    scores = reference_scores(x, index, [6], keep_ratio, prune_from_frame)
     for (t, w), moved in changed.items():
         assert scores[t, w].item() == pytest.approx(change[t, w] / 2 + moved, abs=1e-5)
-    keep = select_windows(scores, keep_ratio, [6])
+    keep = select_windows(scores, keep_ratio, [6], prune_from_frame)
     assert int(keep.sum()) == total
     assert all(bool(keep[place]) for place, moved in changed.items() if moved)
+
+
+def turning(*cosines):
+    """Frames of one window of one patch, each with the given cosine to the first."""
+    return torch.tensor([[[c, (1 - c * c) ** 0.5]] for c in (1.0, *cosines)])
+
+
+def test_reference_counts_as_changed_below_085_and_stops_at_the_budget():
+    index = window_index(1, 1, 1, 1)
+    assert (reference_scores(turning(0.84, 1.0), index, [3], 1.0) > 1).tolist() == [[True], [True], [True]]
+    assert (reference_scores(turning(0.86, 1.0), index, [3], 1.0) > 1).tolist() == [[True], [False], [False]]
+    assert (reference_scores(turning(0.0), index, [2], 1.0, threshold=0.0) > 1).tolist() == [[True], [False]]
+    # two of four may stay and two have changed: the threshold has no reason to fall
+    assert (reference_scores(turning(1.0, 0.8, 0.8), index, [4], 0.5) > 1).tolist() == [
+        [True],
+        [False],
+        [True],
+        [False],
+    ]
 
 
 def test_reference_keeps_drift_that_temporal_misses():

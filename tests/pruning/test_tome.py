@@ -46,6 +46,20 @@ def test_sizes_weigh():
     torch.testing.assert_close(merge(x)[1, INDEX[survivor]], x[1][INDEX].mean(0))
 
 
+def test_a_slot_that_a_border_window_leaves_empty_does_not_weigh():
+    index = window_index(5, 5, 2, 2)
+    keep, merge = merge_windows(torch.randn(3, 25, 8, generator=torch.Generator().manual_seed(0)), index, [14], [3])
+    assert int(keep.sum()) == 27 - 14
+    constant = torch.full((3, 25, 8), 3.0)
+    torch.testing.assert_close(merge(constant), constant)
+
+
+def test_of_equal_pairs_the_first_merge():
+    x = torch.ones(2, 16 * 16, 4)
+    keep, _ = merge_windows(x, window_index(16, 16, 2, 2), [10], [2])
+    assert (~keep[1]).nonzero().flatten().tolist() == list(range(0, 20, 2))
+
+
 def test_last_window_of_a_frame_stays():
     keep, _ = merge_windows(torch.randn(2, 16, 8), INDEX, [4], [2])
     assert int(keep[1].sum()) == 1
