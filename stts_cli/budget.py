@@ -42,7 +42,7 @@ def check_prune_layer(prune_layer: int, num_blocks: int) -> None:
         )
 
 
-def num_asked(num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int = 0) -> int:
+def num_asked(num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int) -> int:
     """Count the windows that a keep ratio asks one video to drop.
 
     Args:

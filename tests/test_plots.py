@@ -11,9 +11,11 @@ from tests.test_report_profile import make_document, make_point
 
 
 def test_a_target_that_cannot_be_drawn_is_told_first(tmp_path, monkeypatch):
-    for path in (tmp_path / "x.pdf", tmp_path, tmp_path / "nowhere" / "x.png"):
+    for path in (tmp_path / "x.pdf", tmp_path):
         with pytest.raises(InputError, match="--plot is"):
             plots.check_target(str(path))
+    with pytest.raises(EnvironmentFailure, match=r"^--plot .*nowhere/x.png: cannot be written"):
+        plots.check_target(str(tmp_path / "nowhere" / "x.png"))
     monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFailure, match=r"pip install '\.\[plot\]'") as error:
         plots.check_target(str(tmp_path / "x.png"))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stts_cli import estimate, pipeline, profiling
+from stts_cli import cli, estimate, pipeline, profiling
 from stts_cli.architectures import load_architecture
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family

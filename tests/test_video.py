@@ -46,6 +46,24 @@ def test_sampling_follows_time_not_index():
     assert video.sample_indices(times, 3, 2.0) == [0, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("times", "num_frames", "max_fps", "expected"),
+    [
+        ([0.0, 1.0, 2.0, 3.0], 3, 9.0, [0, 2, 3]),  # 1.5 s is as near to frame 1 as to frame 2: the later is taken
+        ([0.0, 1.0, 2.0, 3.0, 4.0], 20, 2.0, [0, 1, 2, 3, 4]),  # 0.5 s too
+        ([0.0, 0.75, 2.25, 3.0], 3, 9.0, [0, 2, 3]),
+        ([0.0, 0.75, 2.5, 3.0], 3, 9.0, [0, 1, 3]),  # 0.75 s is nearer to 1.5 s than 2.5 s
+        ([0.0, 0.5, 2.25, 3.0], 3, 9.0, [0, 2, 3]),
+        ([8.0, 9.0, 10.0, 11.0], 2, 9.0, [0, 3]),  # a clip that does not begin at 0
+        ([8.0, 9.0, 10.0, 11.0], 9, 0.5, [0, 2, 3]),
+        ([8.0, 8.5, 9.0, 9.5, 10.0], 3, 1.0, [0, 2, 4]),  # fits the budget to the frame
+        ([5.0], 4, 1.0, [0]),
+    ],
+)
+def test_the_nearest_frame_is_taken_and_of_two_as_near_the_later(times, num_frames, max_fps, expected):
+    assert video.sample_indices(times, num_frames, max_fps) == expected
+
+
 @pytest.mark.parametrize(("num_frames", "max_fps"), list(itertools.product([1, 2, 3, 7, 64], [0.3, 1.0, 2.0, 7.5])))
 def test_sampling_keeps_both_promises(num_frames, max_fps):
     for length in (1, 2, 3, 29, 300):

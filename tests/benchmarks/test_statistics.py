@@ -124,6 +124,31 @@ def test_a_question_may_count_in_several_groups_and_durations_are_in_order():
     assert list(result["groups"]["duration"]) == ["15 s", "600 s"]
 
 
+def test_a_summary_in_full():
+    rows = [
+        row(1, 1, video="v", task="x"), row(2, 0, video="v", task="y"), row(3, 1, video="w", task="x"),
+        row(4, None, video="w", task="x", parsed=None), row(5, 1, video="w", counted=False, task="z"),
+        {**row(6, None, video="u", error="broken"), "flops": 1e9, "peak_bytes": 1e9, "visual_tokens": 1e9},
+    ]  # fmt: skip
+    rows[1]["chance"], rows[2]["flops"], rows[2]["peak_bytes"], rows[3]["peak_bytes"] = 0.5, 200.0, 9, None
+    for each in rows[2:5]:
+        each["visual_tokens"] = 30
+    assert summarize(rows, "task") == {
+        "n": 3, "n_total": 6, "n_unscored": 1, "n_left_out": 1, "n_errors": 1, "unparsed_rate": 0.2, "accuracy": 0.5,
+        "headline": "task", "micro": pytest.approx(2 / 3), "interval": mean_interval([1, 0, 1], ["v", "v", "w"]),
+        "macro": {"task": 0.5}, "chance": pytest.approx(1 / 3),
+        "groups": {
+            "task": {"x": {"n": 2, "accuracy": 1.0, "chance": 0.25}, "y": {"n": 1, "accuracy": 0.0, "chance": 0.5}}
+        },
+        "videos": 2, "visual_tokens": 20.0, "flops": 120.0, "peak_bytes": 9,
+    }  # fmt: skip
+    assert summarize(rows, "nothing grouped so")["accuracy"] == pytest.approx(2 / 3)
+    rows[0]["chance"] = None
+    assert summarize(rows, "micro")["chance"] is None
+    nothing = summarize([], "micro")
+    assert (nothing["n"], nothing["accuracy"], nothing["peak_bytes"], nothing["flops"]) == (0, None, None, None)
+
+
 def test_arms_are_compared_on_what_both_answered():
     a = [row(1, 1), row(2, 1), row(3, 0), row(4, 1), row(5, 1)]
     b = [row(1, 1), row(2, 0), row(3, 1), row(4, 0), {**row(5, None, error="broken")}]
@@ -132,6 +157,12 @@ def test_arms_are_compared_on_what_both_answered():
     result = compare(a, b)
     assert (result["n"], result["a"], result["b"], result["difference"]) == (4, 0.75, 0.5, 0.25)
     assert (result["only_a"], result["only_b"]) == (2, 1)
+    assert result["interval"] == mean_interval([0, 1, -1, 1], list("abcd"))
     assert result["mcnemar_p"] == mcnemar_p(2, 1)
     assert result["flops_ratio"] == 0.5
-    assert compare(a, [])["difference"] is None
+    assert compare(a, []) == {
+        "n": 0, "a": None, "b": None, "difference": None, "interval": None, "only_a": 0, "only_b": 0,
+        "mcnemar_p": 1.0, "flops_ratio": None,
+    }  # fmt: skip
+    b[0]["counted"], a[1]["counted"], a[2]["correct"] = False, False, None
+    assert (compare(a, b)["n"], compare(a, b)["only_a"]) == (1, 1)

@@ -1,10 +1,21 @@
+import itertools
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from stts_cli.errors import EnvironmentFailure
-from stts_cli.pruning.attention import choose_kernel, group_frames, log_score_bias, varlen_attention
+from stts_cli.pruning import attention
+from stts_cli.pruning.attention import (
+    batched_attention,
+    choose_kernel,
+    group_frames,
+    log_score_bias,
+    varlen_attention,
+)
 from stts_cli.pruning.windows import window_index
 
 LENGTHS = (16, 3, 9, 9, 1, 12, 4, 16, 8)
@@ -28,7 +39,7 @@ def block_diagonal(q, k, v, lengths, scale):
     return torch.einsum("hmn,nhk->mhk", logits.softmax(-1), v.float())
 
 
-@pytest.mark.parametrize("overhead", [0, 100, 10**9])
+@pytest.mark.parametrize("overhead", [0, 300, 10**9])  # 7 groups, 2 and 1
 @pytest.mark.parametrize("kernel", ["sdpa", "eager", "auto"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 def test_varlen_equals_block_diagonal(kernel, dtype, tolerance, overhead, monkeypatch):
@@ -59,15 +70,29 @@ def test_gpu_kernels_equal_block_diagonal(kernel):
     )
 
 
-@pytest.mark.parametrize("overhead", [0, 50, 10**9])
-def test_groups_hold_each_frame_once(overhead, monkeypatch):
+@pytest.mark.parametrize("lengths", [LENGTHS, (4, 4, 4), (16, 15, 14, 13, 2, 2, 1), (7,)])
+@pytest.mark.parametrize("overhead", [0, 50, 200, 10**9])
+def test_groups_hold_each_frame_once_and_cost_the_least(lengths, overhead, monkeypatch):
+    """Against every way to cut the frames, sorted by length, into runs."""
     monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", overhead)
-    groups = group_frames(LENGTHS)
-    assert sorted(t for g in groups for t in g.token.tolist()) == list(range(sum(LENGTHS)))
-    assert sum(g.num_frames for g in groups) == len(LENGTHS)
-    expected = {0: len(set(LENGTHS)), 10**9: 1}
+    groups = group_frames(lengths)
+    assert sorted(t for g in groups for t in g.token.tolist()) == list(range(sum(lengths)))
+    assert sum(g.num_frames for g in groups) == len(lengths)
+    assert all((g.slot is None) == (g.key_mask is None) == (len(g.token) == g.num_frames * g.length) for g in groups)
+    ordered, num = sorted(lengths, reverse=True), len(lengths)
+    costs = []
+    for cuts in itertools.product([False, True], repeat=num - 1):
+        edges = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), num]
+        costs.append(sum((end - start) * ordered[start] ** 2 + overhead for start, end in itertools.pairwise(edges)))
+    assert sum(g.num_frames * g.length**2 + overhead for g in groups) == min(costs)
+    expected = {0: len(set(lengths)), 10**9: 1}
     if overhead in expected:
         assert len(groups) == expected[overhead]
+
+
+def test_a_group_more_has_to_spare_16384_pairs():
+    assert len(group_frames((129, 16))) == 2  # spares 129^2 - 16^2 = 16385
+    assert len(group_frames((160, 96))) == 1  # 16384, no gain
 
 
 def test_packing_order_changes_nothing():
@@ -81,21 +106,95 @@ def test_packing_order_changes_nothing():
     torch.testing.assert_close(out_moved, out[rows], atol=1e-6, rtol=1e-6)
 
 
-def test_choice_of_kernel():
-    cpu = torch.device("cpu")
-    assert choose_kernel("auto", cpu, torch.bfloat16, True)[0] == "eager"
-    assert choose_kernel("auto", cpu, torch.float32, True)[0] == "sdpa"
-    assert choose_kernel("eager", cpu, torch.float32, False) == ("eager", "")
+NEEDS = "varlen kernels need CUDA and half precision, not {} torch.{}"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "device", "dtype", "needs_grad", "has_flash", "chosen"),
+    [
+        ("auto", "cpu", "bfloat16", True, True, ("eager", "SDPA's bfloat16 backward is slow on the CPU")),
+        ("auto", "cpu", "bfloat16", False, True, ("sdpa", NEEDS.format("cpu", "bfloat16"))),
+        ("auto", "cpu", "float16", True, True, ("sdpa", NEEDS.format("cpu", "float16"))),
+        ("auto", "cpu", "float32", True, True, ("sdpa", NEEDS.format("cpu", "float32"))),
+        ("auto", "mps", "bfloat16", True, True, ("sdpa", NEEDS.format("mps", "bfloat16"))),
+        ("auto", "cuda", "float32", True, True, ("sdpa", NEEDS.format("cuda", "float32"))),
+        ("auto", "cuda", "bfloat16", True, True, ("flash_attn", "")),
+        ("auto", "cuda", "float16", False, False, ("torch_varlen", "flash-attn is not installed")),
+        ("flash_attn", "cuda", "float16", False, True, ("flash_attn", "")),
+        ("torch_varlen", "cuda", "bfloat16", True, False, ("torch_varlen", "")),
+        ("sdpa", "cuda", "bfloat16", True, True, ("sdpa", "")),
+        ("eager", "cpu", "float32", False, False, ("eager", "")),
+    ],
+)
+def test_choice_of_kernel(kernel, device, dtype, needs_grad, has_flash, chosen, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "found" if has_flash else None)
+    assert choose_kernel(kernel, torch.device(device), getattr(torch, dtype), needs_grad) == chosen
+
+
+def test_kernels_that_cannot_run_are_refused(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="'fast' is unknown -> known: auto, flash_attn"):
         choose_kernel("fast", cpu, torch.float32, False)
-    with pytest.raises(ValueError, match="needs CUDA"):
-        choose_kernel("torch_varlen", cpu, torch.float32, False)
-
-
-def test_missing_flash_attention(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs CUDA and half precision, not cpu"):
+        choose_kernel("torch_varlen", cpu, torch.bfloat16, False)
+    with pytest.raises(ValueError, match=r"needs CUDA and half precision, not cuda torch\.float32"):
+        choose_kernel("torch_varlen", cuda, torch.float32, False)
     with pytest.raises(EnvironmentFailure, match=r"pip install '\.\[flash\]'"):
-        choose_kernel("flash_attn", torch.device("cuda"), torch.bfloat16, False)
+        choose_kernel("flash_attn", cuda, torch.bfloat16, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "returns_tuple"), [("flash_attn", False), ("torch_varlen", False), ("torch_varlen", True)]
+)
+def test_what_the_gpu_kernels_are_asked_for(name, returns_tuple, monkeypatch):
+    """Stand-ins in the kernels' places: frame borders for queries and keys, the scale, not causal."""
+
+    def flash(q, k, v, cu_q, cu_k, max_q, max_k, *, softmax_scale, causal):
+        assert causal is False
+        return varlen(q, k, v, cu_q, cu_k, max_q, max_k, scale=softmax_scale)
+
+    def varlen(q, k, v, cu_q, cu_k, max_q, max_k, *, scale):
+        assert torch.equal(cu_q, cu_k)
+        assert max_q == max_k == max(LENGTHS)
+        out = block_diagonal(q, k, v, cu_q.diff().tolist(), scale)
+        return (out, None) if returns_tuple else out
+
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=flash))
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=varlen))
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: (name, ""))
+    q, k, v = qkv(LENGTHS)
+    out = varlen_attention(q, k, v, borders(LENGTHS), max(LENGTHS), 0.3)
+    assert torch.equal(out, block_diagonal(q, k, v, LENGTHS, 0.3))
+
+
+@pytest.mark.parametrize("which", [(), (0,), (1,), (2,)])
+def test_gradients_are_needed_where_one_of_the_three_has_them(which, monkeypatch):
+    asked = []
+    monkeypatch.setattr(attention, "choose_kernel", lambda *args: asked.append(args[-1]) or ("sdpa", ""))
+    three = qkv(LENGTHS)
+    for i in which:
+        three[i].requires_grad_()
+    varlen_attention(*three, borders(LENGTHS), max(LENGTHS), 0.3)
+    with torch.no_grad():
+        varlen_attention(*three, borders(LENGTHS), max(LENGTHS), 0.3)
+    assert asked == [bool(which), False]
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_bias_is_added_and_a_mask_hides(explicit, monkeypatch):
+    """And only without `explicit` is it SDPA's work."""
+    q, k, v = (x.view(2, 4, 2, 8).transpose(1, 2) for x in qkv((8,)))
+    bias = torch.randn(2, 1, 1, 4, generator=torch.Generator().manual_seed(2))
+    seen = torch.tensor([[True, True, False, True], [True, True, True, True]])[:, None, None]
+    calls, sdpa = [], functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or sdpa(*a, **k))
+    logits = q @ k.transpose(2, 3) * 0.3
+    unseen = logits.masked_fill(~seen, -math.inf)
+    for given, expected in ((None, logits), (bias.double(), logits + bias), (seen, unseen)):
+        out = batched_attention(q, k, v, 0.3, given, explicit)
+        torch.testing.assert_close(out, expected.softmax(-1) @ v)
+    assert len(calls) == (0 if explicit else 3)
 
 
 @pytest.mark.parametrize("rescale", ["row", "frame"])

@@ -13,13 +13,14 @@ def naive_target(x, index, t, w):
     return 1 - functional.cosine_similarity(now, before, dim=0).item()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
 @pytest.mark.parametrize("frames_at_once", [64, 3])
 @pytest.mark.parametrize("sizes", [(4, 4, 2, 2), (5, 4, 3, 3)])
-def test_target_and_loss_equal_loops(sizes, frames_at_once, monkeypatch):
+def test_target_and_loss_equal_loops(sizes, frames_at_once, scale, monkeypatch):
     monkeypatch.setattr(losses, "_FRAMES_AT_ONCE", frames_at_once)
     index = window_index(*sizes)
     lengths = [4, 1, 3]
-    x = torch.randn(8, sizes[0] * sizes[1], 6, generator=torch.Generator().manual_seed(0))
+    x = scale * torch.randn(8, sizes[0] * sizes[1], 6, generator=torch.Generator().manual_seed(0))
     scores = torch.rand(8, len(index), generator=torch.Generator().manual_seed(1), requires_grad=True)
     target = temporal_target(x, index, lengths)
     errors = []
@@ -36,9 +37,19 @@ def test_target_and_loss_equal_loops(sizes, frames_at_once, monkeypatch):
     assert scores.grad[[1, 2, 3, 6, 7]].ne(0).all()
 
 
-def test_still_frames_have_target_zero():
-    x = torch.randn(1, 16, 6).expand(3, -1, -1)
-    assert temporal_target(x, window_index(4, 4, 2, 2), [3])[1:].abs().max() < 1e-6
+def test_the_target_is_within_0_and_2():
+    """Also where rounding puts a cosine beyond 1: a still frame, then one turned to its opposite."""
+    x = torch.randn(1, 400, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 1, -1])[:, None, None]
+    target = temporal_target(x, window_index(20, 20, 1, 1), [3])
+    assert target[1].min() == 0
+    assert target[1].max() < 1e-6
+    assert target[2].min() > 2 - 1e-6
+    assert target[2].max() == 2
+
+
+def test_the_mean_over_a_single_window():
+    x = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert temporal_loss(torch.tensor([[0.9], [0.5]]), x, window_index(1, 1, 1, 1), [2]) == 0.25
 
 
 def test_nothing_to_compare_is_zero_and_differentiable():
@@ -74,6 +85,9 @@ def test_no_gradient_into_features():
     x = torch.randn(3, 16, 6, requires_grad=True)
     temporal_loss(torch.rand(3, 4, requires_grad=True), x, window_index(4, 4, 2, 2), [3]).backward()
     assert x.grad is None
+    assert not temporal_target(x, window_index(4, 4, 2, 2), [3]).requires_grad
+    with torch.no_grad():
+        assert not temporal_target(x, window_index(4, 4, 2, 2), [3], gradient=True).requires_grad
 
 
 def test_the_target_does_not_depend_on_the_features_size():

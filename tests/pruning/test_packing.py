@@ -23,6 +23,8 @@ def test_pack_equals_a_loop(ragged):
     assert packed.cu_seqlens.dtype == torch.int32
     assert packed.cu_seqlens.diff().tolist() == list(packed.lengths)
     assert packed.max_seqlen == 6
+    nothing = pack(hidden, torch.zeros_like(keep))
+    assert (nothing.cu_seqlens.tolist(), nothing.max_seqlen, nothing.lengths) == ([0], 0, ())
 
 
 def test_unpack_undoes_pack(ragged):
@@ -47,9 +49,9 @@ def test_shape_mismatch():
 
 def test_first_fit_descending():
     assert first_fit_descending([3, 6, 0, 3, 2, 4], 6) == [[1], [5, 4], [0, 3]]
-    assert first_fit_descending([], 6) == []
+    assert first_fit_descending([], 0) == []
     with pytest.raises(ValueError, match="keeps 7 patches, a bin holds 6"):
-        first_fit_descending([7], 6)
+        first_fit_descending([1, 7], 6)
 
 
 def test_bins_hold_every_kept_patch_once(ragged):
@@ -58,6 +60,8 @@ def test_bins_hold_every_kept_patch_once(ragged):
     assert torch.equal(binned.tokens.flatten(0, 1)[binned.kept_slot], pack(hidden, keep).tokens)
     assert binned.index.tolist() == pack(hidden, keep).index.tolist()
     assert int((binned.segment >= 0).sum()) == int(keep.sum())
+    assert binned.segment[binned.segment < 0].eq(-1).all()
+    assert binned.tokens[binned.segment < 0].eq(0).all()
     assert binned.segment.flatten()[binned.kept_slot].tolist() == (binned.index // 6).tolist()
     assert len(binned.tokens) < 4  # four frames keep something, some share a bin
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stts_cli.budget import clamp_note, num_dropped
+from stts_cli.budget import check_prune_layer, clamp_note, num_dropped
 from stts_cli.errors import InputError
 from stts_cli.pruning.selection import select_windows
 
@@ -53,6 +53,14 @@ def test_the_product_of_the_budget_is_float32s():
 def test_keep_ratio_out_of_range(keep):
     with pytest.raises(InputError, match=r"--keep-ratio .*: must be greater than 0 and at most 1\."):
         num_dropped(4, 16, keep)
+
+
+def test_the_bounds_of_the_prune_layer():
+    for layer in (0, 4):
+        check_prune_layer(layer, 7)
+    for layer in (-1, 5):
+        with pytest.raises(InputError, match=rf"^--prune-layer {layer}: must be 0 to 4; 7 ViT blocks run, "):
+            check_prune_layer(layer, 7)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,7 @@ def test_every_patch_belongs_to_one_window(sizes):
 def test_gather_fills_empty_slots_with_zeros():
     x = torch.randn(2, 5, 3)
     windows = gather_windows(x, window_index(1, 5, 1, 3))
-    assert torch.equal(windows[:, 1, 1], x[:, 4])
-    assert torch.equal(windows[:, 1, 2], torch.zeros(2, 3))
+    assert torch.equal(windows, torch.cat([x, torch.zeros(2, 1, 3)], 1).view(2, 2, 3, 3))
 
 
 def test_errors_name_both_counts():
@@ -36,9 +35,11 @@ def test_errors_name_both_counts():
         patch_window(window_index(4, 4, 2, 2), 15)
     with pytest.raises(ValueError, match="at least 1"):
         window_index(4, 0, 2, 2)
-    with pytest.raises(ValueError, match=r"add up to 5, the batch has 6"):
-        first_frames([2, 3], 6)
+    for lengths, num_frames in (([2, 3], 6), ([0, 6], 6), ([], 0)):
+        with pytest.raises(ValueError, match=rf"add up to {sum(lengths)}, the batch has {num_frames}"):
+            first_frames(lengths, num_frames)
 
 
 def test_first_frames():
     assert first_frames([1, 3, 2], 6).tolist() == [True, True, False, False, True, False]
+    assert first_frames([2], 2, "meta").is_meta
