@@ -73,8 +73,8 @@ def _spread(dropped: list[int], video_lengths: list[int]) -> Tensor:
 
 def _match(mean_TWD: Tensor, alive_TW: Tensor, quota_T: Tensor) -> tuple[Tensor, Tensor]:
     """One round: (source mask (T, W) of windows to merge now, (T, W) the window each goes into)."""
-    rank = alive_TW.cumsum(1) - 1
-    is_a, is_b = alive_TW & (rank % 2 == 0), alive_TW & (rank % 2 == 1)
+    odd = alive_TW.cumsum(1) % 2 == 1  # the first, third, ... of those that stay
+    is_a, is_b = alive_TW & odd, alive_TW & ~odd
     unit = functional.normalize(mean_TWD, dim=-1)
     similarity = (unit @ unit.transpose(1, 2)).masked_fill(~(is_a[..., None] & is_b[:, None]), float("-inf"))
     best, into = similarity.max(-1)
