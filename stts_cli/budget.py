@@ -85,9 +85,7 @@ def num_dropped(
     return min(asked, (num_windows - merges) * (num_frames - 1))
 
 
-def clamp_note(
-    num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int = 0, *, merges: bool = False
-) -> str:
+def clamp_note(num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int, *, merges: bool) -> str:
     """Say that a video keeps more than was asked; the arguments are those of `num_dropped`.
 
     Returns:

@@ -66,12 +66,12 @@ def test_the_bounds_of_the_prune_layer():
 @pytest.mark.parametrize(
     ("arguments", "merges", "dropped", "note"),
     [
-        ((4, 16, 0.25), False, 48, None),
-        ((4, 16, 0.25), True, 45, ("4 frames", ", and a window of every other", 19, 64, 16)),
-        ((2, 16, 0.25), False, 16, ("2 frames", "", 16, 32, 8)),
+        ((4, 16, 0.25, 0), False, 48, None),
+        ((4, 16, 0.25, 0), True, 45, ("4 frames", ", and a window of every other", 19, 64, 16)),
+        ((2, 16, 0.25, 0), False, 16, ("2 frames", "", 16, 32, 8)),
         ((2, 16, 0.25, 1), False, 12, None),
-        ((1, 16, 0.25), False, 0, ("1 frame", "", 16, 16, 4)),
-        ((1, 16, 1.0), False, 0, None),
+        ((1, 16, 0.25, 0), False, 0, ("1 frame", "", 16, 16, 4)),
+        ((1, 16, 1.0, 0), False, 0, None),
     ],
 )
 def test_a_budget_that_cannot_be_met_is_clamped_and_said(arguments, merges, dropped, note):
