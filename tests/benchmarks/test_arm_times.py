@@ -162,3 +162,10 @@ def test_every_process_warms_up_and_several_are_said(five_clips, arms, events, m
     said = summarize_times(document["times"]["clips"], CLIPS, 2)["how"]
     assert "2 processes ran at once" in said
     assert "processes" not in document["times"]["how"]
+
+
+def test_the_times_of_a_single_clip():
+    assert summarize_times([{"a": 2.0, "b": 1.0}], 2, 1)["arms"] == {
+        "a": {"seconds": 2.0, "ratio": None},
+        "b": {"seconds": 1.0, "ratio": 0.5},
+    }

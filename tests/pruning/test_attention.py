@@ -44,8 +44,11 @@ def block_diagonal(q, k, v, lengths, scale):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 def test_varlen_equals_block_diagonal(kernel, dtype, tolerance, overhead, monkeypatch):
     monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", overhead)
+    calls, sdpa = [], functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or sdpa(*a, **k))
     q, k, v = qkv(LENGTHS, dtype, grad=True)
     out = varlen_attention(q, k, v, borders(LENGTHS), max(LENGTHS), 0.3, kernel)
+    assert bool(calls) == (kernel == "sdpa" or (kernel == "auto" and dtype == torch.float32))
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
     grads = torch.autograd.grad((out.float() * weight).sum(), (q, k, v))
     expected = block_diagonal(q, k, v, LENGTHS, 0.3)
