@@ -169,16 +169,16 @@ def _group_table(document: Document, name: str, arms: dict[str, Document]) -> Ta
         shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
         table.add_row(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares))
     means = [arm["macro"].get(name) for arm in arms.values()]
-    mark = " (headline)" if first["headline"] == name else ""
-    table.add_row(f"mean of these{mark}", "", "", *map(_percent, means), style="dim")
+    mark = ", headline" if first["headline"] == name else ""
+    table.add_row(f"mean of these (macro{mark})", "", "", *map(_percent, means), style="dim")
     table.add_section()
     shares = [arm["micro"] for arm in arms.values()]
-    table.add_row("all", f"{first['n']:,}", _percent(first["chance"]), *map(_percent, shares))
+    table.add_row("all (micro)", f"{first['n']:,}", _percent(first["chance"]), *map(_percent, shares))
     return table
 
 
 def _accuracy_table(document: Document) -> Table:
-    table = _table("all questions", "right", "95% interval", "points", "paired 95%", "p", "unparsed")
+    table = _table("all questions (micro)", "right", "95% interval", "points", "paired 95%", "p", "unparsed")
     pairs = {each["arm"]: each for each in document["comparisons"]}
     for name, arm in document["arms"].items():
         own = "{:.1f}-{:.1f}%".format(*(100 * end for end in arm["interval"])) if arm["interval"] else ""
@@ -228,17 +228,20 @@ def _footer_lines(document: Document) -> list[str]:
 def _suite_tables(document: Document) -> list[Table]:
     tables = []
     for some in _in_parts(document["benchmarks"][0]["arms"]):
-        table = _table(document["suite"], "class", "split", "questions", *some)
+        table = _table(document["suite"], "class", "split", "questions", "mean", *some)
         for each in document["benchmarks"]:
             scores = [each["arms"][name] for name in some]
             shares = (_percent(score["accuracy"]) for score in scores)
-            table.add_row(each["bench"], each["class"], each["split"], f"{scores[0]['n']:,}", *shares)
+            counted = f"{scores[0]['n']:,}"
+            table.add_row(each["bench"], each["class"], each["split"], counted, scores[0]["mean"], *shares)
         table.add_section()
         for name, means in document["averages"].items():
-            table.add_row(f"{name} average", "", "", "", *(_percent(means[arm]) for arm in some), style="bold")
+            table.add_row(
+                f"{name} average", "", "", "", "of these", *(_percent(means[arm]) for arm in some), style="bold"
+            )
         if document.get("paper"):
             figures = ("" if arm not in document["paper"] else f"{document['paper'][arm]:.1f}%" for arm in some)
-            table.add_row("the paper, all", "", "", "", *figures, style="dim")
+            table.add_row("the paper, all", "", "", "", "", *figures, style="dim")
         tables.append(table)
     first, *others = document["benchmarks"][0]["arms"]
     if others:

@@ -25,8 +25,8 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
         headline: "micro", or the breakdown whose groups' mean is the accuracy.
 
     Returns:
-        "accuracy" (the headline) and "micro" with a 95 % interval, "macro" by breakdown, "groups" by breakdown and
-        value, counts, and means: visual tokens a video, FLOPs a question.
+        "accuracy" (the headline; "mean" says of what), "micro" with a 95 % interval, "macro" by breakdown, "groups" by
+        breakdown and value, counts, and means: visual tokens a video, FLOPs a question.
     """
     answered = [row for row in rows if not row.get("error")]
     scored = [row for row in answered if row["correct"] is not None and row["counted"]]
@@ -49,8 +49,9 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
         "n_left_out": sum(not row["counted"] for row in answered),
         "n_errors": len(rows) - len(answered),
         "unparsed_rate": _mean(row["parsed"] is None for row in answered),
-        "accuracy": macro.get(headline, micro) if headline != "micro" else micro,
+        "accuracy": macro.get(headline, micro),
         "headline": headline,
+        "mean": f"macro over {headline}" if headline in macro else "micro",
         "micro": micro,
         "interval": mean_interval([row["correct"] for row in scored], [row["video"] for row in scored]),
         "macro": macro,
@@ -63,20 +64,29 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
     }
 
 
-def compare(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> dict[str, Any]:
+def compare(rows_a: Sequence[Row], rows_b: Sequence[Row], headline: str = "micro") -> dict[str, Any]:
     """Compare two arms on the questions that both answered.
 
     Args:
         rows_a: of one arm.
         rows_b: of the other.
+        headline: as for `summarize`.
 
     Returns:
-        The difference of accuracies (a - b, over questions) with its 95 % interval, McNemar's p, and cost ratios a / b.
+        "difference", of the means over questions (micro; a - b), with its 95 % "interval" and McNemar's p;
+        "accuracy_difference" and "accuracy_interval", of the headline's means; cost ratios a / b.
     """
     others = {row["id"]: row for row in rows_b if not row.get("error")}
     pairs = [(row, others[row["id"]]) for row in rows_a if not row.get("error") and row["id"] in others]
     scored = [(a, b) for a, b in pairs if a["correct"] is not None and a["counted"] and b["counted"]]
     differences = [a["correct"] - b["correct"] for a, b in scored]
+    videos = [a["video"] for a, _ in scored]
+    micro = _mean(differences), mean_interval(differences, videos)
+    groups = [a["groups"].get(headline, ()) for a, _ in scored]
+    accuracy = micro
+    if any(groups):
+        means = [_mean(d for d, own in zip(differences, groups, strict=True) if g in own) for g in _names(groups)]
+        accuracy = _mean(m for m in means if m is not None), mean_interval(differences, videos, groups=groups)
     only_a, only_b = differences.count(1), differences.count(-1)
     sides = [[pair[side] for pair in pairs] for side in (0, 1)]
     flops = [sum(row["flops"] for row in side) for side in sides]
@@ -84,8 +94,10 @@ def compare(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> dict[str, Any]:
         "n": len(scored),
         "a": _mean(a["correct"] for a, _ in scored),
         "b": _mean(b["correct"] for _, b in scored),
-        "difference": _mean(differences),
-        "interval": mean_interval(differences, [a["video"] for a, _ in scored]),
+        "difference": micro[0],
+        "interval": micro[1],
+        "accuracy_difference": accuracy[0],
+        "accuracy_interval": accuracy[1],
         "only_a": only_a,
         "only_b": only_b,
         "mcnemar_p": mcnemar_p(only_a, only_b),
@@ -119,6 +131,10 @@ def summarize_times(timed: Sequence[Seconds], num_clips: int, num_processes: int
     left_out = "the first clip warms up; clips that failed, or were answered before this run, are not timed"
     at_once = f"; {num_processes} processes ran at once" if num_processes > 1 else ""
     return {"arms": arms, "clips": list(timed), "how": f"{how} ({left_out}{at_once})"}
+
+
+def _names(groups: Iterable[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(name for own in groups for name in own))
 
 
 def _score(rows: Sequence[Row]) -> dict[str, Any]:

@@ -88,8 +88,9 @@ def markdown(document: Document) -> list[str]:
 def _arm_rows(document: Document) -> list[str]:
     """Return the table of all arms, a row each; differences and ratios are against the first."""
     arms = document["arms"]
-    headline = next(iter(arms.values()))["headline"]
-    headings = ["arm", f"accuracy ({headline}) %", "over questions %", "difference, points", "p", "unparsed %"]
+    mean = next(iter(arms.values()))["mean"]
+    headings = ["arm", f"accuracy ({mean}) %", "over questions (micro) %", "difference (micro), points"]
+    headings += ["p", "unparsed %"]
     times = document.get("times", {}).get("arms", {})
     headings += ["visual tokens a video", "FLOPs a question", "ratio"]
     headings += ["seconds a clip", "ratio"] if times else []
@@ -220,18 +221,21 @@ def _suite_page(document: Document) -> list[str]:
     if any(each["is_demonstration"] for each in document["benchmarks"]):
         lines += ["Demonstration model: says nothing about real video.", ""]
     note = (
-        "Points: against the first arm, on the same questions; all: the mean of the benchmarks. Costs: shares of its."
+        "Points: against the first arm, on the same questions, of the same mean as the % beside them (each benchmark's "
+        "own: over questions, micro, or over the groups of a breakdown, macro); all: the mean of the benchmarks. "
+        "Costs: shares of its."
     )
     lines += [*suite_rows(document), "", note, ""]
-    lines += [_line("benchmark", "class", *arms), _line("---", "---", *["---:"] * len(arms))]
+    lines += [_line("benchmark", "class", "mean", *arms), _line("---", "---", "---", *["---:"] * len(arms))]
     for each in document["benchmarks"]:
         shares = [_percent(arm["accuracy"]) for arm in each["arms"].values()]
-        lines.append(_line(f"{each['title']}, {each['split']}, {each['scoring']}", each["class"], *shares))
+        mean = next(iter(each["arms"].values()))["mean"]
+        lines.append(_line(f"{each['title']}, {each['split']}, {each['scoring']}", each["class"], mean, *shares))
     for name, means in document["averages"].items():
-        lines.append(_line(f"{name} average", "", *(_percent(share) for share in means.values())))
+        lines.append(_line(f"{name} average", "", "of the above", *(_percent(share) for share in means.values())))
     if document.get("paper"):
         figures = ("" if arm not in document["paper"] else f"{document['paper'][arm]:.1f}" for arm in arms)
-        lines.append(_line("the paper, all", "", *figures))
+        lines.append(_line("the paper, all", "", "", *figures))
     for each in document["benchmarks"]:
         lines += ["", *(f"#{line}" if line.startswith("#") else line for line in markdown(each))]
     return lines

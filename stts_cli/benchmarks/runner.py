@@ -252,7 +252,7 @@ def _document(
     headline = "micro" if run.scoring == "molmo2" else run.benchmark.headline
     names = list(by_arm)
     pairs = [
-        {"arm": name, "against": base, **compare(by_arm[name], by_arm[base])}
+        {"arm": name, "against": base, **compare(by_arm[name], by_arm[base], headline)}
         for index, base in enumerate(names)
         for name in names[index + 1 :]
     ]

@@ -17,13 +17,20 @@ _CHUNK = 2_000_000  # draws held at a time
 
 
 def mean_interval(
-    values: Sequence[float], clusters: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES
+    values: Sequence[float],
+    clusters: Sequence[str],
+    *,
+    groups: Sequence[Sequence[str]] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float] | None:
     """Return a 95 % bootstrap interval of a mean, resampling whole clusters.
 
     Args:
         values: one a question: 1 or 0 for one arm, the difference of two arms' for a pair.
         clusters: the video of each.
+        groups: the groups that each counts in, for the mean of the groups' means (macro); None for the mean of all
+            (micro). A resample leaves out groups of which it drew nothing.
         seed: of the resampling.
         resamples: how many.
 
@@ -34,14 +41,21 @@ def mean_interval(
     if len(names) < 2:
         return None
     where = np.fromiter((names[name] for name in clusters), int, len(clusters))
-    sums = np.bincount(where, weights=np.asarray(values, dtype=float), minlength=len(names))
-    sizes = np.bincount(where, minlength=len(names))
+    columns = {name: index for index, name in enumerate(dict.fromkeys(g for own in groups or [("",)] for g in own))}
+    sums, sizes = (np.zeros((len(names), len(columns))) for _ in range(2))
+    for video, value, own in zip(where, values, groups or [("",)] * len(where), strict=True):
+        for name in own:
+            sums[video, columns[name]] += value
+            sizes[video, columns[name]] += 1
     rng = np.random.default_rng(seed)
     means = []
     rows = max(1, _CHUNK // len(names))
     for start in range(0, resamples, rows):
         drawn = rng.integers(len(names), size=(min(rows, resamples - start), len(names)))
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
+        times = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])
+        totals, counts = times @ sums, times @ sizes
+        of_groups = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
+        means.append(of_groups.sum(1) / np.maximum(1, (counts > 0).sum(1)))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 

@@ -186,9 +186,10 @@ def differences(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict
         documents: one a benchmark.
 
     Returns:
-        By class and arm: "difference", the mean of the benchmarks' paired differences; "interval", 95 %, as if each
-        benchmark's error were normal and independent of the others'; "tokens_ratio" and "flops_ratio",
-        means too; where every benchmark was timed also "seconds_ratio". None where a benchmark lacks it.
+        By class and arm: "difference", the mean of the benchmarks' paired differences, each of the mean that `averages`
+        takes (micro, or macro where that is the benchmark's headline); "interval", 95 %, as if each benchmark's error
+        were normal and independent of the others'; "tokens_ratio" and "flops_ratio", means too; where every benchmark
+        was timed also "seconds_ratio". None where a benchmark lacks it.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in ("short", "long", "all"):
@@ -198,8 +199,9 @@ def differences(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict
         found[name] = {}
         for arm in [each["arm"] for each in own[0]["comparisons"]]:
             pairs = [each for document in own for each in document["comparisons"] if each["arm"] == arm]
-            mean = _mean([each["difference"] for each in pairs])
-            halves = [(each["interval"][1] - each["interval"][0]) / 2 for each in pairs if each["interval"]]
+            mean = _mean([each["accuracy_difference"] for each in pairs])
+            ends = [each["accuracy_interval"] for each in pairs if each["accuracy_interval"]]
+            halves = [(high - low) / 2 for low, high in ends]
             half = math.hypot(*halves) / len(pairs) if len(halves) == len(pairs) else None
             tokens = [_tokens(document, each) for document, each in zip(own, pairs, strict=True)]
             found[name][arm] = {

@@ -53,6 +53,20 @@ def test_videos_of_unequal_length_weigh_by_their_questions():
     assert mean_interval(values, clusters, seed=7, resamples=50) == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_mean_of_the_groups_means_is_resampled_with_the_videos_too():
+    values, clusters = UNEQUAL
+    groups = [["x"], ["x", "y"], ["y"], [], ["x"], ["y"], ["y"], ["y"]]
+    means = []
+    for drawn in np.random.default_rng(7).integers(3, size=(50, 3)):
+        picked = [k for d in drawn for k, name in enumerate(clusters) if name == "abc"[d]]
+        of_groups = [[values[k] for k in picked if name in groups[k]] for name in "xy"]
+        of_groups = [sum(own) / len(own) for own in of_groups if own]
+        means.append(sum(of_groups) / len(of_groups))
+    expected = np.percentile(means, [2.5, 97.5])
+    assert mean_interval(values, clusters, groups=groups, seed=7, resamples=50) == pytest.approx(expected, abs=1e-12)
+    assert mean_interval(values, clusters, groups=[["x"]] * 8) == mean_interval(values, clusters)
+
+
 @pytest.mark.parametrize("chunk", [1, 10])
 def test_the_draws_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch, chunk):
     whole = mean_interval(*UNEQUAL, seed=7, resamples=50)
@@ -135,7 +149,8 @@ def test_a_summary_in_full():
         each["visual_tokens"] = 30
     assert summarize(rows, "task") == {
         "n": 3, "n_total": 6, "n_unscored": 1, "n_left_out": 1, "n_errors": 1, "unparsed_rate": 0.2, "accuracy": 0.5,
-        "headline": "task", "micro": pytest.approx(2 / 3), "interval": mean_interval([1, 0, 1], ["v", "v", "w"]),
+        "headline": "task", "mean": "macro over task", "micro": pytest.approx(2 / 3),
+        "interval": mean_interval([1, 0, 1], ["v", "v", "w"]),
         "macro": {"task": 0.5}, "chance": pytest.approx(1 / 3),
         "groups": {
             "task": {"x": {"n": 2, "accuracy": 1.0, "chance": 0.25}, "y": {"n": 1, "accuracy": 0.0, "chance": 0.5}}
@@ -152,6 +167,22 @@ def test_a_summary_in_full():
     assert (nothing["n"], nothing["accuracy"], nothing["peak_bytes"], nothing["flops"]) == (0, None, None, None)
 
 
+def test_points_are_of_the_same_mean_as_the_accuracies_they_stand_beside():
+    """Tasks of unequal size: over questions and over tasks the arms differ by different amounts."""
+    right = {"a": [1, 1, 1, 0], "b": [1, 1, 0, 1]}
+    a, b = ([row(k, score, task="xxxy"[k]) for k, score in enumerate(right[arm])] for arm in "ab")
+    for headline, points in (("micro", 0.0), ("task", 1 / 6 - 1 / 2)):
+        result = compare(a, b, headline)
+        accuracies = [summarize(rows, headline)["accuracy"] for rows in (a, b)]
+        assert result["accuracy_difference"] == pytest.approx(accuracies[0] - accuracies[1]) == pytest.approx(points)
+        assert result["difference"] == 0.0
+        assert summarize(a, headline)["mean"] == ("micro" if headline == "micro" else "macro over task")
+    assert compare(a, b, "task")["accuracy_interval"] == mean_interval([0, 0, 1, -1], "0123", groups=list("xxxy"))
+    lacking = compare(a, b, "no such breakdown")
+    for key in ("difference", "interval"):
+        assert lacking[f"accuracy_{key}"] == lacking[key]
+
+
 def test_arms_are_compared_on_what_both_answered():
     a = [row(1, 1), row(2, 1), row(3, 0), row(4, 1), row(5, 1)]
     b = [row(1, 1), row(2, 0), row(3, 1), row(4, 0), {**row(5, None, error="broken")}]
@@ -164,7 +195,8 @@ def test_arms_are_compared_on_what_both_answered():
     assert result["mcnemar_p"] == mcnemar_p(2, 1)
     assert result["flops_ratio"] == 0.5
     assert compare(a, []) == {
-        "n": 0, "a": None, "b": None, "difference": None, "interval": None, "only_a": 0, "only_b": 0,
+        "n": 0, "a": None, "b": None, "difference": None, "interval": None, "accuracy_difference": None,
+        "accuracy_interval": None, "only_a": 0, "only_b": 0,
         "mcnemar_p": 1.0, "flops_ratio": None,
     }  # fmt: skip
     b[0]["counted"], a[1]["counted"], a[2]["correct"] = False, False, None

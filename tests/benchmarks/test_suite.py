@@ -74,7 +74,7 @@ def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, mon
         in (out / "results.md").read_text()
     )
     assert "| all average |" in (out / "results.md").read_text()
-    assert "| the paper, all |  |  | 62.3 |\n" in (out / "results.md").read_text()
+    assert "| the paper, all |  |  |  | 62.3 |\n" in (out / "results.md").read_text()
     report_eval.show_evaluation(document, json_only=False)
     printed = capsys.readouterr().out
     assert "short average" in printed
@@ -129,7 +129,8 @@ def test_several_benchmarks_with_commas(data, arms, tmp_path):
 
 def test_differences_are_means_of_the_benchmarks_paired_ones():
     def document(length, difference, ends, seconds):
-        pair = {"arm": "b", "against": "a", "difference": difference, "interval": ends, "flops_ratio": 0.5}
+        own = {"accuracy_difference": difference, "accuracy_interval": ends, "difference": 9.0, "interval": None}
+        pair = {"arm": "b", "against": "a", **own, "flops_ratio": 0.5}
         arms = {"a": {"visual_tokens": 8}, "b": {"visual_tokens": 4}}
         times = {"times": {"arms": {"a": {"ratio": None}, "b": {"ratio": seconds}}}} if seconds else {}
         return {"class": length, "comparisons": [pair], "arms": arms, **times}
@@ -189,7 +190,8 @@ def test_the_headline_is_the_benchmarks_own(data, arms, monkeypatch):
 def arm_summary(**values):
     return {
         "n": 4, "n_total": 5, "n_unscored": 0, "n_left_out": 0, "n_errors": 1, "unparsed_rate": 0.25, "accuracy": 0.5,
-        "headline": "task", "micro": 0.75, "interval": (0.5, 1.0), "macro": {"task": 0.5}, "chance": 0.25,
+        "headline": "task", "mean": "macro over task", "micro": 0.75, "interval": (0.5, 1.0), "macro": {"task": 0.5},
+        "chance": 0.25,
         "groups": {"task": {"x|y": {"n": 4, "accuracy": 0.75, "chance": 0.25}}}, "videos": 2, "visual_tokens": 36.0,
         "flops": 2e9, "peak_bytes": None, **values,
     }  # fmt: skip
@@ -198,8 +200,9 @@ def arm_summary(**values):
 def document(**values):
     seen = {"model": "m", "frames": 4, "max_fps": 2.0, "dtype": "float32"}
     comparison = {
-        "arm": "pruned", "against": "dense", "n": 4, "difference": -0.25, "interval": (-0.5, 0.0), "only_a": 0,
-        "only_b": 1, "mcnemar_p": 1.0, "flops_ratio": 0.5,
+        "arm": "pruned", "against": "dense", "n": 4, "difference": -0.25, "interval": (-0.5, 0.0),
+        "accuracy_difference": -0.25, "accuracy_interval": (-0.5, 0.0), "only_a": 0, "only_b": 1,
+        "mcnemar_p": 1.0, "flops_ratio": 0.5,
     }  # fmt: skip
     return {
         "bench": "x", "title": "X <bench>", "class": "short", "split": "test", "scoring": "strict", "remark": "read me",
@@ -217,7 +220,7 @@ def document(**values):
 
 def test_the_page_the_picture_and_the_table_say_the_same(capsys):
     page = "\n".join(markdown(document()))
-    assert "| arm | accuracy (task) % | over questions % | difference, points | p |" in page
+    assert "| arm | accuracy (macro over task) % | over questions (micro) % | difference (micro), points | p |" in page
     assert "| dense | 75.0 | 100.0 (50.0 to 100.0) |  |  | 25.0 | 36.0 | 4e+09 |  | 2 |" in page
     assert (
         "| pruned | 50.0 | 75.0 (50.0 to 100.0) | -25.0 (-50.0 to +0.0) | 1 | 25.0 | 36.0 | 2e+09 | 0.500 |  |" in page
@@ -236,7 +239,7 @@ def test_the_page_the_picture_and_the_table_say_the_same(capsys):
     report_eval.show_evaluation(document(), json_only=False)
     said = capsys.readouterr()
     for words in (
-        "mean of these (headline)",
+        "mean of these (macro, headline)",
         "against dense, on the same questions",
         "-50.0 to +0.0",
         "0.50 x",
