@@ -13,8 +13,10 @@ import argparse
 import ast
 import contextlib
 import copy
+import gc
 import importlib.machinery
 import os
+import resource
 import signal
 import sys
 import time
@@ -29,6 +31,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }  # fmt: skip
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "amin": "amax", "amax": "amin", "cumsum": "cumprod"}
 SECONDS = 120
+MEMORY = 8 * 2**30  # a loop that no longer ends may fill a list
 
 
 def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
@@ -104,12 +107,13 @@ def _child(name: str, path: str, tree: ast.Module | None, tests: list[str]) -> i
     import pytest
 
     signal.alarm(SECONDS)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     if tree is not None:
         sys.meta_path.insert(0, _Finder(name, path, tree))  # type: ignore[arg-type]
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *tests]))
 
 
 def _run(name: str, path: str, tree: ast.Module | None, tests: list[str]) -> int:
@@ -133,10 +137,14 @@ def main() -> int:
     parser.add_argument("--lines", default="1-1000000", help="FIRST-LAST, mutants on these lines only")
     given = parser.parse_args()
     import numpy  # noqa: F401
+    import pytest  # noqa: F401
     import torch
+    import torch._dynamo  # what the first gradient imports
     import transformers  # noqa: F401
 
     torch.set_num_threads(1)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    gc.freeze()  # else every fork walks through, and copies, what is loaded here
     sys.path.insert(0, str(Path.cwd()))
     name = ".".join(Path(given.module).with_suffix("").parts)
     source = Path(given.module).read_text(encoding="utf-8")
