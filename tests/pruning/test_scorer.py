@@ -63,6 +63,7 @@ def test_names_of_the_checkpoint():
 
 def test_random_is_seeded():
     assert torch.equal(random_scores(4, 9, 3), random_scores(4, 9, 3))
+    assert torch.equal(random_scores(4, 9), random_scores(4, 9, torch.Generator().manual_seed(0)))
     assert not torch.equal(random_scores(4, 9, 3), random_scores(4, 9, 4))
 
 
@@ -123,6 +124,22 @@ def test_reference_counts_as_changed_below_085_and_stops_at_the_budget():
         [True],
         [False],
     ]
+    # one of two may stay: the threshold falls to below 0.78
+    assert (reference_scores(turning(0.78), index, [2], 0.5) > 1).tolist() == [[True], [False]]
+
+
+def test_the_reference_of_each_video_is_its_own():
+    index, parts = window_index(1, 1, 1, 1), [turning(0.78), turning(0.84, 1.0), turning(0.5)]
+    alone = [reference_scores(part, index, [len(part)], 0.5) for part in parts]
+    assert torch.equal(reference_scores(torch.cat(parts), index, [2, 3, 2], 0.5), torch.cat(alone))
+
+
+def test_the_reference_stays_within_0_and_2():
+    """Also where rounding puts a cosine beyond 1."""
+    x = torch.randn(1, 2500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 1.3, -5.3])[:, None, None]
+    scores = reference_scores(x, window_index(50, 50, 1, 1), [3], 1.0)
+    assert scores[1].min() == 0
+    assert scores[2].max() == 2
 
 
 def test_reference_keeps_drift_that_temporal_misses():
