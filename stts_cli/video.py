@@ -199,7 +199,7 @@ def sample_indices(timestamps_s: np.ndarray | list[float], num_frames: int, max_
         wanted = np.linspace(first, last, num_frames)
     else:
         wanted = np.append(np.arange(first, last, 1.0 / max_fps), last)
-    after = np.clip(np.searchsorted(times, wanted), 0, len(times) - 1)
+    after = np.minimum(np.searchsorted(times, wanted), len(times) - 1)  # the last step may be rounded beyond the end
     before = np.maximum(after - 1, 0)
     nearest = np.where(wanted - times[before] < times[after] - wanted, before, after)
     return np.unique(nearest).tolist()

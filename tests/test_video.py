@@ -57,6 +57,7 @@ def test_sampling_follows_time_not_index():
         ([8.0, 9.0, 10.0, 11.0], 2, 9.0, [0, 3]),  # a clip that does not begin at 0
         ([8.0, 9.0, 10.0, 11.0], 9, 0.5, [0, 2, 3]),
         ([8.0, 8.5, 9.0, 9.5, 10.0], 3, 1.0, [0, 2, 4]),  # fits the budget to the frame
+        ([1.0, 1.1, 1.2, 1.3], 9, 10.0, [0, 1, 2, 3]),  # three steps of 0.1 s end behind 1.3 s
         ([5.0], 4, 1.0, [0]),
     ],
 )
