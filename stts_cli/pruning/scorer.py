@@ -62,6 +62,7 @@ class WindowPool(nn.Module):
         heads = (self.num_heads, self.head_dim)
         q_TWHK = self.q_proj(mean).unflatten(-1, heads)
         q_TWHD = torch.einsum("twhk,hkd->twhd", q_TWHK, self.k_proj.weight.unflatten(0, heads))
+        # equal for all keys, so it cancels out in the softmax; with it, the keys' bias has its gradient, 0
         offset = (q_TWHK * self.k_proj.bias.view(heads)).sum(-1, keepdim=True)
         logits = (q_TWHD @ x_TWPD.transpose(2, 3) + offset) * self.head_dim**-0.5
         weights = logits.masked_fill(~filled[:, None], float("-inf")).softmax(-1, dtype=torch.float32)
@@ -197,7 +198,7 @@ def reference_scores(
         num_kept = length * len(window_index) - num_dropped(length, len(window_index), keep_ratio, prune_from_frame)
         limit = threshold
         changed, change = _changes(windows, limit)
-        while int(changed.sum()) > num_kept and limit > -1:
+        while int(changed.sum()) > num_kept:  # ends at -1, where only the first frame is left, which is kept whole
             limit -= step
             changed, change = _changes(windows, limit)
         parts.append(change / 2 + changed)

@@ -20,14 +20,16 @@ def naive_pool(scorer, x, index, t, w):
     return pool.o_proj(torch.cat(heads))
 
 
+@pytest.mark.parametrize("head_dim", [None, 5])
 @pytest.mark.parametrize("sizes", [(4, 4, 2, 2), (5, 4, 3, 3)])
-def test_learned_scores_equal_a_loop(sizes):
+def test_learned_scores_equal_a_loop(sizes, head_dim):
     torch.manual_seed(0)
     index, lengths = window_index(*sizes), [3, 1, 2]
-    scorer, x = TokenScorer(12, 3, 20), torch.randn(6, sizes[0] * sizes[1], 12)
+    scorer, x = TokenScorer(12, 3, 20, head_dim), torch.randn(6, sizes[0] * sizes[1], 12)
     for p in scorer.parameters():
         torch.nn.init.normal_(p, std=0.3)
     scores = scorer(x, index, lengths)
+    assert scores.shape == (6, len(index))
     for t in range(6):
         for w in range(len(index)):
             previous = torch.zeros(12) if t in (0, 3, 4) else naive_pool(scorer, x, index, t - 1, w)
@@ -36,6 +38,7 @@ def test_learned_scores_equal_a_loop(sizes):
             logit = mlp.fc3(functional.silu(mlp.fc2(functional.silu(mlp.fc1(hidden)))))
             assert scores[t, w].item() == pytest.approx(logit.sigmoid().item(), abs=1e-5)
     assert scores.std() > 1e-3
+    assert scorer.pool.q_proj.weight.shape == ((12, 12) if head_dim is None else (15, 12))
 
 
 def test_learned_scorer_is_float32_out_and_differentiable():
@@ -136,7 +139,8 @@ def test_the_reference_of_each_video_is_its_own():
 
 def test_the_reference_stays_within_0_and_2():
     """Also where rounding puts a cosine beyond 1."""
-    x = torch.randn(1, 2500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 1.3, -5.3])[:, None, None]
+    x = torch.randn(1, 2500, 6, generator=torch.Generator().manual_seed(0)).repeat(3, 1, 1)
+    x *= torch.tensor([1, 1.3, -5.3])[:, None, None]
     scores = reference_scores(x, window_index(50, 50, 1, 1), [3], 1.0)
     assert scores[1].min() == 0
     assert scores[2].max() == 2
