@@ -183,6 +183,12 @@ def test_document():
     assert document["decode_flops_per_token"]["dense"] * 4 == pytest.approx(flops["decode"]["dense"], rel=1e-3)
 
 
+@pytest.mark.parametrize(("new_tokens", "steps"), [(0, 0), (1, 0), (2, 1)])
+def test_the_first_token_comes_with_the_prefill(new_tokens, steps):
+    saved = count(MOLMO2_4B, 2, [81, 41], 180, 140, 3, new_tokens)
+    assert saved.flops["decode"] == tuple(steps * flops for flops in saved.decode_per_token)
+
+
 def test_training_free_scorers_cost_no_products():
     kept = [81, 41]
     assert count(MOLMO2_4B, 2, kept, 180, 140, 3, 1, scorer="temporal").flops["scorer"] == (0, 0)
