@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from stts_cli.budget import first_fit_descending
+from stts_cli.budget import first_fit_descending, num_dropped
 from stts_cli.errors import InputError
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.pruned_vit import prune_and_encode
 from stts_cli.pruning.scorer import TokenScorer, reference_scores
 from stts_cli.pruning.selection import select_windows
+from stts_cli.pruning.tome import merge_windows
 from stts_cli.pruning.windows import patch_window, window_index
 
 GRID = (5, 4)
@@ -34,10 +35,13 @@ def encode(blocks, hidden, scorer, keep_ratio=0.5, lengths=None, **options):
 
 def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row", whole=()):
     """The slow path: every patch stays, dropped ones are masked as keys from block l + 2 on, but in whole frames."""
-    outputs = []
+    outputs, merge = [], None
     for i, block in enumerate(blocks):
         mask = None
-        if i == 2:
+        if i == 2 and scorer == "tome":
+            dropped = [num_dropped(length, len(INDEX), keep_ratio, merges=True) for length in lengths]
+            keep, merge = merge_windows(hidden, INDEX, dropped, lengths)
+        elif i == 2:
             scores = scorer(hidden, INDEX, lengths)
             keep = select_windows(scores, keep_ratio, lengths)
             mask = log_score_bias(scores, INDEX, GRID, lengths, rescale)[:, None, None]
@@ -47,6 +51,8 @@ def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row",
             mask = torch.zeros(kept.shape).masked_fill(~kept, float("-inf"))[:, None, None]
             mask = torch.where(kept.any(1)[:, None, None, None], mask, 0.0)
         hidden = block(hidden, attention_mask=mask)
+        if i == 2 and merge:
+            hidden = merge(hidden)
         outputs.append(hidden)
     features = torch.cat([outputs[layer] for layer in LAYERS], -1)
     return features, keep
@@ -73,6 +79,16 @@ def test_equals_masked_dense_path(setting, keep_ratio, rescale, packing, chunk):
             assert (slot < 0) == (patch < 0)
             if slot >= 0:
                 torch.testing.assert_close(out.features[slot], features[t, patch], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("packing", "chunk"), [("varlen", None), ("varlen", 3), ("bins", 3)])
+def test_merged_windows_go_on_as_their_means(setting, packing, chunk):
+    blocks, hidden, _ = setting
+    out = encode(blocks, hidden, "tome", 0.4, LENGTHS, packing=packing, chunk_frames=chunk)
+    features, keep = masked_reference(blocks, hidden, "tome", 0.4, LENGTHS)
+    assert torch.equal(out.keep_mask, keep)
+    assert (out.scores, out.scored_hidden) == (None, None)
+    torch.testing.assert_close(out.features, features[keep[:, patch_window(INDEX, 20)]], atol=2e-5, rtol=2e-5)
 
 
 def test_the_bias_has_the_given_floor(setting):
