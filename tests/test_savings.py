@@ -168,6 +168,7 @@ def test_a_training_step_by_hand():
     for arm in (0, 1):  # pixels need no gradient
         total = sum(row[arm] for row in forward.values())
         assert step.flops["backward"][arm] == 2 * total - step.flops["patch embedding"][arm]
+    assert (step.tokens, step.decode_per_token) == (answered.tokens, (0, 0))
 
 
 def test_document():
