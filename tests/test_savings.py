@@ -196,9 +196,10 @@ def test_training_free_scorers_cost_no_products():
     assert count(MOLMO2_4B, 2, kept, 180, 140, 3, 1).flops["scorer"][1] > 0
 
 
-@pytest.mark.parametrize("kept", [[81], [81, 82], [81, -1]])
+@pytest.mark.parametrize("kept", [[], [81], [81, 82], [81, -1]])
 def test_kept_windows_must_fit(kept):
-    with pytest.raises(ValueError, match="2 frames of at most 81 windows"):
+    text = f"kept windows of {len(kept)} frames, at most {max(kept, default=0)} -> 2 frames of at most 81 windows"
+    with pytest.raises(ValueError, match=text):
         count(MOLMO2_4B, 2, kept, 180, 140, 3, 1)
 
 
