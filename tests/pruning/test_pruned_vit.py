@@ -1,11 +1,14 @@
+import itertools
+
 import pytest
 import torch
 
 from stts_cli.budget import first_fit_descending, num_dropped
 from stts_cli.errors import InputError
+from stts_cli.pruning import attention, pruned_vit
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.pruned_vit import prune_and_encode
-from stts_cli.pruning.scorer import TokenScorer, reference_scores
+from stts_cli.pruning.scorer import TokenScorer, random_scores, reference_scores
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.tome import merge_windows
 from stts_cli.pruning.windows import patch_window, window_index
@@ -71,6 +74,7 @@ def test_equals_masked_dense_path(setting, keep_ratio, rescale, packing, chunk):
     assert not keep.all()
     torch.testing.assert_close(out.features, features[kept], atol=2e-5, rtol=2e-5)
     assert out.packed_patches == kept.sum(1).tolist()
+    assert (out.kernel, out.kernel_reason == "bins carry a mask") == ("sdpa", packing == "bins")
     # a visual token's slots point at its own window's patches
     tokens = [(t, w) for t in range(10) for w in range(len(INDEX)) if keep[t, w]]
     assert len(out.pool_index) == len(tokens)
@@ -88,6 +92,7 @@ def test_merged_windows_go_on_as_their_means(setting, packing, chunk):
     features, keep = masked_reference(blocks, hidden, "tome", 0.4, LENGTHS)
     assert torch.equal(out.keep_mask, keep)
     assert (out.scores, out.scored_hidden) == (None, None)
+    assert (out.kernel_reason == "bins carry a mask") == (packing == "bins")
     torch.testing.assert_close(out.features, features[keep[:, patch_window(INDEX, 20)]], atol=2e-5, rtol=2e-5)
 
 
@@ -152,6 +157,28 @@ def test_one_frame_is_not_pruned(setting):
     assert out.kernel == "dense"
 
 
+@pytest.mark.parametrize("packing", ["varlen", "bins"])
+@pytest.mark.parametrize("keep_ratio", [1.0, 0.5])
+def test_checkpointed_blocks_run_again_and_give_the_same_gradients(setting, keep_ratio, packing):
+    blocks, hidden, scorer = setting
+    runs, grads = [], []
+    for block in blocks:
+        block.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    for options in ({}, {"checkpoint_blocks": True}):
+        runs.clear()
+        out = encode(blocks, hidden, scorer, keep_ratio, LENGTHS, packing=packing, **options)
+        grads.append(torch.autograd.grad(out.features.square().sum(), blocks.parameters()))
+        assert len(runs) == (14 if options else 7)
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_random_scores_follow_the_seed(setting):
+    blocks, hidden, _ = setting
+    assert torch.equal(encode(blocks, hidden, "random").scores, random_scores(10, len(INDEX), 0))
+    assert torch.equal(encode(blocks, hidden, "random", seed=5).scores, random_scores(10, len(INDEX), 5))
+
+
 def test_gradient_reaches_the_scorer_through_the_bias_only(setting):
     blocks, hidden, scorer = setting
     encode(blocks, hidden, scorer, 0.5, LENGTHS).features.square().sum().backward()
@@ -191,7 +218,9 @@ def test_bfloat16_is_near_float32(setting):
     blocks, hidden, _ = setting
     with torch.no_grad():
         exact = encode(blocks, hidden, "random", 0.5, LENGTHS).features
-        rough = encode(blocks.to(torch.bfloat16), hidden.to(torch.bfloat16), "random", 0.5, LENGTHS).features
+        out = encode(blocks.to(torch.bfloat16), hidden.to(torch.bfloat16), "random", 0.5, LENGTHS)
+    assert out.kernel == "sdpa"  # SDPA's backward pass alone is slow
+    rough = out.features
     assert (rough.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
@@ -256,12 +285,32 @@ def test_chunks_bound_what_a_block_sees(setting, keep_ratio):
     assert max(seen) == 10 * 20
 
 
-def test_stage_times_are_there(setting):
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({"keep_ratio": 1.0}, (1, 0, 0)),
+        ({}, (2, 3, 1)),
+        ({"chunk_frames": 5}, (3, 4, 2)),
+        ({"packing": "bins"}, (2, 3, 1)),
+        ({"scorer": "tome"}, (2, 3, 1)),
+    ],
+)
+def test_the_times_of_the_stages_add_up(setting, options, seconds, monkeypatch):
+    """Under a clock that goes on by a second whenever it is read."""
+    monkeypatch.setattr(pruned_vit.time, "perf_counter", itertools.count(100).__next__)
     blocks, hidden, scorer = setting
-    for keep in (1.0, 0.5):
-        seconds = encode(blocks, hidden, scorer, keep, LENGTHS).seconds
-        assert set(seconds) == {"vit_dense", "score_select_pack", "vit_packed"}
-        assert seconds["vit_dense"] > 0
+    out = encode(blocks, hidden, **{"scorer": scorer, "lengths": LENGTHS, **options})
+    assert out.seconds == dict(zip(("vit_dense", "score_select_pack", "vit_packed"), seconds, strict=True))
+
+
+def test_frames_are_grouped_once_a_chunk(setting, monkeypatch):
+    calls = []
+    grouped = attention.group_frames
+    for module in (attention, pruned_vit):
+        monkeypatch.setattr(module, "group_frames", lambda *args: calls.append(1) or grouped(*args))
+    blocks, hidden, scorer = setting
+    encode(blocks, hidden, scorer, 0.5, LENGTHS, chunk_frames=5)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
