@@ -287,7 +287,7 @@ class _BlockRunner:
         bias_TN: Tensor | None = None,
     ) -> dict[int, Tensor]:
         """Run blocks on present patches, chunk by chunk, before them block `entry` on all; features of kept ones."""
-        features: dict[int, list[Tensor]] = {i: [] for i in (entry, *which) if i is not None and i in self.layers}
+        features: dict[int, list[Tensor]] = {i: [] for i in (entry, *which) if i in self.layers}
         for start in range(0, len(hidden_TND), self.chunk_frames):
             chunk = slice(start, start + self.chunk_frames)
             x = hidden_TND[chunk]
@@ -302,7 +302,7 @@ class _BlockRunner:
             if present_TN is not keep_TN:
                 kept = keep_TN[chunk].reshape(-1)[packed.index].nonzero().squeeze(1)
             tokens, attend = packed.tokens, _packed_attend(packed, kernel)
-            if entry is not None and entry in features:
+            if entry in features:
                 features[entry].append(tokens if kept is None else tokens.index_select(0, kept))
             clock.lap("score_select_pack")
             for i in which:
