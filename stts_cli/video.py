@@ -157,7 +157,8 @@ def open_file(path: str | Path) -> Any:
 
     av.logging.set_level(None)
     options = {"protocol_whitelist": "file", "format_whitelist": _allowed_formats()}
-    return av.open(os.path.abspath(path), options=options)
+    # not `options`: PyAV below 17.1 applies those to streams that it counted too early, and crashes (mpg, flv)
+    return av.open(os.path.abspath(path), container_options=options)
 
 
 @functools.cache
