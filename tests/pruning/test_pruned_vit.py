@@ -86,6 +86,24 @@ def test_equals_masked_dense_path(setting, keep_ratio, rescale, packing, chunk):
                 torch.testing.assert_close(out.features[slot], features[t, patch], atol=2e-5, rtol=2e-5)
 
 
+def test_a_video_that_drops_a_single_window_has_the_bias_too(setting):
+    blocks, hidden, scorer = setting
+    out = encode(blocks, hidden[:2], scorer, 0.9)
+    features, keep = masked_reference(blocks, hidden[:2], scorer, 0.9, [2])
+    assert int((~keep).sum()) == 1
+    torch.testing.assert_close(out.features, features[keep[:, patch_window(INDEX, 20)]], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("kernel", "packing", "calls"), [("eager", "varlen", 2), ("sdpa", "bins", 7)])
+def test_whose_attention_is_sdpa(setting, kernel, packing, calls, monkeypatch):
+    """Two stock blocks always; the block with the bias and the four packed ones by the kernel."""
+    blocks, hidden, scorer = setting
+    seen, sdpa = [], functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *a, **k: seen.append(1) or sdpa(*a, **k))
+    encode(blocks, hidden, scorer, 0.5, LENGTHS, kernel=kernel, packing=packing)
+    assert len(seen) == calls
+
+
 @pytest.mark.parametrize(("packing", "chunk"), [("varlen", None), ("varlen", 5), ("bins", 3)])
 def test_merged_windows_go_on_as_their_means(setting, packing, chunk):
     blocks, hidden, _ = setting
