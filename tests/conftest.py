@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+# Models this small gain nothing from threads, and threads that wait for a busy core take many times as long.
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; processes that tests start inherit it
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; processes that tests start inherit it
 
 WriteVideo = Callable[..., Path]
