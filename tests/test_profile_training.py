@@ -149,6 +149,7 @@ def test_the_document(capsys):
     assert "decod" not in out
 
 
+@pytest.mark.slow
 def test_autocast_is_finetunes(capsys):
     document = measured(dtype="bfloat16", repeats=1)
     assert document["points"][0]["kernel"] == "eager", "the kernel that finetuning takes under autocast on a CPU"
@@ -158,6 +159,7 @@ def test_autocast_is_finetunes(capsys):
         measured(dtype="float16")
 
 
+@pytest.mark.slow
 def test_a_step_is_counted_without_running(capsys):
     document = estimate.analytic(architecture=NANO, frames=[4], keep_ratios=[0.5], train=True)
     (counted,) = document["points"]

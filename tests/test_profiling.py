@@ -54,6 +54,7 @@ def document():
     return measured(frames=[4, 8], keep_ratios=[0.75, 0.5])
 
 
+@pytest.mark.slow
 def test_a_profile_says_what_it_is(document):
     assert (document["command"], document["mode"]) == ("profile", "measured")
     assert document["model"]["random_weights"] is True
@@ -70,6 +71,7 @@ def test_a_profile_says_what_it_is(document):
     json.dumps(document, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_tokens_and_flops_are_those_of_the_windows_kept(document):
     point = document["points"][3]
     assert sum(point["kept_per_frame"]) == point["tokens"]["visual tokens"]["pruned"] == 64
@@ -81,6 +83,7 @@ def test_tokens_and_flops_are_those_of_the_windows_kept(document):
     assert point["speedup"]["vit_to_prefill"]["ideal"] == point["ideal_speedup"]
 
 
+@pytest.mark.slow
 def test_every_stage_is_timed_in_both_arms(document):
     for point in document["points"]:
         for stage in (*STAGES, "vit_to_prefill", "ttft", "decode_per_token"):

@@ -69,6 +69,7 @@ def test_the_next_clip_is_read_while_the_caller_is_busy(monkeypatch, tmp_path):
     assert [result.error for result in clips] == ["1", "2", "3", "4"]
 
 
+@pytest.mark.slow
 def test_workers_do_not_run_far_ahead_of_a_slow_clip(monkeypatch, tmp_path):
     monkeypatch.setattr(reader, "_serve", workers.serve_and_tell)
     names = ["slow", *map(str, range(30))]

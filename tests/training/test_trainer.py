@@ -26,6 +26,7 @@ from stts_cli.training.trainer import SttsTrainer
 from tests.training.conftest import base_settings
 
 REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # the fast tier has the loss, the rows and whole runs from the tests beside this one
 
 
 def settings(base, data, **changes):
@@ -129,7 +130,6 @@ def launch(arguments, processes, output):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_process", "recipe"])
 def test_two_processes_are_one(name, request, base, videos_jsonl, tmp_path):
     """DDP over gloo: each of two processes takes one of the step's two videos."""
@@ -213,7 +213,6 @@ def killed(base, videos_jsonl, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_run_that_is_resumed_ends_bit_for_bit_as_if_it_had_not_been(
     name, killed, base, videos_jsonl, tmp_path, monkeypatch
