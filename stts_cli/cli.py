@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from stts_cli import __version__, cli_eval, cli_finetune
-from stts_cli.errors import InputError, SttsError, install_hint, is_out_of_memory
+from stts_cli.errors import EnvironmentFailure, InputError, SttsError, install_hint, is_out_of_memory
 
 app = typer.Typer(
     name="stts",
@@ -225,6 +225,8 @@ def profile(
     if plot:
         plots.plot(document, plot)
     report_profile.show(document, json_only=json)
+    if missing := ", ".join(document.get("not_measured", [])):
+        raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured -> lower --frames or --keep-ratio")
 
 
 def spread_options(arguments: Sequence[str]) -> list[str]:

@@ -57,6 +57,12 @@ def frame_value(index: int) -> int:
     return 16 + 4 * index
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide a machine's GPUs from the tests, and from processes that they start, unless `-m gpu` asks for them."""
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA is first asked for
+
+
 def is_left_out(markers: set[str], expression: str) -> bool:
     """Return whether a test is of those that run only where `pytest -m` names their marker."""
     return any(name not in expression for name in markers & {"hostile", "serving", "browser"})

@@ -302,6 +302,27 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(monkeypatch):
         measured()
 
 
+def test_what_was_measured_outlives_a_frame_count_that_memory_does_not_suffice_for(monkeypatch, capsys):
+    real = run.take_turns
+
+    def take_turns(run, clip, *rest):
+        if len(clip.timestamps_s) != 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(run, clip, *rest)
+
+    monkeypatch.setattr(run, "take_turns", take_turns)
+    arguments = ["profile", "--shape", "nano", "--repeats", "1", "--no-memory", "--json", "--sweep-frames"]
+    with pytest.raises(SystemExit) as end:
+        cli.main([*arguments, "4,8,6"])
+    out, err = capsys.readouterr()
+    assert end.value.code == 3
+    assert [point["num_frames"] for point in json.loads(out)["points"]] == [4]
+    assert "stts: 8 frames, 6 frames: out of memory; the rest was measured -> lower --frames or --keep-ratio" in err
+    with pytest.raises(SystemExit) as end:
+        cli.main([*arguments, "8,4"])
+    assert (end.value.code, capsys.readouterr().out) == (3, ""), "nothing was measured before"
+
+
 @pytest.mark.parametrize(
     ("changes", "failure", "words"),
     [

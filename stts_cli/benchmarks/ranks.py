@@ -32,12 +32,14 @@ class Ranks:
         self.rank, self.size = (_first(environment, names, default) for names, default in ((RANK, 0), (SIZE, 1)))
         self.local_rank = _first(environment, LOCAL_RANK, self.rank)
         if self.size > 1:
+            # Its functions' defaults take hold of a group made before its import: that group would outlive its end below.
+            import torch.distributed.nn.functional
             from torch import distributed
 
             if not distributed.is_initialized():
                 # a process may be done long before the slowest one
                 distributed.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=timedelta(days=7))
-                # its threads, left to the interpreter's end, now and then abort the process
+                # gloo's threads, left to the interpreter's end, now and then abort the process
                 atexit.register(distributed.destroy_process_group)
 
     def deal(self, cards: Sequence[Card]) -> list[Card]:

@@ -11,7 +11,7 @@ import torch
 from stts_cli import __version__, estimate, savings
 from stts_cli.architectures import Architecture, unknown
 from stts_cli.device import resolve_device
-from stts_cli.errors import EnvironmentFailure, InputError, install_hint
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint, is_out_of_memory
 from stts_cli.profiling.figures import break_even, point
 from stts_cli.profiling.machine import busy, machine
 from stts_cli.profiling.memory import check_memory, peaks_of_processes
@@ -69,7 +69,8 @@ def profile(
         progress: called with the name of each stage as it starts.
 
     Returns:
-        The document: "mode" is "measured"; "points" hold tokens, FLOPs, "seconds" and "peak_bytes", dense and pruned.
+        The document: "mode" is "measured"; "points" hold tokens, FLOPs, "seconds" and "peak_bytes", dense and pruned;
+        "not_measured" says of each frame count that memory did not suffice for, once others were measured.
 
     Raises:
         InputError: a setting that cannot be honoured.
@@ -104,13 +105,19 @@ def profile(
     progress("loading the model")
     family = build(job)
     run = runner(family, job)
-    points, clips = [], []
+    points, clips, not_measured = [], [], []
     for num_frames in dict.fromkeys(plan.num_frames for plan in plans):
         here = [plan for plan in plans if plan.num_frames == num_frames]
         clip, about = read_frames(job, num_frames, family, progress)
         clips.append(about)
         arms = [DENSE] + [Arm(plan.keep_ratio, plan.scorer) for plan in here]
-        passes = take_turns(run, clip, arms, repeats, progress)
+        try:
+            passes = take_turns(run, clip, arms, repeats, progress)
+        except Exception as error:
+            if not points or not is_out_of_memory(error):
+                raise
+            not_measured.append(f"{num_frames} frames")
+            continue
         for plan, pruned in zip(here, passes[1:], strict=True):
             held = [peaks.get((num_frames, arm)) for arm in (DENSE, Arm(plan.keep_ratio, plan.scorer))]
             row = point(family.shape(), plan, passes[0], pruned, prune_layer=layer, held=held, train=train)
@@ -139,6 +146,7 @@ def profile(
         "notes": notes,
         "convention": savings.TRAINING_CONVENTION if train else savings.CONVENTION,
         "points": points,
+        "not_measured": not_measured,
         "break_even": break_even(points),
     }
 

@@ -222,6 +222,9 @@ def batched_attention(
     """
     if key_bias is not None and key_bias.is_floating_point():
         key_bias = key_bias.to(q_BHSK.dtype)
+    if key_bias is not None and key_bias.requires_grad and not any(x.requires_grad for x in (q_BHSK, k_BHSK, v_BHSK)):
+        # SDPA on CUDA keeps what the bias's gradient needs only where queries, keys or values ask for one too
+        q_BHSK = q_BHSK.detach().requires_grad_()
     if not explicit:
         return functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=key_bias, scale=scale)
     logits = torch.matmul(q_BHSK * scale, k_BHSK.transpose(2, 3))

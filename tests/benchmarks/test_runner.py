@@ -108,15 +108,19 @@ def test_killed_and_resumed_is_the_same_as_never_killed(words, tmp_path, capsys,
         assert f"holds a run {sentence}" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")], ids=["torchrun", "mpirun"])
-def test_two_processes_give_the_result_of_one(words, tmp_path, capsys, without_times, names):
-    rank_name, size_name = names
-    finish([*words, "--output", str(tmp_path / "one")], capsys)
+@pytest.fixture
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {size_name: "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")], ids=["torchrun", "mpirun"])
+def test_two_processes_give_the_result_of_one(words, tmp_path, capsys, without_times, free_port, names):
+    rank_name, size_name = names
+    finish([*words, "--output", str(tmp_path / "one")], capsys)
+    shared = {size_name: "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}
     pair = [
         start([*words, "--output", str(tmp_path / "two"), "--json"], **{rank_name: str(rank)}, **shared)
         for rank in range(2)
@@ -127,6 +131,33 @@ def test_two_processes_give_the_result_of_one(words, tmp_path, capsys, without_t
     assert without_times(result(tmp_path / "two")) == without_times(result(tmp_path / "one"))
     assert without_times(rows(tmp_path / "two")) == without_times(rows(tmp_path / "one"))
     assert without_times(json.loads(said[0][0])["samples"]) == without_times(rows(tmp_path / "one")[1:])
+
+
+AT_ITS_END = """
+import atexit
+from pathlib import Path
+atexit.register(lambda: print(*{task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")}))
+from stts_cli.benchmarks.ranks import Ranks
+print(Ranks().collect("here"))
+import torch.distributed.nn.functional  # as models do; its functions' defaults take hold of a group that is there
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are named in /proc")
+def test_no_thread_of_the_group_outlives_it(free_port):
+    """One that still ran when the interpreter ended aborted the process, one time in thirty."""
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ITS_END], env={**shared, "RANK": rank}, stdout=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    for out in [process.communicate()[0] for process in pair]:
+        answers, threads = out.splitlines()
+        assert answers == "['here', 'here']"
+        assert "gloo" not in threads
 
 
 def test_both_processes_have_work():

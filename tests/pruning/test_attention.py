@@ -73,6 +73,32 @@ def test_gpu_kernels_equal_block_diagonal(kernel):
     )
 
 
+def bias_gradient(device, dtype):
+    """Of a bias on keys, where nothing else wants a gradient: a scorer that learns on a frozen model."""
+    q, k, v, weight = (x.to(device).unflatten(0, (3, -1)).transpose(1, 2) for x in [*qkv((27,), dtype), qkv((27,))[0]])
+    bias = torch.linspace(-2, 0, 27).view(3, 1, 1, 9).to(device).requires_grad_()
+    (batched_attention(q, k, v, 0.3, bias, explicit=False).float() * weight).sum().backward()
+    return bias.grad.cpu()
+
+
+def test_a_bias_has_its_gradient_where_nothing_else_wants_one(monkeypatch):
+    asked, sdpa = [], functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        functional, "scaled_dot_product_attention", lambda q, *a, **k: asked.append(q.requires_grad) or sdpa(q, *a, **k)
+    )
+    assert bias_gradient("cpu", torch.float32).abs().min() > 0
+    assert asked == [True], "on CUDA the backward pass fails without"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_a_bias_has_its_gradient_on_a_gpu(dtype, tolerance):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    expected = bias_gradient("cpu", torch.float32)
+    torch.testing.assert_close(bias_gradient("cuda", dtype).float(), expected, atol=tolerance, rtol=tolerance)
+
+
 @pytest.mark.parametrize("lengths", [LENGTHS, (4, 4, 4), (16, 15, 14, 13, 2, 2, 1), (7,)])
 @pytest.mark.parametrize("overhead", [0, 50, 200, 10**9])
 def test_groups_hold_each_frame_once_and_cost_the_least(lengths, overhead, monkeypatch):
