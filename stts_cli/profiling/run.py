@@ -105,7 +105,8 @@ def profile(
     progress("loading the model")
     family = build(job)
     run = runner(family, job)
-    points, clips, not_measured = [], [], []
+    points: list[dict[str, Any]] = []
+    clips, not_measured = [], []
     for num_frames in dict.fromkeys(plan.num_frames for plan in plans):
         here = [plan for plan in plans if plan.num_frames == num_frames]
         clip, about = read_frames(job, num_frames, family, progress)
