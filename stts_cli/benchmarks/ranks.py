@@ -32,7 +32,7 @@ class Ranks:
         self.rank, self.size = (_first(environment, names, default) for names, default in ((RANK, 0), (SIZE, 1)))
         self.local_rank = _first(environment, LOCAL_RANK, self.rank)
         if self.size > 1:
-            # the defaults of its functions take hold of a group made before its import, which then outlives its end below
+            # its functions' defaults take hold of a group made before its import, which then outlives its end below
             import torch.distributed.nn.functional  # noqa: F401
             from torch import distributed
 

@@ -53,18 +53,23 @@ def test_videos_of_unequal_length_weigh_by_their_questions():
     assert mean_interval(values, clusters, seed=7, resamples=50) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_mean_of_the_groups_means_is_resampled_with_the_videos_too():
-    values, clusters = UNEQUAL
-    groups = [["x"], ["x", "y"], ["y"], [], ["x"], ["y"], ["y"], ["y"]]
+@pytest.mark.parametrize(
+    ("values", "clusters", "groups"),
+    [
+        (*UNEQUAL, [["x"], ["x", "y"], ["y"], [], ["x"], ["y"], ["y"], ["y"]]),
+        ([1.0, 0.25, -1.0], ["a", "b", "c"], [["x"], ["y"], ["z"]]),  # of most draws a group is left out
+    ],
+)
+def test_the_mean_of_the_groups_means_is_resampled_with_the_videos_too(values, clusters, groups):
     means = []
     for drawn in np.random.default_rng(7).integers(3, size=(50, 3)):
         picked = [k for d in drawn for k, name in enumerate(clusters) if name == "abc"[d]]
-        of_groups = [[values[k] for k in picked if name in groups[k]] for name in "xy"]
+        of_groups = [[values[k] for k in picked if name in groups[k]] for name in "xyz"]
         of_groups = [sum(own) / len(own) for own in of_groups if own]
         means.append(sum(of_groups) / len(of_groups))
     expected = np.percentile(means, [2.5, 97.5])
     assert mean_interval(values, clusters, groups=groups, seed=7, resamples=50) == pytest.approx(expected, abs=1e-12)
-    assert mean_interval(values, clusters, groups=[["x"]] * 8) == mean_interval(values, clusters)
+    assert mean_interval(values, clusters, groups=[["x"]] * len(values)) == mean_interval(values, clusters)
 
 
 @pytest.mark.parametrize("chunk", [1, 10])
@@ -169,15 +174,15 @@ def test_a_summary_in_full():
 
 def test_points_are_of_the_same_mean_as_the_accuracies_they_stand_beside():
     """Tasks of unequal size: over questions and over tasks the arms differ by different amounts."""
-    right = {"a": [1, 1, 1, 0], "b": [1, 1, 0, 1]}
-    a, b = ([row(k, score, task="xxxy"[k]) for k, score in enumerate(right[arm])] for arm in "ab")
-    for headline, points in (("micro", 0.0), ("task", 1 / 6 - 1 / 2)):
+    right, tasks = {"a": [1, 1, 1, 1, 0, 1], "b": [0, 1, 1, 1, 1, 1]}, [("x",), ("x",), ("x",), ("y",), ("z",), ()]
+    a, b = ([row(k, score, task=tasks[k]) for k, score in enumerate(right[arm])] for arm in "ab")
+    for headline, points in (("micro", 0.0), ("task", (1 / 3 + 0 - 1) / 3)):
         result = compare(a, b, headline)
         accuracies = [summarize(rows, headline)["accuracy"] for rows in (a, b)]
         assert result["accuracy_difference"] == pytest.approx(accuracies[0] - accuracies[1]) == pytest.approx(points)
         assert result["difference"] == 0.0
         assert summarize(a, headline)["mean"] == ("micro" if headline == "micro" else "macro over task")
-    assert compare(a, b, "task")["accuracy_interval"] == mean_interval([0, 0, 1, -1], "0123", groups=list("xxxy"))
+    assert compare(a, b, "task")["accuracy_interval"] == mean_interval([1, 0, 0, 0, -1, 0], "012345", groups=tasks)
     lacking = compare(a, b, "no such breakdown")
     for key in ("difference", "interval"):
         assert lacking[f"accuracy_{key}"] == lacking[key]

@@ -90,6 +90,13 @@ def test_a_bias_has_its_gradient_where_nothing_else_wants_one(monkeypatch):
     assert asked == [True], "on CUDA the backward pass fails without"
 
 
+def test_a_bias_takes_no_gradient_from_queries_beside_frozen_keys():
+    q, k, v = (x[:, None] for x in qkv((9,)))
+    bias = torch.linspace(-2, 0, 2).requires_grad_()
+    batched_attention(q.requires_grad_(), k, v, 0.3, bias, explicit=False).square().sum().backward()
+    assert q.grad.abs().max() > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
 def test_a_bias_has_its_gradient_on_a_gpu(dtype, tolerance):
