@@ -147,7 +147,7 @@ def refused(capsys, monkeypatch):
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, monkeypatch):
-    from stts_cli import pipeline
+    from stts_cli.engine import pipeline
 
     monkeypatch.setattr(pipeline, "load", lambda *_, **__: pytest.fail("the model is loaded before it is said"))
     code, line = refused("ask", *(str(clip_file) if word == "clip" else word for word in arguments))
@@ -215,7 +215,8 @@ def test_a_traceback_is_shown_only_when_asked_for():
 
 WARNS = """
 import sys, warnings
-from stts_cli import cli, errors, presets
+from stts_cli import cli, errors
+from stts_cli.config import presets
 
 def choose(*_, **__):
     warnings.warn("an old name", FutureWarning)
@@ -248,7 +249,7 @@ def test_settings_come_from_the_flag_over_the_preset(monkeypatch, tmp_path, clip
         seen.update(settings, path=path, questions=questions)
         raise KeyboardInterrupt
 
-    from stts_cli import pipeline
+    from stts_cli.engine import pipeline
 
     monkeypatch.setattr(pipeline, "ask", ask)
     mine = tmp_path / "mine.yaml"

@@ -8,102 +8,65 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "stts_cli"
-BELOW_COMMANDS = {
-    "text", "video", "resize", "generate", "families", "pruning", "budget", "scorers", "savings", "device",
-    "errors", "__init__",
-}  # fmt: skip
-
-# room -> rooms it may import; a room may always import itself
-ALLOWED: dict[str, set[str]] = {
-    "__init__": set(),
-    "errors": set(),
-    "budget": {"errors"},
-    "scorers": {"errors"},
-    "savings": {"errors"},
-    "presets": {"scorers", "errors"},
-    "architectures": {"presets", "savings", "errors"},
-    "estimate": {"architectures", "scorers", "budget", "savings", "errors", "__init__"},
-    "plots": {"text", "errors"},
-    "device": {"errors"},
-    "resize": {"errors"},
-    "video": {"resize", "errors"},
-    "visual": {"plots", "errors"},
-    "pruning": {"budget", "scorers", "errors"},
-    "generate": {"device", "errors"},
-    "families": {"resize", "pruning", "budget", "savings", "architectures", "device", "errors"},
-    "shapes": {"errors"},
-    "pipeline": BELOW_COMMANDS,
-    "profiling": BELOW_COMMANDS | {"pipeline", "architectures", "estimate", "training"},
-    "training": BELOW_COMMANDS | {"shapes", "benchmarks"},  # questions are worded, and clips read, as eval does it
-    "benchmarks": BELOW_COMMANDS | {"pipeline", "shapes", "estimate"},
-    "text": set(),
-    "terminal": {"text", "errors"},
-    "report": {"terminal", "errors", "__init__"},
-    "report_profile": {"report", "terminal", "errors", "__init__"},
-    "report_eval": {"report", "terminal"},
-    "report_finetune": {"terminal"},
-    "cli_finetune": {"report_finetune", "training", "presets", "errors"},
-    "cli_eval": {"report_eval", "benchmarks", "resize", "presets", "plots", "errors"},
-    "cli": {
-        "cli_eval",
-        "cli_finetune",
-        "report",
-        "report_profile",
-        "terminal",
-        "plots",
-        "architectures",
-        "estimate",
-        "pipeline",
-        "benchmarks",
-        "training",
-        "profiling",
-        "visual",
-        "video",
-        "resize",
-        "presets",
-        "savings",
-        "errors",
-        "__init__",
-    },
+# from the top: a room may import itself, the rooms below it and the modules that everyone may
+ORDER = (
+    "cli", "commands", "report", "profiling", "training", "evaluation", "data", "engine", "families", "pruning",
+    "media", "cost", "config",
+)  # fmt: skip
+EVERYONE_MAY = ("budget", "scorers", "text", "errors", "__init__")  # they import `errors` only
+ASIDE = "toy"  # imports what it likes below `report`; others import it by name only, see MORE
+# module -> modules of rooms above it, or aside, that it imports all the same
+MORE = {
+    "commands.finetune": {"toy.nano"},
+    "training.finetune": {"toy.world_clips"},
+    "evaluation.benchmarks.shapes": {"toy.questions", "toy.world"},
+    "media.reader": {"toy.clips"},
+    "config.architectures": {"cost.savings"},
 }
-# package -> rooms that may import it
+# package -> rooms, or modules, that may import it
 CONFINED = {
-    "typer": {"cli", "cli_eval", "cli_finetune"},
-    "rich": {"terminal", "report", "report_profile", "report_eval", "report_finetune"},
-    "matplotlib": {"plots", "visual"},
-    "decord": {"video"},
-    "av": {"video", "shapes", "benchmarks"},  # shapes writes H.264 files, benchmarks read folders of jpg frames
-    "transformers": {"families", "generate", "pipeline", "training", "benchmarks"},
+    "typer": {"cli", "commands"},
+    "rich": {"report"},
+    "matplotlib": {"report.plots", "report.pictures"},
+    "decord": {"media.video"},
+    "av": {"media.video", "media.reader", "toy.clips"},  # toy writes H.264 files
+    "transformers": {"families", "engine", "training", "evaluation", "toy"},
     "click": set(),
     "torchvision": set(),
 }
-WITHOUT_TORCH = {
-    "__init__",
-    "errors",
-    "savings",
-    "presets",
-    "architectures",
-    "estimate",
-    "video",
-    "plots",
-    "text",
-    "terminal",
-    "report",
-    "report_profile",
-    "cli",
-    "cli_eval",
-    "cli_finetune",
-    "report_eval",
-    "report_finetune",
-}
+WITHOUT_TORCH = {*EVERYONE_MAY, "cli", "commands", "report", "cost", "config", "data", "media.video", "media.source"}
 
 
 def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def target_of(name: str) -> str:
+    """Return the module of ours that an absolute dotted name of an import lies in; it may end in a function's name."""
+    parts = name.split(".")[1:]
+    while parts and not PACKAGE.joinpath(*parts).with_suffix(".py").exists():
+        if PACKAGE.joinpath(*parts).is_dir():
+            parts.append("__init__")
+            break
+        parts.pop()
+    return ".".join(parts) or "__init__"
+
+
+def may_import(module: str, target: str) -> bool:
+    room, other = room_of(module), room_of(target)
+    if other == room or other in EVERYONE_MAY or target in MORE.get(module, ()):
+        return True
+    if room == ASIDE:
+        return other in ORDER[ORDER.index("report") + 1 :]
+    return room in ORDER and other in ORDER[ORDER.index(room) + 1 :]
 
 
 def imported_modules(path: Path) -> list[str]:
@@ -120,16 +83,25 @@ def imported_modules(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down_only(path):
-    room = room_of(path)
-    assert room in ALLOWED, f"{path.name}: a new room; say in ALLOWED what it may import"
+    module = module_of(path)
+    room = room_of(module)
+    assert room in (*ORDER, *EVERYONE_MAY, ASIDE), f"{path.name}: a new room; say in ORDER where it stands"
     for name in imported_modules(path):
-        parts = name.split(".")
-        if parts[0] == "stts_cli":
-            target = parts[1] if (PACKAGE / parts[1]).is_dir() or (PACKAGE / f"{parts[1]}.py").exists() else "__init__"
-            assert target == room or target in ALLOWED[room], f"{room} imports {name}"
-        assert room in CONFINED.get(parts[0], {room}), f"{room} imports {name}"
-        if room in WITHOUT_TORCH:
-            assert parts[0] != "torch", f"{room} imports {name}"
+        package = name.partition(".")[0]
+        if package == "stts_cli":
+            target = target_of(name)
+            assert may_import(module, target), f"{module} imports {target}"
+            assert room not in EVERYONE_MAY or target == "errors", f"{module} imports {target}"
+        assert {room, module} & CONFINED.get(package, {room}), f"{module} imports {name}"
+        if {room, module} & WITHOUT_TORCH:
+            assert package != "torch", f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MORE)
+def test_an_exception_that_nothing_needs_is_gone(module):
+    path = PACKAGE / (module.replace(".", "/") + ".py")
+    targets = {target_of(name) for name in imported_modules(path) if name.startswith("stts_cli.")}
+    assert {target for target in targets if not may_import(room_of(module), target)} == MORE[module]
 
 
 def test_families_do_not_import_each_other():
@@ -145,8 +117,15 @@ def test_families_do_not_import_each_other():
 
 def test_the_test_itself_sees_imports(tmp_path):
     path = tmp_path / "x.py"
-    path.write_text("import os.path\ndef f():\n    from stts_cli.video import probe\n")
-    assert imported_modules(path) == ["os.path", "stts_cli.video.probe"]
+    path.write_text("import os.path\ndef f():\n    from stts_cli.media.video import probe\n")
+    assert imported_modules(path) == ["os.path", "stts_cli.media.video.probe"]
+    assert target_of("stts_cli.media.video.probe") == "media.video"
+    assert target_of("stts_cli.profiling.profile") == "profiling.__init__"
+    assert target_of("stts_cli.__version__") == "__init__"
+    assert not may_import("media.video", "engine.device")
+    assert not may_import("report.ask", "commands.ask")
+    assert not may_import("training.model", "toy.world")
+    assert may_import("toy.nano", "training.finetune")
 
 
 def test_no_file_is_a_drawer():

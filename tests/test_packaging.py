@@ -16,7 +16,7 @@ from tests.conftest import is_left_out
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "stts_cli"
 # loaded by lmms-eval itself, whose package brings what they import
-PLUG_IN = {PACKAGE / "benchmarks" / "lmms_eval_model.py", PACKAGE / "benchmarks" / "lmms_eval_plugin.py"}
+PLUG_IN = {PACKAGE / "evaluation" / "lmms_eval_model.py", PACKAGE / "evaluation" / "lmms_eval_plugin.py"}
 NOT_IMPORTED = {"tensorboard"}  # by name only: Trainer does it
 
 

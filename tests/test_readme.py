@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from stts_cli import cli, estimate, plots, presets
-from stts_cli.architectures import shape_names
+from stts_cli import cli
+from stts_cli.config import presets
+from stts_cli.config.architectures import shape_names
+from stts_cli.cost import estimate
+from stts_cli.report import plots
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -60,9 +63,12 @@ def test_both_commands_set_up_a_fresh_machine():
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file, tmp_path):
     """Parse each one for real, up to the call that would load a model."""
-    from stts_cli import pipeline, profiling
-    from stts_cli.benchmarks import registry, suite
-    from stts_cli.training import finetune, nano, runs
+    from stts_cli import profiling
+    from stts_cli.engine import pipeline
+    from stts_cli.evaluation import suite
+    from stts_cli.evaluation.benchmarks import registry
+    from stts_cli.toy import nano
+    from stts_cli.training import finetune, runs
 
     asked = []
     monkeypatch.setattr(pipeline, "ask", lambda path, questions, **settings: asked.append(settings) or 1 / 0)

@@ -7,13 +7,13 @@ import contextlib
 import numpy as np
 import pytest
 
-from stts_cli import plots, visual
-from stts_cli.benchmarks.journal import Journal
-from stts_cli.benchmarks.output import write_results
 from stts_cli.errors import EnvironmentFailure
+from stts_cli.evaluation.journal import Journal
+from stts_cli.evaluation.output import write_results
+from stts_cli.report import pictures, plots
 from stts_cli.training.run_folder import RunLog, claim
-from tests.benchmarks.test_journal import CONFIG, rows
-from tests.benchmarks.test_suite import document
+from tests.evaluation.test_journal import CONFIG, rows
+from tests.evaluation.test_suite import document
 
 resource = pytest.importorskip("resource")
 
@@ -46,7 +46,7 @@ def picture(folder):
 
 def kept(folder):
     frames, mask = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 4), bool)
-    visual.save_kept(str(folder / "x.png"), frames, [0.0, 0.5], mask, np.zeros((4, 4), int), "a title")
+    pictures.save_kept(str(folder / "x.png"), frames, [0.0, 0.5], mask, np.zeros((4, 4), int), "a title")
 
 
 WRITERS = {

@@ -1,4 +1,4 @@
-"""The `eval` command: parse, decide the arms, call `benchmarks`, report. Nothing heavy is imported before it runs."""
+"""The `eval` command: parse, decide the arms, call `evaluation`, report. Nothing heavy is imported before it runs."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
 ) -> None:
     """Measure accuracy beside cost, with more arms on the same questions if asked for."""
-    from stts_cli import report_eval
-    from stts_cli.presets import Preset, choose_preset, load_suite, vary_preset
-    from stts_cli.resize import check_resize
+    from stts_cli.config.presets import Preset, choose_preset, load_suite, vary_preset
+    from stts_cli.media.resize import check_resize
+    from stts_cli.report.evaluate import EvalProgress, show_evaluation, show_list
 
     check_resize(resize)
 
     if list_them:
-        from stts_cli.benchmarks.registry import describe
+        from stts_cli.evaluation.benchmarks.registry import describe
 
-        report_eval.show_list(describe(), json_only=json)
+        show_list(describe(), json_only=json)
         return
     told = load_suite(suite) if suite else {}
     paper = told.get("paper", {}) if bench is None else {}  # figures of the suite's own benchmarks
@@ -99,7 +99,7 @@ def evaluate(
     if bench is None:
         raise InputError("no benchmark is named -> --bench NAME, or --list to see them -> name one")
     if plot:
-        from stts_cli.plots import check_target
+        from stts_cli.report.plots import check_target
 
         check_target(plot)
     settings = choose_preset(preset or told.get("preset"), model=model or told.get("model"))
@@ -113,10 +113,10 @@ def evaluate(
     settings = settings.override(**{name: told.get(name) for name in flags}).override(**flags, dtype=dtype)
     others = [text for given in compare or () for text in given.split(",")]
     varied = [vary_preset(settings, text.strip()) for text in [*told.get("compare", ()), *others]]
-    with _say_how_to_go_on(), report_eval.EvalProgress() as progress:
+    with _say_how_to_go_on(), EvalProgress() as progress:
         progress("starting")
-        from stts_cli.benchmarks.settings import ArmSettings
-        from stts_cli.benchmarks.suite import plan_arms, run_benchmarks
+        from stts_cli.evaluation.settings import ArmSettings
+        from stts_cli.evaluation.suite import plan_arms, run_benchmarks
 
         def arm(preset: Preset, name: str) -> ArmSettings:
             dense = preset.scorer == "none" or preset.keep_ratio == 1
@@ -156,10 +156,10 @@ def evaluate(
         )
     if document is not None:
         if plot:
-            from stts_cli.plots import plot_accuracy
+            from stts_cli.report.plots import plot_accuracy
 
             plot_accuracy(document, plot)
-        report_eval.show_evaluation(document, json_only=json)
+        show_evaluation(document, json_only=json)
 
 
 @contextmanager

@@ -111,8 +111,8 @@ def finetune(
 ) -> None:
     """Train the scorer, an adapter or everything on your own questions about videos."""
     given = dict(locals())
-    from stts_cli import report_finetune
-    from stts_cli.presets import load_preset, preset_names, presets_folder
+    from stts_cli.config.presets import load_preset, preset_names, presets_folder
+    from stts_cli.report.finetune import FinetuneProgress, show_finetune, show_runs
     from stts_cli.training.settings import NANO_STAGES, FinetuneSettings, read_stages
 
     flags = {f.name: given[f.name] for f in dataclasses.fields(FinetuneSettings) if given.get(f.name) is not None}
@@ -138,9 +138,9 @@ def finetune(
         from stts_cli.training.results import check_push
 
         check_push(push_to_hub, "", "full")
-    with report_finetune.FinetuneProgress() as progress:
+    with FinetuneProgress() as progress:
         if tuple(stages) == NANO_STAGES:
-            from stts_cli.training.nano import train_nano
+            from stts_cli.toy.nano import train_nano
 
             document = train_nano(stages, flags, place, resume=resume, device=device, report=progress)
         elif set(stages) != {""}:
@@ -151,7 +151,7 @@ def finetune(
                     "--push-to-hub of several runs -> one run -> upload the one you want by its own preset"
                 )
             runs = plan_runs({name: resolve(values) for name, values in stages.items()}, resolve(flags))
-            report_finetune.show_runs(
+            show_runs(
                 train_runs(runs, place, resume=resume, device=device, report=progress), str(place), json_only=json
             )
             return
@@ -170,4 +170,4 @@ def finetune(
             progress({"event": "stage", "name": "uploading"})
             push(place, push_to_hub)
     if first:
-        report_finetune.show_finetune(document, str(place), json_only=json)
+        show_finetune(document, str(place), json_only=json)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stts_cli.config.presets import presets_folder
+from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError, suggest
-from stts_cli.presets import presets_folder
-from stts_cli.savings import ModelShape
 
 VISION_KEYS = (
     "hidden_size",

@@ -98,8 +98,8 @@ class Preset:
 
 def presets_folder() -> Path:
     """Return the folder of the presets that ship: inside an installed package, or beside it in a clone."""
-    installed = Path(__file__).parent / "_presets"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "presets"
+    installed = Path(__file__).parents[1] / "_presets"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "presets"
 
 
 def demo_video() -> str:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from stts_cli import __version__, savings, scorers
-from stts_cli.architectures import Architecture
+from stts_cli import __version__, scorers
 from stts_cli.budget import check_prune_layer, clamp_note, lone_frames, num_dropped
+from stts_cli.config.architectures import Architecture
+from stts_cli.cost import savings
+from stts_cli.cost.savings import CONVENTION, TRAINING_CONVENTION, Savings
 from stts_cli.errors import InputError
-from stts_cli.savings import CONVENTION, TRAINING_CONVENTION, Savings
 
 QUESTION = "What happens in this video?"
 ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
@@ -320,7 +321,7 @@ def analytic(
         train: count a training step instead of an answer.
 
     Returns:
-        The document that report_profile.py prints: "mode" is "analytic", "points" are the plans.
+        The document that report/profile.py prints: "mode" is "analytic", "points" are the plans.
 
     Raises:
         InputError: a setting that cannot be honoured.

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stts_cli.benchmarks.items import Cue, QaItem, Source
-from stts_cli.benchmarks.own_rows import NumberedRow, kind_of
-from stts_cli.benchmarks.prompts import letter_from_choices, subtitle_block
+from stts_cli.data.items import Cue, QaItem
+from stts_cli.data.own_rows import NumberedRow, kind_of
+from stts_cli.data.prompts import letter_from_choices, subtitle_block
 from stts_cli.errors import InputError
+from stts_cli.media.source import Source
 
 Row = dict[str, Any]
 UNSUPPORTED = {

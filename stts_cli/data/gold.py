@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from stts_cli.benchmarks.items import letters_of_text
+from stts_cli.data.items import letters_of_text
 from stts_cli.errors import InputError
 
 Letters = tuple[str, ...]

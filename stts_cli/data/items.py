@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from string import ascii_uppercase
+
+from stts_cli.media.source import Source
 
 _LABEL = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.):])\s*")
 
@@ -22,27 +23,6 @@ class Cue:
     start_s: float
     end_s: float
     text: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the frames come from.
-
-    Attributes:
-        path: a video file, or a folder of numbered jpg frames.
-        start_s: leave out what comes before; times shown to the model then count from here.
-        end_s: leave out what comes after, or None for the end.
-        end_frame: leave out this frame of the file (from 0) and what comes after, or None for the end.
-        folder_fps: frames a second of a folder of frames.
-        scene: (split, index, long) of a clip of the procedural world, which is written when it is first read.
-    """
-
-    path: Path
-    start_s: float | None = None
-    end_s: float | None = None
-    end_frame: int | None = None
-    folder_fps: float = 3.0
-    scene: tuple[str, int, bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stts_cli.benchmarks.gold import shown
+from stts_cli.data.gold import shown
 from stts_cli.errors import InputError
 
 SUFFIXES = (".jsonl", ".json", ".csv")

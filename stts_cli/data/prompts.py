@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from stts_cli.benchmarks.items import QaItem
+from stts_cli.data.items import QaItem
 
 LETTER_FROM_CHOICES = "Answer with the option's letter from the given choices directly."
 ONLY_THE_LETTER = "Respond with only the letter of the correct answer."

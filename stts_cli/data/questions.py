@@ -17,12 +17,13 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from stts_cli.benchmarks.gold import Gold, choose_reading, open_answers, plain, read_gold, shown
-from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options
-from stts_cli.benchmarks.own_rows import NumberedRow, kind_of
-from stts_cli.benchmarks.subtitles import SUFFIXES, cut, read_subtitles
-from stts_cli.benchmarks.times import read_time
+from stts_cli.data.gold import Gold, choose_reading, open_answers, plain, read_gold, shown
+from stts_cli.data.items import Cue, QaItem, bare_options
+from stts_cli.data.own_rows import NumberedRow, kind_of
+from stts_cli.data.subtitles import SUFFIXES, cut, read_subtitles
+from stts_cli.data.times import read_time
 from stts_cli.errors import InputError
+from stts_cli.media.source import Source
 
 Row = dict[str, Any]
 KEYS = ("id", "video", "question", "options", "answer", "start", "end", "subtitles", "groups")

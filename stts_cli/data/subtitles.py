@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stts_cli.benchmarks.items import Cue
-from stts_cli.benchmarks.times import read_time
+from stts_cli.data.items import Cue
+from stts_cli.data.times import read_time
 from stts_cli.errors import InputError
 
 SUFFIXES = (".srt", ".vtt")

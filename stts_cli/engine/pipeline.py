@@ -1,9 +1,9 @@
 """The whole path of one question: video file -> frames -> kept visual tokens -> prompt -> answer.
 
 In: a model's name, a video file, questions and flat settings. Out: `AskRun`, with the answers, what was kept, and
-what that saved; `AskRun.to_dict()` is the document that `--json` prints and that report.py draws. The steps are those
-of arXiv 2603.18004 (method): score windows inside the vision encoder, drop the lowest, pack, and give the language
-model the kept tokens only. A dense arm of the same run takes the same path with everything kept.
+what that saved; `AskRun.to_dict()` is the document that `--json` prints and that report/ask.py draws. The steps are
+those of arXiv 2603.18004 (method): score windows inside the vision encoder, drop the lowest, pack, and give the
+language model the kept tokens only. A dense arm of the same run takes the same path with everything kept.
 
 Times are wall-clock seconds after the device has finished. TTFT runs from the frames in memory to the first token of
 the answer; reading the file is counted apart. Printing is not done here.
@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stts_cli import __version__, budget, generate, savings, scorers, video
-from stts_cli.device import PeakMemory, clock, resolve_device
+from stts_cli import __version__, budget, scorers
+from stts_cli.cost import savings
+from stts_cli.engine import generate
+from stts_cli.engine.device import PeakMemory, clock, resolve_device
+from stts_cli.engine.generate import VideoPrefix, prefill_video
 from stts_cli.errors import InputError
 from stts_cli.families.family import clamp_note
-from stts_cli.generate import VideoPrefix, prefill_video
-from stts_cli.resize import DECODER, NOTE, choose_filter
-from stts_cli.video import Clip
+from stts_cli.media import video
+from stts_cli.media.resize import DECODER, NOTE, choose_filter
+from stts_cli.media.video import Clip
 
 if TYPE_CHECKING:
     from stts_cli.families.family import EncodedVideo, Family

@@ -1,1 +1,1 @@
-"""Benchmarks for `stts eval`: one file each says where the questions come from; `runner` asks and scores them."""
+"""Evaluation for `stts eval`: `benchmarks/` says where questions come from; `runner` asks and scores them."""

@@ -11,16 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stts_cli import pipeline
-from stts_cli.benchmarks.benchmark import Benchmark
-from stts_cli.benchmarks.items import QaItem, Source
-from stts_cli.benchmarks.journal import Row
-from stts_cli.benchmarks.prompts import prompt_hash, subtitle_block
-from stts_cli.benchmarks.reader import ReadRequest, ReadResult
-from stts_cli.benchmarks.settings import ArmSettings
+from stts_cli.data.items import QaItem
+from stts_cli.data.prompts import prompt_hash, subtitle_block
+from stts_cli.engine import pipeline
+from stts_cli.engine.pipeline import answer_questions, load, resolve_scorer
 from stts_cli.errors import InputError
-from stts_cli.pipeline import answer_questions, load, resolve_scorer
-from stts_cli.resize import DECODER, NOTE, choose_filter
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark
+from stts_cli.evaluation.journal import Row
+from stts_cli.evaluation.settings import ArmSettings
+from stts_cli.media.reader import ReadRequest, ReadResult
+from stts_cli.media.resize import DECODER, NOTE, choose_filter
+from stts_cli.media.source import Source
 
 if TYPE_CHECKING:
     from stts_cli.families.family import Family

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stts_cli import estimate
-from stts_cli.benchmarks.data import Questions
-from stts_cli.benchmarks.settings import ArmSettings
+from stts_cli.cost import estimate
+from stts_cli.evaluation.gather import Questions
+from stts_cli.evaluation.settings import ArmSettings
 from stts_cli.families.random_molmo2 import read_architecture
 
 ASSUMED = {True: 200e12, False: 50e9}  # FLOPs a second: a large GPU in half precision; two CPU cores in float32

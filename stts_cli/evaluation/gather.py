@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stts_cli.benchmarks import shapes
-from stts_cli.benchmarks.archives import check_whole
-from stts_cli.benchmarks.benchmark import Benchmark
-from stts_cli.benchmarks.hub import fetch
-from stts_cli.benchmarks.items import QaItem
-from stts_cli.benchmarks.own_rows import is_own_file
-from stts_cli.benchmarks.registry import BUILT_IN, get_benchmark
+from stts_cli.data.items import QaItem
+from stts_cli.data.own_rows import is_own_file
 from stts_cli.errors import InputError
+from stts_cli.evaluation.benchmarks import shapes
+from stts_cli.evaluation.benchmarks.archives import check_whole
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark
+from stts_cli.evaluation.benchmarks.hub import fetch
+from stts_cli.evaluation.benchmarks.registry import BUILT_IN, get_benchmark
 
 LISTED = 5  # missing videos named in the message
 

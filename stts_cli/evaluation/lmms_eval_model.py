@@ -1,4 +1,4 @@
-"""The model `stts` inside lmms-eval: its simple API, answered by `pipeline.answer_questions`.
+"""The model `stts` inside lmms-eval: its simple API, answered by `engine.pipeline.answer_questions`.
 
     lmms-eval --model stts --model_args pretrained=allenai/Molmo2-4B,keep_ratio=0.5,max_frames=64 --tasks mvbench
 
@@ -18,11 +18,11 @@ import torch
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from stts_cli.device import resolve_device
+from stts_cli.engine.device import resolve_device
+from stts_cli.engine.pipeline import answer_questions, load, resolve_scorer
 from stts_cli.errors import InputError, suggest
 from stts_cli.families.family import clamp_note
-from stts_cli.pipeline import answer_questions, load, resolve_scorer
-from stts_cli.video import read_clip
+from stts_cli.media.video import read_clip
 
 DEFAULT_NEW_TOKENS = 64
 GREEDY = {"temperature": (0, 0.0, None), "do_sample": (False, None), "num_beams": (1, None), "top_p": (1, 1.0, None)}

@@ -12,4 +12,4 @@ def manifest() -> Any:
     """Return lmms-eval's manifest of the model; called by lmms-eval."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(model_id="stts", simple_class_path="stts_cli.benchmarks.lmms_eval_model.Stts")
+    return ModelManifest(model_id="stts", simple_class_path="stts_cli.evaluation.lmms_eval_model.Stts")

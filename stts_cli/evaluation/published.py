@@ -1,6 +1,6 @@
 """How other evaluators read a reply, their weaknesses included: the benchmarks' publishers and Molmo2's evaluation.
 
-Written from what their functions answer, case by case (`tests/benchmarks/published_scorers.json` names each function
+Written from what their functions answer, case by case (`tests/evaluation/published_scorers.json` names each function
 and its version). They are given replies without outer spaces. Where a rule guesses, the guess is drawn from a generator
 seeded by the question and counts as unread. A language model that some of them ask where their rule fails is not asked.
 Standard library only.
@@ -13,9 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from stts_cli.benchmarks.items import QaItem
-from stts_cli.benchmarks.prompts import option_lines
-from stts_cli.benchmarks.scoring import Verdict
+from stts_cli.data.items import QaItem
+from stts_cli.data.prompts import option_lines
+from stts_cli.evaluation.scoring import Verdict
 
 
 def videomme(text: str, item: QaItem, rng: random.Random) -> Verdict:

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stts_cli import __version__
-from stts_cli.benchmarks.answers import Asking, LoadedArm, answer, load_arms
-from stts_cli.benchmarks.benchmark import Benchmark
-from stts_cli.benchmarks.items import QaItem, Source
-from stts_cli.benchmarks.journal import Journal, Row
-from stts_cli.benchmarks.metrics import Seconds, compare, summarize, summarize_times
-from stts_cli.benchmarks.ranks import Ranks
-from stts_cli.benchmarks.reader import read_ahead
-from stts_cli.benchmarks.settings import ArmSettings, items_hash, versions, weights_hash
-from stts_cli.device import resolve_device
+from stts_cli.data.items import QaItem
+from stts_cli.engine.device import resolve_device
 from stts_cli.errors import InputError, Interrupted
+from stts_cli.evaluation.answers import Asking, LoadedArm, answer, load_arms
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark
+from stts_cli.evaluation.journal import Journal, Row
+from stts_cli.evaluation.metrics import Seconds, compare, summarize, summarize_times
+from stts_cli.evaluation.ranks import Ranks
+from stts_cli.evaluation.settings import ArmSettings, items_hash, versions, weights_hash
 from stts_cli.families.family import clamp_note
+from stts_cli.media.reader import read_ahead
+from stts_cli.media.source import Source
 
 if TYPE_CHECKING:
     from stts_cli.families.family import Family

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from stts_cli.benchmarks.items import QaItem
+from stts_cli.data.items import QaItem
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from stts_cli import __version__
-from stts_cli.benchmarks.items import QaItem
+from stts_cli.data.items import QaItem
 
 SAMPLED = 4096  # numbers of each weight that enter the hash
 PACKAGES = ("torch", "transformers", "decord2", "av", "numpy")

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
-from stts_cli.benchmarks.answers import same_arms
-from stts_cli.benchmarks.cost import cost_line, estimate_cost
-from stts_cli.benchmarks.data import Questions, gather
-from stts_cli.benchmarks.output import write_results
-from stts_cli.benchmarks.own_rows import is_own_file
-from stts_cli.benchmarks.ranks import Ranks
-from stts_cli.benchmarks.registry import SUITES
-from stts_cli.benchmarks.runner import Progress, Run, evaluate
-from stts_cli.benchmarks.settings import ArmSettings
-from stts_cli.device import resolve_device
+from stts_cli.data.own_rows import is_own_file
+from stts_cli.engine.device import resolve_device
 from stts_cli.errors import InputError
+from stts_cli.evaluation.answers import same_arms
+from stts_cli.evaluation.benchmarks.registry import SUITES
+from stts_cli.evaluation.cost import cost_line, estimate_cost
+from stts_cli.evaluation.gather import Questions, gather
+from stts_cli.evaluation.output import write_results
+from stts_cli.evaluation.ranks import Ranks
+from stts_cli.evaluation.runner import Progress, Run, evaluate
+from stts_cli.evaluation.settings import ArmSettings
 
 
 def plan_arms(first: ArmSettings, others: Sequence[ArmSettings], scaling: bool) -> list[ArmSettings]:

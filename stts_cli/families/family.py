@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from stts_cli.budget import clamp_note as _clamp_note
+from stts_cli.cost.savings import ModelShape
 from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.settings import PruneSettings
-from stts_cli.savings import ModelShape
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Frames to patches: resize, rescale, normalise, cut; uint8 (T, H, W, 3) in, (T, N, patch_dim) out.
 
 Comes between video reading and the ViT. Plain torch, equal to what transformers' video processors compute, without
-their need of torchvision. Which frames are read is video.py's choice, and it has them resized already.
+their need of torchvision. Which frames are read is media/video.py's choice, and it has them resized already.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stts_cli.errors import InputError
-from stts_cli.resize import Resizer
+from stts_cli.media.resize import Resizer
 
 _FRAMES_AT_ONCE = 32
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # numbers of PIL

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError, suggest
 from stts_cli.families import molmo2_training, words
 from stts_cli.families.checkpoints import Checkpoint, merge_lora, read_processor
@@ -25,7 +26,6 @@ from stts_cli.families.molmo2_training import VIDEO_TOKEN
 from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, build_scorer, is_in_old_order, load_scorer
 from stts_cli.families.weights import check_files, check_loaded, read_tensors
 from stts_cli.pruning import SCORER_PART, SCORERS, TokenScorer, prune_and_encode, shrink_placeholders, window_index
-from stts_cli.savings import ModelShape
 
 PATCH_TOKEN = "<im_patch>"
 VISUAL_TOKENS = (

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AddedToken
 
-from stts_cli.architectures import ADAPTER_KEYS, TEXT_KEYS, VISION_KEYS, Architecture
+from stts_cli.config.architectures import ADAPTER_KEYS, TEXT_KEYS, VISION_KEYS, Architecture
 from stts_cli.errors import InputError
 from stts_cli.families.broken import loads_checkpoint
 from stts_cli.families.checkpoints import base_chain

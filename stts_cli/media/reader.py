@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from stts_cli.benchmarks.items import Source
-from stts_cli.benchmarks.shapes import write_missing
 from stts_cli.errors import InputError
-from stts_cli.resize import Resizer
-from stts_cli.video import Clip, fit, open_file, probe, read_clip, sample_indices
+from stts_cli.media.resize import Resizer
+from stts_cli.media.source import Source
+from stts_cli.media.video import Clip, fit, open_file, probe, read_clip, sample_indices
 
 READY = "ready"
 START_UP_S = 120.0  # a worker that takes longer to start is given up too
@@ -210,7 +209,10 @@ def _serve(pipe: Any) -> None:
 def _attempt(request: ReadRequest) -> ReadResult:
     started = time.perf_counter()
     try:
-        write_missing(request.source)
+        if request.source.scene:
+            from stts_cli.toy.clips import write_missing
+
+            write_missing(request.source)
         started = time.perf_counter()  # drawing a scene is not reading it
         clip, error = read_source(request), None
     except InputError as problem:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from stts_cli.errors import InputError
-from stts_cli.resize import DECODER, Resizer
+from stts_cli.media.resize import DECODER, Resizer
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # demuxers that open what the file names: playlists, stream descriptions, numbered pictures, parts and indices

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from stts_cli import estimate, savings
-from stts_cli.estimate import Plan
+from stts_cli.cost import estimate, savings
+from stts_cli.cost.estimate import Plan
+from stts_cli.cost.savings import ModelShape
 from stts_cli.profiling.passes import STAGES, SUMS, TRAINING_STAGES, TRAINING_SUMS, Pass
-from stts_cli.savings import ModelShape
 
 HEADLINE = {False: "vit_to_prefill", True: "step"}  # the span that speed-ups are told of: of an answer, of training
 # spans whose time the FLOPs account for; of a step all but the optimizer and the cutting of frames into patches

@@ -16,9 +16,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from stts_cli.device import PeakMemory, free_bytes, resident_bytes
+from stts_cli.cost.estimate import Plan
+from stts_cli.engine.device import PeakMemory, free_bytes, resident_bytes
 from stts_cli.errors import EnvironmentFailure
-from stts_cli.estimate import Plan
 from stts_cli.profiling.passes import DENSE, Arm, Job, Progress, build, read_frames
 from stts_cli.profiling.training_steps import runner
 

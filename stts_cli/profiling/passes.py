@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stts_cli import estimate, generate, pipeline, video
-from stts_cli.architectures import Architecture
-from stts_cli.device import PeakMemory, clock
-from stts_cli.resize import choose_filter
-from stts_cli.video import Clip
+from stts_cli.config.architectures import Architecture
+from stts_cli.cost import estimate
+from stts_cli.engine import generate, pipeline
+from stts_cli.engine.device import PeakMemory, clock
+from stts_cli.media import video
+from stts_cli.media.resize import choose_filter
+from stts_cli.media.video import Clip
 
 if TYPE_CHECKING:
     from stts_cli.families.family import Family

@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 
-from stts_cli import __version__, estimate, savings
-from stts_cli.architectures import Architecture, unknown
-from stts_cli.device import resolve_device
+from stts_cli import __version__
+from stts_cli.config.architectures import Architecture, unknown
+from stts_cli.cost import estimate, savings
+from stts_cli.engine.device import resolve_device
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, is_out_of_memory
+from stts_cli.media.resize import DECODER, NOTE
 from stts_cli.profiling.figures import break_even, point
 from stts_cli.profiling.machine import busy, machine
 from stts_cli.profiling.memory import check_memory, peaks_of_processes
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, Arm, Job, Progress, build, read_frames, take_turns
 from stts_cli.profiling.training_steps import runner
 from stts_cli.pruning.attention import KERNELS, choose_kernel
-from stts_cli.resize import DECODER, NOTE
 
 ON_CPU = (
     "resident memory of a process of its own for each arm, which gives back what it frees, above the loaded model and "

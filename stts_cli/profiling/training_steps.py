@@ -15,17 +15,17 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from stts_cli import estimate
-from stts_cli.device import PeakMemory, clock
+from stts_cli.cost import estimate
+from stts_cli.data.conversations import Conversation
+from stts_cli.engine.device import PeakMemory, clock
 from stts_cli.errors import EnvironmentFailure
 from stts_cli.families.family import EncodedVideo, Family
+from stts_cli.media.video import Clip
 from stts_cli.profiling.passes import DENSE, Arm, Job, Pass, late_blocks, run_pass
 from stts_cli.training.clips import TrainingClip
-from stts_cli.training.conversations import Conversation
 from stts_cli.training.model import Step, TrainingModel
 from stts_cli.training.optimizers import make_groups, make_optimizer
 from stts_cli.training.settings import FinetuneSettings
-from stts_cli.video import Clip
 
 Run = Callable[[Clip, Arm], Pass]
 

@@ -15,7 +15,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from stts_cli.terminal import Screen, print_json, print_lines, print_note
+from stts_cli.report.terminal import Screen, print_json, print_lines, print_note
 
 Document = dict[str, Any]
 STAGES = {  # row of the table -> stages that make it up; an arm that drops nothing runs every ViT block dense

@@ -1,6 +1,6 @@
 """Show an evaluation: a bar while it runs, and tables of accuracy beside cost.
 
-In: the document of `benchmarks.suite.run_benchmarks`. Out: text; tables and JSON go to stdout, the bar and notes to
+In: the document of `evaluation.suite.run_benchmarks`. Out: text; tables and JSON go to stdout, the bar and notes to
 stderr. No torch.
 """
 
@@ -15,8 +15,8 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stts_cli.report import format_seconds, format_si
-from stts_cli.terminal import Screen, print_json, print_lines, print_note
+from stts_cli.report.ask import format_seconds, format_si
+from stts_cli.report.terminal import Screen, print_json, print_lines, print_note
 
 Document = dict[str, Any]
 LINE_EVERY_S = 60.0  # where stderr is no terminal
@@ -97,7 +97,7 @@ def show_list(rows: list[Document], *, json_only: bool) -> None:
     """Print the benchmarks there are.
 
     Args:
-        rows: from `benchmarks.registry.describe`.
+        rows: from `evaluation.benchmarks.registry.describe`.
         json_only: as JSON.
     """
     if json_only:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stts_cli.terminal import Screen, print_error, print_json
+from stts_cli.report.terminal import Screen, print_error, print_json
 
 Document = dict[str, Any]
 DEMONSTRATION = "a demonstration on a procedural world: says nothing about real video"

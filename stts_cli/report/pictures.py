@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from stts_cli import plots
 from stts_cli.errors import writing
+from stts_cli.report import plots
 
 MAX_FRAMES = 48  # a sheet of more cannot be read; frames are then taken evenly
 DIM = 0.22  # brightness of what was dropped

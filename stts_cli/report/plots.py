@@ -1,7 +1,7 @@
 """Draw a profile or an evaluation as a picture: where the time goes beside the ideal; accuracy against FLOPs.
 
-In: the document of `profiling.profile`, `estimate.analytic` or `benchmarks.suite.run_benchmarks`. Out: a PNG file. The
-one user of matplotlib, which the extra `plot` installs.
+In: the document of `profiling.profile`, `cost.estimate.analytic` or `evaluation.suite.run_benchmarks`. Out: a PNG file.
+The one user of matplotlib, which the extra `plot` installs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def plot(document: dict[str, Any], path: str) -> None:
     """Draw a profile.
 
     Args:
-        document: from `profiling.profile` or `estimate.analytic`.
+        document: from `profiling.profile` or `cost.estimate.analytic`.
         path: the .png file; replaced when there is one.
     """
     points = document["points"]
@@ -148,7 +148,7 @@ def plot_accuracy(document: dict[str, Any], path: str) -> None:
     """Draw accuracy against FLOPs a question: a panel a benchmark, a line a scorer, a point with its interval an arm.
 
     Args:
-        document: from `benchmarks.suite.run_benchmarks`.
+        document: from `evaluation.suite.run_benchmarks`.
         path: the .png file; replaced when there is one.
     """
     documents = document.get("benchmarks", [document])

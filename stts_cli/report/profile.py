@@ -1,6 +1,6 @@
 """Show a profile: one table for one point, a row each for several, and what follows from it.
 
-In: the document of `profiling.profile` or `estimate.analytic`. Out: text on stdout, notes on stderr; with JSON the
+In: the document of `profiling.profile` or `cost.estimate.analytic`. Out: text on stdout, notes on stderr; with JSON the
 document and nothing else. "ratio" is pruned / dense throughout: below 1 is a saving. No torch.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from stts_cli.report import Document, format_bytes, format_seconds, format_si
-from stts_cli.terminal import Screen, print_json, print_note
+from stts_cli.report.ask import Document, format_bytes, format_seconds, format_si
+from stts_cli.report.terminal import Screen, print_json, print_note
 
 STAGES = {
     "preprocess": "preprocess",
@@ -47,7 +47,7 @@ def show(document: Document, *, json_only: bool = False) -> None:
     """Print a profile.
 
     Args:
-        document: from `profiling.profile` or `estimate.analytic`.
+        document: from `profiling.profile` or `cost.estimate.analytic`.
         json_only: the document on stdout and nothing else there.
     """
     for note in note_lines(document):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stts_cli.shapes.questions import ask
-from stts_cli.shapes.render import render
-from stts_cli.shapes.world import Scene, Thing, make_scene
+from stts_cli.media.source import Source
+from stts_cli.toy.questions import ask
+from stts_cli.toy.render import render
+from stts_cli.toy.world import Scene, Thing, make_scene
 
 SHORT_FPS, LONG_FPS = 12, 8
 SHORT_SIZE, LONG_SIZE = 288, 192
@@ -52,6 +53,17 @@ def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | Non
     return path
 
 
+def write_missing(source: Source) -> None:
+    """Write the clip of a scene if its file is not there.
+
+    Args:
+        source: with a scene.
+    """
+    if source.scene and not source.path.exists():
+        source.path.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(make_scene(*source.scene), source.path)
+
+
 def demo_scene() -> Scene:
     """Return the scene of the demonstration clip, presets/nano/demo.mp4: one thing of most kinds of life."""
     always = (0.0, 7.0)
@@ -65,13 +77,13 @@ def demo_scene() -> Scene:
 
 
 def main(arguments: list[str]) -> None:
-    """Write held-out clips and what may be asked of them: `python -m stts_cli.shapes.clips FOLDER [COUNT]`.
+    """Write held-out clips and what may be asked of them: `python -m stts_cli.toy.clips FOLDER [COUNT]`.
 
     The questions are printed, and written into FOLDER/questions.jsonl as `stts eval --bench` and `stts finetune --data`
     take them.
     """
     if not arguments or len(arguments) > 2 or (len(arguments) == 2 and not arguments[1].isdigit()):
-        sys.exit("usage: python -m stts_cli.shapes.clips FOLDER [COUNT]")
+        sys.exit("usage: python -m stts_cli.toy.clips FOLDER [COUNT]")
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -1,6 +1,6 @@
 """What a scorer keeps, held against what truly happens: the built-in world knows where things are.
 
-`python -m stts_cli.benchmarks.kept_windows CHECKPOINT` prints a Markdown table over its test clips, decoded from files.
+`python -m stts_cli.toy.kept_windows CHECKPOINT` prints a Markdown table over its test clips, decoded from files.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stts_cli.benchmarks.reader import ReadRequest, read_source
-from stts_cli.benchmarks.shapes import make_items, write_missing
+from stts_cli.engine.pipeline import load
+from stts_cli.evaluation.benchmarks.shapes import make_items
 from stts_cli.families.family import Family
-from stts_cli.pipeline import load
+from stts_cli.media.reader import ReadRequest, read_source
 from stts_cli.pruning import SCORERS
-from stts_cli.shapes.labels import window_labels
-from stts_cli.shapes.world import make_scene
+from stts_cli.toy.clips import write_missing
+from stts_cli.toy.labels import window_labels
+from stts_cli.toy.world import make_scene
 
 KINDS = ("something changes", "a thing, as before", "background")
 NUM_VIDEOS, NUM_FRAMES, MAX_FPS = 40, 32, 2.0
@@ -74,7 +75,7 @@ def kept_shares(
 def main(arguments: list[str]) -> None:
     """Print the table of a checkpoint."""
     if len(arguments) != 1:
-        sys.exit("usage: python -m stts_cli.benchmarks.kept_windows CHECKPOINT")
+        sys.exit("usage: python -m stts_cli.toy.kept_windows CHECKPOINT")
     family = load(arguments[0], device="cpu", dtype="float32")
     scorers = [name for name in SCORERS if name not in ("none", "tome") and (name != "learned" or family.scorer)]
     for long in (False, True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stts_cli.shapes.world import COLORS, SHAPES, Scene
+from stts_cli.toy.world import COLORS, SHAPES, Scene
 
 NUM_PAIRS = len(COLORS) * len(SHAPES)
 NUM_BINARY = NUM_PAIRS + len(COLORS) + len(SHAPES)

@@ -117,10 +117,10 @@ def _is_done(folder: Path) -> bool:
 
 def _write_start(folder: Path, seed: int) -> None:
     """Write a model that knows nothing."""
-    from stts_cli.training.nano_export import export_nano
-    from stts_cli.training.nano_model import build_nano
-    from stts_cli.training.nano_tokenizer import build_tokenizer
-    from stts_cli.training.nano_vision import whiten_patch_embedding
+    from stts_cli.toy.nano_export import export_nano
+    from stts_cli.toy.nano_model import build_nano
+    from stts_cli.toy.nano_tokenizer import build_tokenizer
+    from stts_cli.toy.nano_vision import whiten_patch_embedding
 
     tokenizer = build_tokenizer()
     model = build_nano(tokenizer, seed)
@@ -131,8 +131,8 @@ def _write_start(folder: Path, seed: int) -> None:
 
 def _pretrain(settings: FinetuneSettings, folder: Path, *, resume: bool, device: str, report: Report) -> dict[str, Any]:
     """Run the language or the vision stage; the latter, which starts from the former's folder, joins the two."""
-    from stts_cli.training.nano_language import LabelClips, LanguageModel
-    from stts_cli.training.nano_vision import VisionFrames, VisionModel
+    from stts_cli.toy.nano_language import LabelClips, LanguageModel
+    from stts_cli.toy.nano_vision import VisionFrames, VisionModel
     from stts_cli.training.trainer import SttsTrainer, trainer_arguments
 
     first, world = int(os.environ.get("RANK", "0")) == 0, int(os.environ.get("WORLD_SIZE", "1"))
@@ -187,8 +187,8 @@ def _join(family: Any, language: Path, seed: int) -> float:
     """Fit the connector's last matrix to what the language model learned to read; return the variance explained."""
     from safetensors.torch import load_file
 
-    from stts_cli.training.nano_language import LabelEmbedding
-    from stts_cli.training.nano_vision import fit_connector
+    from stts_cli.toy.nano_language import LabelEmbedding
+    from stts_cli.toy.nano_vision import fit_connector
 
     stand_in = LabelEmbedding(family.model.config.text_config.hidden_size).to(family.model.device, family.model.dtype)
     stand_in.load_state_dict(load_file(language / EXTRA_FILE))

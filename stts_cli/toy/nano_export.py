@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings
-from stts_cli.training.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
+from stts_cli.toy.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 
 
 def export_nano(model: Any, tokenizer: Any, out: Path, *, prune_layer: int) -> None:

@@ -1,6 +1,6 @@
 """First stage of the embedded model: the language model learns to read a clip from true window labels, without a ViT.
 
-A linear layer turns each window's labels (`shapes.labels`) and its place into what the connector will deliver later. A
+A linear layer turns each window's labels (`toy.labels`) and its place into what the connector will deliver later. A
 frame costs next to nothing this way, so that direction, counting and order are learned over all frame counts. Windows
 are dropped at random keep ratios from the start: the model never relies on seeing all of them.
 """
@@ -17,11 +17,11 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from stts_cli.families.family import EncodedVideo, Family
-from stts_cli.shapes.labels import NUM_LABELS, window_labels
+from stts_cli.toy.labels import NUM_LABELS, window_labels
+from stts_cli.toy.world_clips import draw_clip
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.samples import Conversation
-from stts_cli.training.world_clips import draw_clip
 
 NUM_WINDOWS = 16
 QUESTIONS = 8

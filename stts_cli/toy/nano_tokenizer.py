@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stts_cli.families.random_molmo2 import BASE_TOKENS, VISION_TOKENS
-from stts_cli.shapes import questions as world_questions
-from stts_cli.shapes.world import COLORS, DIRECTIONS, SHAPES
+from stts_cli.toy import questions as world_questions
+from stts_cli.toy.world import COLORS, DIRECTIONS, SHAPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -19,12 +19,13 @@ from torch.utils.data import Dataset
 
 from stts_cli.families.family import Family
 from stts_cli.families.frames import FrameProcessor
-from stts_cli.shapes.labels import NUM_BINARY, NUM_PAIRS, window_labels
-from stts_cli.shapes.render import render
-from stts_cli.shapes.world import COLORS, SHAPES, make_scene
-from stts_cli.training.clips import MAX_NOISE, TrainingClip
+from stts_cli.toy.labels import NUM_BINARY, NUM_PAIRS, window_labels
+from stts_cli.toy.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
+from stts_cli.toy.render import render
+from stts_cli.toy.world import COLORS, SHAPES, make_scene
+from stts_cli.toy.world_clips import MAX_NOISE
+from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import Step, TrainingModel
-from stts_cli.training.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 
 FRAMES = 64  # a step
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from stts_cli.shapes.world import COLORS, DIRECTIONS, SHAPES, Scene, Thing, scene_rng
+from stts_cli.toy.world import COLORS, DIRECTIONS, SHAPES, Scene, Thing, scene_rng
 
 Interval = tuple[float, float]
 PLACES = ("top left", "top right", "bottom left", "bottom right")

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from stts_cli.shapes.world import COLORS, Scene
+from stts_cli.toy.world import COLORS, Scene
 
 _SUPERSAMPLE = 6
 _SHIFTS = 4  # sub-pixel positions an axis

@@ -1,1 +1,1 @@
-"""Training: the embedded model's stages (`nano`) and the pieces they share."""
+"""Training: samples to clips, batches and losses, the Trainer, and the folder a run leaves."""

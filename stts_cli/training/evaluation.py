@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from stts_cli import savings
+from stts_cli.cost import savings
 from stts_cli.training.clips import TrainingClip, collate
 from stts_cli.training.model import Step, TrainingModel
 

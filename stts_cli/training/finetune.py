@@ -19,7 +19,7 @@ from typing import Any
 from stts_cli import __version__
 from stts_cli.budget import check_prune_layer
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
-from stts_cli.resize import DECODER, NOTE, choose_filter
+from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.training.run_folder import (
     CHECKPOINTS,
     FREE,
@@ -153,7 +153,7 @@ def _settle(settings: FinetuneSettings, device: str) -> FinetuneSettings:
     if not settings.model or not settings.data:
         missing = "--model" if not settings.model else "--data"
         raise InputError(f"{missing} is missing -> a model to start from and data to train on, or a --preset -> add it")
-    from stts_cli.device import resolve_device
+    from stts_cli.engine.device import resolve_device
 
     if "tensorboard" in settings.report_to.split(",") and importlib.util.find_spec("tensorboard") is None:
         raise EnvironmentFailure(f"--report-to tensorboard: the package is not installed; {install_hint('train')}")
@@ -277,7 +277,8 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
 def _data(
     settings: FinetuneSettings, family: Any, rows: tuple[Any, Any], world: int, skip_invalid: bool, log: Report
 ) -> Data:
-    from stts_cli.training.clips import ShapesClips, VideoClips, shapes_held_out
+    from stts_cli.toy.world_clips import ShapesClips, shapes_held_out
+    from stts_cli.training.clips import VideoClips
 
     def shapes_to_measure() -> Any:
         if not settings.eval_videos:

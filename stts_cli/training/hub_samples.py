@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stts_cli.benchmarks.own_rows import NumberedRow
+from stts_cli.data.own_rows import NumberedRow
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
 _DOWNLOADS_AT_ONCE = 8

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stts_cli.benchmarks.files import DataFolder
-from stts_cli.benchmarks.own_rows import own_rows
-from stts_cli.benchmarks.questions import TALK, read_items
+from stts_cli.data.conversations import FORM, Conversation, converse, supported
+from stts_cli.data.files import DataFolder
+from stts_cli.data.own_rows import own_rows
+from stts_cli.data.questions import TALK, read_items
 from stts_cli.errors import InputError
-from stts_cli.training.conversations import FORM, Conversation, converse, supported
-from stts_cli.video import VideoInfo, probe
+from stts_cli.media.video import VideoInfo, probe
 
 __all__ = [
     "Conversation",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import InputError, suggest
-from stts_cli.resize import check_resize
+from stts_cli.media.resize import check_resize
 from stts_cli.scorers import SCORERS
 
 TRAIN = ("scorer", "lora", "full")

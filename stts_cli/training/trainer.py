@@ -27,7 +27,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
-from stts_cli.device import keep_freed_memory, resident_bytes, resolve_device
+from stts_cli.engine.device import keep_freed_memory, resident_bytes, resolve_device
 from stts_cli.errors import EnvironmentFailure, InputError, suggest, writing
 from stts_cli.training.clips import collate
 from stts_cli.training.evaluation import evaluate_arms

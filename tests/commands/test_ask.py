@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from stts_cli import cli
-from stts_cli.resize import NOTE
+from stts_cli.media.resize import NOTE
 from tests.conftest import own_lines
 
 NUM_FRAMES, WINDOWS = 6, 9

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from stts_cli import cli
-from stts_cli.presets import load_preset
+from stts_cli.config.presets import load_preset
 from tests.training.conftest import base, videos_jsonl  # noqa: F401
 
 

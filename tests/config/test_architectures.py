@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from stts_cli import estimate
-from stts_cli.architectures import load_architecture, shape_names, shapes_folder
+from stts_cli.config.architectures import load_architecture, shape_names, shapes_folder
+from stts_cli.cost import estimate
 from stts_cli.errors import InputError
 
 
@@ -23,7 +23,7 @@ def test_the_shapes_that_ship():
 
 def test_the_sizes_that_ci_trains_on_a_gpu_of_80_gb():
     """.ci/gpu: about a billion parameters; a step of 32 frames with room to spare."""
-    architecture = load_architecture(Path(__file__).parent.parent / ".ci" / "molmo2-1b.yaml")
+    architecture = load_architecture(Path(__file__).parents[2] / ".ci" / "molmo2-1b.yaml")
     assert 1.0e9 < architecture.num_parameters() < 1.3e9
     document = estimate.analytic(
         architecture=architecture, frames=[32], keep_ratios=[0.5], scorer="learned", dtype="bfloat16", train=True

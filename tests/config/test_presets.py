@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stts_cli import presets
+from stts_cli.config import presets
+from stts_cli.config.presets import Preset
 from stts_cli.errors import InputError
-from stts_cli.presets import Preset
 
 
 def write(path: Path, text: str) -> Path:

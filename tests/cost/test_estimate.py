@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from stts_cli import estimate
-from stts_cli.architectures import load_architecture
+from stts_cli.config.architectures import load_architecture
+from stts_cli.cost import estimate
 from stts_cli.errors import InputError
 from stts_cli.pruning import num_dropped
 

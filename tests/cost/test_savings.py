@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from stts_cli.savings import CONVENTION, ModelShape, count, count_training
+from stts_cli.cost.savings import CONVENTION, ModelShape, count, count_training
 
 MOLMO2_4B = ModelShape(
     patch_dim=588, num_patches=729, num_windows=81, window_size=9, vit_blocks=25, vit_width=1152, vit_heads=16,

@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 
-from stts_cli.benchmarks.data import gather
-from stts_cli.benchmarks.items import Cue
-from stts_cli.benchmarks.own_rows import own_rows
-from stts_cli.benchmarks.prompts import subtitle_block
-from stts_cli.benchmarks.questions import read_items
-from stts_cli.benchmarks.reader import ReadRequest, read_source
+from stts_cli.data.items import Cue
+from stts_cli.data.own_rows import own_rows
+from stts_cli.data.prompts import subtitle_block
+from stts_cli.data.questions import read_items
 from stts_cli.errors import InputError
+from stts_cli.evaluation.gather import gather
+from stts_cli.media.reader import ReadRequest, read_source
 from stts_cli.training.samples import read_samples
 
 ROW = {"video": "a.mp4", "question": "Who?", "options": ["he", "she"], "answer": "B"}

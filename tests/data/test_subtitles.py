@@ -2,8 +2,8 @@
 
 import pytest
 
-from stts_cli.benchmarks.items import Cue
-from stts_cli.benchmarks.subtitles import cut, read_published, read_subtitles
+from stts_cli.data.items import Cue
+from stts_cli.data.subtitles import cut, read_published, read_subtitles
 from stts_cli.errors import InputError
 
 HI = [(1.0, 2.0, "hi"), (3.0, 4.0, "yo")]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stts_cli.benchmarks.times import read_time
+from stts_cli.data.times import read_time
 
 READ = [
     (0, 0.0), (1.5, 1.5), ("0", 0.0), ("12.5", 12.5), (".5", 0.5), (" 7 ", 7.0),

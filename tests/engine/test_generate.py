@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stts_cli import generate
+from stts_cli.engine import generate
 
 VIDEO_START, PATCH, VIDEO_END, BOS, EOS, END = 40, 41, 42, 1, 2, 3
 NUM_VISUAL = 6

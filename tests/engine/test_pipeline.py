@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from stts_cli import device as device_module
-from stts_cli import pipeline
+from stts_cli.engine import device as device_module
+from stts_cli.engine import pipeline
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families.settings import PruneSettings
-from stts_cli.video import Clip
+from stts_cli.media.video import Clip
 
 WINDOWS = 4
 PATCH, END = 41, 3
@@ -297,7 +297,7 @@ def test_peak_memory_sees_what_was_held_and_forgets_what_was_before():
     """In a process of its own: one that has trained keeps the memory it frees (`device.keep_freed_memory`)."""
     script = """
 import numpy as np
-from stts_cli.device import PeakMemory
+from stts_cli.engine.device import PeakMemory
 memory = PeakMemory("cpu")
 before = memory.peak_bytes()
 held = np.ones(50_000_000, np.uint8)

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from stts_cli.benchmarks import reader
-from stts_cli.benchmarks.data import gather
-from stts_cli.benchmarks.runner import Run, evaluate
-from stts_cli.benchmarks.settings import ArmSettings
-from tests.benchmarks import workers
+from stts_cli.evaluation.gather import gather
+from stts_cli.evaluation.runner import Run, evaluate
+from stts_cli.evaluation.settings import ArmSettings
+from stts_cli.media import reader
+from tests.media import workers
 
 
 @pytest.fixture(autouse=True)

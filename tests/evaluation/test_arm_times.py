@@ -8,14 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from stts_cli import report_eval
-from stts_cli.benchmarks import answers, reader
-from stts_cli.benchmarks.data import gather
-from stts_cli.benchmarks.metrics import summarize_times
-from stts_cli.benchmarks.output import markdown
-from stts_cli.benchmarks.ranks import Ranks
-from stts_cli.benchmarks.runner import Run, evaluate
 from stts_cli.errors import InputError
+from stts_cli.evaluation import answers
+from stts_cli.evaluation.gather import gather
+from stts_cli.evaluation.metrics import summarize_times
+from stts_cli.evaluation.output import markdown
+from stts_cli.evaluation.ranks import Ranks
+from stts_cli.evaluation.runner import Run, evaluate
+from stts_cli.media import reader
+from stts_cli.report import evaluate as report_eval
 
 CLIPS = 5
 # seconds of every clip's two questions together; the first clip is slow for whoever comes first

@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from stts_cli.benchmarks.data import choose, gather
 from stts_cli.errors import InputError
+from stts_cli.evaluation.gather import choose, gather
 
 
 def test_missing_videos_are_listed_and_refused_unless_allowed(items_file):
@@ -63,7 +63,7 @@ def test_a_download_with_archives_becomes_questions_about_real_clips(tmp_path, m
 
     import huggingface_hub
 
-    from stts_cli.benchmarks.reader import ReadRequest, read_source
+    from stts_cli.media.reader import ReadRequest, read_source
 
     row = {"video": "x.mp4", "question": "?", "answer": "B", "options": ["A. a", "B. b"], "qa_type": "t", "source": "s"}
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow (the eval extra) reads parquet")

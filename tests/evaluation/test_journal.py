@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from stts_cli.benchmarks.journal import ANSWERED, FIELDS, Journal, check_same
 from stts_cli.errors import InputError
+from stts_cli.evaluation.journal import ANSWERED, FIELDS, Journal, check_same
 
 CONFIG = {"bench": "x", "arms": {"pruned": {"keep_ratio": 0.5}}}
 

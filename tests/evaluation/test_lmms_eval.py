@@ -16,8 +16,8 @@ from stts_cli.errors import InputError
 if sys.version_info >= (3, 11):
     import tomllib
 
-MODULE = "stts_cli.benchmarks.lmms_eval_model"
-ENTRY_POINT = "stts_cli.benchmarks.lmms_eval_plugin:manifest"
+MODULE = "stts_cli.evaluation.lmms_eval_model"
+ENTRY_POINT = "stts_cli.evaluation.lmms_eval_plugin:manifest"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def requests(model, clips, **options):
 def test_requests_are_answered_in_order_and_a_video_is_encoded_once(
     stts_class, tiny_checkpoint, clip_file, write_video, monkeypatch
 ):
-    from stts_cli import pipeline
+    from stts_cli.engine import pipeline
 
     asked = []
     real = pipeline.answer_questions
@@ -106,7 +106,7 @@ def test_what_is_not_offered_says_so(stts_class, tiny_checkpoint, clip_file):
 
 def test_the_payload_is_light_and_announced(request):
     program = (
-        "import sys, stts_cli.benchmarks.lmms_eval_plugin\n"
+        "import sys, stts_cli.evaluation.lmms_eval_plugin\n"
         "assert not {'torch', 'numpy', 'lmms_eval'} & set(sys.modules), sorted(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from stts_cli import cli
-from stts_cli.benchmarks import answers, reader
-from stts_cli.benchmarks.data import gather
-from stts_cli.benchmarks.runner import Run, evaluate
 from stts_cli.errors import InputError, Interrupted
-from stts_cli.resize import NOTE
-from tests.benchmarks import workers
+from stts_cli.evaluation import answers
+from stts_cli.evaluation.gather import gather
+from stts_cli.evaluation.runner import Run, evaluate
+from stts_cli.media import reader
+from stts_cli.media.resize import NOTE
 from tests.conftest import own_lines
+from tests.media import workers
 
 REPOSITORY = Path(__file__).parent.parent.parent
 FILES = ["plot.svg", "results.json", "results.md", "samples.jsonl"]
@@ -39,7 +40,7 @@ def words(tiny_checkpoint):
 STRUCK = """
 import os, signal, sys
 from stts_cli import cli
-from stts_cli.benchmarks.journal import Journal
+from stts_cli.evaluation.journal import Journal
 
 append, left = Journal.append, [int(sys.argv[1])]
 
@@ -137,7 +138,7 @@ AT_ITS_END = """
 import atexit
 from pathlib import Path
 atexit.register(lambda: print(*{task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")}))
-from stts_cli.benchmarks.ranks import Ranks
+from stts_cli.evaluation.ranks import Ranks
 print(Ranks().collect("here"))
 import torch.distributed.nn.functional  # as models do; its functions' defaults take hold of a group that is there
 """
@@ -161,7 +162,7 @@ def test_no_thread_of_the_group_outlives_it(free_port):
 
 
 def test_both_processes_have_work():
-    from stts_cli.benchmarks.ranks import Ranks
+    from stts_cli.evaluation.ranks import Ranks
 
     ranks = [Ranks({"RANK": "0", "WORLD_SIZE": "1"}) for _ in range(2)]
     ranks[1].rank, ranks[0].size, ranks[1].size = 1, 2, 2

@@ -6,9 +6,9 @@ from math import comb
 import numpy as np
 import pytest
 
-from stts_cli.benchmarks import statistics
-from stts_cli.benchmarks.metrics import compare, summarize
-from stts_cli.benchmarks.statistics import mcnemar_p, mean_interval
+from stts_cli.evaluation import statistics
+from stts_cli.evaluation.metrics import compare, summarize
+from stts_cli.evaluation.statistics import mcnemar_p, mean_interval
 
 
 def loop_interval(values, clusters, resamples):

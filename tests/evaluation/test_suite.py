@@ -9,15 +9,19 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from stts_cli import cli, estimate, presets, report_eval
-from stts_cli.benchmarks import registry, suite
-from stts_cli.benchmarks.cost import cost_line, estimate_cost
-from stts_cli.benchmarks.data import gather
-from stts_cli.benchmarks.output import comparison_line, markdown, plot
-from stts_cli.benchmarks.settings import ArmSettings, items_hash, weights_hash
-from stts_cli.benchmarks.suite import averages, plan_arms, run_benchmarks
+from stts_cli import cli
+from stts_cli.config import presets
+from stts_cli.cost import estimate
 from stts_cli.errors import InputError
+from stts_cli.evaluation import suite
+from stts_cli.evaluation.benchmarks import registry
+from stts_cli.evaluation.cost import cost_line, estimate_cost
+from stts_cli.evaluation.gather import gather
+from stts_cli.evaluation.output import comparison_line, markdown, plot
+from stts_cli.evaluation.settings import ArmSettings, items_hash, weights_hash
+from stts_cli.evaluation.suite import averages, plan_arms, run_benchmarks
 from stts_cli.families.random_molmo2 import read_architecture
+from stts_cli.report import evaluate as report_eval
 
 
 @pytest.fixture
@@ -309,8 +313,8 @@ def test_hashes_see_one_changed_weight_and_one_changed_answer(tiny_checkpoint):
 
     import torch
 
-    from stts_cli.benchmarks.data import gather
-    from stts_cli.pipeline import load
+    from stts_cli.engine.pipeline import load
+    from stts_cli.evaluation.gather import gather
 
     family = load(str(tiny_checkpoint), device="cpu", dtype="float32")
     before = weights_hash(family)

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
+from stts_cli.engine.pipeline import resolve_scorer
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.settings import PruneSettings
-from stts_cli.pipeline import resolve_scorer
 
 
 @pytest.fixture

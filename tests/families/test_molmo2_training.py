@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from stts_cli.config.presets import load_preset
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from stts_cli.presets import load_preset
 
 TIMES = [0.0, 0.5, 1.0]
 

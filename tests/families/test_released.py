@@ -294,9 +294,11 @@ def test_frame_tokens(lite):
 
 
 def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
-    from stts_cli import estimate, pipeline, presets
-    from stts_cli.benchmarks.answers import load_arms
-    from stts_cli.benchmarks.settings import ArmSettings
+    from stts_cli.config import presets
+    from stts_cli.cost import estimate
+    from stts_cli.engine import pipeline
+    from stts_cli.evaluation.answers import load_arms
+    from stts_cli.evaluation.settings import ArmSettings
     from stts_cli.training import finetune
     from stts_cli.training.settings import FinetuneSettings
 

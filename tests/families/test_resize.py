@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from stts_cli.errors import InputError
-from stts_cli.resize import DECODER, Resizer, choose_filter
-from stts_cli.video import read_clip
+from stts_cli.media.resize import DECODER, Resizer, choose_filter
+from stts_cli.media.video import read_clip
 from tests.families.test_molmo2 import logits
 
 SIZES = [(1080, 1920, 378), (719, 1279, 378), (756, 756, 378), (50, 66, 24), (20, 30, 56)]

@@ -6,13 +6,13 @@ import time
 import numpy as np
 import pytest
 
-from stts_cli.benchmarks import reader
-from stts_cli.benchmarks.items import Source
-from stts_cli.benchmarks.reader import ReadRequest, read_ahead, read_source
 from stts_cli.errors import InputError
-from stts_cli.video import read_clip
-from tests.benchmarks import workers
+from stts_cli.media import reader
+from stts_cli.media.reader import ReadRequest, read_ahead, read_source
+from stts_cli.media.source import Source
+from stts_cli.media.video import read_clip
 from tests.conftest import frame_value
+from tests.media import workers
 
 
 def request(path, **source):

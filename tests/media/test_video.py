@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stts_cli import video
 from stts_cli.errors import InputError
-from stts_cli.resize import DECODER, Resizer
+from stts_cli.media import video
+from stts_cli.media.resize import DECODER, Resizer
 from tests.conftest import frame_value
 
 # files that name others, under any name

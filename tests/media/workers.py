@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stts_cli.benchmarks import reader
+from stts_cli.media import reader
 
 
 def hang(folder: Path) -> None:

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stts_cli import cli, estimate, pipeline, profiling
-from stts_cli.architectures import load_architecture
+from stts_cli import cli, profiling
+from stts_cli.config.architectures import load_architecture
+from stts_cli.config.presets import demo_video
+from stts_cli.cost import estimate
+from stts_cli.engine import pipeline
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
-from stts_cli.presets import demo_video
 from stts_cli.profiling import figures, memory, passes, run
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, STAGES, Arm, Job, Pass
 from stts_cli.pruning import SCORERS
@@ -142,7 +144,7 @@ def test_the_kernel_asked_for_runs(family, clip):
 
 def test_decoding_is_of_a_fixed_length(family, clip, monkeypatch):
     """The end token does not end it, or arms would be compared on answers of different lengths."""
-    from stts_cli import generate
+    from stts_cli.engine import generate
 
     decoded = []
     real = generate.answer

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stts_cli import estimate, profiling, report_profile, savings
-from stts_cli.architectures import load_architecture
+from stts_cli import profiling
+from stts_cli.config.architectures import load_architecture
+from stts_cli.config.presets import demo_video
+from stts_cli.cost import estimate, savings
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.presets import demo_video
 from stts_cli.profiling import memory, passes
 from stts_cli.profiling.passes import DENSE, TRAINING_STAGES, Arm, Job
 from stts_cli.profiling.training_steps import Trainee, runner
+from stts_cli.report import profile as report_profile
 
 NANO = load_architecture("nano")
 # small enough to run

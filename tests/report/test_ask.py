@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from stts_cli import report
+from stts_cli.report import ask as report
 
 
 def pair(dense, pruned):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stts_cli.report_finetune import FinetuneProgress, evaluation_line, figures_line, show_finetune, start_line
+from stts_cli.report.finetune import FinetuneProgress, evaluation_line, figures_line, show_finetune, start_line
 
 START = {
     "event": "start", "steps": 120, "trainable": 1_234, "parameters": 56_789, "train": "scorer", "data": "my.jsonl",

@@ -7,14 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from stts_cli import visual
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.pruning.windows import window_index
+from stts_cli.report import pictures
 
 
 def test_a_pixel_belongs_to_the_window_of_its_patch():
     table = window_index(5, 4, 2, 2).numpy()  # five rows: the border's windows hold fewer patches
-    regions = visual.window_regions(table, (5, 4), (50, 40))
+    regions = pictures.window_regions(table, (5, 4), (50, 40))
     for row in range(50):
         for column in range(40):
             patch = row // 10 * 4 + column // 10
@@ -25,19 +25,19 @@ def test_what_was_dropped_is_dark_and_what_was_kept_is_as_it_was():
     frames = np.random.default_rng(0).integers(1, 255, (2, 8, 8, 3), dtype=np.uint8)
     regions = np.repeat(np.repeat(np.arange(4).reshape(2, 2), 4, 0), 4, 1)
     keep = np.array([[True, True, True, True], [False, True, False, False]])
-    dark = visual.darken(frames, keep, regions)
+    dark = pictures.darken(frames, keep, regions)
     assert (dark[0] == frames[0]).all()
     assert (dark[1][:4, 4:] == frames[1][:4, 4:]).all()
-    assert (dark[1][4:] <= frames[1][4:] * visual.DIM).all()
+    assert (dark[1][4:] <= frames[1][4:] * pictures.DIM).all()
 
 
-@pytest.mark.parametrize("num_frames", [1, 3, pytest.param(visual.MAX_FRAMES + 5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_frames", [1, 3, pytest.param(pictures.MAX_FRAMES + 5, marks=pytest.mark.slow)])
 def test_a_sheet_and_its_indices_are_written(num_frames, tmp_path):
     frames = np.full((num_frames, 12, 12, 3), 200, np.uint8)
     keep = np.arange(num_frames * 4).reshape(num_frames, 4) % 3 == 0
     regions = np.zeros((12, 12), dtype=int)
     target = tmp_path / "kept.png"
-    visual.save_kept(str(target), frames, [0.5 * k for k in range(num_frames)], keep, regions, "a title")
+    pictures.save_kept(str(target), frames, [0.5 * k for k in range(num_frames)], keep, regions, "a title")
     assert target.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     document = json.loads((tmp_path / "kept.json").read_text())
     assert document["windows_per_frame"] == 4
@@ -47,9 +47,9 @@ def test_a_sheet_and_its_indices_are_written(num_frames, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named_with_its_flag(tmp_path):
     with pytest.raises(InputError, match=r"--save-kept is 'kept\.jpg' -> a file that ends in \.png"):
-        visual.check_target("kept.jpg")
+        pictures.check_target("kept.jpg")
     with pytest.raises(EnvironmentFailure, match=r"--save-kept .* its folder does not exist"):
-        visual.check_target(str(tmp_path / "nowhere" / "kept.png"))
+        pictures.check_target(str(tmp_path / "nowhere" / "kept.png"))
 
 
 def test_ask_draws_what_it_kept(tmp_path, clip_file):

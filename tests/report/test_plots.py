@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from stts_cli import estimate, plots
-from stts_cli.architectures import load_architecture
+from stts_cli.config.architectures import load_architecture
+from stts_cli.cost import estimate
 from stts_cli.errors import EnvironmentFailure, InputError
-from tests.test_report_profile import make_document, make_point
+from stts_cli.report import plots
+from tests.report.test_profile import make_document, make_point
 
 
 def test_a_target_that_cannot_be_drawn_is_told_first(tmp_path, monkeypatch):

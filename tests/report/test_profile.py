@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from stts_cli import estimate, report_profile
-from stts_cli.architectures import load_architecture
+from stts_cli.config.architectures import load_architecture
+from stts_cli.cost import estimate
+from stts_cli.report import profile as report_profile
 
 
 def stat(median, low=None, high=None):

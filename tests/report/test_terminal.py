@@ -14,15 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from stts_cli import cli, plots, report, report_eval, report_finetune
-from stts_cli.benchmarks import suite
-from stts_cli.benchmarks.output import literal, markdown, plot
-from stts_cli.terminal import CLOSED_PIPE, Screen, print_json, print_lines, print_note
+from stts_cli import cli
+from stts_cli.evaluation import suite
+from stts_cli.evaluation.output import literal, markdown, plot
+from stts_cli.report import ask as report
+from stts_cli.report import evaluate as report_eval
+from stts_cli.report import finetune as report_finetune
+from stts_cli.report import plots
+from stts_cli.report.terminal import CLOSED_PIPE, Screen, print_json, print_lines, print_note
 from stts_cli.text import printable, to_json
-from tests.benchmarks.test_suite import document as eval_document
-from tests.test_report_finetune import EVENTS, make_document
+from tests.evaluation.test_suite import document as eval_document
+from tests.report.test_finetune import EVENTS, make_document
 
-PACKAGE = Path(__file__).parent.parent / "stts_cli"
+PACKAGE = Path(__file__).parents[2] / "stts_cli"
 STEERING = ["\x00", "\x07", "\x1b", "\r", "\x7f", "\x85", "\x9b", "\u202e", "\u2066", "\u200f", "\u2028", "\udcff"]
 HOSTILE = "[red]x[/nope]\x1b[31m\x9b2J\u202egpj.\udcff|<b>$\\frac{$"
 
@@ -65,10 +69,10 @@ def test_lines_tables_and_notes_are_literal(capsys, monkeypatch):
 
 def test_only_the_terminal_writes():
     """One way out: nothing else in the package writes to the standard streams, or makes a console of its own."""
-    tools = {"shapes/clips.py", "benchmarks/kept_windows.py", "families/convert.py"}  # small programs
+    tools = {"toy/clips.py", "toy/kept_windows.py", "families/convert.py"}  # small programs
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()
-        if name == "terminal.py" or name in tools:
+        if name == "report/terminal.py" or name in tools:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
@@ -175,7 +179,7 @@ def test_a_hostile_file_name_in_every_command(tmp_path, capsys):
         assert "\u202e" not in said.err
 
 
-PRINTER = "from stts_cli.terminal import print_lines, Screen; {call}"
+PRINTER = "from stts_cli.report.terminal import print_lines, Screen; {call}"
 
 
 @pytest.mark.parametrize("call", ["print_lines('x')", "print_lines('x' * 10**6)", "Screen().show('x')"])

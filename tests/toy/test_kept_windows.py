@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from stts_cli.benchmarks import kept_windows
-from stts_cli.pipeline import load
-from stts_cli.presets import presets_folder
+from stts_cli.config.presets import presets_folder
+from stts_cli.engine.pipeline import load
+from stts_cli.toy import kept_windows
 
 
 def test_a_window_is_what_its_labels_say():

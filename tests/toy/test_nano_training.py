@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from stts_cli.config.presets import presets_folder
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from stts_cli.presets import presets_folder
-from stts_cli.shapes.questions import ask
-from stts_cli.shapes.world import make_scene
-from stts_cli.training import clips, nano, nano_language, nano_vision
+from stts_cli.toy import nano, nano_language, nano_vision
+from stts_cli.toy.nano_language import LabelClips, LabelEmbedding, LanguageModel, draw_keep
+from stts_cli.toy.nano_tokenizer import build_tokenizer
+from stts_cli.toy.nano_vision import VisionFrames, VisionModel, connector_features, fit_connector
+from stts_cli.toy.questions import ask
+from stts_cli.toy.world import make_scene
+from stts_cli.training import clips
 from stts_cli.training.model import TrainingModel
-from stts_cli.training.nano_language import LabelClips, LabelEmbedding, LanguageModel, draw_keep
-from stts_cli.training.nano_tokenizer import build_tokenizer
-from stts_cli.training.nano_vision import VisionFrames, VisionModel, connector_features, fit_connector
 from stts_cli.training.optimizers import make_groups
 from stts_cli.training.settings import FinetuneSettings, read_stages
 
-pytestmark = pytest.mark.slow  # tests/shapes, and training on real rows, are in the fast tier
+pytestmark = pytest.mark.slow  # test_world.py, and training on real rows, are in the fast tier
 
 PRESET = presets_folder() / "training" / "nano.yaml"
 

@@ -7,12 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from stts_cli.shapes.clips import main, write_clip
-from stts_cli.shapes.labels import NUM_BINARY, NUM_LABELS, NUM_PAIRS, window_labels
-from stts_cli.shapes.questions import FAMILIES, MORE_WORDINGS, UNSEEN_WORDINGS, WORDINGS, ask, loosen, reword
-from stts_cli.shapes.render import render
-from stts_cli.shapes.world import COLORS, SHAPES, make_scene
-from stts_cli.video import read_clip
+from stts_cli.media.video import read_clip
+from stts_cli.toy.clips import main, write_clip
+from stts_cli.toy.labels import NUM_BINARY, NUM_LABELS, NUM_PAIRS, window_labels
+from stts_cli.toy.questions import FAMILIES, MORE_WORDINGS, UNSEEN_WORDINGS, WORDINGS, ask, loosen, reword
+from stts_cli.toy.render import render
+from stts_cli.toy.world import COLORS, SHAPES, make_scene
 
 SCENES = [make_scene("test", k) for k in range(60)] + [make_scene("test", k, long=True) for k in range(10)]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stts_cli.architectures import Architecture
+from stts_cli.config.architectures import Architecture
 from stts_cli.errors import InputError
 from stts_cli.families.random_molmo2 import random_family
 from stts_cli.training.adapters import add_lora, has_lora

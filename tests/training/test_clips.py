@@ -6,29 +6,22 @@ import os
 import numpy as np
 import pytest
 import torch
+from stts_cli.media.source import Source
 from torch.utils.data import DataLoader
 
-from stts_cli.benchmarks.items import Cue, Source
-from stts_cli.benchmarks.reader import ReadRequest, read_source
-from stts_cli.benchmarks.shapes import DEFAULT_VIDEOS
+from stts_cli.data.items import Cue
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.shapes.clips import write_clip
-from stts_cli.shapes.questions import FAMILIES
-from stts_cli.shapes.render import render
-from stts_cli.shapes.world import make_scene
+from stts_cli.evaluation.benchmarks.shapes import DEFAULT_VIDEOS
+from stts_cli.media.reader import ReadRequest, read_source
+from stts_cli.media.video import read_clip
+from stts_cli.toy.clips import write_clip
+from stts_cli.toy.questions import FAMILIES
+from stts_cli.toy.render import render
+from stts_cli.toy.world import make_scene
+from stts_cli.toy.world_clips import ASK_WEIGHTS, LENGTHS, ShapesClips, shapes_held_out
 from stts_cli.training import clips as clips_module
-from stts_cli.training.clips import (
-    ASK_WEIGHTS,
-    LENGTHS,
-    ShapesClips,
-    TrainingClip,
-    UnreadableVideo,
-    VideoClips,
-    collate,
-    shapes_held_out,
-)
+from stts_cli.training.clips import TrainingClip, UnreadableVideo, VideoClips, collate
 from stts_cli.training.samples import Conversation, VideoSample
-from stts_cli.video import read_clip
 
 SIZE = (48, 48)
 ASKED = (Conversation((("Q?", "A"),)),)

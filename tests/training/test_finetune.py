@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from stts_cli import pipeline
+from stts_cli.engine import pipeline
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.training import finetune as module
@@ -341,7 +341,7 @@ def test_an_untrained_scorer_is_also_compared_with_what_needs_no_training(base, 
 
 
 def test_the_shipped_presets_are_settings():
-    from stts_cli.presets import presets_folder
+    from stts_cli.config.presets import presets_folder
 
     (values,) = read_stages(presets_folder() / "training" / "nano-quick.yaml").values()
     one = FinetuneSettings(**values)
@@ -350,7 +350,7 @@ def test_the_shipped_presets_are_settings():
 
 
 def test_the_papers_recipe_is_the_references():
-    from stts_cli.presets import presets_folder
+    from stts_cli.config.presets import presets_folder
 
     (values,) = read_stages(presets_folder() / "training" / "molmo2-paper.yaml").values()
     one = FinetuneSettings(**values)
@@ -364,7 +364,7 @@ def test_the_papers_recipe_is_the_references():
 
 
 def test_the_presets_of_the_embedded_model_clamp_the_scorers_gradient_as_they_did():
-    from stts_cli.presets import presets_folder
+    from stts_cli.config.presets import presets_folder
 
     for path in ("nano", "nano-paper"):
         for name, values in read_stages(presets_folder() / "training" / f"{path}.yaml").items():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stts_cli import cli
-from stts_cli.presets import demo_video, presets_folder
+from stts_cli.config.presets import demo_video, presets_folder
 from stts_cli.training.finetune import finetune
 from tests.training.conftest import base_settings
 

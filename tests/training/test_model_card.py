@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from stts_cli.config.presets import presets_folder
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.presets import presets_folder
 from stts_cli.training.model_card import license_of
 from stts_cli.training.results import check_push, model_card, push_to_hub
 

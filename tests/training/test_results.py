@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stts_cli import pipeline, profiling, video
+from stts_cli import profiling
+from stts_cli.engine import pipeline
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.families.settings import PruneSettings
+from stts_cli.media import video
 from stts_cli.training.adapters import add_lora
 from stts_cli.training.results import load_weights, read_weights, write_checkpoint
 from tests.families.conftest import save_released

@@ -6,12 +6,12 @@ import json
 import pytest
 from filelock import FileLock
 
+from stts_cli.config.presets import presets_folder
 from stts_cli.errors import InputError
-from stts_cli.presets import presets_folder
 from stts_cli.training import runs as module
 from stts_cli.training.runs import RESULT_FILE, plan_runs, train_runs
 from stts_cli.training.settings import read_stages
-from tests.test_cli_finetune import typed
+from tests.commands.test_finetune import typed
 
 PAPER = presets_folder() / "training" / "nano-paper.yaml"
 

@@ -8,9 +8,9 @@ import types
 
 import pytest
 
-from stts_cli.benchmarks.own_file import open_file
-from stts_cli.benchmarks.prompts import subtitle_block
+from stts_cli.data.prompts import subtitle_block
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.evaluation.benchmarks.own_file import open_file
 from stts_cli.training import samples as samples_module
 from stts_cli.training.samples import (
     Conversation,
@@ -308,7 +308,7 @@ def test_every_kind_of_problem_is_found_with_its_line(clip_file, tmp_path):
 
 
 def test_what_the_check_says_of_a_cut_is_what_reading_says(clip_file):
-    from stts_cli.video import read_clip
+    from stts_cli.media.video import read_clip
 
     for start, end in [(4.9, None), (5.0, None), (1.01, 1.09), (1.0, 1.05), (0.95, 1.02), (2.0, 1.0)]:
         try:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stts_cli import generate
+from stts_cli.config.presets import load_preset
+from stts_cli.engine import generate
 from stts_cli.families import load_family
-from stts_cli.presets import load_preset
-from stts_cli.training.clips import shapes_held_out
+from stts_cli.toy.world_clips import shapes_held_out
 from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import TrainingModel
 from tests.training.conftest import TALKS, alone, noise_clip

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stts_cli.benchmarks import prompts, scoring
-from stts_cli.benchmarks.files import DataFolder, Row
-from stts_cli.benchmarks.items import QaItem
+from stts_cli.data import prompts
+from stts_cli.data.files import DataFolder, Row
+from stts_cli.data.items import QaItem
 from stts_cli.errors import InputError, suggest
+from stts_cli.evaluation import scoring
 
 Loader = Callable[[DataFolder, str], list[QaItem]]
 

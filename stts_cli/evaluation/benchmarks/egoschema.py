@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from stts_cli.benchmarks import published, scoring
-from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json
-from stts_cli.benchmarks.items import QaItem, Source, bare_options, letter
+from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.items import QaItem, bare_options, letter
+from stts_cli.evaluation import published, scoring
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.media.source import Source
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:

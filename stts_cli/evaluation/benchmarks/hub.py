@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stts_cli.benchmarks.archives import unpack_all
-from stts_cli.benchmarks.benchmark import Benchmark
-from stts_cli.benchmarks.files import ARCHIVES
+from stts_cli.data.files import ARCHIVES
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.evaluation.benchmarks.archives import unpack_all
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 
 ANY_TABLE = ("**/*.parquet", "**/*.json", "**/*.jsonl", "**/*.csv")
 

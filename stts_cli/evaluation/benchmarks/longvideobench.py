@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from stts_cli.benchmarks import published, scoring
-from stts_cli.benchmarks.benchmark import Benchmark, build_items, options_of, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json
-from stts_cli.benchmarks.items import Cue, QaItem, Source, letter
+from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.items import Cue, QaItem, letter
+from stts_cli.evaluation import published, scoring
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, options_of, text_of
+from stts_cli.media.source import Source
 
 SPLITS = ("validation", "test", "validation_no_subtitles")
 

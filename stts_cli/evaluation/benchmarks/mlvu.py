@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stts_cli.benchmarks import published, scoring
-from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_rows
-from stts_cli.benchmarks.items import QaItem, Source, bare_options, given_letter, letters_of_text, split_question
+from stts_cli.data.files import DataFolder, Row, read_rows
+from stts_cli.data.items import QaItem, bare_options, given_letter, letters_of_text, split_question
+from stts_cli.evaluation import published, scoring
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.media.source import Source
 
 TASKS = ("1_plotQA", "2_needle", "3_ego", "4_count", "5_order", "6_anomaly_reco", "7_topic_reasoning")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stts_cli.benchmarks import prompts, published, scoring
-from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_rows
-from stts_cli.benchmarks.items import QaItem, Source, given_letter, split_question
+from stts_cli.data import prompts
+from stts_cli.data.files import DataFolder, Row, read_rows
+from stts_cli.data.items import QaItem, given_letter, split_question
+from stts_cli.evaluation import published, scoring
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.media.source import Source
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stts_cli.benchmarks import prompts, published, scoring
-from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
-from stts_cli.benchmarks.items import QaItem, Source, letters_of_text
+from stts_cli.data import prompts
+from stts_cli.data.files import DataFolder, Row, read_json, read_rows
+from stts_cli.data.items import QaItem, letters_of_text
+from stts_cli.evaluation import published, scoring
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.media.source import Source
 
 CUT = {  # task -> folders of whole videos, folders of cut clips
     "action_sequence": (("star/Charades_v1_480",), ("star/Charades_segment",)),

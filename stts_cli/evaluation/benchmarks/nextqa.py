@@ -5,10 +5,11 @@ The parquet names videos by number; the CSV of the publishers' repository needs 
 
 from __future__ import annotations
 
-from stts_cli.benchmarks import published, scoring
-from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json
-from stts_cli.benchmarks.items import QaItem, Source, letter
+from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.items import QaItem, letter
+from stts_cli.evaluation import published, scoring
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.media.source import Source
 
 FAMILIES = {"CW": "causal", "CH": "causal", "TN": "temporal", "TC": "temporal", "TP": "temporal"}
 FAMILIES |= {"DC": "descriptive", "DL": "descriptive", "DO": "descriptive"}

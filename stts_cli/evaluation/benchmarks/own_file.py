@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stts_cli.benchmarks.benchmark import Benchmark
-from stts_cli.benchmarks.files import DataFolder
-from stts_cli.benchmarks.items import QaItem
-from stts_cli.benchmarks.own_rows import own_rows
-from stts_cli.benchmarks.questions import read_items
+from stts_cli.data.files import DataFolder
+from stts_cli.data.items import QaItem
+from stts_cli.data.own_rows import own_rows
+from stts_cli.data.questions import read_items
 from stts_cli.errors import InputError
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 
 
 def open_file(path: Path) -> Benchmark:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from stts_cli.benchmarks.benchmark import Benchmark
-from stts_cli.benchmarks.own_rows import is_own_file
+from stts_cli.data.own_rows import is_own_file
 from stts_cli.errors import InputError, suggest
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 
 SHORT = ("nextqa", "perceptiontest", "mvbench", "tomato", "motionbench", "tempcompass", "egoschema")
 LONG = ("videomme", "videomme_sub", "longvideobench", "mlvu", "lvbench", "videoevalpro")
@@ -29,7 +29,7 @@ def get_benchmark(name: str) -> Benchmark:
         InputError: there is none of that name.
     """
     if is_own_file(name):
-        from stts_cli.benchmarks.own_file import open_file
+        from stts_cli.evaluation.benchmarks.own_file import open_file
 
         return open_file(Path(name).expanduser())
     if name not in NAMES:
@@ -38,10 +38,10 @@ def get_benchmark(name: str) -> Benchmark:
             "a file of your own ends in .jsonl, .json or .csv"
         )
     if name in BUILT_IN:
-        from stts_cli.benchmarks import shapes
+        from stts_cli.evaluation.benchmarks import shapes
 
         return shapes.BENCHMARKS[name]
-    benchmark: Benchmark = importlib.import_module(f"stts_cli.benchmarks.{name}").BENCHMARK
+    benchmark: Benchmark = importlib.import_module(f"stts_cli.evaluation.benchmarks.{name}").BENCHMARK
     return benchmark
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stts_cli.benchmarks.benchmark import Benchmark
-from stts_cli.benchmarks.files import DataFolder
-from stts_cli.benchmarks.items import QaItem, Source
-from stts_cli.benchmarks.prompts import bare_question
-from stts_cli.shapes.clips import write_clip
-from stts_cli.shapes.questions import UNSEEN_WORDINGS, Question, ask, reword
-from stts_cli.shapes.world import make_scene
+from stts_cli.data.files import DataFolder
+from stts_cli.data.items import QaItem
+from stts_cli.data.prompts import bare_question
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark
+from stts_cli.media.source import Source
+from stts_cli.toy.questions import UNSEEN_WORDINGS, Question, ask, reword
+from stts_cli.toy.world import make_scene
 
 SPLITS = ("test", "validation", "reworded")
 DEFAULT_VIDEOS = 100
@@ -55,17 +55,6 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
                 question = reword(question, rng, UNSEEN_WORDINGS)
             items.append(_item(f"{video}/{number}", video, source, question))
     return items
-
-
-def write_missing(source: Source) -> None:
-    """Write the clip of a scene if its file is not there.
-
-    Args:
-        source: with a scene.
-    """
-    if source.scene and not source.path.exists():
-        source.path.parent.mkdir(parents=True, exist_ok=True)
-        write_clip(make_scene(*source.scene), source.path)
 
 
 def _item(name: str, video: str, source: Source, question: Question) -> QaItem:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from stts_cli.benchmarks import published, scoring
-from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json, read_rows
-from stts_cli.benchmarks.items import QaItem, Source, bare, letters_of_text, split_question
+from stts_cli.data.files import DataFolder, Row, read_json, read_rows
+from stts_cli.data.items import QaItem, bare, letters_of_text, split_question
+from stts_cli.evaluation import published, scoring
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.media.source import Source
 
 TASKS = ("multi-choice", "yes_no", "caption_matching")
 BEST, YES_NO = "Please directly give the best option:", "Please answer yes or no:"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from stts_cli.benchmarks import prompts, published, scoring
-from stts_cli.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.benchmarks.files import DataFolder, Row, read_json
-from stts_cli.benchmarks.items import Cue, QaItem, Source, bare_options, given_letter
-from stts_cli.benchmarks.subtitles import read_published
+from stts_cli.data import prompts
+from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.items import Cue, QaItem, bare_options, given_letter
+from stts_cli.data.subtitles import read_published
+from stts_cli.evaluation import published, scoring
+from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
+from stts_cli.media.source import Source
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:

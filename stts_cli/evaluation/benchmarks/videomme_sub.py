@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from stts_cli.benchmarks import videomme
+from stts_cli.evaluation.benchmarks import videomme
 
 BENCHMARK = dataclasses.replace(
     videomme.BENCHMARK,

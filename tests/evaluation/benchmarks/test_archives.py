@@ -10,10 +10,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from stts_cli.benchmarks.archives import unpack_all
-from stts_cli.benchmarks.hub import fetch, unpack_folder
-from stts_cli.benchmarks.registry import get_benchmark
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.evaluation.benchmarks.archives import unpack_all
+from stts_cli.evaluation.benchmarks.hub import fetch, unpack_folder
+from stts_cli.evaluation.benchmarks.registry import get_benchmark
 
 CONTENT = {"videos/a.mp4": b"a" * 3000, "videos/deep/b.mp4": b"b" * 70000}
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import av
 import pytest
 
-from stts_cli.benchmarks.prompts import subtitle_block
-from stts_cli.benchmarks.reader import ReadRequest, read_source
-from stts_cli.benchmarks.registry import LONG, NAMES, SHORT, describe, get_benchmark
+from stts_cli.data.prompts import subtitle_block
 from stts_cli.errors import InputError
-from stts_cli.shapes.clips import demo_scene, write_clip
+from stts_cli.evaluation.benchmarks.registry import LONG, NAMES, SHORT, describe, get_benchmark
+from stts_cli.media.reader import ReadRequest, read_source
+from stts_cli.toy.clips import demo_scene, write_clip
 
 FROM_CHOICES = "Answer with the option's letter from the given choices directly."
 ONLY = "Respond with only the letter of the correct answer."

@@ -6,11 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from stts_cli import cli
-from stts_cli.benchmarks.data import gather
-from stts_cli.benchmarks.shapes import make_items, write_missing
 from stts_cli.errors import InputError
-from stts_cli.shapes.questions import ask
-from stts_cli.shapes.world import make_scene
+from stts_cli.evaluation.benchmarks.shapes import make_items
+from stts_cli.evaluation.gather import gather
+from stts_cli.toy.clips import write_missing
+from stts_cli.toy.questions import ask
+from stts_cli.toy.world import make_scene
 
 
 def test_items_are_the_test_scenes_and_files_are_made_once(tmp_path):
@@ -73,7 +74,7 @@ def test_bad_input_is_refused(bench, videos):
 
 
 def test_reworded_asks_the_same_of_the_same_clips_in_words_of_no_training(tmp_path):
-    from stts_cli.shapes.questions import MORE_WORDINGS, UNSEEN_WORDINGS, WORDINGS
+    from stts_cli.toy.questions import MORE_WORDINGS, UNSEEN_WORDINGS, WORDINGS
 
     for long in (False, True):
         plain, other = (make_items(long, split, 3, tmp_path) for split in ("test", "reworded"))

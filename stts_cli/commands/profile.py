@@ -1,0 +1,105 @@
+"""The `profile` command: parse, call `profiling` or `cost.estimate`, report. Nothing heavy is imported at first."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from stts_cli.errors import EnvironmentFailure, InputError
+
+
+def profile(
+    frames: Annotated[int | None, typer.Option(help="How many frames; the video is repeated if it has fewer.")] = None,
+    video: Annotated[str | None, typer.Option(help="A video file; else the embedded model's demo clip.")] = None,
+    resize: Annotated[
+        str, typer.Option(help="Who resizes frames: model, as its processor does, or decoder, fast and different.")
+    ] = "model",
+    shape: Annotated[
+        str | None,
+        typer.Option(help="An architecture with random weights: mini, nano, molmo2-4b, -8b, -o-7b, or a YAML file."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset's name or YAML file, as for ask.")] = None,
+    keep_ratio: Annotated[
+        str | None, typer.Option(help="Fractions of visual tokens kept, e.g. 0.5 or 0.7,0.5,0.3.")
+    ] = None,
+    sweep_frames: Annotated[
+        str | None, typer.Option(help="Several frame counts, e.g. 16,32,64: a row each, and the break-even.")
+    ] = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, reference, random, tome, none.")
+    ] = None,
+    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each arm, after one to warm up.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    kernel: Annotated[
+        str, typer.Option(help="Attention of the packed blocks: auto, flash_attn, torch_varlen, sdpa, eager.")
+    ] = "auto",
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
+    train: Annotated[bool, typer.Option("--train", help="A training step, everything trained, not an answer.")] = False,
+    analytic: Annotated[bool, typer.Option("--analytic", help="Count tokens, FLOPs and memory; run nothing.")] = False,
+    plot: Annotated[str | None, typer.Option(help="Draw the figures into this PNG file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+) -> None:
+    """Measure dense against pruned: tokens, FLOPs, time by stage and memory."""
+    from stts_cli.config.architectures import load_architecture
+    from stts_cli.config.presets import Preset, choose_preset, demo_video
+    from stts_cli.cost import estimate
+    from stts_cli.media.resize import check_resize
+    from stts_cli.media.video import probe
+    from stts_cli.report import plots
+    from stts_cli.report.ask import Progress
+    from stts_cli.report.profile import show
+
+    check_resize(resize)
+    if shape and (model or preset):
+        raise InputError("--shape and a model are given -> one of --shape, --model, --preset -> leave one out")
+    if frames is not None and sweep_frames:
+        raise InputError("--frames and --sweep-frames are given -> one of them -> leave one out")
+    settings = Preset(model=shape) if shape else choose_preset(preset, model=model)
+    settings = settings.override(frames=frames, dtype=dtype, prune_layer=prune_layer)
+    own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
+    if plot:
+        plots.check_target(plot)
+    probe(video or demo_video())
+    with Progress() as progress:
+        progress("starting")
+        if shape:
+            architecture = load_architecture(shape)
+        else:
+            from stts_cli.profiling import architecture_of
+
+            architecture = architecture_of(settings.model)
+        chosen: dict[str, Any] = {
+            "architecture": architecture,
+            "frames": estimate.number_list(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames],
+            "keep_ratios": estimate.number_list(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios,
+            "scorer": settings.scorer if scorer is None else scorer,
+            "prune_layer": settings.prune_layer,
+            "dtype": settings.dtype,
+            "train": train,
+        }
+        if analytic:
+            document = estimate.analytic(**chosen)
+        else:
+            from stts_cli import profiling
+
+            document = profiling.profile(
+                **chosen,
+                model=None if shape else settings.model,
+                video_path=video or demo_video(),
+                restamp=video is None,
+                resize=resize,
+                repeats=repeats,
+                device=device,
+                kernel=kernel,
+                memory=memory,
+                progress=progress,
+            )
+    if plot:
+        plots.plot(document, plot)
+    show(document, json_only=json)
+    if missing := ", ".join(document.get("not_measured", [])):
+        raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured -> lower --frames or --keep-ratio")

@@ -1,0 +1,1 @@
+"""Presets, suites and the sizes of architectures, read from YAML files. No torch."""

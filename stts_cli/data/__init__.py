@@ -1,0 +1,1 @@
+"""Rows of questions and videos, read one way for `ask`, `eval` and `finetune`."""

@@ -1,0 +1,1 @@
+"""One path from a video and questions to answers: load, encode, generate, on a device."""

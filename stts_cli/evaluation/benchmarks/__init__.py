@@ -1,0 +1,1 @@
+"""The benchmarks of `stts eval`: one file each says where the questions come from."""
