@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.runner import Run, evaluate
 from stts_cli.evaluation.settings import ArmSettings
-from stts_cli.media import reader
-from tests.media import workers
 
 
 @pytest.fixture(autouse=True)
@@ -39,17 +35,6 @@ def run_shapes(arms):
         return evaluate(Run(questions.benchmark, questions.split, questions.items, **wanted))
 
     return run
-
-
-@pytest.fixture
-def late_once_hanging(monkeypatch):
-    """Let the reader's time stand still until a worker hangs, so that no other is given up, however slow it is."""
-
-    def watch(folder: Path) -> None:
-        now = SimpleNamespace(monotonic=lambda: 1000.0 * workers.has_one_hung(folder), perf_counter=time.perf_counter)
-        monkeypatch.setattr(reader, "time", now)
-
-    return watch
 
 
 def without_times(value):

@@ -224,9 +224,9 @@ def test_a_broken_video_is_an_error_row_and_is_tried_again(items_file, arms, tmp
 
 
 @pytest.mark.slow
-def test_a_video_that_hangs_is_an_error_row(items_file, arms, monkeypatch, tmp_path, late_once_hanging):
+def test_a_video_that_hangs_is_an_error_row(items_file, arms, monkeypatch, tmp_path):
     monkeypatch.setattr(reader, "_serve", workers.serve_all_but_two)
-    late_once_hanging(items_file.parent)
+    workers.late_once_hanging(monkeypatch, items_file.parent)
     document = run_file(items_file, arms, workers=1, timeout_s=0.1, output=tmp_path / "out")
     for arm in document["arms"].values():
         assert (arm["n"], arm["n_errors"]) == (2, 2)

@@ -8,11 +8,11 @@ import random
 from pathlib import Path
 
 import pytest
-from stts_cli.media.source import Source
 
 from stts_cli.data.items import QaItem, bare_options, given_letter, letter, letters_of_text, split_question
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.registry import NAMES, get_benchmark
+from stts_cli.media.source import Source
 
 HERE = Path(__file__).parent
 REPLIES = json.loads((HERE / "replies.json").read_text(encoding="utf-8"))

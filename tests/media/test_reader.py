@@ -44,9 +44,9 @@ def test_a_video_cut_at_a_frame_ends_with_the_one_before(write_video, tmp_path):
     assert read_source(request(path)).timestamps_s[-1] == 2.9
 
 
-def test_a_hanging_or_dying_decoder_costs_its_own_video_only(monkeypatch, tmp_path, late_once_hanging):
+def test_a_hanging_or_dying_decoder_costs_its_own_video_only(monkeypatch, tmp_path):
     monkeypatch.setattr(reader, "_serve", workers.serve_badly)
-    late_once_hanging(tmp_path)
+    workers.late_once_hanging(monkeypatch, tmp_path)
     requests = [request(tmp_path / name) for name in ("a", "hangs", "b", "dies", "c")]
     said = [result.error for result in read_ahead(requests, workers=1, timeout_s=0.1)]
     assert said == [

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from stts_cli.media import reader
 
@@ -18,6 +21,12 @@ def hang(folder: Path) -> None:
 
 def has_one_hung(folder: Path) -> bool:
     return (folder / "one hangs").exists()
+
+
+def late_once_hanging(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the reader's time stand still until a worker hangs, so that no other is given up, however slow it is."""
+    now = SimpleNamespace(monotonic=lambda: 1000.0 * has_one_hung(folder), perf_counter=time.perf_counter)
+    monkeypatch.setattr(reader, "time", now)
 
 
 def serve_badly(pipe: Any) -> None:

@@ -1,4 +1,4 @@
-"""Training clips: read as the evaluation reads them, given back by the cache, drawn from their seeds."""
+"""Training clips: read as the evaluation reads them, given back by the cache."""
 
 import dataclasses
 import os
@@ -6,19 +6,15 @@ import os
 import numpy as np
 import pytest
 import torch
-from stts_cli.media.source import Source
 from torch.utils.data import DataLoader
 
 from stts_cli.data.items import Cue
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.evaluation.benchmarks.shapes import DEFAULT_VIDEOS
 from stts_cli.media.reader import ReadRequest, read_source
+from stts_cli.media.source import Source
 from stts_cli.media.video import read_clip
 from stts_cli.toy.clips import write_clip
-from stts_cli.toy.questions import FAMILIES
-from stts_cli.toy.render import render
 from stts_cli.toy.world import make_scene
-from stts_cli.toy.world_clips import ASK_WEIGHTS, LENGTHS, ShapesClips, shapes_held_out
 from stts_cli.training import clips as clips_module
 from stts_cli.training.clips import TrainingClip, UnreadableVideo, VideoClips, collate
 from stts_cli.training.samples import Conversation, VideoSample
@@ -219,145 +215,3 @@ def test_workers_give_what_one_process_gives(shape_files, tmp_path, workers):
         assert [len(batch["clips"]) for batch in batches] == [2, 2]
         assert all(same(a, b) for a, b in zip([c for b in batches for c in b["clips"]], alone, strict=True))
     assert len(list(tmp_path.rglob("*.npz"))) == 4
-
-
-# the procedural world
-
-
-def shapes(num_items=50, **settings):
-    return ShapesClips(num_items, **{"seed": 3, "num_frames": 8, "frame_size": SIZE, **settings})
-
-
-def test_an_item_is_a_function_of_seed_and_index():
-    one, other = shapes(), shapes(num_items=10_000)
-    for index in (7, 0, 7):
-        assert len(one[index]) == len(other[index])
-        assert all(same(a, b) for a, b in zip(one[index], other[index], strict=True))
-    assert not same(one[0][0], one[1][0])
-    assert not same(one[0][0], shapes(seed=4)[0][0])
-    assert len(one) == 50
-    with pytest.raises(IndexError):
-        one[50]
-
-
-def test_clips_of_an_item_are_of_like_length_and_within_the_limit():
-    dataset = shapes(num_frames=16, mix="short")
-    for index in range(12):
-        item = dataset[index]
-        assert len(item) == {1: 16, 2: 16, 4: 14, 8: 10, 16: 7}[min(n for n, *_ in LENGTHS if n >= _longest(item))]
-        for clip in item:
-            assert clip.frames.shape == (len(clip.timestamps_s), *SIZE, 3)
-            assert clip.frames.dtype == torch.uint8
-            assert clip.name.startswith("shapes:train/")
-            assert 1 <= len(clip.conversations) <= 8
-            assert all(c.group in ASK_WEIGHTS and len(c.turns) == 1 for c in clip.conversations)
-            assert list(clip.timestamps_s) == sorted(set(clip.timestamps_s))
-
-
-def _longest(item):
-    return max(len(clip.frames) for clip in item)
-
-
-@pytest.mark.parametrize(
-    ("mix", "limit", "expected"),
-    [
-        ("all", 128, [(n, long) for n, _, _, long in LENGTHS]),
-        ("short", 128, [(1, False), (2, False), (4, False), (8, False), (16, False)]),
-        ("long", 64, [(16, True), (32, True), (64, True)]),
-        ("long", 24, [(16, True), (24, True)]),
-        ("all", 8, [(1, False), (2, False), (4, False), (8, False)]),
-        ("short", 1, [(1, False)]),
-    ],
-)
-def test_the_limit_and_the_mix_choose_the_lengths(mix, limit, expected):
-    dataset = shapes(mix=mix, num_frames=limit)
-    assert [(frames, long) for frames, _, _, long in dataset.lengths] == expected
-
-
-def test_long_clips_last_longer():
-    assert all(clip.timestamps_s[-1] > 30 for clip in shapes(mix="long", num_frames=16)[0])
-    assert all(clip.timestamps_s[-1] <= 8 for clip in shapes(mix="short", num_frames=16)[0])
-
-
-def test_scale_multiplies_the_clips_of_an_item():
-    whole, quarter, none = shapes(), shapes(scale=0.25), shapes(scale=0.001)
-    for index in range(5):
-        assert len(quarter[index]) == max(1, round(len(whole[index]) / 4))
-        assert len(none[index]) == 1
-
-
-def test_items_that_are_taken_at_the_same_time_are_alike():
-    dataset = shapes(num_items=80, alike=4, num_frames=16, scale=0.1, questions=1)
-    limits = [min(n for n, *_ in LENGTHS if n >= _longest(dataset[k])) for k in range(80)]
-    assert all(len(set(limits[k : k + 4])) == 1 for k in range(0, 80, 4))
-    assert len(set(limits)) > 2
-    assert not same(dataset[0][0], dataset[1][0])
-
-
-def test_training_clips_are_the_scene_with_some_noise():
-    (item,) = [shapes(mix="short", num_frames=16)[0]]
-    errors = []
-    for clip in item:
-        scene = make_scene("train", int(clip.name.split("/")[1]))
-        clean = render(scene, np.array(clip.timestamps_s), SIZE[0]).astype(float)
-        errors.append(float(np.abs(clip.frames.numpy() - clean).mean()))
-    assert len({round(error, 3) for error in errors}) == len(item)  # each with its own strength
-    assert all(0 < error < clips_module.MAX_NOISE for error in errors)
-
-
-def test_fewer_questions_where_fewer_are_wanted():
-    assert {len(clip.conversations) for clip in shapes(questions=2)[0]} == {2}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"mix": "shrt"}, r"^no mix 'shrt' of shapes; did you mean 'short'\?"),
-        ({"mix": "long", "num_frames": 8}, "^8 frames of long shapes -> at least 9 -> "),
-        ({"num_frames": 0}, "^0 frames of all shapes -> at least 1 -> "),
-        ({"frame_size": (48, 64)}, "^shapes for frames of 48x64 px -> square frames only"),
-    ],
-)
-def test_shapes_that_cannot_be_drawn_are_refused(settings, message):
-    with pytest.raises(InputError, match=message):
-        shapes(**settings)
-
-
-def test_shapes_come_out_of_workers_as_they_are():
-    dataset = shapes(num_items=4)
-    batches = list(DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate))
-    alone = [clip for k in range(4) for clip in dataset[k]]
-    assert len(batches) == 2
-    assert all(same(a, b) for a, b in zip([c for b in batches for c in b["clips"]], alone, strict=True))
-
-
-# held-out shapes
-
-
-def test_held_out_shapes_ask_everything_that_their_frames_can_answer():
-    dataset = shapes_held_out(60, seed=0, frames=16, frame_size=SIZE)
-    assert len(dataset) == 60
-    groups = {c.group for k in range(60) for c in dataset[k][0].conversations}
-    assert groups == set(FAMILIES)
-    (clip,) = dataset[5]
-    scene, times, questions = dataset.scenes[5]
-    assert len(clip.conversations) == len(questions)
-    assert all(question.answerable(times) for question in questions)
-    assert np.array_equal(clip.frames.numpy(), render(scene, times, SIZE[0]))  # without noise
-    assert same(clip, shapes_held_out(60, seed=0, frames=16, frame_size=SIZE)[5][0])
-
-
-def test_held_out_shapes_are_neither_trained_on_nor_evaluated():
-    for split in ("test", "validation"):
-        names = [shapes_held_out(20, seed=s, frames=8, frame_size=SIZE, split=split)[0][0].name for s in range(3)]
-        assert len(set(names)) == 3
-        for name in names:
-            part, index = name.removeprefix("shapes:").split("/")
-            assert part == split
-            assert int(index) > DEFAULT_VIDEOS
-
-
-def test_long_held_out_shapes_are_long():
-    (clip,) = shapes_held_out(1, seed=0, frames=16, frame_size=SIZE, long=True)[0]
-    assert clip.frames.shape[0] == 16
-    assert clip.timestamps_s[-1] > 30
