@@ -11,13 +11,12 @@ import torch
 from stts_cli.config.presets import presets_folder
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from stts_cli.toy import nano, nano_language, nano_vision
+from stts_cli.toy import nano, nano_language, nano_vision, world_clips
 from stts_cli.toy.nano_language import LabelClips, LabelEmbedding, LanguageModel, draw_keep
 from stts_cli.toy.nano_tokenizer import build_tokenizer
 from stts_cli.toy.nano_vision import VisionFrames, VisionModel, connector_features, fit_connector
 from stts_cli.toy.questions import ask
 from stts_cli.toy.world import make_scene
-from stts_cli.training import clips
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.optimizers import make_groups
 from stts_cli.training.settings import FinetuneSettings, read_stages
@@ -53,7 +52,7 @@ def _tiny(**more):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(nano_language, "LENGTHS", ((2, 1.0, 2, False),))
-    monkeypatch.setattr(clips, "LENGTHS", ((4, 1.0, 1, False),))
+    monkeypatch.setattr(world_clips, "LENGTHS", ((4, 1.0, 1, False),))
     monkeypatch.setattr(nano_vision, "FRAMES", 8)
     monkeypatch.setattr(nano_vision.fit_connector, "__defaults__", (0, 100, 1e-3))
 
