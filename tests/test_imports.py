@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,16 @@ def test_the_test_itself_sees_imports(tmp_path):
     assert not may_import("report.ask", "commands.ask")
     assert not may_import("training.model", "toy.world")
     assert may_import("toy.nano", "training.finetune")
+
+
+@pytest.mark.slow
+def test_the_toy_world_is_loaded_only_where_it_is_named():
+    program = (
+        "import sys, stts_cli.cli, stts_cli.engine.pipeline, stts_cli.evaluation.suite, stts_cli.media.reader\n"
+        "import stts_cli.profiling, stts_cli.training.finetune, stts_cli.training.trainer\n"
+        "assert not [name for name in sys.modules if name.startswith('stts_cli.toy')]\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_no_file_is_a_drawer():

@@ -9,7 +9,6 @@ from pathlib import Path
 from stts_cli.data.items import QaItem
 from stts_cli.data.own_rows import is_own_file
 from stts_cli.errors import InputError
-from stts_cli.evaluation.benchmarks import shapes
 from stts_cli.evaluation.benchmarks.archives import check_whole
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.evaluation.benchmarks.hub import fetch
@@ -112,6 +111,8 @@ def choose(items: Sequence[QaItem], videos: int | None, limit: int | None) -> li
 
 
 def _scenes(bench: str, split: str, videos: int | None, limit: int | None) -> list[QaItem]:
+    from stts_cli.evaluation.benchmarks import shapes
+
     long = bench == "shapes_long"
     count = videos or (shapes.DEFAULT_VIDEOS if limit is None else limit)  # a scene has a question at least
     return shapes.make_items(long, split, count)[:limit]
