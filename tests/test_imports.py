@@ -15,7 +15,7 @@ ORDER = (
     "cli", "commands", "report", "profiling", "training", "evaluation", "data", "engine", "families", "pruning",
     "media", "cost", "config",
 )  # fmt: skip
-EVERYONE_MAY = ("budget", "scorers", "text", "errors", "__init__")  # they import `errors` only
+EVERYONE_MAY = ("settings", "text", "errors", "__init__")  # they import `errors` only
 ASIDE = "toy"  # imports what it likes below `report`; others import it by name only, see MORE
 # module -> modules of rooms above it, or aside, that it imports all the same
 MORE = {

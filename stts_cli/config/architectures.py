@@ -56,7 +56,7 @@ class Architecture:
         keep_ratio: fraction of windows kept, in (0, 1].
         prune_from_frame: frames that the budget leaves out.
         refill_lone_frames: frames that packing would leave alone in a bin run whole.
-        scorer: who scores by default, one of `scorers.SCORERS`; "learned" where there is a learned one.
+        scorer: who scores by default, one of `settings.SCORERS`; "learned" where there is a learned one.
         num_added_tokens: rows of the embedding behind the vocabulary.
         notes: what a user should know about where its settings come from.
     """

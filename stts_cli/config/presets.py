@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import InputError, suggest
-from stts_cli.scorers import SCORERS
+from stts_cli.settings import SCORERS
 
 ENVIRONMENT_VARIABLE = "STTS_PRESET"
 DEFAULT_PRESET = "nano"

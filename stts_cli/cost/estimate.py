@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from stts_cli import __version__, scorers
-from stts_cli.budget import check_prune_layer, clamp_note, lone_frames, num_dropped
+from stts_cli import __version__, settings
 from stts_cli.config.architectures import Architecture
 from stts_cli.cost import savings
 from stts_cli.cost.savings import CONVENTION, TRAINING_CONVENTION, Savings
 from stts_cli.errors import InputError
+from stts_cli.settings import check_prune_layer, clamp_note, lone_frames, num_dropped
 
 QUESTION = "What happens in this video?"
 ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
@@ -97,7 +97,7 @@ def plan(
         architecture: the sizes.
         frames: frame counts, each >= 1.
         keep_ratios: fractions of windows kept, each in (0, 1].
-        scorer: one of `scorers.SCORERS`.
+        scorer: one of `settings.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         dtype: of the weights.
         on_gpu: whether it would run on a GPU, whose attention holds less.
@@ -136,8 +136,8 @@ def plan(
 
 
 def resolve_scorer(architecture: Architecture, scorer: str, keep_ratios: Sequence[float] = ()) -> tuple[str, list[str]]:
-    """Decide who scores the windows, as every command does (see `scorers.resolve_scorer`); where settings come from."""
-    scorer, notes = scorers.resolve_scorer(
+    """Decide who scores the windows, as every command does (see `resolve_scorer`); where settings come from."""
+    scorer, notes = settings.resolve_scorer(
         scorer,
         model=architecture.name,
         trained_with=architecture.scorer,
@@ -191,7 +191,7 @@ def count(
         num_frames: T.
         windows: windows kept of each frame.
         prune_layer: 0-based ViT block after which they were scored.
-        scorer: one of `scorers.SCORERS`.
+        scorer: one of `settings.SCORERS`.
         train: count a training step on `ANSWER`.
 
     Returns:
@@ -315,7 +315,7 @@ def analytic(
         architecture: the sizes.
         frames: frame counts.
         keep_ratios: fractions of windows kept; empty for the architecture's own.
-        scorer: "auto", or one of `scorers.SCORERS`.
+        scorer: "auto", or one of `settings.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         dtype: of the weights, for the memory estimate; "auto" counts bfloat16.
         train: count a training step instead of an answer.

@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stts_cli import __version__, budget, scorers
+from stts_cli import __version__, settings
 from stts_cli.cost import savings
 from stts_cli.engine import generate
 from stts_cli.engine.device import PeakMemory, clock, resolve_device
 from stts_cli.engine.generate import VideoPrefix, prefill_video
 from stts_cli.errors import InputError
-from stts_cli.families.family import clamp_note
+from stts_cli.families.base import clamp_note
 from stts_cli.media import video
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.media.video import Clip
 
 if TYPE_CHECKING:
-    from stts_cli.families.family import EncodedVideo, Family
+    from stts_cli.families.base import EncodedVideo, Family
 
 Progress = Callable[[str], None]
 WARM_UP_FRAMES = 2
@@ -159,7 +159,7 @@ def ask(
         resize: who resizes frames, one of `resize.RESIZES`.
         options: if given, at least two: the likeliest is the answer to every question.
         keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
-        scorer: "auto", or one of `pruning.SCORERS`.
+        scorer: "auto", or one of `settings.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32", "bfloat16" or "float16".
@@ -258,7 +258,7 @@ def answer_questions(
             subtitles. Questions in a row with the same one share the language model's state behind it.
         options: if not empty, the likeliest of them is the answer.
         keep_ratio: fraction of windows kept, in (0, 1].
-        scorer: one of `pruning.SCORERS`.
+        scorer: one of `settings.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the family's own.
         max_new_tokens: the most tokens of an answer.
         seed: of the random scorer.
@@ -270,23 +270,23 @@ def answer_questions(
         The arm, with one answer a question.
     """
     device = family.model.device
+    pruning = family.settings.override(keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, seed=seed)
     memory = PeakMemory(device)
     progress("looking at the video" if scorer != "none" else "looking at the video, dense")
     started = clock(device)
     with torch.inference_mode():
         patches = family.preprocess(torch.from_numpy(clip.frames))
         preprocessed = clock(device)
-        encoded = family.encode_video(patches, keep_ratio=keep_ratio, scorer=scorer, prune_layer=prune_layer, seed=seed)
+        encoded = family.encode(patches, pruning)
     video_s = clock(device) - started
     on_encoded(encoded)
     progress("answering")
-    prune_layer = family.settings.prune_layer if prune_layer is None else prune_layer
     prefix: VideoPrefix | None = None
     arm = Arm(
         name="dense" if scorer == "none" or keep_ratio == 1 else "pruned",
         scorer=scorer,
         keep_ratio=keep_ratio,
-        prune_layer=prune_layer,
+        prune_layer=pruning.prune_layer,
         kernel=encoded.kernel,
         kernel_reason=encoded.kernel_reason,
         num_windows=encoded.keep_mask.numel(),
@@ -313,7 +313,7 @@ def answer_questions(
             kept_per_frame=arm.kept_per_frame,
             prompt_tokens_dense=prompt.dense_length,
             prompt_tokens_pruned=ids.shape[1],
-            prune_layer=prune_layer,
+            prune_layer=pruning.prune_layer,
             new_tokens=reply.num_new_tokens,
             scorer=encoded.scorer,
             packed_patches_per_frame=encoded.packed_patches,
@@ -376,22 +376,22 @@ def resolve_scorer(
 
     Args:
         family: a loaded model family.
-        scorer: "auto", or one of `pruning.SCORERS`.
+        scorer: "auto", or one of `settings.SCORERS`.
         keep_ratio: fraction of windows kept, or None for the checkpoint's own.
         prune_layer: 0-based ViT block after which windows are scored, to be checked; None for the checkpoint's own.
 
     Returns:
-        The scorer ("auto" decided as `scorers.resolve_scorer` does; "none" where nothing is dropped), the keep ratio,
+        The scorer ("auto" decided as `settings.resolve_scorer` does; "none" where nothing is dropped), the keep ratio,
         and notes for the user, those on how the model was loaded first.
 
     Raises:
         InputError: the learned scorer was asked for and the checkpoint has none, or a number is out of range.
     """
-    budget.check_prune_layer(
+    settings.check_prune_layer(
         family.settings.prune_layer if prune_layer is None else prune_layer, family.shape().vit_blocks
     )
     notes = list(family.notes)
-    scorer, more = scorers.resolve_scorer(
+    scorer, more = settings.resolve_scorer(
         scorer,
         model=family.model_name,
         trained_with=family.settings.scorer,

@@ -24,7 +24,7 @@ from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.media.source import Source
 
 if TYPE_CHECKING:
-    from stts_cli.families.family import Family
+    from stts_cli.families.base import Family
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LoadedArm:
         family: the model.
         frames: at most this many a video.
         keep_ratio: fraction of windows kept.
-        scorer: one of `pruning.SCORERS`.
+        scorer: one of `settings.SCORERS`.
         dtype: of the weights.
     """
 

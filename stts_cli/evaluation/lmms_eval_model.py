@@ -21,7 +21,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from stts_cli.engine.device import resolve_device
 from stts_cli.engine.pipeline import answer_questions, load, resolve_scorer
 from stts_cli.errors import InputError, suggest
-from stts_cli.families.family import clamp_note
+from stts_cli.families.base import clamp_note
 from stts_cli.media.video import read_clip
 
 DEFAULT_NEW_TOKENS = 64
@@ -37,7 +37,7 @@ class Stts(lmms):
         max_frames: at most this many frames a video.
         max_fps: at most this many a second.
         keep_ratio: fraction of windows kept, in (0, 1]; the checkpoint's own when not given. 1 is dense.
-        scorer: "auto", or one of `pruning.SCORERS`.
+        scorer: "auto", or one of `settings.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; the checkpoint's own when not given.
         dtype: "auto", "float32", "bfloat16" or "float16".
         device: "auto", "cpu", "cuda" or "cuda:N".

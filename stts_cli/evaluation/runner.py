@@ -23,12 +23,12 @@ from stts_cli.evaluation.journal import Journal, Row
 from stts_cli.evaluation.metrics import Seconds, compare, summarize, summarize_times
 from stts_cli.evaluation.ranks import Ranks
 from stts_cli.evaluation.settings import ArmSettings, items_hash, versions, weights_hash
-from stts_cli.families.family import clamp_note
+from stts_cli.families.base import clamp_note
 from stts_cli.media.reader import read_ahead
 from stts_cli.media.source import Source
 
 if TYPE_CHECKING:
-    from stts_cli.families.family import Family
+    from stts_cli.families.base import Family
 
 Progress = Callable[..., None]  # (what is going on, done, total)
 

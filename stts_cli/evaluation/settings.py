@@ -27,7 +27,7 @@ class ArmSettings:
         frames: at most this many frames a video.
         max_fps: at most this many a second.
         keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
-        scorer: "auto", or one of `pruning.SCORERS`.
+        scorer: "auto", or one of `settings.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         dtype: "auto", "float32", "bfloat16" or "float16".
         spend_savings: take frames / keep_ratio frames instead, which cost about as much as `frames` dense ones.

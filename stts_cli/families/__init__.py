@@ -17,7 +17,7 @@ from stts_cli.families.broken import check_json_files, check_words, loads_checkp
 from stts_cli.families.checkpoints import base_chain
 
 if TYPE_CHECKING:
-    from stts_cli.families.family import Family
+    from stts_cli.families.base import Family
 
 FAMILIES = {"molmo2": ("stts_cli.families.molmo2", "Molmo2Family")}
 

@@ -18,9 +18,10 @@ import yaml
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
-from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, read_settings
+from stts_cli.families.settings import SETTINGS_FILE, read_settings
 from stts_cli.families.weights import INDEX_FILE, hub_names, local_names
 from stts_cli.pruning import SCORER_PART, is_scorer_weight
+from stts_cli.settings import Pruning
 
 EXAMPLE = "allenai/Molmo2-4B"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -44,7 +45,7 @@ class Checkpoint:
 
     model: str
     revision: str | None
-    settings: PruneSettings
+    settings: Pruning
     document: dict[str, Any]
     stored_scorer: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -18,7 +18,6 @@ the scorer's settings (they are looked for at any depth).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import pickle
@@ -94,7 +93,7 @@ def convert(
     document = None
     if scorer:
         settings, more = released_settings(configs)
-        document = {"format": FORMAT, "family": base_config.model_type, **dataclasses.asdict(settings)}
+        document = {"format": FORMAT, "family": base_config.model_type, **settings.to_dict()}
         notes += more
     elif is_pruned_config(configs):
         raise InputError(f"{folder / TRAINING_CONFIG_FILE}: prune_method is scorer; the weights hold no scorer.")

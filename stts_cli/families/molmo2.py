@@ -1,14 +1,11 @@
-"""Molmo2: transformers' own classes, the pruned ViT in the place of the stock one, and Molmo2's prompt.
+"""Molmo2: transformers' own classes and Molmo2's prompt.
 
-Frames become visual tokens by the stock modules (patch embedding, blocks, connector) driven by
-`pruning.prune_and_encode`; the language model takes them through `mm_encoder_outputs`, untouched. The prompt is worded
-as transformers' Molmo2Processor words it. Released checkpoints and transformers' own format load alike. Source: arXiv
-2603.18004 (method); Molmo2.
+The prompt is worded as transformers' Molmo2Processor words it. Released checkpoints and transformers' own format load
+alike. Source: Molmo2; the method is arXiv 2603.18004's.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,75 +14,52 @@ import torch
 from torch import Tensor, nn
 
 from stts_cli.cost.savings import ModelShape
-from stts_cli.errors import InputError, suggest
-from stts_cli.families import molmo2_training, words
+from stts_cli.errors import InputError
+from stts_cli.families.base import Family
 from stts_cli.families.checkpoints import Checkpoint, merge_lora, read_processor
-from stts_cli.families.family import EncodedVideo, Prompt
-from stts_cli.families.frames import FrameProcessor, read_frame_processor
-from stts_cli.families.molmo2_training import VIDEO_TOKEN
-from stts_cli.families.settings import SETTINGS_FILE, PruneSettings, build_scorer, is_in_old_order, load_scorer
+from stts_cli.families.frames import read_frame_processor
+from stts_cli.families.settings import SETTINGS_FILE, build_scorer, is_in_old_order, load_scorer
 from stts_cli.families.weights import check_files, check_loaded, read_tensors
-from stts_cli.pruning import SCORER_PART, SCORERS, TokenScorer, prune_and_encode, shrink_placeholders, window_index
+from stts_cli.pruning import SCORER_PART
 
-PATCH_TOKEN = "<im_patch>"
-VISUAL_TOKENS = (
-    PATCH_TOKEN,
-    "<im_col>",
-    "<im_start>",
-    "<low_res_im_start>",
-    "<frame_start>",
-    "<im_end>",
-    "<frame_end>",
-    "<im_low>",
-)
-_CHUNK_PATCHES = 16_384  # patches that go through a block at once when no gradient is needed
 _CHUNK_TOKENS = 4_096  # visual tokens that go through the connector at once
 
 
-class Molmo2Family:
+class Molmo2Family(Family):
     """A loaded Molmo2 with its scorer.
 
     Args:
         model: transformers' Molmo2ForConditionalGeneration, unchanged.
         tokenizer: its tokenizer.
-        scorer: the learned scorer, or None.
-        frames: from pixels to patches.
-        settings: how it was trained to be pruned.
-        model_name: what to call it in reports.
-        is_demonstration: True for the embedded model of the procedural world.
         processor: the checkpoint's processor_config.json: how frames are marked in the prompt.
-        notes: what a user should know about how it was loaded.
+        given: as for `Family`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        scorer: TokenScorer | None,
-        frames: FrameProcessor,
-        settings: PruneSettings,
-        model_name: str,
-        is_demonstration: bool = False,
-        processor: dict[str, Any] | None = None,
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.model, self.tokenizer, self.scorer = model, tokenizer, scorer
-        self.frames, self.settings = frames, settings
-        self.model_name, self.is_demonstration = model_name, is_demonstration
-        self.chain: Sequence[Checkpoint] = ()
-        self.notes = list(notes)
+    video_tag = "<|video|>"
+    placeholder = "<im_patch>"
+    visual_words = (
+        "<im_patch>",
+        "<im_col>",
+        "<im_start>",
+        "<low_res_im_start>",
+        "<frame_start>",
+        "<im_end>",
+        "<frame_end>",
+        "<im_low>",
+    )
+
+    def __init__(self, model: Any, tokenizer: Any, *, processor: dict[str, Any] | None = None, **given: Any) -> None:
+        grid, num_positions = given["frames"].grid, model.config.vision_config.num_position_embeddings
+        if grid[0] * grid[1] != num_positions:
+            raise InputError(
+                f"frames give {grid[0]}x{grid[1]} patches, the model has {num_positions} positions -> "
+                "use the checkpoint's own video_preprocessor_config.json"
+            )
+        super().__init__(model, tokenizer, **given)
         marks = processor or {}
         special = marks.get("use_frame_special_tokens", True)
         self._frame_start, self._frame_end = ("<frame_start>", "<frame_end>") if special else ("<im_start>", "<im_end>")
         self._column = "<im_col>" if marks.get("video_use_col_tokens", False) else ""
-        num_positions = model.config.vision_config.num_position_embeddings
-        if frames.grid[0] * frames.grid[1] != num_positions:
-            raise InputError(
-                f"frames give {frames.grid[0]}x{frames.grid[1]} patches, the model has {num_positions} positions -> "
-                "use the checkpoint's own video_preprocessor_config.json"
-            )
-        self.window_index = window_index(*frames.grid, *frames.pool).to(model.device)
 
     @classmethod
     def load(
@@ -162,238 +136,54 @@ class Molmo2Family:
         )
 
     @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of a frame in pixels."""
-        return self.frames.size
-
-    @property
-    def resample(self) -> str:
-        """Filter that frames are resized with: "bilinear" or "bicubic"."""
-        return self.frames.resample
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patch rows and columns of a frame."""
-        return self.frames.grid
-
-    @property
     def vit_blocks(self) -> list[nn.Module]:
         """Blocks of the ViT in order, up to the deepest that the connector reads."""
-        layers = self.model.model.vision_tower.layers
-        deepest = max(n % len(layers) for n in self.model.config.adapter_config.vision_feature_layer)
-        return list(layers[: deepest + 1])
+        return list(self.model.model.vision_tower.layers[: max(self.taps) + 1])
 
     @property
     def idle_vit_blocks(self) -> list[nn.Module]:
         """Blocks of the ViT that nothing reads."""
-        return list(self.model.model.vision_tower.layers[len(self.vit_blocks) :])
+        return list(self.model.model.vision_tower.layers[max(self.taps) + 1 :])
+
+    @property
+    def taps(self) -> list[int]:
+        """Blocks whose outputs the connector reads, 0-based, in its order."""
+        num_blocks = len(self.model.model.vision_tower.layers)
+        return [layer % num_blocks for layer in self.model.config.adapter_config.vision_feature_layer]
 
     @property
     def scorer_sizes(self) -> dict[str, int]:
         """Arguments of a `TokenScorer` for this ViT."""
         return scorer_sizes(self.model.config.vision_config)
 
-    @property
-    def eos_token_ids(self) -> list[int]:
-        """Tokens that end an answer."""
-        given = getattr(self.model.generation_config, "eos_token_id", None)
-        given = self.tokenizer.eos_token_id if given is None else given
-        return [given] if isinstance(given, int) else list(given)
-
-    def preprocess(self, frames: Tensor) -> Tensor:
-        """Turn frames into patches.
-
-        Args:
-            frames: uint8 (T, H, W, 3).
-
-        Returns:
-            (T, N, patch_size^2 * 3) in the model's dtype and on its device.
-
-        Raises:
-            InputError: frames of another kind.
-        """
-        return self.frames(frames, self.model.dtype, self.model.device)
-
-    def encode_video(
-        self,
-        patches: Tensor,
-        *,
-        keep_ratio: float,
-        scorer: str,
-        prune_layer: int | None = None,
-        seed: int = 0,
-        video_lengths: list[int] | None = None,
-        kernel: str = "auto",
-        packing: str = "varlen",
-        refill_lone_frames: bool | None = None,
-        chunk_frames: int | None = None,
-        return_hidden: bool = False,
-        checkpoint_blocks: bool = False,
-    ) -> EncodedVideo:
-        """Turn patches into the visual tokens of kept windows.
-
-        Args:
-            patches: (T, N, patch_dim) from `preprocess`, the videos of a batch one after the other.
-            keep_ratio: fraction of windows kept, in (0, 1]; 1 runs the stock modules untouched.
-            scorer: one of `pruning.SCORERS`.
-            prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
-            seed: for the random scorer.
-            video_lengths: frames of each video; None for one video.
-            kernel: attention kernel of the packed blocks.
-            packing: "varlen" or "bins".
-            refill_lone_frames: see `pruning.prune_and_encode`; None for the checkpoint's own.
-            chunk_frames: frames that go through the ViT at once; None to choose: all with gradient, else bounded.
-            return_hidden: also return what was scored, for the temporal loss.
-            checkpoint_blocks: run each block again in the backward pass instead of keeping its activations.
-
-        Returns:
-            The visual tokens, differentiable where gradients are on.
-
-        Raises:
-            InputError: a setting that cannot be honoured, or no learned scorer where one is asked for.
-        """
+    def embed(self, patches: Tensor) -> Tensor:
+        """Turn patches (T, N, patch_dim) into what block 0 takes, (T, N, D)."""
         tower = self.model.model.vision_tower
-        if chunk_frames is None and not torch.is_grad_enabled():
-            chunk_frames = max(1, _CHUNK_PATCHES // patches.shape[1])
-        try:
-            vit = prune_and_encode(
-                tower.layers,
-                patches.to(tower.device, tower.dtype),
-                embed=self._embed,
-                scorer=self._find_scorer(scorer),
-                keep_ratio=keep_ratio,
-                prune_layer=self.settings.prune_layer if prune_layer is None else prune_layer,
-                window_index=self.window_index,
-                grid=self.frames.grid,
-                video_lengths=video_lengths or [len(patches)],
-                feature_layers=self.model.config.adapter_config.vision_feature_layer,
-                bias_rescale=None if self.settings.bias_rescale == "off" else self.settings.bias_rescale,
-                bias_floor=self.settings.bias_floor,
-                prune_from_frame=self.settings.prune_from_frame,
-                seed=seed,
-                kernel=kernel,
-                packing=packing,
-                refill_lone_frames=self.settings.refill_lone_frames
-                if refill_lone_frames is None
-                else refill_lone_frames,
-                chunk_frames=chunk_frames,
-                return_hidden=return_hidden,
-                checkpoint_blocks=checkpoint_blocks,
-            )
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        started = self._clock()
-        visual_tokens = self._connect(vit.features, vit.pool_index)
-        seconds = {**vit.seconds, "connector": self._clock() - started}
-        return EncodedVideo(
-            visual_tokens,
-            vit.keep_mask,
-            seconds,
-            scorer="none" if vit.kernel == "dense" else scorer,
-            kernel=vit.kernel,
-            kernel_reason=vit.kernel_reason,
-            packed_patches=vit.packed_patches,
-            scores=vit.scores,
-            scored_hidden=vit.scored_hidden,
-        )
-
-    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor, *, context: str = "") -> Prompt:
-        """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
-
-        Args:
-            timestamps_s: time of each frame in seconds; T of them.
-            question: the user's text.
-            keep_mask: bool (T, W), True = kept.
-            context: text between the video and the user's turn, where Molmo2's evaluation puts subtitles; a part of
-                the prefix.
-
-        Returns:
-            The prompt, on the CPU.
-
-        Raises:
-            InputError: the times do not fit the frames, or the prompt is longer than the model can take.
-        """
-        if len(timestamps_s) != len(keep_mask):
-            raise InputError(f"{len(timestamps_s)} timestamps for {len(keep_mask)} frames -> one a frame")
-        head, tail = self._chat_text(self.quote(question))
-        context = self.quote(context, "text before the question")
-        prefix_ids = self.tokenize(head + self._video_text(timestamps_s) + context)
-        dense = torch.tensor(prefix_ids + self.tokenize(tail))
-        try:
-            ids, index = shrink_placeholders(dense, self._token_id(PATCH_TOKEN), keep_mask.cpu())
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        limit = self.model.config.text_config.max_position_embeddings
-        if len(ids) > limit:
-            raise InputError(
-                f"the prompt has {len(ids)} tokens, the model takes {limit} -> use fewer frames or a lower keep ratio"
-            )
-        visual = torch.tensor([self._token_id(token) for token in VISUAL_TOKENS])
-        return Prompt(ids[None], torch.isin(ids, visual).long()[None], int(index[: len(prefix_ids)].sum()), len(dense))
-
-    def video_prefix(self, timestamps_s: list[float], keep_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Word a prompt up to the end of its video; see `molmo2_training.video_prefix`."""
-        return molmo2_training.video_prefix(self, timestamps_s, keep_mask)
-
-    def conversation_ids(self, turns: Sequence[tuple[str, str]], context: str = "") -> tuple[list[int], list[bool]]:
-        """Word what follows the video, answers included; see `molmo2_training.conversation_ids`."""
-        return molmo2_training.conversation_ids(self, turns, context)
-
-    def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a text, nothing added; see `words.tokenize`."""
-        return words.tokenize(self.tokenizer, text)
-
-    def quote(self, text: str, name: str = "question") -> str:
-        """Mark what looks like a special token in a person's words; see `words.quote`."""
-        return words.quote(self.tokenizer, text, name, VIDEO_TOKEN)
-
-    def shape(self) -> ModelShape:
-        """Return the sizes that FLOPs depend on."""
-        return model_shape(self.model.config, self.frames.grid, self.frames.pool)
-
-    def _find_scorer(self, name: str) -> nn.Module | str:
-        if name not in SCORERS:
-            raise InputError(f"scorer '{name}' is unknown{suggest(name, SCORERS)}")
-        if name != "learned":
-            return name
-        if self.scorer is None:
-            raise InputError(
-                f"{self.model_name} has no trained scorer -> choose temporal, reference, random, tome or none"
-            )
-        return self.scorer
-
-    def _embed(self, patches: Tensor) -> Tensor:
-        tower = self.model.model.vision_tower
-        hidden = tower.patch_embedding(patches)
+        hidden: Tensor = tower.patch_embedding(patches.to(tower.device, tower.dtype))
         return hidden + tower.positional_embedding[None].to(hidden)
 
-    def _connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
+    def run_block(self, number: int, hidden: Tensor) -> Tensor:
+        """Run one stock block on (B, S, D)."""
+        out: Tensor = self.model.model.vision_tower.layers[number](hidden, attention_mask=None)
+        return out
+
+    def connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
+        """Turn features (M, D * taps) of kept patches and their table (V, P) into visual tokens (V, D of the LM)."""
         connector: Callable[..., Any] = self.model.model.multi_modal_projector
         if torch.is_grad_enabled() or len(pool_index) <= _CHUNK_TOKENS:
             return connector(features, pool_index).last_hidden_state
         parts = [connector(features, part).last_hidden_state for part in pool_index.split(_CHUNK_TOKENS)]
         return torch.cat(parts)
 
-    def _chat_text(self, question: str) -> tuple[str, str]:
-        """Return the text before and after the video."""
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        text = molmo2_training.render(self.tokenizer, [{"role": "user", "content": content}], True)
-        head, _, tail = text.partition(VIDEO_TOKEN)
-        start = self.tokenizer.bos_token or self.tokenizer.eos_token
-        return head if head.startswith(start) else start + head, tail
-
-    def _video_text(self, timestamps_s: list[float]) -> str:
-        rows, cols = (-(-n // pool) for n, pool in zip(self.frames.grid, self.frames.pool, strict=True))
-        frame = self._frame_start + (PATCH_TOKEN * cols + self._column) * rows + self._frame_end
+    def video_text(self, timestamps_s: Sequence[float]) -> str:
+        """Word a video: each frame's time, marks, and a placeholder a window, row by row."""
+        rows, cols = self.layout.window_grid
+        frame = self._frame_start + (self.placeholder * cols + self._column) * rows + self._frame_end
         return " ".join(f"{t:.1f} {frame}" for t in timestamps_s)
 
-    def _token_id(self, token: str) -> int:
-        return self.tokenizer.convert_tokens_to_ids(token)
-
-    def _clock(self) -> float:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
-        return time.perf_counter()
+    def shape(self) -> ModelShape:
+        """Return the sizes that FLOPs depend on."""
+        return model_shape(self.model.config, self.frames.grid, self.frames.pool)
 
 
 def scorer_sizes(vision: Any) -> dict[str, int]:

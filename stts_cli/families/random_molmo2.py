@@ -20,8 +20,8 @@ from stts_cli.families.broken import loads_checkpoint
 from stts_cli.families.checkpoints import base_chain
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
-from stts_cli.families.settings import PruneSettings
 from stts_cli.pruning import TokenScorer
+from stts_cli.settings import Pruning
 
 BASE_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISION_TOKENS = (  # in the order of the released checkpoints, from the end of the vocabulary on
@@ -116,7 +116,7 @@ def random_family(
         ByteTokenizer(architecture.text["vocab_size"]),
         scorer=scorer.to(device, dtype).eval(),
         frames=FrameProcessor(architecture.frame_size, architecture.vision["patch_size"], architecture.pooling),
-        settings=PruneSettings(
+        settings=Pruning(
             prune_layer=architecture.prune_layer,
             keep_ratio=architecture.keep_ratio,
             prune_from_frame=architecture.prune_from_frame,

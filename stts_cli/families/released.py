@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from stts_cli.errors import InputError
-from stts_cli.families.settings import PruneSettings
+from stts_cli.settings import Pruning
 
-PAPER = PruneSettings(scorer="learned", refill_lone_frames=True)
+PAPER = Pruning(scorer="learned", refill_lone_frames=True)
 FRAME_TOKENS = "use_frame_special_tokens"
 _LAYER = "prune_at"
 _METHODS = {"scorer": "learned", "random": "random", "heuristic": "reference", "easy": "temporal"}
@@ -80,7 +80,7 @@ def is_pruned_config(configs: Mapping[str, Any]) -> bool:
     return any(mapping.get("prune", True) and mapping.get("prune_method") == "scorer" for _, mapping in settings)
 
 
-def released_settings(configs: Mapping[str, Any]) -> tuple[PruneSettings, list[str]]:
+def released_settings(configs: Mapping[str, Any]) -> tuple[Pruning, list[str]]:
     """Read how weights of the training code were trained to be pruned.
 
     Args:
@@ -121,7 +121,7 @@ def released_settings(configs: Mapping[str, Any]) -> tuple[PruneSettings, list[s
         notes.append(f"{_place(pruned[0][0], pruned[0][1:])}: prune is false, so everything is kept")
     if pruned is not None and not pruned[1].get("pruning_in_scorer", True):
         notes.append(f"{_place(pruned[0][0], pruned[0][1:])}: trained without dropping (pruning_in_scorer is false)")
-    settings = PruneSettings(**{**vars(PAPER), **values})
+    settings = Pruning(**{**vars(PAPER), **values})
     told = [f"from {', '.join(configs)}: {', '.join(said)}"] if said else []
     told += [f"the paper's values, which it does not carry: {', '.join(missing)}"] if missing else []
     return settings, [f"weights of the training code; {'; '.join([*told, 'lone frames refilled'])}", *notes]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,11 @@ from torch import Tensor
 
 from stts_cli.errors import InputError
 from stts_cli.families.weights import is_own_file, read_names, read_tensors
-from stts_cli.pruning import BIAS_FLOOR, SCORERS, TokenScorer, scorer_from_state_dict
+from stts_cli.pruning import TokenScorer, scorer_from_state_dict
+from stts_cli.settings import BIAS_RESCALES, SCORERS, Pruning
 
 SETTINGS_FILE = "stts.json"
 FORMAT = 2  # 1: the learned scorer read [current, previous] instead of [previous, current]; else the same
-
-
-@dataclass(frozen=True)
-class PruneSettings:
-    """Settings of the pruned ViT that belong to a checkpoint.
-
-    Attributes:
-        prune_layer: 0-based ViT block after which windows are scored.
-        keep_ratio: fraction of windows kept, in (0, 1].
-        bias_rescale: "row" or "frame" for the soft bias on attention keys, "off" for none.
-        bias_floor: what a row's or frame's lowest score is stretched to, in (0, 1]; its logarithm is the lowest bias.
-        prune_from_frame: frames that the budget leaves out; a video of no more frames is not pruned.
-        refill_lone_frames: a frame that packing would put alone into a bin runs whole; see `pruning.packing`.
-        scorer: the scorer it was trained with.
-    """
-
-    prune_layer: int = 3
-    keep_ratio: float = 0.5
-    bias_rescale: str = "row"
-    bias_floor: float = BIAS_FLOOR
-    prune_from_frame: int = 0
-    refill_lone_frames: bool = False
-    scorer: str = "temporal"
 
 
 def _is_count(value: Any) -> bool:
@@ -57,7 +34,7 @@ def _is_share(value: Any) -> bool:
 ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prune_layer": (_is_count, "a whole number, at least 0"),
     "keep_ratio": (_is_share, "greater than 0 and at most 1"),
-    "bias_rescale": (lambda value: value in ("row", "frame", "off"), "row, frame or off"),
+    "bias_rescale": (lambda value: value in BIAS_RESCALES, "row, frame or off"),
     "bias_floor": (_is_share, "greater than 0 and at most 1"),
     "prune_from_frame": (_is_count, "a whole number, at least 0"),
     "refill_lone_frames": (lambda value: isinstance(value, bool), "true or false"),
@@ -65,7 +42,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def read_settings(path: Path | None) -> tuple[PruneSettings, dict[str, Any]]:
+def read_settings(path: Path | None) -> tuple[Pruning, dict[str, Any]]:
     """Read a checkpoint's `stts.json`.
 
     Args:
@@ -78,7 +55,7 @@ def read_settings(path: Path | None) -> tuple[PruneSettings, dict[str, Any]]:
         InputError: not a JSON object, of another format, or a setting out of range.
     """
     if path is None:
-        return PruneSettings(), {}
+        return Pruning(), {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -88,13 +65,12 @@ def read_settings(path: Path | None) -> tuple[PruneSettings, dict[str, Any]]:
         raise InputError(
             f"{path} has format {found!r} -> this version reads formats 1 and {FORMAT} -> update stts or the file"
         )
-    known = {f.name for f in fields(PruneSettings)}
-    settings = {key: value for key, value in document.items() if key in known}
+    settings = {key: value for key, value in document.items() if key in ALLOWED}
     for key, value in settings.items():
         fits, allowed = ALLOWED[key]
         if not fits(value):
             raise InputError(f"{path}: {key} {value!r}; must be {allowed}.")
-    return PruneSettings(**settings), document
+    return Pruning(**settings), document
 
 
 def load_scorer(

@@ -24,9 +24,10 @@ from stts_cli.engine.device import PeakMemory, clock
 from stts_cli.media import video
 from stts_cli.media.resize import choose_filter
 from stts_cli.media.video import Clip
+from stts_cli.settings import Execution
 
 if TYPE_CHECKING:
-    from stts_cli.families.family import Family
+    from stts_cli.families.base import Family
 
 Progress = Callable[[str], None]
 STAGES = ("preprocess", "vit_dense", "score_select_pack", "vit_packed", "connector", "llm_prefill")
@@ -75,7 +76,7 @@ class Job:
         prune_layer: 0-based ViT block after which windows are scored.
         device: where it runs.
         dtype: of the weights; in training, which keeps them in float32, that of autocast.
-        kernel: attention of the packed blocks, one of `pruning.KERNELS`.
+        kernel: attention of the packed blocks, one of `settings.KERNELS`.
         train: take training steps instead of answering.
         resize: who resizes frames, one of `resize.RESIZES`.
     """
@@ -228,14 +229,13 @@ def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
     gc.collect()
     memory = PeakMemory(device) if device.type == "cuda" else None
     held = torch.cuda.memory_allocated(device) if memory else 0
+    pruning = family.settings.override(keep_ratio=arm.keep_ratio, scorer=arm.scorer, prune_layer=job.prune_layer)
     started = clock(device)
     with torch.inference_mode():
         patches = family.preprocess(torch.from_numpy(clip.frames))
         preprocessed = clock(device)
         with late_blocks(family, job.prune_layer, arm == DENSE) as late:
-            encoded = family.encode_video(
-                patches, keep_ratio=arm.keep_ratio, scorer=arm.scorer, prune_layer=job.prune_layer, kernel=job.kernel
-            )
+            encoded = family.encode(patches, pruning, execution=Execution(kernel=job.kernel))
         del patches
     prompt = family.build_prompt(clip.timestamps_s, estimate.QUESTION, encoded.keep_mask)
     ids = prompt.input_ids.to(device)

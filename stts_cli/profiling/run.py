@@ -19,7 +19,8 @@ from stts_cli.profiling.machine import busy, machine
 from stts_cli.profiling.memory import check_memory, peaks_of_processes
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, Arm, Job, Progress, build, read_frames, take_turns
 from stts_cli.profiling.training_steps import runner
-from stts_cli.pruning.attention import KERNELS, choose_kernel
+from stts_cli.pruning.attention import choose_kernel
+from stts_cli.settings import KERNELS
 
 ON_CPU = (
     "resident memory of a process of its own for each arm, which gives back what it frees, above the loaded model and "
@@ -58,12 +59,12 @@ def profile(
         resize: who resizes frames, one of `resize.RESIZES`.
         frames: frame counts.
         keep_ratios: fractions of windows kept; empty for the architecture's own.
-        scorer: "auto", or one of `pruning.SCORERS`.
+        scorer: "auto", or one of `settings.SCORERS`.
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         repeats: timed passes of each arm, >= 1.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32", "bfloat16" or "float16".
-        kernel: attention of the packed blocks, one of `pruning.KERNELS`.
+        kernel: attention of the packed blocks, one of `settings.KERNELS`.
         memory: measure peak memory too; on a CPU that takes one more pass of each arm.
         train: measure training steps, everything trained, instead of answers; "auto" dtype is then bfloat16 autocast on
             a GPU.

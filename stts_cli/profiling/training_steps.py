@@ -7,6 +7,7 @@ left out. Weights really move, and are thrown away. Source: arXiv 2603.18004, tr
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from stts_cli.cost import estimate
 from stts_cli.data.conversations import Conversation
 from stts_cli.engine.device import PeakMemory, clock
 from stts_cli.errors import EnvironmentFailure
-from stts_cli.families.family import EncodedVideo, Family
+from stts_cli.families.base import EncodedVideo, Family
 from stts_cli.media.video import Clip
 from stts_cli.profiling.passes import DENSE, Arm, Job, Pass, late_blocks, run_pass
+from stts_cli.settings import Execution, Pruning
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import Step, TrainingModel
 from stts_cli.training.optimizers import make_groups, make_optimizer
@@ -148,13 +150,15 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.family, name)
 
-    def encode_video(self, patches: torch.Tensor, **settings: Any) -> EncodedVideo:
-        dense = settings["scorer"] == DENSE.scorer
+    def encode(
+        self, patches: torch.Tensor, pruning: Pruning, *, video_lengths: list[int], execution: Execution
+    ) -> EncodedVideo:
+        dense = pruning.scorer == DENSE.scorer
+        pruning = pruning.override(prune_layer=self.job.prune_layer)
+        execution = dataclasses.replace(execution, kernel=self.job.kernel)
         self.began = clock(self.device)
         with late_blocks(self.family, self.job.prune_layer, dense) as late:
-            encoded = self.family.encode_video(
-                patches, prune_layer=self.job.prune_layer, kernel=self.job.kernel, **settings
-            )
+            encoded = self.family.encode(patches, pruning, video_lengths=video_lengths, execution=execution)
         self.ended = clock(self.device)
         self.seconds = dict(encoded.seconds)
         self.seconds["vit_dense"] -= late.seconds

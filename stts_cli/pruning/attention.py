@@ -1,30 +1,105 @@
 """Attention over packed frames, (M, H, K) -> (M, H, K), and the bias that scores put on keys.
 
-Comes with the ViT blocks after pruning: one signature over several kernels. `flash_attn` is the flash-attn package's
-varlen function, `torch_varlen` is torch.nn.attention.varlen; both need CUDA and half precision. `sdpa` and `eager` run
-anywhere: frames of like length are grouped into a few padded batches, so the Python loop is over groups, never over
-frames. Linear layers never see that padding. `log_score_bias` is the paper's soft bias (arXiv 2603.18004, spatial
-learning), used in the one dense block between scoring and dropping: it is how the language-model loss reaches the
-scorer.
+The stock ViT blocks run everything, packed patches too: their attention is dispatched to a registered function, which
+asks `current_attention` what to attend over. Packed patches have several kernels: `flash_attn` is the flash-attn
+package's varlen function, `torch_varlen` is torch.nn.attention.varlen; both need CUDA and half
+precision. `sdpa` and `eager` run anywhere: frames of like length are grouped into a few padded batches, so the Python
+loop is over groups, never over frames. Linear layers never see that padding. `log_score_bias` is the paper's soft bias
+(arXiv 2603.18004, spatial learning), used in the one dense block between scoring and dropping: it is how the
+language-model loss reaches the scorer.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from stts_cli.errors import EnvironmentFailure, install_hint
+from stts_cli.pruning.packing import PackedPatches
 from stts_cli.pruning.windows import first_frames, patch_window
+from stts_cli.settings import BIAS_FLOOR, KERNELS, Layout
 
-KERNELS = ("auto", "flash_attn", "torch_varlen", "sdpa", "eager")
-BIAS_FLOOR = math.exp(-2)
 _RANGE_EPS = 1e-6
 _GROUP_OVERHEAD = 16_384  # a group costs about as much as this many query-key pairs of one head
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What a ViT block's attention is over; without one a block attends as its model would.
+
+    Attributes:
+        kernel: one of `KERNELS` but "auto".
+        packed: the patches that go through the block in one row, each of which sees its own frame; None where a row is
+            a frame.
+        key_bias: (T, N) added to the logits of each key, or None.
+    """
+
+    kernel: str
+    packed: PackedPatches | None = None
+    key_bias: Tensor | None = None
+
+    def __call__(self, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, scale: float) -> Tensor:
+        """Attend.
+
+        Args:
+            q_BHSK: (B, H, S, K) queries; B is 1 and S is M for packed patches.
+            k_BHSK: (B, H, S, K) keys.
+            v_BHSK: (B, H, S, K) values.
+            scale: factor on the logits.
+
+        Returns:
+            (B, S, H, K) of the same dtype.
+        """
+        if self.packed is None:
+            bias = None if self.key_bias is None else self.key_bias[:, None, None]
+            return batched_attention(q_BHSK, k_BHSK, v_BHSK, scale, bias, self.kernel == "eager").transpose(1, 2)
+        q, k, v = (x[0].transpose(0, 1) for x in (q_BHSK, k_BHSK, v_BHSK))
+        return self._packed(self.packed, q, k, v, scale)[None]
+
+    def _packed(self, packed: PackedPatches, q_MHK: Tensor, k_MHK: Tensor, v_MHK: Tensor, scale: float) -> Tensor:
+        """Let each patch attend to the patches of its own frame, (M, H, K) -> (M, H, K)."""
+        borders = (packed.cu_seqlens, packed.cu_seqlens, packed.max_seqlen, packed.max_seqlen)
+        if self.kernel == "flash_attn":
+            from flash_attn import flash_attn_varlen_func
+
+            return flash_attn_varlen_func(q_MHK, k_MHK, v_MHK, *borders, softmax_scale=scale, causal=False)
+        if self.kernel == "torch_varlen":
+            from torch.nn.attention.varlen import varlen_attn
+
+            out = varlen_attn(q_MHK, k_MHK, v_MHK, *borders, scale=scale)
+            return out[0] if isinstance(out, tuple) else out
+        return _grouped_attention(q_MHK, k_MHK, v_MHK, self._groups, scale, explicit=self.kernel == "eager")
+
+    @cached_property
+    def _groups(self) -> list[FrameGroup]:
+        assert self.packed is not None
+        return group_frames(self.packed.lengths, self.packed.tokens.device)
+
+
+_CURRENT: ContextVar[Attention | None] = ContextVar("attention", default=None)
+
+
+@contextmanager
+def attention_over(attention: Attention | None) -> Iterator[None]:
+    """Let the ViT blocks that run inside attend so; None as their model would."""
+    token = _CURRENT.set(attention)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def current_attention() -> Attention | None:
+    """Return what the block that runs now is to attend over; None as its model would."""
+    return _CURRENT.get()
 
 
 @dataclass(frozen=True)
@@ -134,53 +209,6 @@ def _has_flash() -> bool:
     return importlib.util.find_spec("flash_attn") is not None
 
 
-def varlen_attention(
-    q_MHK: Tensor,
-    k_MHK: Tensor,
-    v_MHK: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    scale: float,
-    kernel: str = "auto",
-    groups: list[FrameGroup] | None = None,
-) -> Tensor:
-    """Let each patch attend to the patches of its own frame.
-
-    Args:
-        q_MHK: (M, H, K) queries, any float dtype.
-        k_MHK: (M, H, K) keys.
-        v_MHK: (M, H, K) values.
-        cu_seqlens: int32 (T' + 1,) frame borders.
-        max_seqlen: the longest frame.
-        scale: factor on the logits.
-        kernel: one of `KERNELS`.
-        groups: `group_frames` of the same frames, to spare its cost when many blocks share it.
-
-    Returns:
-        (M, H, K), differentiable.
-
-    Raises:
-        ValueError: unknown kernel, or one that cannot run here.
-        EnvironmentFailure: flash-attn was asked for by name and is not installed.
-    """
-    needs_grad = torch.is_grad_enabled() and (q_MHK.requires_grad or k_MHK.requires_grad or v_MHK.requires_grad)
-    name, _ = choose_kernel(kernel, q_MHK.device, q_MHK.dtype, needs_grad)
-    if name == "flash_attn":
-        from flash_attn import flash_attn_varlen_func
-
-        return flash_attn_varlen_func(
-            q_MHK, k_MHK, v_MHK, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, softmax_scale=scale, causal=False
-        )
-    if name == "torch_varlen":
-        from torch.nn.attention.varlen import varlen_attn
-
-        out = varlen_attn(q_MHK, k_MHK, v_MHK, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale)
-        return out[0] if isinstance(out, tuple) else out
-    if groups is None:
-        groups = group_frames(tuple(cu_seqlens.diff().tolist()), q_MHK.device)
-    return _grouped_attention(q_MHK, k_MHK, v_MHK, groups, scale, explicit=name == "eager")
-
-
 def _grouped_attention(
     q: Tensor, k: Tensor, v: Tensor, groups: list[FrameGroup], scale: float, explicit: bool
 ) -> Tensor:
@@ -238,7 +266,7 @@ def batched_attention(
 def log_score_bias(
     scores_TW: Tensor,
     window_index: Tensor,
-    grid: tuple[int, int],
+    layout: Layout,
     video_lengths: list[int],
     rescale: str = "row",
     floor: float = BIAS_FLOOR,
@@ -251,27 +279,22 @@ def log_score_bias(
     Args:
         scores_TW: (T, W) scores, with gradient.
         window_index: int64 (W, P) window table.
-        grid: patch rows and columns of a frame.
+        layout: how frames are cut.
         video_lengths: frames of each video; they add up to T. First frames get 0.
-        rescale: "row" takes minimum and maximum over each patch row, "frame" over each frame.
+        rescale: "row" takes minimum and maximum over each row of windows, "frame" over each frame.
         floor: what the lowest score is stretched to, in (0, 1].
 
     Returns:
         float32 (T, N) in [log(floor), 0]. Where all scores are equal, log(floor).
 
-    Raises:
-        ValueError: unknown rescale.
-
-    Source: arXiv 2603.18004, spatial learning. The published code rescales by patch row, the text reads as by frame;
-    the code divides by the range + 1e-6.
+    Source: arXiv 2603.18004, spatial learning. The published code rescales by patch row, which is the same, the text
+    reads as by frame; the code divides by the range + 1e-6.
     """
-    if rescale not in ("row", "frame"):
-        raise ValueError(f"bias rescale '{rescale}' is unknown -> known: row, frame")
     num_frames = scores_TW.shape[0]
-    owner = patch_window(window_index, grid[0] * grid[1])
-    spread = scores_TW.float().index_select(1, owner)
-    spread = spread.view(num_frames, *grid) if rescale == "row" else spread.view(num_frames, 1, -1)
-    low, high = spread.amin(-1, keepdim=True), spread.amax(-1, keepdim=True)
-    bias = (floor + (1 - floor) * (spread - low) / (high - low + _RANGE_EPS)).log()
+    owner = patch_window(window_index, layout.num_patches)
+    over = scores_TW.float().view(num_frames, *layout.window_grid)
+    dims = (2,) if rescale == "row" else (1, 2)
+    low, high = over.amin(dims, keepdim=True), over.amax(dims, keepdim=True)
+    bias_TW = (floor + (1 - floor) * (over - low) / (high - low + _RANGE_EPS)).log().flatten(1)
     later = ~first_frames(video_lengths, num_frames, scores_TW.device)
-    return bias.view(num_frames, -1) * later[:, None]
+    return bias_TW.index_select(1, owner) * later[:, None]

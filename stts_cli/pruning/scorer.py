@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stts_cli.budget import num_dropped
 from stts_cli.pruning.losses import temporal_target
 from stts_cli.pruning.windows import first_frames, gather_windows
+from stts_cli.settings import num_dropped
 
 _PROJECTION_STD = 0.02
 

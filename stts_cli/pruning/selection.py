@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stts_cli.budget import num_dropped
+from stts_cli.settings import num_dropped
 
 
 def select_windows(scores_TW: Tensor, keep_ratio: float, video_lengths: list[int], prune_from_frame: int = 0) -> Tensor:

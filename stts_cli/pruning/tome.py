@@ -20,7 +20,7 @@ from stts_cli.pruning.windows import gather_windows
 
 def merge_windows(
     x_TND: Tensor, window_index: Tensor, dropped: list[int], video_lengths: list[int]
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+) -> tuple[Tensor, Callable[[Tensor, slice], Tensor]]:
     """Plan which windows merge into which.
 
     Each video's budget is spread evenly over its frames, the first left whole. A round of matching can merge
@@ -33,8 +33,8 @@ def merge_windows(
         video_lengths: frames of each video; they add up to T.
 
     Returns:
-        (keep mask bool (T, W), a function from (T, N, D) to (T, N, D) that writes the size-weighted means into the
-        windows that stay). At least one window of a frame stays.
+        (keep mask bool (T, W), a function of features (T', N, D) and the slice of the T frames that they are of, which
+        writes the size-weighted means into the windows that stay). At least one window of a frame stays.
     """
     num_frames, num_windows = len(x_TND), len(window_index)
     quota = _spread(dropped, video_lengths).to(x_TND.device)
@@ -56,8 +56,8 @@ def merge_windows(
         mean = mean / size.clamp_min(1)[..., None]
         target = share.gather(1, target)
 
-    def merge(hidden_TND: Tensor) -> Tensor:
-        return _average(hidden_TND, window_index, target, size)
+    def merge(hidden_TND: Tensor, frames: slice = slice(None)) -> Tensor:
+        return _average(hidden_TND, window_index, target[frames], size[frames])
 
     return alive, merge
 

@@ -13,9 +13,9 @@ import torch
 
 from stts_cli.engine.pipeline import load
 from stts_cli.evaluation.benchmarks.shapes import make_items
-from stts_cli.families.family import Family
+from stts_cli.families.base import Family
 from stts_cli.media.reader import ReadRequest, read_source
-from stts_cli.pruning import SCORERS
+from stts_cli.settings import SCORERS
 from stts_cli.toy.clips import write_missing
 from stts_cli.toy.labels import window_labels
 from stts_cli.toy.world import make_scene
@@ -46,7 +46,7 @@ def kept_shares(
 
     Args:
         family: a loaded model.
-        scorers: of `pruning.SCORERS`; one that merges windows keeps none as they were, so `tome` says little here.
+        scorers: of `settings.SCORERS`; one that merges windows keeps none as they were, so `tome` says little here.
         long: clips of `shapes_long`.
         num_videos: test clips, from the first on.
         folder: where the clips are written; the benchmark's cache when not given.
@@ -66,7 +66,12 @@ def kept_shares(
         with torch.inference_mode():
             patches = family.preprocess(torch.from_numpy(clip.frames))
             for (scorer, ratio), sums in kept.items():
-                mask = family.encode_video(patches, keep_ratio=ratio, scorer=scorer).keep_mask[1:].cpu().numpy()
+                mask = (
+                    family.encode(patches, family.settings.override(keep_ratio=ratio, scorer=scorer))
+                    .keep_mask[1:]
+                    .cpu()
+                    .numpy()
+                )
                 sums += np.bincount(kinds, weights=mask.ravel(), minlength=len(KINDS))
     shares = {key: [float(share) for share in sums / counts.clip(1)] for key, sums in kept.items()}
     return shares, [float(share) for share in counts / counts.sum()]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE
+from stts_cli.settings import Pruning
 from stts_cli.toy.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 
 
@@ -57,7 +57,7 @@ def export_nano(model: Any, tokenizer: Any, out: Path, *, prune_layer: int) -> N
         "family": "molmo2",
         "name": "nano",
         "demonstration": True,
-        **dataclasses.asdict(PruneSettings(prune_layer=prune_layer)),
+        **Pruning(prune_layer=prune_layer).to_dict(),
     }
     _write(out / SETTINGS_FILE, settings)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from stts_cli.families.family import EncodedVideo, Family
+from stts_cli.families.base import EncodedVideo, Family
 from stts_cli.toy.labels import NUM_LABELS, window_labels
 from stts_cli.toy.world_clips import draw_clip
 from stts_cli.training.clips import TrainingClip

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from stts_cli.families.family import Family
+from stts_cli.families.base import Family
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.toy.labels import NUM_BINARY, NUM_PAIRS, window_labels
 from stts_cli.toy.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
@@ -153,7 +153,7 @@ def connector_features(family: Family, frames: Tensor) -> Tensor:
     last = family.model.model.multi_modal_projector.image_projector.down_proj
     handle = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
-        family.encode_video(family.preprocess(frames), keep_ratio=1.0, scorer="none")
+        family.encode(family.preprocess(frames), family.settings.override(scorer="none"))
     finally:
         handle.remove()
     return torch.cat(seen)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
-from stts_cli.families.family import Family
+from stts_cli.families.base import Family
 
 ADAPTER = "default"
 

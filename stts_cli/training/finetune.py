@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
-from stts_cli.budget import check_prune_layer
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
+from stts_cli.settings import check_prune_layer
 from stts_cli.training.run_folder import (
     CHECKPOINTS,
     FREE,

@@ -1,6 +1,6 @@
 """What Trainer trains: a family's stock model and its scorer, from decoded clips to the sums that make the loss.
 
-The forward pass is the family's own `encode_video`, the one that `stts ask` runs, with gradients: windows that are
+The forward pass is the family's own `encode`, the one that `stts ask` runs, with gradients: windows that are
 dropped cost nothing in the backward pass either. The language model is the stock one, through `mm_encoder_outputs`.
 Sums rather than means go out, so that any number of processes and accumulated batches gives one and the same loss.
 Source: arXiv 2603.18004, training.
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stts_cli.errors import EnvironmentFailure
-from stts_cli.families.family import EncodedVideo, Family, clamp_note
+from stts_cli.families.base import EncodedVideo, Family, clamp_note
 from stts_cli.pruning.losses import temporal_loss
+from stts_cli.settings import Execution
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.rows import Rows, VideoTokens, write_rows
 
@@ -60,7 +61,7 @@ class TrainingModel(nn.Module):
 
     Args:
         family: loaded, its weights where they are to be trained.
-        scorer: who chooses the windows while training, one of `pruning.SCORERS`; "none" trains dense.
+        scorer: who chooses the windows while training, one of `settings.SCORERS`; "none" trains dense.
         seq_len: pack videos into rows of at most this many tokens; None for a row a video.
         checkpoint_blocks: compute the ViT's blocks again in the backward pass instead of keeping their activations.
         clamp_scorer_gradient: bound what one window may pull at the scorer; see `_bound`.
@@ -199,15 +200,10 @@ class TrainingModel(nn.Module):
         self, clips: Sequence[TrainingClip], lengths: list[int], keep_ratio: float, scorer: str, seed: int
     ) -> EncodedVideo:
         patches = self.family.preprocess(torch.cat([clip.frames for clip in clips]))
-        return self.family.encode_video(
-            patches,
-            keep_ratio=keep_ratio,
-            scorer=scorer,
-            seed=seed,
-            video_lengths=lengths,
-            return_hidden=True,
-            checkpoint_blocks=self.checkpoint_blocks and torch.is_grad_enabled(),
-        )
+        pruning = self.family.settings.override(keep_ratio=keep_ratio, scorer=scorer, seed=seed)
+        again = self.checkpoint_blocks and torch.is_grad_enabled()
+        execution = Execution(checkpoint=again, keep_scored=True)
+        return self.family.encode(patches, pruning, video_lengths=lengths, execution=execution)
 
     def _temporal(self, encoded: EncodedVideo, lengths: list[int], bound: float | None) -> tuple[Tensor, int]:
         if encoded.scores is None or encoded.scorer != "learned":

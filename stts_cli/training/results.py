@@ -7,7 +7,6 @@ what was trained and the base model's name; `families.load_family` loads it thro
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import os
 import shutil
@@ -18,10 +17,11 @@ import torch
 from torch import Tensor
 
 from stts_cli.errors import InputError, suggest
+from stts_cli.families.base import Family
 from stts_cli.families.checkpoints import ADAPTER_FILE, Checkpoint, base_chain
-from stts_cli.families.family import Family
-from stts_cli.families.settings import FORMAT, SETTINGS_FILE, PruneSettings, is_in_old_order, read_settings
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE, is_in_old_order, read_settings
 from stts_cli.families.weights import local_names
+from stts_cli.settings import Pruning
 from stts_cli.training.adapters import ADAPTER, has_lora
 from stts_cli.training.model_card import check_push, model_card, push_to_hub
 
@@ -45,7 +45,7 @@ def write_checkpoint(
     *,
     train: str,
     base_model: str,
-    settings: PruneSettings,
+    settings: Pruning,
     training: dict[str, Any],
     dtype: torch.dtype | None = None,
     state_dict: dict[str, Tensor] | None = None,
@@ -89,7 +89,7 @@ def write_checkpoint(
         "base_model": base.model if train != "full" else None,
         "base_revision": base.revision,
         "demonstration": family.is_demonstration,
-        **dataclasses.asdict(settings),
+        **settings.to_dict(),
     }
     if scorer:
         from safetensors.torch import save_file
@@ -98,7 +98,7 @@ def write_checkpoint(
         weights = {name: value.contiguous() for name, value in _cast(scorer, dtype).items()}
         save_file(weights, folder / SCORER_FILE, metadata={"format": "pt"})
     elif settings.scorer == "learned":
-        document["scorer"] = PruneSettings.scorer
+        document["scorer"] = Pruning.scorer
     _write(folder / SETTINGS_FILE, {k: v for k, v in document.items() if v is not None} | {"training": training})
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from stts_cli.errors import InputError, suggest
 from stts_cli.media.resize import check_resize
-from stts_cli.scorers import SCORERS
+from stts_cli.settings import SCORERS
 
 TRAIN = ("scorer", "lora", "full")
 PRECISIONS = ("auto", "float32", "bf16", "bf16-master")

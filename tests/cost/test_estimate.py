@@ -12,7 +12,7 @@ import torch
 from stts_cli.config.architectures import load_architecture
 from stts_cli.cost import estimate
 from stts_cli.errors import InputError
-from stts_cli.pruning import num_dropped
+from stts_cli.settings import num_dropped
 
 NANO = load_architecture("nano")
 

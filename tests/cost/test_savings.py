@@ -23,8 +23,8 @@ def family():
 
     from stts_cli.families.frames import FrameProcessor
     from stts_cli.families.molmo2 import Molmo2Family
-    from stts_cli.families.settings import PruneSettings
     from stts_cli.pruning import TokenScorer
+    from stts_cli.settings import Pruning
 
     torch.manual_seed(0)
     config = Molmo2Config(
@@ -39,10 +39,9 @@ def family():
     )  # fmt: skip
     config._attn_implementation = "eager"
     model = Molmo2ForConditionalGeneration(config).eval()
-    assert model.model.vision_tower.config._attn_implementation == "eager"
     return Molmo2Family(
         model, None, scorer=TokenScorer(128, 4, 160, 32), frames=FrameProcessor((24, 24), 4, (2, 2)),
-        settings=PruneSettings(), model_name="tiny",
+        settings=Pruning(), model_name="tiny",
     )  # fmt: skip
 
 
@@ -62,17 +61,21 @@ def measured_parts(family, keep_ratio, scorer, refill):
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     from stts_cli.pruning import prune_and_encode
+    from stts_cli.settings import Execution
+    from tests.pruning.conftest import TinyVit
 
     tower = family.model.model.vision_tower
     frames = torch.randn(5, 36, 48, generator=torch.Generator().manual_seed(0))
     parts = {}
     parts["patch embedding"], hidden = counted(lambda: tower.patch_embedding(frames) + tower.positional_embedding)
 
+    name = scorer if isinstance(scorer, str) else "learned"
+    pruning = family.settings.override(scorer=name, keep_ratio=keep_ratio, refill_lone_frames=refill)
+
     def vit(blocks):
         return prune_and_encode(
-            tower.layers[:blocks], hidden, scorer=scorer, keep_ratio=keep_ratio, prune_layer=3,
-            window_index=family.window_index, grid=(6, 6), video_lengths=[5], feature_layers=[blocks - 1],
-            kernel="eager", refill_lone_frames=refill,
+            TinyVit(tower.layers, [blocks - 1]), hidden, [5], pruning, family.layout, family.window_index,
+            learned=family.scorer, execution=Execution(kernel="eager"),
         )  # fmt: skip
 
     # from the whole ViT, the scorer and the dense blocks are taken off
@@ -104,8 +107,11 @@ def measured_parts(family, keep_ratio, scorer, refill):
 
 
 def prune_blocks(blocks, hidden):
-    for block in blocks:
-        hidden = block(hidden, attention_mask=None)
+    from stts_cli.pruning.attention import Attention, attention_over
+
+    with attention_over(Attention("eager")):
+        for block in blocks:
+            hidden = block(hidden, attention_mask=None)
 
 
 @pytest.mark.parametrize("arm", ["pruned", "refilled", "dense"])
@@ -115,10 +121,10 @@ def test_every_part_agrees_with_torch(family, arm, monkeypatch):
         "pruned": (0.4, family.scorer), "refilled": (0.7, family.scorer), "dense": (1.0, "none")
     }[arm]  # fmt: skip
     parts, out, length = measured_parts(family, keep_ratio, scorer, arm == "refilled")
-    assert (sum(out.packed_patches) > 4 * int(out.keep_mask.sum())) == (arm == "refilled")
-    dense_length = length + int((~out.keep_mask).sum())
+    assert (sum(out.packed_patches) > 4 * int(out.plan.keep_mask.sum())) == (arm == "refilled")
+    dense_length = length + int((~out.plan.keep_mask).sum())
     savings = count(
-        family.shape(), 5, out.keep_mask.sum(1).tolist(), dense_length, length, 3, 4,
+        family.shape(), 5, out.plan.keep_mask.sum(1).tolist(), dense_length, length, 3, 4,
         packed_patches_per_frame=out.packed_patches,
     )  # fmt: skip
     assert set(parts) == set(savings.flops)

@@ -14,8 +14,8 @@ import torch
 from stts_cli.engine import device as device_module
 from stts_cli.engine import pipeline
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.families.settings import PruneSettings
 from stts_cli.media.video import Clip
+from stts_cli.settings import Pruning
 
 WINDOWS = 4
 PATCH, END = 41, 3
@@ -55,16 +55,17 @@ class Family:
         self.model = Model()
         self.spend = spend
         self.scorer = object() if scorer else None
-        self.settings = PruneSettings(prune_layer=3, keep_ratio=0.5)
+        self.settings = Pruning(prune_layer=3, keep_ratio=0.5)
         self.encoded: list[dict] = []
 
     def preprocess(self, frames):
         assert frames.dtype == torch.uint8
         return frames.float()
 
-    def encode_video(self, patches, *, keep_ratio, scorer, prune_layer=None, seed=0, video_lengths=None):
+    def encode(self, patches, pruning):
         self.spend(ENCODE_S)
-        self.encoded.append({"keep_ratio": keep_ratio, "scorer": scorer, "prune_layer": prune_layer})
+        keep_ratio, scorer = pruning.keep_ratio, pruning.scorer
+        self.encoded.append({"keep_ratio": keep_ratio, "scorer": scorer, "prune_layer": pruning.prune_layer})
         mask = torch.ones(len(patches), WINDOWS, dtype=torch.bool)
         mask[1:, : round(WINDOWS * (1 - keep_ratio))] = False
         return SimpleNamespace(
@@ -264,7 +265,7 @@ def test_who_scores(has_scorer, scorer, keep_ratio, expected):
 )
 def test_a_model_trained_for_another_scorer_gets_that_one(trained_with, expected):
     family = Family(scorer=False)
-    family.settings = PruneSettings(scorer=trained_with)
+    family.settings = Pruning(scorer=trained_with)
     assert pipeline.resolve_scorer(family, "auto", 0.3)[:2] == (expected, 0.3)
 
 

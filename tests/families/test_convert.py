@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.convert import convert, hub_name, main
-from stts_cli.families.settings import PruneSettings
+from stts_cli.settings import Pruning
 from tests.families.test_released import VIT, encode, reference_state
 
 PREFIX = "vision_backbone.image_vit.transformer.temporal_token_scorer."
@@ -71,7 +71,7 @@ def test_the_same_model_and_scorer(source, released, trained, tmp_path, capsys):
     assert "from config.yaml: prune_layer 2, keep_ratio 0.7" in done.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["lite"]
     family, own = load_family(tmp_path / "out" / "lite"), load_family(trained)
-    assert family.settings == PruneSettings(
+    assert family.settings == Pruning(
         prune_layer=2, keep_ratio=0.7, bias_floor=0.25, prune_from_frame=1, refill_lone_frames=True, scorer="learned"
     )
     assert family.notes == []

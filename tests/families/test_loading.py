@@ -9,7 +9,7 @@ import torch
 from stts_cli.engine.pipeline import resolve_scorer
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from stts_cli.families.settings import PruneSettings
+from stts_cli.settings import Pruning
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_released_checkpoint(released):
     assert family.frames.std == (0.5, 0.5, 0.25)
     assert family.eos_token_ids == [family.tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert family.scorer is None
-    assert family.settings == PruneSettings()
+    assert family.settings == Pruning()
     assert not family.is_demonstration
     assert not family.model.training
 
@@ -44,17 +44,19 @@ def test_released_checkpoint_answers(released):
     family = load_family(released)
     frames = torch.randint(0, 256, (4, 10, 10, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="temporal", prune_layer=2)
+        encoded = family.encode(
+            family.preprocess(frames), family.settings.override(keep_ratio=0.5, scorer="temporal", prune_layer=2)
+        )
     assert len(encoded.visual_tokens) == int(encoded.keep_mask.sum()) == 18
     with pytest.raises(InputError, match="no trained scorer"):
-        family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+        family.encode(family.preprocess(frames), family.settings.override(keep_ratio=0.5, scorer="learned"))
 
 
 def test_own_checkpoint(trained):
     from safetensors.torch import load_file
 
     family = load_family(trained, dtype=torch.bfloat16)
-    assert family.settings == PruneSettings(prune_layer=2, scorer="learned")
+    assert family.settings == Pruning(prune_layer=2, scorer="learned")
     assert family.is_demonstration
     assert family.model.dtype == torch.bfloat16
     stored = load_file(trained / "scorer.safetensors")
@@ -62,7 +64,7 @@ def test_own_checkpoint(trained):
         assert torch.equal(value, stored[name].to(torch.bfloat16))
     frames = torch.randint(0, 256, (4, 10, 10, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+        encoded = family.encode(family.preprocess(frames), family.settings.override(keep_ratio=0.5, scorer="learned"))
     assert encoded.visual_tokens.dtype == torch.bfloat16
     assert encoded.scores.dtype == torch.float32
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from stts_cli.errors import InputError
-from stts_cli.pruning import log_score_bias, select_windows, window_index
-from stts_cli.pruning.windows import patch_window
+from stts_cli.pruning.attention import log_score_bias
+from stts_cli.pruning.selection import select_windows
+from stts_cli.pruning.windows import patch_window, window_index
+from stts_cli.settings import Execution
 
 TIMES = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
 QUESTION = "What color is it?"
@@ -17,6 +19,11 @@ QUESTION = "What color is it?"
 def frames():
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (6, 10, 10, 3), generator=generator, dtype=torch.uint8)
+
+
+def encode(family, patches, *, video_lengths=None, kernel="auto", chunk_frames=None, **pruning):
+    execution = Execution(kernel=kernel, chunk_frames=chunk_frames)
+    return family.encode(patches, family.settings.override(**pruning), video_lengths=video_lengths, execution=execution)
 
 
 def encoder_outputs(visual_tokens):
@@ -52,7 +59,7 @@ def stock_logits(family, frames):
 @pytest.mark.parametrize(("scorer", "keep_ratio"), [("learned", 1.0), ("none", 0.5), ("tome", 1.0)])
 @torch.no_grad()
 def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio):
-    encoded = family.encode_video(family.preprocess(frames), keep_ratio=keep_ratio, scorer=scorer)
+    encoded = encode(family, family.preprocess(frames), keep_ratio=keep_ratio, scorer=scorer)
     prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
     assert torch.equal(logits(family, prompt, encoded.visual_tokens), stock_logits(family, frames))
     assert encoded.scorer == "none"
@@ -63,20 +70,18 @@ def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio
 @torch.no_grad()
 def test_lone_frames_run_whole_where_the_checkpoint_says_so(family, frames, monkeypatch):
     patches = family.preprocess(frames)
-    plain = family.encode_video(patches, keep_ratio=0.75, scorer="learned")
+    plain = encode(family, patches, keep_ratio=0.75, scorer="learned")
     monkeypatch.setattr(family, "settings", dataclasses.replace(family.settings, refill_lone_frames=True))
-    ours = family.encode_video(patches, keep_ratio=0.75, scorer="learned")
-    bins = family.encode_video(patches, keep_ratio=0.75, scorer="learned", packing="bins")
-    off = family.encode_video(patches, keep_ratio=0.75, scorer="learned", refill_lone_frames=False)
-    torch.testing.assert_close(ours.visual_tokens, bins.visual_tokens, atol=1e-4, rtol=1e-4)
+    refilled = encode(family, patches, keep_ratio=0.75, scorer="learned")
+    off = encode(family, patches, keep_ratio=0.75, scorer="learned", refill_lone_frames=False)
     assert torch.equal(off.visual_tokens, plain.visual_tokens)
-    assert sum(ours.packed_patches) > sum(plain.packed_patches)
-    assert not torch.allclose(ours.visual_tokens, plain.visual_tokens, atol=1e-2)
+    assert sum(refilled.packed_patches) > sum(plain.packed_patches)
+    assert not torch.allclose(refilled.visual_tokens, plain.visual_tokens, atol=1e-2)
 
 
 @torch.no_grad()
 def test_one_frame_is_the_stock_model(family, frames):
-    encoded = family.encode_video(family.preprocess(frames[:1]), keep_ratio=0.3, scorer="learned")
+    encoded = encode(family, family.preprocess(frames[:1]), keep_ratio=0.3, scorer="learned")
     prompt = family.build_prompt(TIMES[:1], QUESTION, encoded.keep_mask)
     assert torch.equal(logits(family, prompt, encoded.visual_tokens), stock_logits(family, frames[:1]))
 
@@ -93,7 +98,7 @@ def masked_logits(family, frames, keep_ratio):
         if i == family.settings.prune_layer + 1:
             scores = family.scorer(hidden, table, [len(frames)])
             keep = select_windows(scores, keep_ratio, [len(frames)])
-            mask = log_score_bias(scores, table, (5, 5), [len(frames)])[:, None, None].expand(-1, -1, 25, -1)
+            mask = log_score_bias(scores, table, family.layout, [len(frames)])[:, None, None].expand(-1, -1, 25, -1)
         elif i > family.settings.prune_layer:
             kept = keep[:, patch_window(table, 25)]
             kept = torch.where(kept.any(1, keepdim=True), kept, True)[:, None, None].expand(-1, -1, 25, -1)
@@ -124,7 +129,7 @@ def masked_logits(family, frames, keep_ratio):
 @pytest.mark.parametrize("keep_ratio", [0.75, 0.5, 0.3])
 @torch.no_grad()
 def test_pruned_equals_the_masked_path(family, frames, keep_ratio):
-    encoded = family.encode_video(family.preprocess(frames), keep_ratio=keep_ratio, scorer="learned")
+    encoded = encode(family, family.preprocess(frames), keep_ratio=keep_ratio, scorer="learned")
     prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
     expected, keep = masked_logits(family, frames, keep_ratio)
     assert torch.equal(encoded.keep_mask, keep)
@@ -140,42 +145,40 @@ def test_pruned_equals_the_masked_path(family, frames, keep_ratio):
 @torch.no_grad()
 def test_batch_of_videos_equals_each_alone(family, frames, scorer):
     patches = family.preprocess(frames)
-    both = family.encode_video(patches, keep_ratio=0.5, scorer=scorer, video_lengths=[4, 2])
-    alone = [family.encode_video(part, keep_ratio=0.5, scorer=scorer) for part in patches.split([4, 2])]
+    both = encode(family, patches, keep_ratio=0.5, scorer=scorer, video_lengths=[4, 2])
+    alone = [encode(family, part, keep_ratio=0.5, scorer=scorer) for part in patches.split([4, 2])]
     assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
     # float32: with several threads a matrix product sums in another order for another number of rows
     torch.testing.assert_close(both.visual_tokens, torch.cat([a.visual_tokens for a in alone]), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_chunks_and_bins_change_nothing(family, frames, monkeypatch):
+def test_chunks_change_nothing(family, frames, monkeypatch):
     patches = family.preprocess(frames)
-    plain = family.encode_video(patches, keep_ratio=0.5, scorer="learned")
-    bins = family.encode_video(patches, keep_ratio=0.5, scorer="learned", packing="bins")
+    plain = encode(family, patches, keep_ratio=0.5, scorer="learned")
     monkeypatch.setattr("stts_cli.families.molmo2._CHUNK_TOKENS", 5)
-    chunked = family.encode_video(patches, keep_ratio=0.5, scorer="learned", chunk_frames=2)
-    for other in (bins, chunked):
-        assert torch.equal(plain.keep_mask, other.keep_mask)
-        torch.testing.assert_close(plain.visual_tokens, other.visual_tokens, atol=1e-4, rtol=1e-4)
+    chunked = encode(family, patches, keep_ratio=0.5, scorer="learned", chunk_frames=2)
+    assert torch.equal(plain.keep_mask, chunked.keep_mask)
+    torch.testing.assert_close(plain.visual_tokens, chunked.visual_tokens, atol=1e-4, rtol=1e-4)
 
 
 def test_long_videos_are_chunked_without_gradient_only(family, frames, monkeypatch):
-    monkeypatch.setattr("stts_cli.families.molmo2._CHUNK_PATCHES", 60)
+    monkeypatch.setattr("stts_cli.families.base._CHUNK_PATCHES", 60)
     chunks = []
 
-    def encode(*args, **options):
-        chunks.append(options["chunk_frames"])
+    def prune_and_encode(*args, execution, **options):
+        chunks.append(execution.chunk_frames)
         raise ValueError("seen enough")
 
-    monkeypatch.setattr("stts_cli.families.molmo2.prune_and_encode", encode)
+    monkeypatch.setattr("stts_cli.families.base.prune_and_encode", prune_and_encode)
     for grad in (False, True):
         with torch.set_grad_enabled(grad), pytest.raises(InputError, match="seen enough"):
-            family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+            encode(family, family.preprocess(frames), keep_ratio=0.5, scorer="learned")
     assert chunks == [2, None]
 
 
 def lm_loss(family, frames):
-    encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    encoded = encode(family, family.preprocess(frames), keep_ratio=0.5, scorer="learned")
     prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
     return logits(family, prompt, encoded.visual_tokens)[0, -1].log_softmax(-1)[3]
 
@@ -185,14 +188,14 @@ def test_loss_reaches_the_scorer_through_the_bias_only(family, frames, monkeypat
     grads = torch.autograd.grad(lm_loss(family, frames), parameters, allow_unused=True)
     assert all(g is not None for g in grads)
     assert sum(g.abs().sum() for g in grads) > 1e-4
-    monkeypatch.setattr(family, "settings", dataclasses.replace(family.settings, bias_rescale=None))
+    monkeypatch.setattr(family, "settings", dataclasses.replace(family.settings, bias_rescale="off"))
     grads = torch.autograd.grad(lm_loss(family, frames), parameters, allow_unused=True)
     assert all(g is None for g in grads)
 
 
 @torch.no_grad()
 def test_generation_with_cache_equals_without(family, frames):
-    encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    encoded = encode(family, family.preprocess(frames), keep_ratio=0.5, scorer="learned")
     prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
 
     def generate(use_cache):
@@ -220,7 +223,7 @@ def test_generation_with_cache_equals_without(family, frames):
 
 
 def test_visual_tokens_must_fit_the_placeholders(family, frames):
-    encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    encoded = encode(family, family.preprocess(frames), keep_ratio=0.5, scorer="learned")
     prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
     with pytest.raises(ValueError, match="do not match"):
         logits(family, prompt, encoded.visual_tokens[:-1])
@@ -239,10 +242,10 @@ def test_visual_tokens_must_fit_the_placeholders(family, frames):
 )
 def test_bad_settings_are_input_errors(family, frames, options, message):
     with pytest.raises(InputError, match=message):
-        family.encode_video(family.preprocess(frames), **{"keep_ratio": 0.5, "scorer": "learned", **options})
+        encode(family, family.preprocess(frames), **{"keep_ratio": 0.5, "scorer": "learned", **options})
 
 
 def test_stages_are_timed(family, frames):
-    seconds = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned").seconds
+    seconds = encode(family, family.preprocess(frames), keep_ratio=0.5, scorer="learned").seconds
     assert set(seconds) == {"vit_dense", "score_select_pack", "vit_packed", "connector"}
     assert all(s > 0 for s in seconds.values())

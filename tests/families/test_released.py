@@ -11,8 +11,8 @@ from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.random_molmo2 import read_architecture
 from stts_cli.families.released import frame_tokens, released_settings
-from stts_cli.families.settings import PruneSettings
-from stts_cli.pruning import BIAS_FLOOR, TokenScorer, scorer_from_state_dict
+from stts_cli.pruning import TokenScorer, scorer_from_state_dict
+from stts_cli.settings import BIAS_FLOOR, Pruning
 
 SIZES = {"hidden_size": 16, "num_heads": 2, "mlp_size": 32, "head_dim": 8}
 PREFIX = "model.vision_backbone.image_vit.transformer.temporal_token_scorer."
@@ -58,12 +58,14 @@ def change_weights(folder, change):
 def encode(family):
     frames = torch.randint(0, 256, (6, 10, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned", prune_layer=2)
+        return family.encode(
+            family.preprocess(frames), family.settings.override(keep_ratio=0.5, scorer="learned", prune_layer=2)
+        )
 
 
 def test_the_scorer_beside_the_model(lite, trained):
     family = load_family(lite)
-    assert family.settings == PruneSettings(
+    assert family.settings == Pruning(
         prune_layer=2, keep_ratio=0.7, bias_floor=0.25, prune_from_frame=1, refill_lone_frames=True, scorer="learned"
     )
     own = load_file(trained / "scorer.safetensors")
@@ -237,18 +239,18 @@ def test_names_of_the_reference():
 def test_settings_from_any_depth():
     training = {"model": {"mm_preprocessor": {"topk": 0.9}, "vision_backbone": {"vit": {**VIT, "topk": 0.5}}}}
     settings, notes = released_settings({"config.json": {"topk": 0.8}, "config.yaml": training})
-    assert settings == PruneSettings(2, 0.5, "row", 0.25, 1, True, "learned")
+    assert settings == Pruning(2, 0.5, "row", 0.25, 1, True, "learned")
     assert (
         "config.json: topk is 0.8 where config.yaml: model.vision_backbone.vit.topk is 0.5: the second is used" in notes
     )
     assert any(note.startswith("config.yaml: model.mm_preprocessor.topk is 0.9 where") for note in notes)
     settings, notes = released_settings({"config.json": {"vit_config": {"topk": 0.3}}})
-    assert settings == PruneSettings(3, 0.7, "row", BIAS_FLOOR, 0, True, "learned")
+    assert settings == Pruning(3, 0.7, "row", BIAS_FLOOR, 0, True, "learned")
     assert notes == [
         "weights of the training code; from config.json: keep_ratio 0.7; the paper's values, which it does not carry: "
         "prune_layer 3, scorer learned, prune_from_frame 0, bias_floor 0.1353; lone frames refilled"
     ]
-    assert released_settings({})[0] == PruneSettings(3, 0.5, "row", BIAS_FLOOR, 0, True, "learned")
+    assert released_settings({})[0] == Pruning(3, 0.5, "row", BIAS_FLOOR, 0, True, "learned")
     assert released_settings({"c": {"prune_at": 1, "prune_method": "heuristic"}})[0].scorer == "reference"
     settings, notes = released_settings({"c": {"v": {"prune_at": 1, "prune": False, "pruning_in_scorer": False}}})
     assert settings.keep_ratio == 1

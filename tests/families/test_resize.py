@@ -112,7 +112,9 @@ def test_keep_1_from_a_file_is_the_stock_model(family, stock_processor, fine_fil
     from stts_cli.pruning import window_index
 
     clip = read_clip(fine_file, num_frames=4, size=family.frame_size, resample=family.resample)
-    encoded = family.encode_video(family.preprocess(torch.from_numpy(clip.frames)), keep_ratio=1.0, scorer="learned")
+    encoded = family.encode(
+        family.preprocess(torch.from_numpy(clip.frames)), family.settings.override(keep_ratio=1.0, scorer="learned")
+    )
     prompt = family.build_prompt(clip.timestamps_s, "What is it?", encoded.keep_mask)
     whole = read_clip(fine_file, num_frames=4).frames
     assert whole.shape == (4, 360, 640, 3)

@@ -19,7 +19,7 @@ from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.profiling import figures, memory, passes, run
 from stts_cli.profiling.passes import DENSE, NEW_TOKENS, STAGES, Arm, Job, Pass
-from stts_cli.pruning import SCORERS
+from stts_cli.settings import SCORERS
 
 NANO = load_architecture("nano")
 SMALL = SimpleNamespace(frame_size=(24, 24), resample="bilinear")
@@ -123,8 +123,10 @@ def test_the_dense_arm_is_the_stock_model(family, clip):
     with torch.inference_mode():
         patches = family.preprocess(torch.from_numpy(clip.frames))
         with passes.late_blocks(family, 3, True):
-            timed = family.encode_video(patches, keep_ratio=1.0, scorer="none").visual_tokens
-        assert torch.equal(timed, family.encode_video(patches, keep_ratio=1.0, scorer="none").visual_tokens)
+            timed = family.encode(patches, family.settings.override(keep_ratio=1.0, scorer="none")).visual_tokens
+        assert torch.equal(
+            timed, family.encode(patches, family.settings.override(keep_ratio=1.0, scorer="none")).visual_tokens
+        )
 
 
 @pytest.mark.parametrize("scorer", SCORERS)

@@ -179,7 +179,7 @@ def test_too_little_memory_is_told(nano, monkeypatch):
     with pytest.raises(EnvironmentFailure, match=r"GiB dense \(.* of weights, gradients and moments, .* free on cpu"):
         measured()
     model, clip = nano
-    monkeypatch.setattr(model.watched.family, "encode_video", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(model.watched.family, "encode", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(EnvironmentFailure, match="out of memory in the vision encoder -> lower --frames or --keep"):
         model.run(clip, DENSE)
 

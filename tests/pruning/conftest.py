@@ -3,6 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from stts_cli.pruning import current_attention
+
 
 class TinyAttention(nn.Module):
     def __init__(self, width, heads):
@@ -12,7 +14,7 @@ class TinyAttention(nn.Module):
 
 
 class TinyBlock(nn.Module):
-    """A pre-norm ViT block with the attribute names of transformers' SigLIP family; attends over its batch rows."""
+    """A pre-norm ViT block; attends over its batch rows, or over what the method asks for."""
 
     def __init__(self, width=24, heads=2):
         super().__init__()
@@ -25,9 +27,24 @@ class TinyBlock(nn.Module):
         a = self.self_attn
         normed = self.layer_norm1(x)
         q, k, v = (p(normed).unflatten(-1, (-1, a.head_dim)).transpose(1, 2) for p in (a.q_proj, a.k_proj, a.v_proj))
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
-        x = x + a.o_proj(out.transpose(1, 2).flatten(-2))
+        attention = current_attention()
+        if attention is None:
+            out = functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask).transpose(1, 2)
+        else:
+            out = attention(q, k, v, a.head_dim**-0.5)
+        x = x + a.o_proj(out.flatten(-2))
         return x + self.mlp(self.layer_norm2(x))
+
+
+class TinyVit:
+    """Blocks, and which of them are read; negative numbers from the end."""
+
+    def __init__(self, blocks, taps, embed=lambda x: x):
+        self.taps = [tap % len(blocks) for tap in taps]
+        self.vit_blocks, self.embed = list(blocks)[: max(self.taps) + 1], embed
+
+    def run_block(self, number, hidden):
+        return self.vit_blocks[number](hidden, attention_mask=None)
 
 
 @pytest.fixture

@@ -8,15 +8,18 @@ import torch
 from torch.nn import functional
 
 from stts_cli.errors import EnvironmentFailure
-from stts_cli.pruning import attention
 from stts_cli.pruning.attention import (
+    Attention,
+    attention_over,
     batched_attention,
     choose_kernel,
+    current_attention,
     group_frames,
     log_score_bias,
-    varlen_attention,
 )
+from stts_cli.pruning.packing import PackedPatches
 from stts_cli.pruning.windows import window_index
+from stts_cli.settings import Layout
 
 LENGTHS = (16, 3, 9, 9, 1, 12, 4, 16, 8)
 
@@ -31,6 +34,14 @@ def borders(lengths):
     return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
 
 
+def attend(q, k, v, lengths, kernel):
+    """Attention over packed frames as a block calls it: a batch of one, heads before patches."""
+    packed = PackedPatches(q[:, 0], borders(lengths).to(q.device), max(lengths), torch.empty(0), tuple(lengths))
+    out = Attention(kernel, packed)(*(x.transpose(0, 1)[None] for x in (q, k, v)), 0.3)
+    assert out.shape == (1, *q.shape)
+    return out[0]
+
+
 def block_diagonal(q, k, v, lengths, scale):
     """Dense attention over all packed patches under a block-diagonal mask."""
     frame = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
@@ -40,15 +51,15 @@ def block_diagonal(q, k, v, lengths, scale):
 
 
 @pytest.mark.parametrize("overhead", [0, 300, 10**9])  # 7 groups, 2 and 1
-@pytest.mark.parametrize("kernel", ["sdpa", "eager", "auto"])
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 def test_varlen_equals_block_diagonal(kernel, dtype, tolerance, overhead, monkeypatch):
     monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", overhead)
     calls, sdpa = [], functional.scaled_dot_product_attention
     monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or sdpa(*a, **k))
     q, k, v = qkv(LENGTHS, dtype, grad=True)
-    out = varlen_attention(q, k, v, borders(LENGTHS), max(LENGTHS), 0.3, kernel)
-    assert bool(calls) == (kernel == "sdpa" or (kernel == "auto" and dtype == torch.float32))
+    out = attend(q, k, v, LENGTHS, kernel)
+    assert bool(calls) == (kernel == "sdpa")
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
     grads = torch.autograd.grad((out.float() * weight).sum(), (q, k, v))
     expected = block_diagonal(q, k, v, LENGTHS, 0.3)
@@ -67,7 +78,7 @@ def test_gpu_kernels_equal_block_diagonal(kernel):
     if kernel == "flash_attn":
         pytest.importorskip("flash_attn")
     q, k, v = (x.cuda() for x in qkv(LENGTHS, torch.bfloat16))
-    out = varlen_attention(q, k, v, borders(LENGTHS).cuda(), max(LENGTHS), 0.3, kernel)
+    out = attend(q, k, v, LENGTHS, kernel)
     torch.testing.assert_close(
         out.float().cpu(), block_diagonal(q.cpu(), k.cpu(), v.cpu(), LENGTHS, 0.3), atol=3e-2, rtol=3e-2
     )
@@ -133,12 +144,12 @@ def test_a_group_more_has_to_spare_16384_pairs():
 
 def test_packing_order_changes_nothing():
     q, k, v = qkv(LENGTHS)
-    out = varlen_attention(q, k, v, borders(LENGTHS), max(LENGTHS), 0.3)
+    out = attend(q, k, v, LENGTHS, "sdpa")
     order = [4, 0, 8, 2, 7, 1, 3, 6, 5]
     starts = borders(LENGTHS).tolist()
     rows = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in order])
     moved = tuple(LENGTHS[i] for i in order)
-    out_moved = varlen_attention(q[rows], k[rows], v[rows], borders(moved), max(moved), 0.3)
+    out_moved = attend(q[rows], k[rows], v[rows], moved, "sdpa")
     torch.testing.assert_close(out_moved, out[rows], atol=1e-6, rtol=1e-6)
 
 
@@ -198,23 +209,23 @@ def test_what_the_gpu_kernels_are_asked_for(name, returns_tuple, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=flash))
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=varlen))
-    monkeypatch.setattr(attention, "choose_kernel", lambda *_: (name, ""))
     q, k, v = qkv(LENGTHS)
-    out = varlen_attention(q, k, v, borders(LENGTHS), max(LENGTHS), 0.3)
+    out = attend(q, k, v, LENGTHS, name)
     assert torch.equal(out, block_diagonal(q, k, v, LENGTHS, 0.3))
 
 
-@pytest.mark.parametrize("which", [(), (0,), (1,), (2,)])
-def test_gradients_are_needed_where_one_of_the_three_has_them(which, monkeypatch):
-    asked = []
-    monkeypatch.setattr(attention, "choose_kernel", lambda *args: asked.append(args[-1]) or ("sdpa", ""))
-    three = qkv(LENGTHS)
-    for i in which:
-        three[i].requires_grad_()
-    varlen_attention(*three, borders(LENGTHS), max(LENGTHS), 0.3)
-    with torch.no_grad():
-        varlen_attention(*three, borders(LENGTHS), max(LENGTHS), 0.3)
-    assert asked == [bool(which), False]
+def test_a_context_says_what_a_block_attends_over():
+    outer, inner = Attention("sdpa"), Attention("eager")
+    assert current_attention() is None
+    with attention_over(outer):
+        with attention_over(inner):
+            assert current_attention() is inner
+        with attention_over(None):
+            assert current_attention() is None
+        with pytest.raises(KeyError), attention_over(inner):
+            raise KeyError
+        assert current_attention() is outer
+    assert current_attention() is None
 
 
 @pytest.mark.parametrize("explicit", [False, True])
@@ -239,7 +250,7 @@ def test_bias_equals_a_loop(rescale, sizes):
     index = window_index(*sizes)
     grid = sizes[:2]
     scores = torch.rand(5, len(index), generator=torch.Generator().manual_seed(0))
-    bias = log_score_bias(scores, index, grid, [3, 2], rescale)
+    bias = log_score_bias(scores, index, Layout((1, 1), grid, sizes[2:]), [3, 2], rescale)
     window_of = {p: w for w, patches in enumerate(index.tolist()) for p in patches if p >= 0}
     for t in range(5):
         frame = [[scores[t, window_of[r * grid[1] + c]].item() for c in range(grid[1])] for r in range(grid[0])]
@@ -263,19 +274,14 @@ def test_bias_equals_a_loop(rescale, sizes):
 )
 def test_bias_divides_by_the_range_plus_1e_6(spread, floor, expected):
     scores = torch.tensor([[0.0, 0.0], [0.0, spread]])
-    bias = log_score_bias(scores, window_index(1, 2, 1, 1), (1, 2), [2], floor=floor)
+    bias = log_score_bias(scores, window_index(1, 2, 1, 1), Layout((1, 1), (1, 2), (1, 1)), [2], floor=floor)
     assert bias[0].tolist() == [0, 0]
     assert bias[1].tolist() == pytest.approx([math.log(floor), expected], rel=1e-5, abs=1e-7)
 
 
 def test_bias_of_equal_scores_is_finite():
     scores = torch.full((2, 4), 0.5, requires_grad=True)
-    bias = log_score_bias(scores, window_index(4, 4, 2, 2), (4, 4), [2])
+    bias = log_score_bias(scores, window_index(4, 4, 2, 2), Layout((1, 1), (4, 4), (2, 2)), [2])
     bias.sum().backward()
     assert bias[1].eq(-2).all()
     assert scores.grad.isfinite().all()
-
-
-def test_unknown_rescale():
-    with pytest.raises(ValueError, match="known: row, frame"):
-        log_score_bias(torch.rand(2, 4), window_index(4, 4, 2, 2), (4, 4), [2], "clip")

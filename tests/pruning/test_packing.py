@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from stts_cli.pruning.packing import first_fit_descending, pack, pack_bins, unpack
+from stts_cli.pruning.packing import pack
+from stts_cli.settings import first_fit_descending
+from tests.pruning.bins import pack_bins, unpack
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stts_cli.budget import first_fit_descending, num_dropped
 from stts_cli.errors import InputError
 from stts_cli.pruning import attention, pruned_vit
 from stts_cli.pruning.attention import log_score_bias
@@ -13,9 +12,12 @@ from stts_cli.pruning.scorer import TokenScorer, random_scores, reference_scores
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.tome import merge_windows
 from stts_cli.pruning.windows import patch_window, window_index
+from stts_cli.settings import Execution, Layout, Pruning, first_fit_descending, num_dropped
+from tests.pruning.bins import pack_bins
+from tests.pruning.conftest import TinyVit
 
-GRID = (5, 4)
-INDEX = window_index(*GRID, 2, 2)
+LAYOUT = Layout((20, 16), (5, 4), (2, 2))
+INDEX = window_index(*LAYOUT.grid, *LAYOUT.window)
 LENGTHS = [4, 1, 5]
 LAYERS = [-1, 4, 1, 2]  # packed, packed, dense, and the block with the bias
 
@@ -30,11 +32,34 @@ def setting(tiny_blocks):
 
 
 def encode(blocks, hidden, scorer, keep_ratio=0.5, lengths=None, **options):
-    options = {"prune_layer": 1, "feature_layers": LAYERS, **options}
+    taps, embed = options.pop("taps", LAYERS), options.pop("embed", lambda x: x)
+    how = {key: options.pop(key) for key in ("kernel", "chunk_frames", "checkpoint", "keep_scored") if key in options}
+    learned = isinstance(scorer, torch.nn.Module)
+    pruning = Pruning(**{
+        "keep_ratio": keep_ratio, "scorer": "learned" if learned else scorer, "prune_layer": 1, **options
+    })  # fmt: skip
     return prune_and_encode(
-        blocks, hidden, scorer=scorer, keep_ratio=keep_ratio, window_index=INDEX.to(hidden.device), grid=GRID,
-        video_lengths=lengths or [len(hidden)], **options,
+        TinyVit(blocks, taps, embed), hidden, lengths or [len(hidden)], pruning, LAYOUT, INDEX,
+        learned=scorer if learned else None, execution=Execution(**how),
     )  # fmt: skip
+
+
+def binned_features(blocks, hidden, scorer, keep_ratio, lengths, refill):
+    """The paper's layout: what comes after the block with the bias runs in bins, under a mask."""
+    outputs = []
+    for block in blocks[:2]:
+        hidden = block(hidden)
+        outputs.append(hidden)
+    scores = scorer(hidden, INDEX, lengths)
+    kept = select_windows(scores, keep_ratio, lengths)[:, patch_window(INDEX, 20)]
+    outputs.append(blocks[2](hidden, log_score_bias(scores, INDEX, LAYOUT, lengths)[:, None, None]))
+    binned = pack_bins(outputs[-1], kept, refill)
+    x, mask = binned.tokens, (binned.segment[:, None, :, None] == binned.segment[:, None, None, :])
+    features = [output.flatten(0, 1)[binned.index] for output in outputs]
+    for block in blocks[3:]:
+        x = block(x, mask)
+        features.append(x.flatten(0, 1)[binned.kept_slot])
+    return torch.cat([features[layer] for layer in LAYERS], -1)
 
 
 def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row", whole=()):
@@ -48,7 +73,7 @@ def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row",
         elif i == 2:
             scores = scorer(hidden, INDEX, lengths)
             keep = select_windows(scores, keep_ratio, lengths)
-            mask = log_score_bias(scores, INDEX, GRID, lengths, rescale)[:, None, None]
+            mask = log_score_bias(scores, INDEX, LAYOUT, lengths, rescale)[:, None, None]
         if i > 2:
             kept = keep[:, patch_window(INDEX, 20)]
             kept[list(whole)] = True
@@ -64,18 +89,17 @@ def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row",
 
 @pytest.mark.parametrize("rescale", ["row", "frame"])
 @pytest.mark.parametrize("keep_ratio", [0.75, 0.5, 0.3])
-@pytest.mark.parametrize("packing", ["varlen", "bins"])
 @pytest.mark.parametrize("chunk", [None, 3])
-def test_equals_masked_dense_path(setting, keep_ratio, rescale, packing, chunk):
+def test_equals_masked_dense_path(setting, keep_ratio, rescale, chunk):
     blocks, hidden, scorer = setting
-    out = encode(blocks, hidden, scorer, keep_ratio, LENGTHS, bias_rescale=rescale, packing=packing, chunk_frames=chunk)
+    out = encode(blocks, hidden, scorer, keep_ratio, LENGTHS, bias_rescale=rescale, chunk_frames=chunk)
     features, keep = masked_reference(blocks, hidden, scorer, keep_ratio, LENGTHS, rescale)
     kept = keep[:, patch_window(INDEX, 20)]
-    assert torch.equal(out.keep_mask, keep)
+    assert torch.equal(out.plan.keep_mask, keep)
     assert not keep.all()
     torch.testing.assert_close(out.features, features[kept], atol=2e-5, rtol=2e-5)
     assert out.packed_patches == kept.sum(1).tolist()
-    assert (out.kernel, out.kernel_reason == "bins carry a mask") == ("sdpa", packing == "bins")
+    assert out.kernel == "sdpa"
     # a visual token's slots point at its own window's patches
     tokens = [(t, w) for t in range(10) for w in range(len(INDEX)) if keep[t, w]]
     assert len(out.pool_index) == len(tokens)
@@ -94,32 +118,31 @@ def test_a_video_that_drops_a_single_window_has_the_bias_too(setting):
     torch.testing.assert_close(out.features, features[keep[:, patch_window(INDEX, 20)]], atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize(("kernel", "packing", "calls"), [("eager", "varlen", 2), ("sdpa", "bins", 7)])
-def test_whose_attention_is_sdpa(setting, kernel, packing, calls, monkeypatch):
-    """Two stock blocks always; the block with the bias and the four packed ones by the kernel."""
+@pytest.mark.parametrize(("kernel", "keep_ratio", "calls"), [("eager", 0.5, 0), ("eager", 1, 0), ("sdpa", 1, 7)])
+def test_whose_attention_is_sdpa(setting, kernel, keep_ratio, calls, monkeypatch):
+    """Of "eager" none, so that a counter of FLOPs sees them all."""
     blocks, hidden, scorer = setting
     seen, sdpa = [], functional.scaled_dot_product_attention
     monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda *a, **k: seen.append(1) or sdpa(*a, **k))
-    encode(blocks, hidden, scorer, 0.5, LENGTHS, kernel=kernel, packing=packing)
+    encode(blocks, hidden, scorer, keep_ratio, LENGTHS, kernel=kernel)
     assert len(seen) == calls
 
 
-@pytest.mark.parametrize(("packing", "chunk"), [("varlen", None), ("varlen", 5), ("bins", 3)])
-def test_merged_windows_go_on_as_their_means(setting, packing, chunk):
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_merged_windows_go_on_as_their_means(setting, chunk):
     blocks, hidden, _ = setting
-    out = encode(blocks, hidden, "tome", 0.4, LENGTHS, packing=packing, chunk_frames=chunk)
+    out = encode(blocks, hidden, "tome", 0.4, LENGTHS, chunk_frames=chunk)
     features, keep = masked_reference(blocks, hidden, "tome", 0.4, LENGTHS)
-    assert torch.equal(out.keep_mask, keep)
-    assert (out.scores, out.scored_hidden) == (None, None)
-    assert (out.kernel_reason == "bins carry a mask") == (packing == "bins")
+    assert torch.equal(out.plan.keep_mask, keep)
+    assert (out.plan.scores, out.scored_hidden) == (None, None)
     torch.testing.assert_close(out.features, features[keep[:, patch_window(INDEX, 20)]], atol=2e-5, rtol=2e-5)
 
 
 def test_the_bias_has_the_given_floor(setting):
     blocks, hidden, scorer = setting
     plain, floored, off = (
-        encode(blocks, hidden, scorer, 0.5, LENGTHS, feature_layers=[2, 4], **options).features
-        for options in ({}, {"bias_floor": 1.0}, {"bias_rescale": None})
+        encode(blocks, hidden, scorer, 0.5, LENGTHS, taps=[2, 4], **options).features
+        for options in ({}, {"bias_floor": 1.0}, {"bias_rescale": "off"})
     )
     torch.testing.assert_close(floored, off)  # log(1) is no bias
     assert not torch.allclose(plain, off, atol=1e-3)
@@ -129,32 +152,32 @@ def test_the_bias_has_the_given_floor(setting):
 def test_a_video_that_drops_nothing_is_stock_beside_one_that_does(setting, scorer_name):
     blocks, hidden, learned = setting
     scorer = learned if scorer_name == "learned" else scorer_name
-    out = encode(blocks, hidden, scorer, 0.5, [3, 7], prune_from_frame=3, return_hidden=True)
+    out = encode(blocks, hidden, scorer, 0.5, [3, 7], prune_from_frame=3, keep_scored=True)
     if scorer_name == "reference":
-        assert torch.equal(out.scores, reference_scores(out.scored_hidden, INDEX, [3, 7], 0.5, 3))
-        assert not torch.equal(out.scores, reference_scores(out.scored_hidden, INDEX, [3, 7], 0.5))
+        assert torch.equal(out.plan.scores, reference_scores(out.scored_hidden, INDEX, [3, 7], 0.5, 3))
+        assert not torch.equal(out.plan.scores, reference_scores(out.scored_hidden, INDEX, [3, 7], 0.5))
     dense = encode(blocks, hidden[:3], "none")
-    assert out.keep_mask[:3].all()
-    assert int((~out.keep_mask).sum()) == 12  # half of the windows of 7 - 3 frames
+    assert out.plan.keep_mask[:3].all()
+    assert int((~out.plan.keep_mask).sum()) == 12  # half of the windows of 7 - 3 frames
     torch.testing.assert_close(out.features[: 3 * 20], dense.features, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize(("scorer_name", "keep_ratio"), [("learned", 1.0), ("none", 0.5)])
-@pytest.mark.parametrize("return_hidden", [True, False])
-def test_dense_runs_the_blocks_untouched(setting, scorer_name, keep_ratio, return_hidden):
+@pytest.mark.parametrize("keep_scored", [True, False])
+def test_dense_runs_the_blocks_untouched(setting, scorer_name, keep_ratio, keep_scored):
     blocks, hidden, scorer = setting
     given = scorer if scorer_name == "learned" else scorer_name
     with torch.no_grad():
-        out = encode(blocks, hidden, given, keep_ratio, LENGTHS, return_hidden=return_hidden)
+        out = encode(blocks, hidden, given, keep_ratio, LENGTHS, keep_scored=keep_scored)
         outputs = []
         for block in blocks:
             outputs.append(block(outputs[-1] if outputs else hidden))
     assert torch.equal(out.features, torch.cat([outputs[layer] for layer in LAYERS], -1).flatten(0, 1))
-    assert out.keep_mask.all()
+    assert out.plan.keep_mask.all()
     assert out.kernel == "dense"
     offsets = torch.arange(10)[:, None, None] * 20
     assert torch.equal(out.pool_index, torch.where(INDEX >= 0, INDEX + offsets, -1).flatten(0, 1))
-    if return_hidden:
+    if keep_scored:
         assert torch.equal(out.scored_hidden, outputs[1])
 
 
@@ -164,7 +187,7 @@ def test_batch_of_videos_equals_each_alone(setting, name):
     given = scorer if name == "learned" else name
     both = encode(blocks, hidden, given, 0.5, LENGTHS)
     alone = [encode(blocks, part, given, 0.5) for part in hidden.split(LENGTHS)]
-    assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
+    assert torch.equal(both.plan.keep_mask, torch.cat([a.plan.keep_mask for a in alone]))
     parts = torch.cat([a.features for a in alone])
     torch.testing.assert_close(both.features, parts, atol=1e-5, rtol=1e-5)
 
@@ -172,27 +195,26 @@ def test_batch_of_videos_equals_each_alone(setting, name):
 def test_one_frame_is_not_pruned(setting):
     blocks, hidden, scorer = setting
     out = encode(blocks, hidden[:1], scorer, 0.2)
-    assert out.keep_mask.all()
+    assert out.plan.keep_mask.all()
     assert out.kernel == "dense"
 
 
-@pytest.mark.parametrize("packing", ["varlen", "bins"])
 @pytest.mark.parametrize("keep_ratio", [1.0, 0.5])
-def test_checkpointed_blocks_run_again_and_give_the_same_gradients(setting, keep_ratio, packing):
+def test_checkpointed_blocks_run_again_and_give_the_same_gradients(setting, keep_ratio):
     blocks, hidden, scorer = setting
     runs, grads = [], []
     for block in blocks:
         block.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
-    for options in ({}, {"checkpoint_blocks": True}):
+    for options in ({}, {"checkpoint": True}):
         runs.clear()
-        out = encode(blocks, hidden, scorer, keep_ratio, LENGTHS, packing=packing, **options)
+        out = encode(blocks, hidden, scorer, keep_ratio, LENGTHS, **options)
         grads.append(torch.autograd.grad(out.features.square().sum(), blocks.parameters()))
         assert len(runs) == (14 if options else 7)
     for ours, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("options", [{}, {"keep_ratio": 1.0}, {"keep_ratio": 1.0, "return_hidden": True}])
+@pytest.mark.parametrize("options", [{}, {"keep_ratio": 1.0}, {"keep_ratio": 1.0, "keep_scored": True}])
 def test_patches_are_embedded_a_chunk_at_a_time(setting, options):
     blocks, hidden, scorer = setting
     sizes = []
@@ -209,8 +231,8 @@ def test_patches_are_embedded_a_chunk_at_a_time(setting, options):
 
 def test_random_scores_follow_the_seed(setting):
     blocks, hidden, _ = setting
-    assert torch.equal(encode(blocks, hidden, "random").scores, random_scores(10, len(INDEX), 0))
-    assert torch.equal(encode(blocks, hidden, "random", seed=5).scores, random_scores(10, len(INDEX), 5))
+    assert torch.equal(encode(blocks, hidden, "random").plan.scores, random_scores(10, len(INDEX), 0))
+    assert torch.equal(encode(blocks, hidden, "random", seed=5).plan.scores, random_scores(10, len(INDEX), 5))
 
 
 def test_gradient_reaches_the_scorer_through_the_bias_only(setting):
@@ -220,7 +242,7 @@ def test_gradient_reaches_the_scorer_through_the_bias_only(setting):
     assert sum(p.grad.abs().sum().item() for p in scorer.parameters()) > 1e-3
     assert blocks[0].mlp[0].weight.grad.abs().sum() > 0
     scorer.zero_grad(set_to_none=True)
-    encode(blocks, hidden, scorer, 0.5, LENGTHS, bias_rescale=None).features.square().sum().backward()
+    encode(blocks, hidden, scorer, 0.5, LENGTHS, bias_rescale="off").features.square().sum().backward()
     assert all(p.grad is None for p in scorer.parameters())
 
 
@@ -260,8 +282,8 @@ def test_bfloat16_is_near_float32(setting):
     assert (rough.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
-@pytest.mark.parametrize(("packing", "chunk"), [("varlen", None), ("varlen", 3), ("bins", None)])
-def test_lone_frames_run_whole_in_every_layout(setting, packing, chunk):
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_lone_frames_run_whole(setting, chunk):
     blocks, hidden, scorer = setting
     plain = encode(blocks, hidden, scorer, 0.65, LENGTHS)
     kept = plain.packed_patches
@@ -269,11 +291,9 @@ def test_lone_frames_run_whole_in_every_layout(setting, packing, chunk):
     whole = [frames[0] for frames in bins if len(frames) == 1 and kept[frames[0]] < 20]
     assert whole
     assert any(len(frames) > 1 for frames in bins)
-    out = encode(
-        blocks, hidden, scorer, 0.65, LENGTHS, packing=packing, chunk_frames=chunk, refill_lone_frames=True
-    )  # fmt: skip
+    out = encode(blocks, hidden, scorer, 0.65, LENGTHS, chunk_frames=chunk, refill_lone_frames=True)
     features, keep = masked_reference(blocks, hidden, scorer, 0.65, LENGTHS, whole=whole)
-    assert torch.equal(out.keep_mask, plain.keep_mask)
+    assert torch.equal(out.plan.keep_mask, plain.plan.keep_mask)
     assert torch.equal(out.pool_index, plain.pool_index)
     torch.testing.assert_close(out.features, features[keep[:, patch_window(INDEX, 20)]], atol=2e-5, rtol=2e-5)
     assert out.packed_patches == [20 if frame in whole else n for frame, n in enumerate(kept)]
@@ -282,15 +302,18 @@ def test_lone_frames_run_whole_in_every_layout(setting, packing, chunk):
     assert sorted(set(frame_of[changed].tolist())) == sorted(whole)
 
 
-def test_gradients_of_lone_frames_are_those_of_the_bins(setting):
+@pytest.mark.parametrize("refill", [False, True])
+def test_features_and_gradients_are_those_of_the_bins(setting, refill):
     blocks, hidden, scorer = setting
+    leaf = hidden.clone().requires_grad_()
     grads = []
-    for packing in ("varlen", "bins"):
-        leaf = hidden.clone().requires_grad_()
-        out = encode(blocks, leaf, scorer, 0.65, LENGTHS, packing=packing, refill_lone_frames=True)
-        grads.append(torch.autograd.grad(out.features.square().sum(), [leaf, *scorer.parameters()]))
-    for ours, theirs in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    ours = encode(blocks, leaf, scorer, 0.65, LENGTHS, refill_lone_frames=refill).features
+    theirs = binned_features(blocks, leaf, scorer, 0.65, LENGTHS, refill)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
+    for features in (ours, theirs):
+        grads.append(torch.autograd.grad(features.square().sum(), [leaf, *scorer.parameters()]))
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3 + 1e-4 * other.abs().max().item(), rtol=0)
 
 
 def test_merged_windows_are_not_refilled(setting):
@@ -304,8 +327,8 @@ def test_training_free_scorers_drop_the_budget(setting):
     blocks, hidden, _ = setting
     for name in ("temporal", "reference", "random"):
         out = encode(blocks, hidden, name, 0.5)
-        assert int((~out.keep_mask).sum()) == 30
-        assert out.keep_mask[0].all()
+        assert int((~out.plan.keep_mask).sum()) == 30
+        assert out.plan.keep_mask[0].all()
 
 
 @pytest.mark.parametrize("keep_ratio", [1.0, 0.5])
@@ -327,7 +350,6 @@ def test_chunks_bound_what_a_block_sees(setting, keep_ratio):
         ({"keep_ratio": 1.0}, (1, 0, 0)),
         ({}, (2, 3, 1)),
         ({"chunk_frames": 5}, (3, 4, 2)),
-        ({"packing": "bins"}, (2, 3, 1)),
         ({"scorer": "tome"}, (2, 3, 1)),
     ],
 )
@@ -342,8 +364,7 @@ def test_the_times_of_the_stages_add_up(setting, options, seconds, monkeypatch):
 def test_frames_are_grouped_once_a_chunk(setting, monkeypatch):
     calls = []
     grouped = attention.group_frames
-    for module in (attention, pruned_vit):
-        monkeypatch.setattr(module, "group_frames", lambda *args: calls.append(1) or grouped(*args))
+    monkeypatch.setattr(attention, "group_frames", lambda *args: calls.append(1) or grouped(*args))
     blocks, hidden, scorer = setting
     encode(blocks, hidden, scorer, 0.5, LENGTHS, chunk_frames=5)
     assert len(calls) == 2
@@ -354,10 +375,9 @@ def test_frames_are_grouped_once_a_chunk(setting, monkeypatch):
     [
         ({"keep_ratio": 0.0}, "greater than 0 and at most 1"),
         ({"prune_layer": 5}, "--prune-layer 5: must be 0 to 4; 7 ViT blocks run"),
-        ({"prune_layer": 3, "feature_layers": [1, 4]}, "--prune-layer 3: must be 0 to 2; 5 ViT blocks run"),
+        ({"prune_layer": 3, "taps": [1, 4]}, "--prune-layer 3: must be 0 to 2; 5 ViT blocks run"),
         ({"prune_layer": -1}, "--prune-layer -1: must be 0 to 4"),
         ({"scorer": "best"}, "scorer 'best' is unknown"),
-        ({"packing": "loose"}, "packing 'loose'"),
         ({"lengths": [3, 4]}, "add up to 7, not to 10"),
         ({"kernel": "fast"}, "kernel 'fast' is unknown"),
     ],

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from stts_cli.budget import check_prune_layer, clamp_note, num_dropped
 from stts_cli.errors import InputError
 from stts_cli.pruning.selection import select_windows
+from stts_cli.settings import check_prune_layer, clamp_note, num_dropped
 
 # (frames, windows, keep ratio, prune_from_frame, dropped): int(torch.tensor(W * (1 - keep), dtype=torch.float32) * T')
 BUDGETS = [

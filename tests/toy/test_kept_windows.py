@@ -22,14 +22,14 @@ def test_shares_are_those_of_the_masks(tmp_path, monkeypatch):
     monkeypatch.setattr(kept_windows, "KEEP_RATIOS", (1.0, 0.5))
     monkeypatch.setattr(kept_windows, "NUM_FRAMES", 6)
     masks = []
-    real = family.encode_video
+    real = family.encode
 
-    def encode_video(*arguments, **settings):
+    def encode(*arguments, **settings):
         encoded = real(*arguments, **settings)
         masks.append(encoded.keep_mask[1:])
         return encoded
 
-    monkeypatch.setattr(family, "encode_video", encode_video)
+    monkeypatch.setattr(family, "encode", encode)
     shares, sizes = kept_windows.kept_shares(family, ["learned", "random"], long=False, num_videos=2, folder=tmp_path)
     assert sum(sizes) == pytest.approx(1)
     assert shares["learned", 1.0] == shares["random", 1.0] == [1, 1, 1]

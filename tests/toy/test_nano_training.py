@@ -143,7 +143,9 @@ def test_the_connectors_last_matrix_is_all_that_the_probe_leaves_out(family):
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8))
     last = family.model.model.multi_modal_projector.image_projector.down_proj
     with torch.no_grad():
-        whole = family.encode_video(family.preprocess(frames), keep_ratio=1.0, scorer="none").visual_tokens
+        whole = family.encode(
+            family.preprocess(frames), family.settings.override(keep_ratio=1.0, scorer="none")
+        ).visual_tokens
         torch.testing.assert_close(last(connector_features(family, frames)), whole)
     assert not last._forward_pre_hooks
 
@@ -195,7 +197,7 @@ def test_four_stages_leave_a_model_that_answers(tmp_path, small):
     assert (family.settings.keep_ratio, family.settings.prune_layer) == (0.5, 3)
     assert str(tmp_path) not in (out / "stts.json").read_text()
     frames = torch.zeros((4, 96, 96, 3), dtype=torch.uint8)
-    encoded = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned")
+    encoded = family.encode(family.preprocess(frames), family.settings.override(keep_ratio=0.5, scorer="learned"))
     assert encoded.keep_mask.sum() == 32
     # each stage went on from the one before: what it leaves alone is bit for bit what that left
     states = {name: load_family(out / "stages" / f"nano-{name}").model.state_dict() for name in ("start", *nano.STAGES)}

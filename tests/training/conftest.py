@@ -75,7 +75,9 @@ def alone(family, clip, conversation, keep_ratio=1.0, scorer="none"):
     """Return the summed loss of one conversation by the stock model and its own mask, a video and a text at a time."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    encoded = family.encode_video(family.preprocess(clip.frames), keep_ratio=keep_ratio, scorer=scorer)
+    encoded = family.encode(
+        family.preprocess(clip.frames), family.settings.override(keep_ratio=keep_ratio, scorer=scorer)
+    )
     prompt = family.build_prompt(list(clip.timestamps_s), "?", encoded.keep_mask)
     ids, is_answer = written_out(family, conversation)
     n = prompt.num_prefix

@@ -38,7 +38,9 @@ def trainable(family):
 
 def logits(family, **settings):
     frames = torch.randint(0, 256, (4, 24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    encoded = family.encode_video(family.preprocess(frames), **{"keep_ratio": 0.5, "scorer": "learned", **settings})
+    encoded = family.encode(
+        family.preprocess(frames), family.settings.override(**{"keep_ratio": 0.5, "scorer": "learned", **settings})
+    )
     ids = torch.arange(6)[None]
     said = family.model(input_ids=ids, use_cache=False).logits
     return encoded.visual_tokens, said

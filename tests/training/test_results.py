@@ -13,13 +13,13 @@ from stts_cli import profiling
 from stts_cli.engine import pipeline
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
-from stts_cli.families.settings import PruneSettings
 from stts_cli.media import video
+from stts_cli.settings import Pruning
 from stts_cli.training.adapters import add_lora
 from stts_cli.training.results import load_weights, read_weights, write_checkpoint
 from tests.families.conftest import save_released
 
-SETTINGS = PruneSettings(prune_layer=2, keep_ratio=0.3, bias_rescale="frame", prune_from_frame=1, scorer="learned")
+SETTINGS = Pruning(prune_layer=2, keep_ratio=0.3, bias_rescale="frame", prune_from_frame=1, scorer="learned")
 KINDS = ("scorer", "lora", "full")
 WHOLE = "model.safetensors"
 
@@ -48,7 +48,9 @@ def encoded(family):
     size = family.frame_size
     frames = torch.randint(0, 256, (4, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        out = family.encode_video(family.preprocess(frames), keep_ratio=0.5, scorer="learned", prune_layer=2)
+        out = family.encode(
+            family.preprocess(frames), family.settings.override(keep_ratio=0.5, scorer="learned", prune_layer=2)
+        )
         said = family.model(input_ids=torch.arange(8)[None], use_cache=False).logits
     return out.scores, out.visual_tokens, said
 

@@ -123,9 +123,9 @@ def test_dropped_windows_get_no_gradient_behind_the_scoring(family, monkeypatch)
     tower = family.model.model.vision_tower.layers
     # the soft bias is applied in the block after `prune_layer`; what it returns is where windows part
     family.settings = type(family.settings)(prune_layer=2, bias_rescale="off", scorer="learned")
-    original = family.encode_video
+    original = family.encode
 
-    def encode(patches, **options):
+    def encode(*arguments, **options):
         import stts_cli.pruning.pruned_vit as vit
 
         pack = vit.pack
@@ -136,9 +136,9 @@ def test_dropped_windows_get_no_gradient_behind_the_scoring(family, monkeypatch)
             return pack(x, keep)
 
         monkeypatch.setattr(vit, "pack", keep_input)
-        return original(patches, **options)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(family, "encode_video", encode)
+    monkeypatch.setattr(family, "encode", encode)
     assert len(tower) > 4
     TrainingModel(family)([noise_clip(5, TALKS[:2])], 0.5).lm_sum.backward()
     reached = seen["hidden"].grad.abs().sum(-1) > 0
@@ -205,19 +205,19 @@ def test_the_scorers_gradient_is_bounded_by_window(family, batch):
     bounded, free = (TrainingModel(family, clamp_scorer_gradient=on) for on in (True, False))
     pulls = []
     for model in (bounded, free):
-        original = family.encode_video
+        original = family.encode
         held = {}
 
-        def encode(patches, original=original, held=held, **options):
-            out = original(patches, **options)
+        def encode(*arguments, original=original, held=held, **options):
+            out = original(*arguments, **options)
             out.scores.register_hook(lambda g: held.update(before=g.clone()))
             held["scores"] = out.scores
             out.scores.retain_grad()
             return out
 
-        family.encode_video = encode
+        family.encode = encode
         (1000 * model(batch, 0.5).lm_sum).backward()
-        family.encode_video = original
+        family.encode = original
         pulls.append((held["before"], held["scores"].grad))
     (raw, kept), (same_raw, unbounded) = pulls
     limit = 1 / raw.numel()
@@ -230,15 +230,15 @@ def test_the_scorers_gradient_is_bounded_by_window(family, batch):
 def test_the_trainers_bound_is_that_of_the_whole_step(family, batch):
     """Not of the forward pass, or accumulation and processes would change what the scorer learns."""
     held = {}
-    original = family.encode_video
+    original = family.encode
 
-    def encode(patches, **options):
-        out = original(patches, **options)
+    def encode(*arguments, **options):
+        out = original(*arguments, **options)
         out.scores.retain_grad()
         held["scores"] = out.scores
         return out
 
-    family.encode_video = encode
+    family.encode = encode
     model = TrainingModel(family, clamp_scorer_gradient=True)
     (1000 * model(batch, 0.5, score_bound=0.0025).lm_sum).backward()
     assert float(held["scores"].grad.abs().max()) == pytest.approx(0.0025)
@@ -296,7 +296,9 @@ def test_right_is_what_generation_answers(nano, keep_ratio, scorer):
         talks = clip.conversations[:5]
         clip = type(clip)(clip.frames, clip.timestamps_s, talks, clip.name)
         right += TrainingModel(nano)([clip], keep_ratio, scorer=scorer).right.tolist()
-        encoded = nano.encode_video(nano.preprocess(clip.frames), keep_ratio=keep_ratio, scorer=scorer)
+        encoded = nano.encode(
+            nano.preprocess(clip.frames), nano.settings.override(keep_ratio=keep_ratio, scorer=scorer)
+        )
         for talk in talks:
             ((asked, answer),) = talk.turns
             prompt = nano.build_prompt(list(clip.timestamps_s), asked, encoded.keep_mask)

@@ -1,0 +1,383 @@
+"""What a model family is to the rest of the program: frames and a question in, visual tokens and a prompt out.
+
+`Family` stands between a stock transformers model and the method. It does what every family needs: the pruned ViT, the
+prompt without the placeholders of dropped windows, conversations for training. A family's own file gives it the stock
+modules and the words. No module of the stock model is changed; its vision encoder dispatches its attention to ours.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stts_cli.cost.savings import ModelShape
+from stts_cli.errors import InputError
+from stts_cli.families import words
+from stts_cli.families.attention import use_registered_attention
+from stts_cli.families.checkpoints import Checkpoint
+from stts_cli.families.frames import FrameProcessor
+from stts_cli.pruning import TokenScorer, prune_and_encode, shrink_placeholders, window_index
+from stts_cli.settings import Execution, Layout, Pruning
+from stts_cli.settings import clamp_note as _clamp_note
+
+_CHUNK_PATCHES = 16_384  # patches that go through a block at once when no gradient is needed
+
+
+@dataclass
+class EncodedVideo:
+    """The visual tokens of one or more videos.
+
+    Attributes:
+        visual_tokens: (V, D of the language model), frame after frame.
+        keep_mask: bool (T, W), True = kept.
+        seconds: by stage: "vit_dense" (patch embedding included), "score_select_pack", "vit_packed", "connector".
+        scorer: who scored, "none" where nothing was dropped.
+        kernel: attention kernel of the packed blocks, "dense" where nothing was dropped.
+        kernel_reason: why that one.
+        packed_patches: patches of each frame that the ViT's packed blocks ran on; all where nothing was dropped.
+        scores: float32 (T, W), or None where nothing was scored.
+        scored_hidden: (T, N, D) what was scored; only if asked for.
+    """
+
+    visual_tokens: Tensor
+    keep_mask: Tensor
+    seconds: dict[str, float]
+    scorer: str
+    kernel: str = "dense"
+    kernel_reason: str = ""
+    packed_patches: list[int] = field(default_factory=list)
+    scores: Tensor | None = None
+    scored_hidden: Tensor | None = None
+
+
+@dataclass
+class Prompt:
+    """A prompt for the language model, without the placeholders of dropped windows.
+
+    Attributes:
+        input_ids: int64 (1, L).
+        mm_token_type_ids: int64 (1, L), 1 for the tokens of the video.
+        num_prefix: tokens before the user's turn; the same for every question about the video in the same context.
+        dense_length: L before anything was deleted.
+    """
+
+    input_ids: Tensor
+    mm_token_type_ids: Tensor
+    num_prefix: int
+    dense_length: int
+
+
+class Family(ABC):
+    """A loaded video VLM with the method built in.
+
+    Args:
+        model: the stock transformers model.
+        tokenizer: its tokenizer.
+        scorer: the learned scorer, or None.
+        frames: from pixels to patches.
+        settings: how it was trained to be pruned.
+        model_name: what to call it in reports.
+        is_demonstration: True for the embedded model of the procedural world.
+        notes: what a user should know about how it was loaded.
+
+    Attributes:
+        video_tag: what stands for the video in the chat template's text.
+        placeholder: the token of one window.
+        visual_words: the tokens of a video, placeholders and marks.
+        chain: what it was loaded from, the whole model last; empty for one made here.
+        window_index: int64 (W, P), patches of each window.
+    """
+
+    video_tag: str
+    placeholder: str
+    visual_words: tuple[str, ...]
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        scorer: TokenScorer | None,
+        frames: FrameProcessor,
+        settings: Pruning,
+        model_name: str,
+        is_demonstration: bool = False,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.model, self.tokenizer, self.scorer = model, tokenizer, scorer
+        self.frames, self.settings = frames, settings
+        self.model_name, self.is_demonstration = model_name, is_demonstration
+        self.chain: Sequence[Checkpoint] = ()
+        self.notes = list(notes)
+        use_registered_attention(model)
+        self.window_index = window_index(*frames.grid, *frames.pool).to(model.device)
+
+    @property
+    @abstractmethod
+    def vit_blocks(self) -> list[nn.Module]:
+        """Blocks of the ViT in order, up to the deepest that the connector reads."""
+
+    @property
+    @abstractmethod
+    def idle_vit_blocks(self) -> list[nn.Module]:
+        """Blocks of the ViT that nothing reads."""
+
+    @property
+    @abstractmethod
+    def taps(self) -> list[int]:
+        """Blocks whose outputs the connector reads, 0-based, in its order."""
+
+    @property
+    @abstractmethod
+    def scorer_sizes(self) -> dict[str, int]:
+        """Arguments of a `TokenScorer` for this ViT."""
+
+    @abstractmethod
+    def embed(self, patches: Tensor) -> Tensor:
+        """Turn patches (T, N, patch_dim) into what block 0 takes, (T, N, D)."""
+
+    @abstractmethod
+    def run_block(self, number: int, hidden: Tensor) -> Tensor:
+        """Run one stock block on (B, S, D)."""
+
+    @abstractmethod
+    def connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
+        """Turn features (M, D * taps) of kept patches and their table (V, P) into visual tokens (V, D of the LM)."""
+
+    @abstractmethod
+    def video_text(self, timestamps_s: Sequence[float]) -> str:
+        """Word a video: marks, times and a placeholder a window."""
+
+    @abstractmethod
+    def shape(self) -> ModelShape:
+        """Return the sizes that FLOPs depend on."""
+
+    @property
+    def layout(self) -> Layout:
+        """How frames are cut."""
+        return Layout(self.frames.size, self.frames.grid, self.frames.pool)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return self.frames.size
+
+    @property
+    def resample(self) -> str:
+        """Filter that frames are resized with: "bilinear" or "bicubic"."""
+        return self.frames.resample
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        given = getattr(self.model.generation_config, "eos_token_id", None)
+        given = self.tokenizer.eos_token_id if given is None else given
+        return [given] if isinstance(given, int) else list(given)
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Turn frames into patches.
+
+        Args:
+            frames: uint8 (T, H, W, 3).
+
+        Returns:
+            (T, N, patch_size^2 * 3) in the model's dtype and on its device.
+
+        Raises:
+            InputError: frames of another kind.
+        """
+        return self.frames(frames, self.model.dtype, self.model.device)
+
+    def encode(
+        self,
+        patches: Tensor,
+        pruning: Pruning,
+        *,
+        video_lengths: list[int] | None = None,
+        execution: Execution | None = None,
+    ) -> EncodedVideo:
+        """Turn patches into the visual tokens of kept windows.
+
+        Args:
+            patches: (T, N, patch_dim) from `preprocess`, the videos of a batch one after the other.
+            pruning: who scores and how much stays; at keep ratio 1 the stock modules run untouched.
+            video_lengths: frames of each video; None for one video.
+            execution: how it runs.
+
+        Returns:
+            The visual tokens, differentiable where gradients are on.
+
+        Raises:
+            InputError: a setting that cannot be honoured, or no learned scorer where one is asked for.
+        """
+        if pruning.scorer == "learned" and self.scorer is None:
+            raise InputError(
+                f"{self.model_name} has no trained scorer -> choose temporal, reference, random, tome or none"
+            )
+        execution = execution or Execution()
+        if execution.chunk_frames is None and not torch.is_grad_enabled():
+            execution = execution.in_chunks(max(1, _CHUNK_PATCHES // patches.shape[1]))
+        try:
+            vit = prune_and_encode(
+                self, patches, video_lengths or [len(patches)], pruning, self.layout, self.window_index,
+                learned=self.scorer, execution=execution,
+            )  # fmt: skip
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        started = self._clock()
+        visual_tokens = self.connect(vit.features, vit.pool_index)
+        return EncodedVideo(
+            visual_tokens,
+            vit.plan.keep_mask,
+            {**vit.seconds, "connector": self._clock() - started},
+            scorer="none" if vit.kernel == "dense" else pruning.scorer,
+            kernel=vit.kernel,
+            kernel_reason=vit.kernel_reason,
+            packed_patches=vit.packed_patches,
+            scores=vit.plan.scores,
+            scored_hidden=vit.scored_hidden,
+        )
+
+    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor, *, context: str = "") -> Prompt:
+        """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
+
+        Args:
+            timestamps_s: time of each frame in seconds; T of them.
+            question: the user's text.
+            keep_mask: bool (T, W), True = kept.
+            context: text between the video and the user's turn, where Molmo2's evaluation puts subtitles; a part of
+                the prefix.
+
+        Returns:
+            The prompt, on the CPU.
+
+        Raises:
+            InputError: the times do not fit the frames, or the prompt is longer than the model can take.
+        """
+        if len(timestamps_s) != len(keep_mask):
+            raise InputError(f"{len(timestamps_s)} timestamps for {len(keep_mask)} frames -> one a frame")
+        head, tail = self._chat_text(self.quote(question))
+        context = self.quote(context, "text before the question")
+        prefix_ids = self.tokenize(head + self.video_text(timestamps_s) + context)
+        dense = torch.tensor(prefix_ids + self.tokenize(tail))
+        try:
+            ids, index = shrink_placeholders(dense, self._token_id(self.placeholder), keep_mask.cpu())
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        limit = self.model.config.text_config.max_position_embeddings
+        if len(ids) > limit:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens, the model takes {limit} -> use fewer frames or a lower keep ratio"
+            )
+        visual = torch.tensor([self._token_id(token) for token in self.visual_words])
+        return Prompt(ids[None], torch.isin(ids, visual).long()[None], int(index[: len(prefix_ids)].sum()), len(dense))
+
+    def video_prefix(self, timestamps_s: list[float], keep_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Word a prompt up to the end of its video, for training.
+
+        Args:
+            timestamps_s: time of each frame in seconds; T of them.
+            keep_mask: bool (T, W), True = kept.
+
+        Returns:
+            (ids int64 (L,), is_visual bool (L,)).
+        """
+        prompt = self.build_prompt(timestamps_s, "?", keep_mask)
+        end = prompt.num_prefix
+        return prompt.input_ids[0, :end], prompt.mm_token_type_ids[0, :end].bool()
+
+    def conversation_ids(self, turns: Sequence[tuple[str, str]], context: str = "") -> tuple[list[int], list[bool]]:
+        """Word what follows the video: the user's turns and the answers, tokenized apart as they come at inference.
+
+        Args:
+            turns: (what the user says, what the model should answer), in order.
+            context: text between the video and the first turn.
+
+        Returns:
+            (token ids, of each whether the model has to say it: the answers and the token that ends them).
+
+        Raises:
+            InputError: the chat template rewrites answers.
+        """
+        so_far = ""
+        ids = self.tokenize(self.quote(context, "text before the question"))
+        is_answer = [False] * len(ids)
+        messages: list[dict[str, Any]] = []
+        ends = [self.tokenizer.convert_ids_to_tokens(k) for k in self.eos_token_ids]
+        for question, answer in turns:
+            question, answer = self.quote(question), self.quote(answer, "answer")
+            content = [{"type": "text", "text": question}]
+            messages.append({"role": "user", "content": content if messages else [{"type": "video"}, *content]})
+            asked = self._render(messages, True)
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+            closed = self._render(messages, False)
+            if not asked.startswith(so_far) or not closed.startswith(asked + answer):
+                raise InputError(
+                    f"the chat template of {self.model_name} rewrites answers ('{answer[:40]}') -> "
+                    "strip blanks around them, or use a checkpoint whose template leaves them as they are"
+                )
+            prompt = asked[len(so_far) :] if so_far else asked.partition(self.video_tag)[2]
+            end = next((e for e in ends if closed[len(asked + answer) :].startswith(e)), "")
+            so_far = asked + answer + end
+            prompt_ids = self.tokenize(prompt)
+            answer_ids = [*self.tokenize(answer), self.tokenizer.convert_tokens_to_ids(end or ends[0])]
+            ids += prompt_ids + answer_ids
+            is_answer += [False] * len(prompt_ids) + [True] * len(answer_ids)
+        return ids, is_answer
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, nothing added, quoted words as characters; see `words.tokenize`."""
+        return words.tokenize(self.tokenizer, text)
+
+    def quote(self, text: str, name: str = "question") -> str:
+        """Mark what looks like a special token in a person's words; see `words.quote`."""
+        return words.quote(self.tokenizer, text, name, self.video_tag)
+
+    def _chat_text(self, question: str) -> tuple[str, str]:
+        """Return the text before and after the video."""
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        head, _, tail = self._render([{"role": "user", "content": content}], True).partition(self.video_tag)
+        start = self.tokenizer.bos_token or self.tokenizer.eos_token
+        return head if head.startswith(start) else start + head, tail
+
+    def _render(self, messages: list[dict[str, Any]], ask: bool) -> str:
+        """Return a conversation as text, the video as its tag; `ask` ends it with the words that make models answer."""
+        if self.tokenizer.chat_template:
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+            return text if self.video_tag in text else self.video_tag + text  # Molmo2 has the video first
+        text = self.video_tag
+        for message in messages:
+            content = "".join(part.get("text", "") for part in message["content"])
+            text += f"<|im_start|>{message['role']}\n{content}<|im_end|>\n"
+        return text + ("<|im_start|>assistant\n" if ask else "")
+
+    def _token_id(self, token: str) -> int:
+        number: int = self.tokenizer.convert_tokens_to_ids(token)
+        return number
+
+    def _clock(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
+
+
+def clamp_note(family: Family, num_frames: int, keep_ratio: float, scorer: str) -> str:
+    """Say that a video keeps more than was asked.
+
+    Args:
+        family: the model.
+        num_frames: T of the video.
+        keep_ratio: fraction of windows kept.
+        scorer: one of `settings.SCORERS`.
+
+    Returns:
+        A line for the user, empty where the budget is met.
+    """
+    first = family.settings.prune_from_frame
+    return _clamp_note(num_frames, family.layout.num_windows, keep_ratio, first, merges=scorer == "tome")

@@ -1,0 +1,306 @@
+"""What travels through the whole program: how windows are pruned, how frames are cut, how it runs, and the budget.
+
+Frozen and without torch, so that every room may import it. Source of the method: arXiv 2603.18004.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stts_cli.errors import InputError, suggest
+
+SCORERS = {
+    "learned": "the paper's scorer, trained with the model",
+    "temporal": "training-free: change since the previous frame",
+    "reference": "training-free: change since the frame in which that position last changed",
+    "random": "seeded noise",
+    "tome": "no scores: merges similar windows of a frame instead of dropping any",
+    "none": "dense: nothing is dropped",
+}
+KERNELS = ("auto", "flash_attn", "torch_varlen", "sdpa", "eager")
+BIAS_RESCALES = ("row", "frame", "off")
+BIAS_FLOOR = math.exp(-2)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How windows are chosen. A checkpoint carries one, the one it was trained with; what a user gives overrides it.
+
+    Attributes:
+        prune_layer: 0-based ViT block after which windows are scored.
+        keep_ratio: fraction of windows kept, in (0, 1].
+        bias_rescale: "row" or "frame" for the soft bias on attention keys, "off" for none.
+        bias_floor: what a row's or frame's lowest score is stretched to, in (0, 1]; its logarithm is the lowest bias.
+        prune_from_frame: frames that the budget leaves out; a video of no more frames is not pruned.
+        refill_lone_frames: a frame that packing into bins would leave alone runs whole; only its kept windows go on.
+        scorer: one of `SCORERS`.
+        seed: for the random scorer.
+
+    Raises:
+        InputError: a value that means nothing.
+    """
+
+    prune_layer: int = 3
+    keep_ratio: float = 0.5
+    bias_rescale: str = "row"
+    bias_floor: float = BIAS_FLOOR
+    prune_from_frame: int = 0
+    refill_lone_frames: bool = False
+    scorer: str = "temporal"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_keep_ratio(self.keep_ratio)
+        if self.scorer not in SCORERS:
+            raise InputError(f"scorer '{self.scorer}' is unknown{suggest(self.scorer, SCORERS)}")
+        if self.bias_rescale not in BIAS_RESCALES:
+            raise InputError(
+                f"bias rescale '{self.bias_rescale}' is unknown{suggest(self.bias_rescale, BIAS_RESCALES)}"
+            )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what a checkpoint stores: everything but the seed, which belongs to a run."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "seed"}
+
+    @property
+    def merges(self) -> bool:
+        """Whether windows are merged into others of their frame, so that at least one of each frame stays."""
+        return self.scorer == "tome"
+
+    def override(self, **given: object) -> Pruning:
+        """Return a copy with the values that were given; None means not given."""
+        return dataclasses.replace(self, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+    def num_dropped(self, num_units: int, num_windows: int) -> int:
+        """Count the windows that one video drops; 0 where nothing is scored. See `num_dropped`."""
+        if self.scorer == "none":
+            return 0
+        return num_dropped(num_units, num_windows, self.keep_ratio, self.prune_from_frame, merges=self.merges)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the frames of a video are cut.
+
+    Attributes:
+        frame_size: height and width of a frame in pixels.
+        grid: patch rows and columns of a frame.
+        window: patch rows and columns of a window.
+    """
+
+    frame_size: tuple[int, int]
+    grid: tuple[int, int]
+    window: tuple[int, int]
+
+    @property
+    def num_patches(self) -> int:
+        """N, patches of a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def window_grid(self) -> tuple[int, int]:
+        """Window rows and columns of a frame; windows at the border may be cut."""
+        return -(-self.grid[0] // self.window[0]), -(-self.grid[1] // self.window[1])
+
+    @property
+    def num_windows(self) -> int:
+        """W, windows of a frame."""
+        return self.window_grid[0] * self.window_grid[1]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the pruned ViT runs; changes memory and time, never what comes out.
+
+    Attributes:
+        kernel: attention of the packed blocks, one of `KERNELS`; "eager" for the dense blocks too.
+        chunk_frames: frames that go through the blocks at once; None to choose: all with gradient, else bounded.
+        checkpoint: keep no activations of a block; run it again in the backward pass.
+        keep_scored: also return what was scored, for the temporal loss.
+    """
+
+    kernel: str = "auto"
+    chunk_frames: int | None = None
+    checkpoint: bool = False
+    keep_scored: bool = False
+
+    def in_chunks(self, frames: int) -> Execution:
+        """Return a copy that runs on at most this many frames at a time."""
+        return dataclasses.replace(self, chunk_frames=frames)
+
+
+def check_keep_ratio(keep_ratio: float) -> None:
+    """Refuse a keep ratio that means nothing.
+
+    Args:
+        keep_ratio: fraction of windows kept.
+
+    Raises:
+        InputError: it is not in (0, 1].
+    """
+    if not (isinstance(keep_ratio, int | float) and math.isfinite(keep_ratio) and 0.0 < keep_ratio <= 1.0):
+        raise InputError(f"--keep-ratio {keep_ratio:g}: must be greater than 0 and at most 1.")
+
+
+def check_prune_layer(prune_layer: int, num_blocks: int) -> None:
+    """Refuse a prune layer that leaves no block to run on fewer windows.
+
+    Args:
+        prune_layer: 0-based ViT block after which windows are scored.
+        num_blocks: ViT blocks that run, up to the deepest that the connector reads.
+
+    Raises:
+        InputError: it is not in [0, num_blocks - 3].
+    """
+    if not 0 <= prune_layer <= num_blocks - 3:
+        raise InputError(
+            f"--prune-layer {prune_layer}: must be 0 to {num_blocks - 3}; {num_blocks} ViT blocks run, the next one on "
+            "all windows and at least one more on the kept ones."
+        )
+
+
+def num_asked(num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int) -> int:
+    """Count the windows that a keep ratio asks one video to drop.
+
+    Args:
+        num_frames: T of this video, >= 1.
+        num_windows: W a frame.
+        keep_ratio: fraction of windows kept, in (0, 1].
+        prune_from_frame: frames that the budget leaves out, >= 0; a video of no more frames drops nothing.
+
+    Returns:
+        int(W * (1 - keep_ratio) * max(0, T - prune_from_frame)).
+
+    Raises:
+        InputError: keep_ratio is outside (0, 1].
+
+    Source: arXiv 2603.18004, token selection. The published code multiplies in float32 and truncates.
+    """
+    check_keep_ratio(keep_ratio)
+    return int(_float32(_float32(num_windows * (1.0 - keep_ratio)) * max(0, num_frames - prune_from_frame)))
+
+
+def num_dropped(
+    num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int = 0, *, merges: bool = False
+) -> int:
+    """Count the windows that one video drops: as many as asked, but never one of the first frame.
+
+    Args:
+        num_frames: as for `num_asked`.
+        num_windows: as for `num_asked`.
+        keep_ratio: as for `num_asked`.
+        prune_from_frame: as for `num_asked`.
+        merges: windows of a frame are merged into each other, so that at least one of each frame stays.
+
+    Returns:
+        Windows to drop, 0 for a single frame.
+
+    Raises:
+        InputError: keep_ratio is outside (0, 1].
+    """
+    asked = num_asked(num_frames, num_windows, keep_ratio, prune_from_frame)
+    return min(asked, (num_windows - merges) * (num_frames - 1))
+
+
+def clamp_note(num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int, *, merges: bool) -> str:
+    """Say that a video keeps more than was asked; the arguments are those of `num_dropped`.
+
+    Returns:
+        A line for the user, empty where the budget is met.
+    """
+    asked = num_asked(num_frames, num_windows, keep_ratio, prune_from_frame)
+    dropped = num_dropped(num_frames, num_windows, keep_ratio, prune_from_frame, merges=merges)
+    if dropped == asked:
+        return ""
+    total = num_frames * num_windows
+    frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
+    stays = "the first frame always stays, and a window of every other" if merges else "the first frame always stays"
+    return (
+        f"keep ratio {keep_ratio:g} of {frames}: {stays}, so {total - dropped} of {total} windows were kept instead of "
+        f"{total - asked}"
+    )
+
+
+def first_fit_descending(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Put items into as few bins as first-fit-descending finds.
+
+    Args:
+        lengths: size of each item, 0 to skip it.
+        capacity: size of a bin.
+
+    Returns:
+        The items' positions, one list a bin; equal sizes keep their order.
+
+    Raises:
+        ValueError: an item is larger than a bin.
+
+    Source: arXiv 2603.18004, packing.
+    """
+    if max(lengths, default=0) > capacity:
+        raise ValueError(f"a frame keeps {max(lengths)} patches, a bin holds {capacity}: bins must hold a whole frame")
+    bins: list[list[int]] = []
+    free: list[int] = []
+    for item in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]):
+        place = next((b for b, room in enumerate(free) if room >= lengths[item]), len(bins))
+        if place == len(bins):
+            bins.append([])
+            free.append(capacity)
+        bins[place].append(item)
+        free[place] -= lengths[item]
+    return bins
+
+
+def lone_frames(lengths: list[int], capacity: int) -> list[int]:
+    """Return the frames that first-fit-descending leaves alone in their bins; see `first_fit_descending`."""
+    return [frames[0] for frames in first_fit_descending(lengths, capacity) if len(frames) == 1]
+
+
+def _float32(value: float) -> float:
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+def resolve_scorer(
+    scorer: str, *, model: str, trained_with: str, has_learned: bool, keep_ratios: Sequence[float] = ()
+) -> tuple[str, list[str]]:
+    """Decide who scores the windows.
+
+    Args:
+        scorer: "auto", or one of `SCORERS`.
+        model: what to call the checkpoint.
+        trained_with: the scorer of its settings.
+        has_learned: whether it carries a learned scorer.
+        keep_ratios: fractions of windows kept that the user gave.
+
+    Returns:
+        One of `SCORERS` ("auto" is the learned one where there is one, else what the checkpoint was trained with, else
+        temporal), and notes for the user.
+
+    Raises:
+        InputError: an unknown scorer, or the learned one of a checkpoint that has none.
+    """
+    notes = []
+    if scorer == "auto":
+        scorer = "learned" if has_learned else "temporal" if trained_with == "learned" else trained_with
+        if scorer == "temporal":
+            notes.append("this checkpoint has no learned scorer: the training-free temporal scorer is used")
+    if scorer not in SCORERS:
+        known = ["auto", *SCORERS]
+        hint = suggest(scorer, known)
+        raise InputError(
+            f"--scorer {scorer}: must be {', '.join(known[:-1])} or {known[-1]}"
+            f"{hint if 'did you mean' in hint else '.'}"
+        )
+    if scorer == "learned" and not has_learned:
+        others = [name for name in SCORERS if name != "learned"]
+        raise InputError(
+            f"--scorer learned: {model} has no learned scorer; must be {', '.join(others[:-1])} or {others[-1]}."
+        )
+    if scorer == "none":
+        notes += [
+            f"scorer none keeps every window: keep ratio {ratio:g} has no effect" for ratio in keep_ratios if ratio < 1
+        ]
+    return scorer, notes
