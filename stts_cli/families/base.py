@@ -244,6 +244,16 @@ class Family(ABC):
             scored_hidden=vit.scored_hidden,
         )
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Let the language model's layers run again in the backward pass; of the ViT, `Execution.checkpoint` decides.
+
+        A block that runs again by itself would not know what it attends over.
+        """
+        self.model.activation_checkpointing_enable({"use_reentrant": False})
+        self.model.enable_input_require_grads()
+        for block in (*self.vit_blocks, *self.idle_vit_blocks):
+            block.gradient_checkpointing = False  # type: ignore[assignment]
+
     def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor, *, context: str = "") -> Prompt:
         """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
 

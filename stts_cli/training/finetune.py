@@ -269,8 +269,7 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
     for block in family.idle_vit_blocks:
         block.requires_grad_(False)
     if settings.gradient_checkpointing:
-        family.model.activation_checkpointing_enable({"use_reentrant": False})
-        family.model.enable_input_require_grads()
+        family.enable_gradient_checkpointing()
     return family, had_scorer
 
 

@@ -56,6 +56,7 @@ class Family:
         self.spend = spend
         self.scorer = object() if scorer else None
         self.settings = Pruning(prune_layer=3, keep_ratio=0.5)
+        self.layout = SimpleNamespace(num_windows=WINDOWS)
         self.encoded: list[dict] = []
 
     def preprocess(self, frames):

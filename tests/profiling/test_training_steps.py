@@ -56,7 +56,7 @@ def test_the_flops_of_a_step_agree_with_torch(arm, monkeypatch):
     monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", 0)  # frames of one length a group: no padding
     model, clip = trainee(architecture=TINY, kernel="eager")
     family = model.watched.family
-    family.model.set_attn_implementation("eager")
+    family.model.set_attn_implementation({"text_config": "eager", "adapter_config": "eager"})
     with FlopCounterMode(display=False) as counter:
         forward = model.forward(clip, arm)
         before = counter.get_total_flops()

@@ -251,8 +251,7 @@ def test_checkpointed_gradients_are_identical(base, batch, keep_ratio):
         family = load_family(base)
         model = TrainingModel(family, checkpoint_blocks=checkpointed).train()
         if checkpointed:
-            family.model.activation_checkpointing_enable({"use_reentrant": False})
-            family.model.enable_input_require_grads()
+            family.enable_gradient_checkpointing()
         step = model(batch, keep_ratio)
         found.append((step.lm_sum, gradients(model, step.lm_sum + step.temporal_sum)))
     (loss, plain), (again, recomputed) = found
