@@ -69,7 +69,8 @@ def ask(
         from stts_cli.engine import pipeline
 
         def draw(family: Any, clip: Any, keep_mask: Any) -> None:
-            regions = pictures.window_regions(family.window_index.cpu().numpy(), family.layout.grid, clip.frames.shape[1:3])
+            table, grid = family.window_index.cpu().numpy(), family.layout.grid
+            regions = pictures.window_regions(table, grid, clip.frames.shape[1:3])
             share = f"{family.model_name}: {keep_mask.float().mean():.0%} of the windows kept"
             pictures.save_kept(save_kept or "", clip.frames, clip.timestamps_s, keep_mask.numpy(), regions, share)
 
