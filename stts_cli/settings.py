@@ -128,10 +128,6 @@ class Execution:
     checkpoint: bool = False
     keep_scored: bool = False
 
-    def in_chunks(self, frames: int) -> Execution:
-        """Return a copy that runs on at most this many frames at a time."""
-        return dataclasses.replace(self, chunk_frames=frames)
-
 
 def check_keep_ratio(keep_ratio: float) -> None:
     """Refuse a keep ratio that means nothing.

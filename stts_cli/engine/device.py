@@ -1,4 +1,4 @@
-"""Where a run happens: choose the device, tell its time, measure its memory.
+"""Where a run happens: choose the device, measure its memory.
 
 A leaf: torch and the error tree only.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -40,13 +39,6 @@ def resolve_device(device: str) -> str:
             f"device is '{device}' -> {torch.cuda.device_count()} CUDA devices here -> --device cpu"
         )
     return device
-
-
-def clock(device: torch.device | str) -> float:
-    """Return the time in seconds once the device has finished what was asked of it."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def resident_bytes() -> int | None:

@@ -19,7 +19,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from stts_cli.engine.device import clock
+from stts_cli.pruning.stopwatch import clock
 
 
 @dataclass

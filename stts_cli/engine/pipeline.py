@@ -23,13 +23,14 @@ import torch
 from stts_cli import __version__, settings
 from stts_cli.cost import savings
 from stts_cli.engine import generate
-from stts_cli.engine.device import PeakMemory, clock, resolve_device
+from stts_cli.engine.device import PeakMemory, resolve_device
 from stts_cli.engine.generate import VideoPrefix, prefill_video
 from stts_cli.errors import InputError
 from stts_cli.families.base import clamp_note
 from stts_cli.media import video
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.media.video import Clip
+from stts_cli.pruning.stopwatch import clock
 
 if TYPE_CHECKING:
     from stts_cli.families.base import EncodedVideo, Family

@@ -41,7 +41,7 @@ def load_family(
         model: a checkpoint folder or a hub id.
         device: where the weights go.
         dtype: dtype of the weights.
-        attn_implementation: the stock model's attention, "sdpa" or "eager".
+        attn_implementation: attention of all but the vision encoder, whose own is ours: "sdpa" or "eager".
         trust_remote_code: let transformers run code that came with the checkpoint; off by default.
         revision: commit, branch or tag of a hub id; None for the newest.
 

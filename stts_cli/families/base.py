@@ -7,7 +7,7 @@ modules and the words. No module of the stock model is changed; its vision encod
 
 from __future__ import annotations
 
-import time
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from stts_cli.families.attention import use_registered_attention
 from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.pruning import TokenScorer, prune_and_encode, shrink_placeholders, window_index
+from stts_cli.pruning.stopwatch import Stopwatch
 from stts_cli.settings import Execution, Layout, Pruning
 from stts_cli.settings import clamp_note as _clamp_note
 
@@ -222,7 +223,7 @@ class Family(ABC):
             )
         execution = execution or Execution()
         if execution.chunk_frames is None and not torch.is_grad_enabled():
-            execution = execution.in_chunks(max(1, _CHUNK_PATCHES // patches.shape[1]))
+            execution = dataclasses.replace(execution, chunk_frames=max(1, _CHUNK_PATCHES // patches.shape[1]))
         try:
             vit = prune_and_encode(
                 self, patches, video_lengths or [len(patches)], pruning, self.layout, self.window_index,
@@ -230,12 +231,13 @@ class Family(ABC):
             )  # fmt: skip
         except ValueError as error:
             raise InputError(str(error)) from error
-        started = self._clock()
+        watch = Stopwatch(self.model.device, "connector")
         visual_tokens = self.connect(vit.features, vit.pool_index)
+        watch.lap("connector")
         return EncodedVideo(
             visual_tokens,
             vit.plan.keep_mask,
-            {**vit.seconds, "connector": self._clock() - started},
+            {**vit.seconds, **watch.seconds},
             scorer="none" if vit.kernel == "dense" else pruning.scorer,
             kernel=vit.kernel,
             kernel_reason=vit.kernel_reason,
@@ -370,11 +372,6 @@ class Family(ABC):
     def _token_id(self, token: str) -> int:
         number: int = self.tokenizer.convert_tokens_to_ids(token)
         return number
-
-    def _clock(self) -> float:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
-        return time.perf_counter()
 
 
 def clamp_note(family: Family, num_frames: int, keep_ratio: float, scorer: str) -> str:

@@ -20,10 +20,11 @@ import torch
 from stts_cli.config.architectures import Architecture
 from stts_cli.cost import estimate
 from stts_cli.engine import generate, pipeline
-from stts_cli.engine.device import PeakMemory, clock
+from stts_cli.engine.device import PeakMemory
 from stts_cli.media import video
 from stts_cli.media.resize import choose_filter
 from stts_cli.media.video import Clip
+from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Execution
 
 if TYPE_CHECKING:

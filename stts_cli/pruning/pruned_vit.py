@@ -10,7 +10,6 @@ this same function, and the blocks are always the stock model's own: only what t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from stts_cli.pruning.attention import Attention, attention_over, choose_kernel
 from stts_cli.pruning.packing import pack
 from stts_cli.pruning.plan import Plan, make_plan
+from stts_cli.pruning.stopwatch import Stopwatch
 from stts_cli.settings import Execution, Layout, Pruning, check_prune_layer
 
 
@@ -106,9 +106,10 @@ def prune_and_encode(
     """
     if sum(video_lengths) != len(patches):
         raise ValueError(f"video lengths add up to {sum(video_lengths)}, not to {len(patches)} frames: they must agree")
-    execution, scored, last = execution or Execution(), pruning.prune_layer, len(vit.vit_blocks)
+    execution, scored = execution or Execution(), pruning.prune_layer
+    run = _Run(vit, execution, scored, patches.device)
+    last = len(run.blocks)
     check_prune_layer(scored, last)
-    run = _Run(vit, execution, scored)
     step = execution.chunk_frames or len(patches)
     chunks = [slice(start, start + step) for start in range(0, len(patches), step)]
     if not any(pruning.num_dropped(length, layout.num_windows) for length in video_lengths):
@@ -117,15 +118,15 @@ def prune_and_encode(
         plan = Plan(every_TN[:, : layout.num_windows].clone(), every_TN, every_TN)
         return run.output(plan, {i: x.flatten(0, 1) for i, x in taps.items()}, taps.get(scored), window_index)
 
-    early = [run(range(scored + 1), vit.embed(patches[chunk])) for chunk in chunks]
-    hidden = _cat([x for x, _ in early])
-    run.lap("vit_dense")
+    parts, seen = zip(*[run(range(scored + 1), vit.embed(patches[chunk])) for chunk in chunks], strict=True)
+    hidden, dense_taps = _cat(parts), _join(seen)
+    del parts, seen  # hidden is held once while it is scored
+    run.watch.lap("vit_dense")
     plan = make_plan(hidden, pruning, layout, window_index, video_lengths, learned)
-    index = plan.kept_patches.reshape(-1).nonzero().squeeze(1)
-    dense_taps = {i: x.flatten(0, 1).index_select(0, index) for i, x in _join([taps for _, taps in early]).items()}
-    del early
+    kept = plan.kept_patches.reshape(-1)
+    dense_taps = {i: x.flatten(0, 1).index_select(0, kept.nonzero().squeeze(1)) for i, x in dense_taps.items()}
     run.choose_kernel(hidden)
-    run.lap("score_select_pack")
+    run.watch.lap("score_select_pack")
     packed_taps = _join([run.late(hidden[chunk], plan, chunk) for chunk in chunks])
     return run.output(plan, {**dense_taps, **packed_taps}, hidden if execution.keep_scored else None, window_index)
 
@@ -133,18 +134,17 @@ def prune_and_encode(
 class _Run:
     """Run blocks of one video encoder, and note what the connector reads, which kernel ran and how long it took."""
 
-    def __init__(self, vit: Vit, execution: Execution, scored: int) -> None:
-        self.vit, self.execution, self.scored = vit, execution, scored
+    def __init__(self, vit: Vit, execution: Execution, scored: int, device: torch.device) -> None:
+        self.vit, self.execution, self.scored, self.blocks = vit, execution, scored, vit.vit_blocks
         self.noted = {*vit.taps, *([scored] if execution.keep_scored else [])}
         self.kernel, self.kernel_reason = "dense", ""
-        self.seconds = {"vit_dense": 0.0, "score_select_pack": 0.0, "vit_packed": 0.0}
-        self.last_lap = time.perf_counter()
+        self.watch = Stopwatch(device, "vit_dense", "score_select_pack", "vit_packed")
 
     def __call__(
         self, which: Sequence[int], x: Tensor, attention: Attention | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Run some blocks; returns their output and those of the noted ones among them."""
-        if attention is None and (self.execution.kernel == "eager" or self._is_slow_sdpa(x)):
+        if attention is None and self._is_explicit(x):
             attention = Attention("eager")
         taps = {}
         for number in which:
@@ -163,22 +163,24 @@ class _Run:
     def late(self, x_TND: Tensor, plan: Plan, chunk: slice) -> dict[int, Tensor]:
         """Run what comes after scoring on a chunk of frames; returns the noted outputs of kept patches."""
         bias_TN = None if plan.bias is None else plan.bias[chunk]
-        explicit = self.execution.kernel == "eager" or self._is_slow_sdpa(x_TND)
-        biased = None if bias_TN is None else Attention("eager" if explicit else "sdpa", key_bias=bias_TN)
+        kernel = "eager" if self._is_explicit(x_TND) else "sdpa"
+        biased = None if bias_TN is None else Attention(kernel, key_bias=bias_TN)
         x_TND, _ = self([self.scored + 1], x_TND, biased)
-        self.lap("vit_dense")
+        self.watch.lap("vit_dense")
         if plan.merge is not None:
             x_TND = plan.merge(x_TND, chunk)
         packed = pack(x_TND, plan.present_patches[chunk])
         if not packed.lengths:
             return {}
-        kept = plan.kept_patches[chunk].reshape(-1)[packed.index].nonzero().squeeze(1)
-        self.lap("score_select_pack")
+        self.watch.lap("score_select_pack")
         attention = Attention(self.kernel, packed)
-        _, taps = self(range(self.scored + 2, len(self.vit.vit_blocks)), packed.tokens[None], attention)
+        _, taps = self(range(self.scored + 2, len(self.blocks)), packed.tokens[None], attention)
         if self.scored + 1 in self.noted:
             taps[self.scored + 1] = packed.tokens[None]
-        self.lap("vit_packed")
+        self.watch.lap("vit_packed")
+        if plan.present_patches is plan.kept_patches:
+            return {number: x[0] for number, x in taps.items()}
+        kept = plan.kept_patches[chunk].reshape(-1)[packed.index].nonzero().squeeze(1)
         return {number: x[0].index_select(0, kept) for number, x in taps.items()}
 
     def choose_kernel(self, hidden: Tensor) -> None:
@@ -190,22 +192,17 @@ class _Run:
     ) -> VitOutput:
         features = torch.cat([taps[number] for number in self.vit.taps], -1)
         pool_index = _pool_index(window_index, plan)
-        self.lap("vit_dense" if self.kernel == "dense" else "score_select_pack")
-        return VitOutput(features, pool_index, plan, scored_hidden, self.kernel, self.kernel_reason, self.seconds)
-
-    def lap(self, stage: str) -> None:
-        """Add the time since the last lap to a stage; waits for a GPU, so that no stage pays for another."""
-        if torch.cuda.is_available() and next(self.vit.vit_blocks[0].parameters()).is_cuda:
-            torch.cuda.synchronize()
-        past, self.last_lap = self.last_lap, time.perf_counter()
-        self.seconds[stage] += self.last_lap - past
+        self.watch.lap("vit_dense" if self.kernel == "dense" else "score_select_pack")
+        return VitOutput(features, pool_index, plan, scored_hidden, self.kernel, self.kernel_reason, self.watch.seconds)
 
     def _needs_grad(self, x: Tensor) -> bool:
-        wants = x.requires_grad or any(p.requires_grad for p in self.vit.vit_blocks[0].parameters())
+        wants = x.requires_grad or any(p.requires_grad for p in self.blocks[0].parameters())
         return torch.is_grad_enabled() and wants
 
-    def _is_slow_sdpa(self, x: Tensor) -> bool:
-        return x.device.type == "cpu" and x.dtype == torch.bfloat16 and self._needs_grad(x)
+    def _is_explicit(self, x: Tensor) -> bool:
+        """Whether dense attention is two matrix products: as asked, or where SDPA has a slow backward pass."""
+        slow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and self._needs_grad(x)
+        return slow or self.execution.kernel == "eager"
 
 
 def _pool_index(window_index: Tensor, plan: Plan) -> Tensor:
@@ -222,5 +219,5 @@ def _join(parts: Sequence[dict[int, Tensor]]) -> dict[int, Tensor]:
     return {number: _cat([part[number] for part in parts if part]) for number in next(filter(None, parts), {})}
 
 
-def _cat(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -75,13 +75,13 @@ def departures(recorded: Any, found: Any, tolerance: float = 1e-4, where: tuple[
 
 
 def _windows(recorded: Any, found: Any, tolerance: float, where: tuple[str, ...]) -> Iterator[str]:
-    """Name the windows that changed sides and do not lie at the cut, the lowest score that is kept."""
+    """Name the windows that changed sides and do not lie at the cut, the highest score that is dropped."""
     scores = [score for row in recorded["scores"] for score in row]
     old, new = "".join(recorded["kept"]), "".join(found["kept"])
     if len(old) != len(new):
         yield f"{' / '.join(where)} / kept: {len(old)} windows are now {len(new)}"
         return
-    cut = min(score for score, mark in zip(scores, old, strict=True) if mark == "1")
+    cut = max((score for score, mark in zip(scores, old, strict=True) if mark == "0"), default=-math.inf)
     for index, (score, before, after) in enumerate(zip(scores, old, new, strict=True)):
         off = abs(score - cut)
         if before != after and off > tolerance:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from stts_cli.errors import InputError
-from stts_cli.pruning import attention, pruned_vit
+from stts_cli.pruning import attention, stopwatch
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.pruned_vit import prune_and_encode
 from stts_cli.pruning.scorer import TokenScorer, random_scores, reference_scores
@@ -355,7 +355,7 @@ def test_chunks_bound_what_a_block_sees(setting, keep_ratio):
 )
 def test_the_times_of_the_stages_add_up(setting, options, seconds, monkeypatch):
     """Under a clock that goes on by a second whenever it is read."""
-    monkeypatch.setattr(pruned_vit.time, "perf_counter", itertools.count(100).__next__)
+    monkeypatch.setattr(stopwatch.time, "perf_counter", itertools.count(100).__next__)
     blocks, hidden, scorer = setting
     out = encode(blocks, hidden, **{"scorer": scorer, "lengths": LENGTHS, **options})
     assert out.seconds == dict(zip(("vit_dense", "score_select_pack", "vit_packed"), seconds, strict=True))
