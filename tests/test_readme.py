@@ -80,7 +80,7 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file, tm
     monkeypatch.setattr(nano, "train_nano", lambda stages, flags, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(runs, "train_runs", lambda plan, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(registry, "describe", lambda: asked.append({}) or 1 / 0)
-    monkeypatch.setattr(plots, "check_target", lambda path: None)
+    monkeypatch.setattr(plots, "check_target", lambda path, flag: None)
     monkeypatch.chdir(tmp_path)  # where the folders are that earlier commands of README would have left
     for text in presets.load_suite("paper-trained")["compare"]:
         if "runs/" in text:

@@ -61,18 +61,21 @@ def ask(
     )
     probe(video)  # a bad file is told at once, before torch loads
     if save_kept:
-        from stts_cli.report import pictures
+        from stts_cli.report.plots import check_target
 
-        pictures.check_target(save_kept)
+        check_target(save_kept, "--save-kept")
     with Progress(quiet=quiet) as progress:
         progress("starting")
         from stts_cli.engine import pipeline
 
         def draw(family: Any, clip: Any, keep_mask: Any) -> None:
-            table, grid = family.window_index.cpu().numpy(), family.layout.grid
-            regions = pictures.window_regions(table, grid, clip.frames.shape[1:3])
-            share = f"{family.model_name}: {keep_mask.float().mean():.0%} of the windows kept"
-            pictures.save_kept(save_kept or "", clip.frames, clip.timestamps_s, keep_mask.numpy(), regions, share)
+            from stts_cli.report.pictures import kept_picture
+            from stts_cli.report.pictures import save_kept as save
+
+            table, mask = family.window_index.cpu().numpy(), keep_mask.numpy()
+            share = f"{family.model_name}: {mask.mean():.0%} of the windows kept"
+            picture = kept_picture(clip.frames, clip.timestamps_s, mask, table, family.layout.grid, share)
+            save(save_kept or "", picture, clip.timestamps_s, mask)
 
         run = pipeline.ask(
             video,

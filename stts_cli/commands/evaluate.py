@@ -82,7 +82,8 @@ def evaluate(
     """Measure accuracy beside cost, with more arms on the same questions if asked for."""
     from stts_cli.config.presets import Preset, choose_preset, load_suite, vary_preset
     from stts_cli.media.resize import check_resize
-    from stts_cli.report.evaluate import EvalProgress, show_evaluation, show_list
+    from stts_cli.report.evaluate import show_evaluation, show_list
+    from stts_cli.report.progress import LINE_EVERY_S, Progress
 
     check_resize(resize)
 
@@ -101,7 +102,7 @@ def evaluate(
     if plot:
         from stts_cli.report.plots import check_target
 
-        check_target(plot)
+        check_target(plot, "--plot")
     settings = choose_preset(preset or told.get("preset"), model=model or told.get("model"))
     flags = {
         "frames": frames,
@@ -113,7 +114,7 @@ def evaluate(
     settings = settings.override(**{name: told.get(name) for name in flags}).override(**flags, dtype=dtype)
     others = [text for given in compare or () for text in given.split(",")]
     varied = [vary_preset(settings, text.strip()) for text in [*told.get("compare", ()), *others]]
-    with _say_how_to_go_on(), EvalProgress() as progress:
+    with _say_how_to_go_on(), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
         from stts_cli.evaluation.settings import ArmSettings
         from stts_cli.evaluation.suite import plan_arms, run_benchmarks

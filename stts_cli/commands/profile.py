@@ -50,8 +50,8 @@ def profile(
     from stts_cli.media.resize import check_resize
     from stts_cli.media.video import probe
     from stts_cli.report import plots
-    from stts_cli.report.ask import Progress
     from stts_cli.report.profile import show
+    from stts_cli.report.progress import Progress
 
     check_resize(resize)
     if shape and (model or preset):
@@ -62,7 +62,7 @@ def profile(
     settings = settings.override(frames=frames, dtype=dtype, prune_layer=prune_layer)
     own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
     if plot:
-        plots.check_target(plot)
+        plots.check_target(plot, "--plot")
     probe(video or demo_video())
     with Progress() as progress:
         progress("starting")
@@ -99,7 +99,7 @@ def profile(
                 progress=progress,
             )
     if plot:
-        plots.plot(document, plot)
+        plots.plot_profile(document, plot)
     show(document, json_only=json)
     if missing := ", ".join(document.get("not_measured", [])):
         raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured -> lower --frames or --keep-ratio")

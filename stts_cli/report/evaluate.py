@@ -1,75 +1,17 @@
-"""Show an evaluation: a bar while it runs, and tables of accuracy beside cost.
+"""Show an evaluation: tables of accuracy beside cost, and the list of benchmarks.
 
-In: the document of `evaluation.suite.run_benchmarks`. Out: text; tables and JSON go to stdout, the bar and notes to
-stderr. No torch.
+In: the document of `evaluation.suite.run_benchmarks`. Out: text; tables and JSON on stdout, notes on stderr. No torch.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from types import TracebackType
-from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stts_cli.report.ask import format_seconds, format_si
-from stts_cli.report.terminal import Screen, print_json, print_lines, print_note
+from stts_cli.report.terminal import Document, Screen, plain_table, print_json, print_lines, print_note
+from stts_cli.report.units import format_seconds, format_si
 
-Document = dict[str, Any]
-LINE_EVERY_S = 60.0  # where stderr is no terminal
 COLUMNS = 4  # arms beside each other
 COSTS = {"tokens_ratio": "tokens", "flops_ratio": "FLOPs", "seconds_ratio": "time"}  # of a suite; times if asked for
-
-
-class EvalProgress:
-    """What is going on, on stderr: a bar in a terminal, a line a minute elsewhere; of several processes the first's."""
-
-    def __init__(self) -> None:
-        console = Screen(stderr=True)
-        launchers = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")  # torchrun's name, and mpirun's
-        self._is_first = all(os.environ.get(name, "0") == "0" for name in launchers)
-        what = TextColumn("{task.description}", markup=False)
-        columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = (
-            Progress(*columns, console=console, transient=True) if console.is_terminal and self._is_first else None
-        )
-        self._task = self._bar.add_task("starting", total=None) if self._bar else None
-        self._said = time.monotonic()
-
-    def __enter__(self) -> EvalProgress:
-        """Show the bar."""
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the bar away."""
-        if self._bar:
-            self._bar.stop()
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar, once: of several processes the first does."""
-        if self._is_first:
-            print_note(text)
-
-    def __call__(self, what: str, done: int = 0, total: int | None = None) -> None:
-        """Say what is going on.
-
-        Args:
-            what: a few words.
-            done: answers given.
-            total: answers to give, or None while that is not known.
-        """
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, description=what, completed=done, total=total)
-        elif self._is_first and total and time.monotonic() - self._said > LINE_EVERY_S:
-            self._said = time.monotonic()
-            print_note(f"{done} of {total} answers, {what}")
 
 
 def show_evaluation(document: Document, *, json_only: bool) -> None:
@@ -154,17 +96,9 @@ def _in_parts(arms: dict[str, Document]) -> list[dict[str, Document]]:
     return [{name: arms[name] for name in names[i : i + COLUMNS]} for i in range(0, len(names), COLUMNS)]
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(headings[0], overflow="fold")
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right", overflow="fold")
-    return table
-
-
 def _group_table(document: Document, name: str, arms: dict[str, Document]) -> Table:
     first = next(iter(document["arms"].values()))
-    table = _table(name, "questions", "chance", *arms)
+    table = plain_table(name, "questions", "chance", *arms)
     for value, score in first["groups"][name].items():
         shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
         table.add_row(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares))
@@ -178,7 +112,7 @@ def _group_table(document: Document, name: str, arms: dict[str, Document]) -> Ta
 
 
 def _accuracy_table(document: Document) -> Table:
-    table = _table("all questions (micro)", "right", "95% interval", "points", "paired 95%", "p", "unparsed")
+    table = plain_table("all questions (micro)", "right", "95% interval", "points", "paired 95%", "p", "unparsed")
     pairs = {each["arm"]: each for each in document["comparisons"]}
     for name, arm in document["arms"].items():
         own = "{:.1f}-{:.1f}%".format(*(100 * end for end in arm["interval"])) if arm["interval"] else ""
@@ -194,7 +128,8 @@ def _accuracy_table(document: Document) -> Table:
 
 def _cost_table(document: Document) -> Table:
     times = document.get("times", {}).get("arms", {})
-    table = _table("cost", "visual tokens", "FLOPs a question", "ratio", *(("time a clip", "ratio") if times else ()))
+    timed = ("time a clip", "ratio") if times else ()
+    table = plain_table("cost", "visual tokens", "FLOPs a question", "ratio", *timed)
     pairs = {each["arm"]: each for each in document["comparisons"]}
     for name, arm in document["arms"].items():
         cells = [f"{arm['visual_tokens'] or 0.0:,.0f}", format_si(arm["flops"] or 0.0)]
@@ -228,7 +163,7 @@ def _footer_lines(document: Document) -> list[str]:
 def _suite_tables(document: Document) -> list[Table]:
     tables = []
     for some in _in_parts(document["benchmarks"][0]["arms"]):
-        table = _table(document["suite"], "class", "split", "questions", "mean", *some)
+        table = plain_table(document["suite"], "class", "split", "questions", "mean", *some)
         for each in document["benchmarks"]:
             scores = [each["arms"][name] for name in some]
             shares = (_percent(score["accuracy"]) for score in scores)
@@ -252,7 +187,7 @@ def _suite_tables(document: Document) -> list[Table]:
 def _differences_table(document: Document, first: str) -> Table:
     classes = document["differences"]
     costs = [key for key in COSTS if key in next(iter(classes["all"].values()))]
-    table = _table(f"points against {first}", *classes, *(COSTS[key] for key in costs))
+    table = plain_table(f"points against {first}", *classes, *(COSTS[key] for key in costs))
     for name in classes["all"]:
         points = []
         for pairs in classes.values():

@@ -1,19 +1,19 @@
-"""Draw a profile or an evaluation as a picture: where the time goes beside the ideal; accuracy against FLOPs.
+"""Draw a profile or an evaluation: where the time goes beside the ideal, accuracy against FLOPs.
 
-In: the document of `profiling.profile`, `cost.estimate.analytic` or `evaluation.suite.run_benchmarks`. Out: a PNG file.
-The one user of matplotlib, which the extra `plot` installs.
+In: the document of `profiling.profile`, `cost.estimate.analytic` or `evaluation.suite.run_benchmarks`. Out: a
+PNG or SVG file. The extra `plot` installs matplotlib.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
+import io
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
+from stts_cli.report.terminal import Document
 from stts_cli.text import printable
 
 STAGES = {
@@ -30,8 +30,17 @@ STAGES = {
 SPANS = {"vit_to_prefill": "ViT to prefill", "step": "training step"}
 
 
-def check_target(path: str, flag: str = "--plot") -> None:
-    """Refuse what could not be drawn, before anything is measured.
+class Point(NamedTuple):
+    """An arm in a picture: GFLOPs a question, and in percent accuracy and the ends of its interval."""
+
+    gflops: float
+    accuracy: float
+    low: float
+    high: float
+
+
+def check_target(path: str, flag: str) -> None:
+    """Refuse what could not be drawn, before anything runs.
 
     Args:
         path: the picture's file.
@@ -43,72 +52,86 @@ def check_target(path: str, flag: str = "--plot") -> None:
     """
     target = Path(path).expanduser()
     if target.suffix.lower() != ".png" or target.is_dir():
-        raise InputError(f"{flag} is '{path}' -> a file that ends in .png -> change it")
+        raise InputError(f"{flag} {path}: must be a file that ends in .png.")
     if not target.absolute().parent.is_dir():
         raise EnvironmentFailure(f"{flag} {path}: cannot be written, its folder does not exist.")
+    require_matplotlib(flag)
+
+
+def require_matplotlib(what: str) -> None:
+    """Raise EnvironmentFailure unless matplotlib is installed; `what` is the flag or file that needs it."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise EnvironmentFailure(f"{flag} needs matplotlib, which is not installed -> {install_hint('plot')}")
+        raise EnvironmentFailure(f"{what}: matplotlib is not installed; {install_hint('plot')}.")
 
 
-@contextlib.contextmanager
-def picture(path: str | Path, *, size: tuple[float, float], dpi: int = 120) -> Iterator[Any]:
-    """Give a figure to draw on, and write it in the end.
-
-    Args:
-        path: the .png file; replaced when there is one.
-        size: width and height in inches.
-        dpi: pixels an inch.
+def new_figure(width: float, height: float, *, dpi: int = 120) -> Any:
+    """Return a matplotlib figure of that many inches, without a window or a global state.
 
     Raises:
-        EnvironmentFailure: the file cannot be written.
-
-    Yields:
-        The matplotlib figure. Names are drawn as they are: a $ starts no formula.
+        EnvironmentFailure: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    require_matplotlib("pictures")
     from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def render(figure: Any, form: str = "png") -> bytes:
+    """Return a figure as a file's bytes, the same for the same figure; names stay literal, a $ starts no formula.
+
+    Args:
+        figure: from `new_figure`.
+        form: "png" or "svg".
+    """
+    from matplotlib import rc_context
     from matplotlib.text import Text
 
-    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
-    FigureCanvasAgg(figure)
-    yield figure
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(printable(text.get_text()))
-    with warnings.catch_warnings():
+    content = io.BytesIO()
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "stts", "svg.fonttype": "none"}):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
-        with writing(path):
-            figure.savefig(Path(path).expanduser())
+        figure.savefig(content, format=form, metadata={"Date": None} if form == "svg" else None)
+    return content.getvalue()
 
 
-def plot(document: dict[str, Any], path: str) -> None:
+def save(figure: Any, path: str | Path) -> None:
+    """Write a figure to a .png or .svg file; raises EnvironmentFailure where that fails."""
+    target = Path(path).expanduser()
+    content = render(figure, target.suffix[1:].lower())
+    with writing(target):
+        target.write_bytes(content)
+
+
+def plot_profile(document: Document, path: str) -> None:
     """Draw a profile.
 
     Args:
         document: from `profiling.profile` or `cost.estimate.analytic`.
         path: the .png file; replaced when there is one.
     """
-    points = document["points"]
-    with picture(path, size=(11, 4.5)) as figure:
-        left, right = figure.subplots(1, 2)
-        bars = _bars(points)
-        bottom = [0.0] * len(bars)
-        for name in next(iter(bars.values())):
-            heights = [parts[name] for parts in bars.values()]
-            left.bar(list(bars), heights, bottom=bottom, label=name)
-            bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
-        measured = document["mode"] == "measured"
-        left.set_ylabel("seconds, medians" if measured else "TFLOPs, counted")
-        left.tick_params(axis="x", rotation=90 if len(bars) > 6 else 0)
-        left.legend()
-        _speedups(right, points, measured)
-        model = document["model"]
-        weights = " (random weights: timings only)" if model["random_weights"] else ""
-        place = f", {document['machine']['device_name']}, {document['machine']['dtype']}" if measured else ""
-        figure.suptitle(f"{model['name']}{weights}{place}")
+    points, measured = document["points"], document["mode"] == "measured"
+    figure = new_figure(11, 4.5)
+    left, right = figure.subplots(1, 2)
+    bars = _bars(points)
+    bottom = [0.0] * len(bars)
+    for name in next(iter(bars.values())):
+        heights = [parts[name] for parts in bars.values()]
+        left.bar(list(bars), heights, bottom=bottom, label=name)
+        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+    left.set_ylabel("seconds, medians" if measured else "TFLOPs, counted")
+    left.tick_params(axis="x", rotation=90 if len(bars) > 6 else 0)
+    left.legend()
+    _draw_speedups(right, points, measured)
+    model = document["model"]
+    weights = " (random weights: timings only)" if model["random_weights"] else ""
+    place = f", {document['machine']['device_name']}, {document['machine']['dtype']}" if measured else ""
+    figure.suptitle(f"{model['name']}{weights}{place}")
+    save(figure, path)
 
 
-def _bars(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _bars(points: list[Document]) -> dict[str, dict[str, float]]:
     """Label of a bar -> its parts; the dense arm once for each frame count."""
     bars: dict[str, dict[str, float]] = {}
     for point in points:
@@ -123,7 +146,7 @@ def _bars(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return bars
 
 
-def _speedups(axes: Any, points: list[dict[str, Any]], measured: bool) -> None:
+def _draw_speedups(axes: Any, points: list[Document], measured: bool) -> None:
     for i, ratio in enumerate(dict.fromkeys(point["keep_ratio"] for point in points)):
         rows = [point for point in points if point["keep_ratio"] == ratio]
         frames = [row["num_frames"] for row in rows]
@@ -131,71 +154,100 @@ def _speedups(axes: Any, points: list[dict[str, Any]], measured: bool) -> None:
         if measured:
             gains = [row["speedup"][row["headline"]] for row in rows]
             achieved = [gain["achieved"] for gain in gains]
-            error = [
-                [gain["achieved"] - gain["low"] for gain in gains],
-                [gain["high"] - gain["achieved"] for gain in gains],
-            ]
-            error = [[max(0.0, e) for e in side] for side in error]
+            error = _bar_lengths(achieved, [gain["low"] for gain in gains], [gain["high"] for gain in gains])
             axes.errorbar(frames, achieved, yerr=error, fmt="s-", color=f"C{i}", label=f"measured, {ratio:g}")
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set_xlabel("frames")
-    trained = "backward" in points[0]["flops"]
-    axes.set_ylabel(f"speed-up, {SPANS['step' if trained else 'vit_to_prefill']}")
+    axes.set_ylabel(f"speed-up, {SPANS['step' if 'backward' in points[0]['flops'] else 'vit_to_prefill']}")
     axes.legend(title="keep ratio")
 
 
-def plot_accuracy(document: dict[str, Any], path: str) -> None:
+def _bar_lengths(values: list[float], lows: list[float], highs: list[float]) -> list[list[float]]:
+    """What matplotlib draws below and above values; rounding must not make a length negative."""
+    return [
+        [max(0.0, value - low) for value, low in zip(values, lows, strict=True)],
+        [max(0.0, high - value) for value, high in zip(values, highs, strict=True)],
+    ]
+
+
+def plot_accuracy(document: Document, path: str | Path) -> None:
     """Draw accuracy against FLOPs a question: a panel a benchmark, a line a scorer, a point with its interval an arm.
 
     Args:
         document: from `evaluation.suite.run_benchmarks`.
-        path: the .png file; replaced when there is one.
+        path: the .png or .svg file; replaced when there is one.
     """
     documents = document.get("benchmarks", [document])
-    columns = min(len(documents), 3)
-    rows = -(-len(documents) // columns)
-    with picture(path, size=(1.5 + 5 * columns, 4.5 * rows)) as figure:
-        panels = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes, one in zip(panels, documents, strict=False):
-            _draw_arms(axes, one)
-        for axes in panels[len(documents) :]:
-            axes.set_visible(False)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", fontsize=8)
-        if any(one["is_demonstration"] for one in documents):
-            figure.suptitle("demonstration model: says nothing about real video", fontsize=9)
+    _draw_panels([(one["title"], _points(one)) for one in documents], documents, path)
 
 
-def _draw_arms(axes: Any, document: dict[str, Any]) -> None:
-    arms = document["arms"]
-    for number, (label, names) in enumerate(_series(document).items()):
-        names = sorted(names, key=lambda name: arms[name]["flops"] or 0)
-        flops = [(arms[name]["flops"] or 0) / 1e9 for name in names]
-        shares = [100 * (arms[name]["micro"] or 0) for name in names]
-        ends = [[100 * end for end in arms[name]["interval"] or (arms[name]["micro"] or 0,) * 2] for name in names]
-        error = [
-            [max(0.0, share - low) for share, (low, _) in zip(shares, ends, strict=True)],
-            [max(0.0, high - share) for share, (_, high) in zip(shares, ends, strict=True)],
-        ]
+def plot_means(document: Document, path: str | Path) -> None:
+    """Draw accuracy against FLOPs a question in one panel: of a benchmark, or a suite's means over its benchmarks.
+
+    Args:
+        document: from `evaluation.suite.run_benchmarks`.
+        path: the .png or .svg file; replaced when there is one.
+    """
+    if "benchmarks" not in document:
+        return plot_accuracy(document, path)
+    documents = document["benchmarks"]
+    points = {}
+    for name, share in document["averages"].get("all", {}).items():
+        flops = [each["arms"][name]["flops"] or 0.0 for each in documents]
+        points[name] = Point(sum(flops) / len(flops) / 1e9, *[100 * share] * 3)
+    _draw_panels([(document["suite"], points)], documents, path)
+
+
+def _points(document: Document) -> dict[str, Point]:
+    points = {}
+    for name, arm in document["arms"].items():
+        share = arm["micro"] or 0.0
+        percents = (100 * value for value in (share, *(arm["interval"] or (share, share))))
+        points[name] = Point((arm["flops"] or 0) / 1e9, *percents)
+    return points
+
+
+def _draw_panels(panels: list[tuple[str, dict[str, Point]]], documents: list[Document], path: str | Path) -> None:
+    """Draw a panel for each (title, points of the arms)."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(1.5 + 5 * columns, 4.5 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel, (title, points) in zip(axes, panels, strict=False):
+        _draw_arms(panel, title, points, documents[0]["config"]["arms"])
+    for panel in axes[len(panels) :]:
+        panel.set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    if any(one["is_demonstration"] for one in documents):
+        figure.suptitle("demonstration model: says nothing about real video", fontsize=9)
+    save(figure, path)
+
+
+def _draw_arms(axes: Any, title: str, points: dict[str, Point], settings: Document) -> None:
+    for number, (label, names) in enumerate(_series(list(points)).items()):
+        names = sorted(names, key=lambda name: points[name].gflops)
+        gflops, shares, lows, highs = (list(values) for values in zip(*(points[name] for name in names), strict=True))
         style = (
             {"fmt": f"{'osD^'[number // 10 % 4]}-", "color": f"C{number % 10}"}
             if number
             else {"fmt": "k*", "markersize": 11}
         )
-        axes.errorbar(flops, shares, yerr=error, label=label, capsize=2, elinewidth=0.7, **style)
-        for name, x, y in zip(names, flops, shares, strict=True):
-            keep_ratio = document["config"]["arms"][name]["keep_ratio"]
+        error = _bar_lengths(shares, lows, highs)
+        axes.errorbar(gflops, shares, yerr=error, label=label, capsize=2, elinewidth=0.7, **style)
+        for name, x, y in zip(names, gflops, shares, strict=True):
+            keep_ratio = settings[name]["keep_ratio"]
             axes.annotate(f" {keep_ratio:g}" if keep_ratio < 1 else "", (x, y), fontsize=7, va="top")
-    axes.set_title(document["title"], fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.set_xlabel("GFLOPs a question")
     axes.set_ylabel("right, % of questions")
     axes.grid(alpha=0.3)
 
 
-def _series(document: dict[str, Any]) -> dict[str, list[str]]:
+def _series(names: list[str]) -> dict[str, list[str]]:
     """Put arms together whose names differ in the keep ratio behind an @ only, such as random@0.5 and random@0.3."""
     found: dict[str, list[str]] = {}
-    for name in document["arms"]:
+    for name in names:
         label, _, ratio = name.rpartition("@")
         found.setdefault(label if label and ratio.replace(".", "", 1).isdigit() else name, []).append(name)
     return found

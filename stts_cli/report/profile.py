@@ -6,13 +6,10 @@ document and nothing else. "ratio" is pruned / dense throughout: below 1 is a sa
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from stts_cli.report.ask import Document, format_bytes, format_seconds, format_si
-from stts_cli.report.terminal import Screen, print_json, print_note
+from stts_cli.report.terminal import Document, Screen, plain_table, print_json, print_note
+from stts_cli.report.units import format_bytes, format_seconds, format_si
 
 STAGES = {
     "preprocess": "preprocess",
@@ -103,7 +100,7 @@ def header_lines(document: Document) -> list[str]:
     ]
 
 
-def point_table(point: dict[str, Any]) -> Table:
+def point_table(point: Document) -> Table:
     """Draw one frame count and keep ratio: tokens, FLOPs by part, time by stage, memory.
 
     Args:
@@ -112,10 +109,8 @@ def point_table(point: dict[str, Any]) -> Table:
     Returns:
         A table of dense, pruned and their ratio.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(f"{point['num_frames']} frames, keep ratio {point['keep_ratio']:g}")
-    for heading in ("dense", "pruned", "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    about = f"{point['num_frames']} frames, keep ratio {point['keep_ratio']:g}"
+    table = plain_table(about, "dense", "pruned", "ratio", no_wrap=True)
     for name, row in point["tokens"].items():
         _add(table, name, f"{row['dense']:,}", f"{row['pruned']:,}", row["dense"], row["pruned"])
     table.add_section()
@@ -149,7 +144,7 @@ def point_table(point: dict[str, Any]) -> Table:
     return table
 
 
-def points_table(points: list[dict[str, Any]]) -> Table:
+def points_table(points: list[Document]) -> Table:
     """Draw a row for each frame count and keep ratio.
 
     Args:
@@ -159,14 +154,13 @@ def points_table(points: list[dict[str, Any]]) -> Table:
         A table of prompt tokens, times from the ViT to the prefill, and speed-ups; counted ones where nothing ran.
     """
     measured = "seconds" in points[0]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     headings = ["frames", "keep", "tokens\npruned"]
     if measured:
         headings += ["time\ndense", "time\npruned", "speed\nup", "FLOP\nideal", "of\nideal", "memory\nratio"]
     else:
         headings += ["FLOPs\ndense", "FLOPs\npruned", "ideal\nspeed-up", "memory\nratio"]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table(*headings, no_wrap=True)
+    table.columns[0].justify = "right"
     for point in points:
         prompt = point["tokens"]["LLM prompt"]["pruned"]
         cells = [str(point["num_frames"]), f"{point['keep_ratio']:g}", f"{prompt:,}"]
@@ -210,7 +204,7 @@ def footer_lines(document: Document) -> list[str]:
     return lines
 
 
-def verdict(point: dict[str, Any], *, alone: bool) -> list[str]:
+def verdict(point: Document, *, alone: bool) -> list[str]:
     """Say what pruning gained at one point.
 
     Args:
@@ -232,7 +226,7 @@ def verdict(point: dict[str, Any], *, alone: bool) -> list[str]:
     return lines
 
 
-def _speedups(point: dict[str, Any]) -> list[str]:
+def _speedups(point: Document) -> list[str]:
     names = {"vit_to_prefill": "ViT to prefill", "ttft": "time to first token"}
     if point["headline"] == "step":
         names = {
@@ -249,13 +243,13 @@ def _speedups(point: dict[str, Any]) -> list[str]:
     return [*lines, f"score, select, pack: {point['score_select_pack_share_of_vit']:.1%} of the pruned arm's ViT time"]
 
 
-def _unchanged(points: list[dict[str, Any]], where: str = "") -> list[str]:
+def _unchanged(points: list[Document], where: str = "") -> list[str]:
     if not any(point["changes_nothing"] for point in points):
         return []
     return [f"{where}no gain here: nothing was pruned, every window was kept; both columns are the dense model"]
 
 
-def _break_even(row: dict[str, Any]) -> str:
+def _break_even(row: Document) -> str:
     ratio = f"break-even at keep ratio {row['keep_ratio']:g}: "
     if row["frames"] is None:
         return ratio + "none among these frame counts; no gain here"
@@ -267,7 +261,7 @@ def _add(table: Table, label: str, dense: str, pruned: str, slow: float, fast: f
     table.add_row(label, dense, pruned, f"{fast / slow:.2f}" if slow else "", style=style)
 
 
-def _timed(row: dict[str, Any]) -> str:
+def _timed(row: Document) -> str:
     """A median and half the range of its samples in percent."""
     if not row["median"]:
         return "-"

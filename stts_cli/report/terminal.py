@@ -12,12 +12,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from stts_cli.errors import EnvironmentFailure
 from stts_cli.text import printable, to_json
 
+Document = dict[str, Any]  # what --json prints; reports are drawn from it
 CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended, such as one before `| head`
 
 
@@ -51,6 +54,20 @@ def print_error(line: str) -> None:
 def print_note(line: str) -> None:
     """Write a line to stderr behind the program's name, as `print_error` does."""
     print_error(f"stts: {line}")
+
+
+def plain_table(*headings: str, no_wrap: bool = False) -> Table:
+    """Return an empty table: a column of labels, and figures to its right.
+
+    Args:
+        headings: of the columns.
+        no_wrap: never fold a figure; the labels fold instead.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", overflow="fold", no_wrap=no_wrap)
+    return table
 
 
 class Screen(Console):

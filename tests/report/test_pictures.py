@@ -9,7 +9,7 @@ import pytest
 
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.pruning.windows import window_index
-from stts_cli.report import pictures
+from stts_cli.report import pictures, plots
 
 
 def test_a_pixel_belongs_to_the_window_of_its_patch():
@@ -35,9 +35,9 @@ def test_what_was_dropped_is_dark_and_what_was_kept_is_as_it_was():
 def test_a_sheet_and_its_indices_are_written(num_frames, tmp_path):
     frames = np.full((num_frames, 12, 12, 3), 200, np.uint8)
     keep = np.arange(num_frames * 4).reshape(num_frames, 4) % 3 == 0
-    regions = np.zeros((12, 12), dtype=int)
-    target = tmp_path / "kept.png"
-    pictures.save_kept(str(target), frames, [0.5 * k for k in range(num_frames)], keep, regions, "a title")
+    times, target = [0.5 * k for k in range(num_frames)], tmp_path / "kept.png"
+    picture = pictures.kept_picture(frames, times, keep, window_index(4, 4, 2, 2).numpy(), (4, 4), "a title")
+    pictures.save_kept(str(target), picture, times, keep)
     assert target.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     document = json.loads((tmp_path / "kept.json").read_text())
     assert document["windows_per_frame"] == 4
@@ -46,10 +46,10 @@ def test_a_sheet_and_its_indices_are_written(num_frames, tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_named_with_its_flag(tmp_path):
-    with pytest.raises(InputError, match=r"--save-kept is 'kept\.jpg' -> a file that ends in \.png"):
-        pictures.check_target("kept.jpg")
+    with pytest.raises(InputError, match=r"--save-kept kept\.jpg: must be a file that ends in \.png"):
+        plots.check_target("kept.jpg", "--save-kept")
     with pytest.raises(EnvironmentFailure, match=r"--save-kept .* its folder does not exist"):
-        pictures.check_target(str(tmp_path / "nowhere" / "kept.png"))
+        plots.check_target(str(tmp_path / "nowhere" / "kept.png"), "--save-kept")
 
 
 def test_ask_draws_what_it_kept(tmp_path, clip_file):

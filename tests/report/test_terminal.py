@@ -21,6 +21,7 @@ from stts_cli.report import ask as report
 from stts_cli.report import evaluate as report_eval
 from stts_cli.report import finetune as report_finetune
 from stts_cli.report import plots
+from stts_cli.report.progress import Progress
 from stts_cli.report.terminal import CLOSED_PIPE, Screen, print_json, print_lines, print_note
 from stts_cli.text import printable, to_json
 from tests.evaluation.test_suite import document as eval_document
@@ -102,7 +103,7 @@ def test_an_evaluation_of_hostile_names_is_shown(capsys, monkeypatch, terminal):
         monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "300")
     found = hostile_evaluation()
-    with report_eval.EvalProgress() as progress:
+    with Progress(line_every_s=0) as progress:
         progress(HOSTILE, 1, 9)
     report_eval.show_evaluation(found, json_only=False)
     out, err = capsys.readouterr()

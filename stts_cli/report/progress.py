@@ -1,0 +1,82 @@
+"""Long work on stderr: what is going on and, where it is known how much there is, a bar with the time left.
+
+Nothing moves where stderr is no terminal, or in a process that is not its launcher's first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+
+from rich import progress as bars
+
+from stts_cli.report.terminal import Screen, print_note
+
+LAUNCHERS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")  # torchrun's name of a process's number, and mpirun's
+LINE_EVERY_S = 60.0  # of work that goes on for hours, as an evaluation
+SPEED_OVER_S = 600.0  # the time left follows from the speed of the last minutes
+WAITING = (bars.SpinnerColumn(), bars.TextColumn("{task.description} ...", markup=False))
+COUNTING = (
+    bars.TextColumn("{task.description}", markup=False),
+    bars.BarColumn(),
+    bars.MofNCompleteColumn(),
+    bars.TimeElapsedColumn(),
+    bars.TimeRemainingColumn(),
+    bars.TextColumn("{task.fields[figures]}", markup=False),
+)
+
+
+class Progress:
+    """What is going on; to be entered.
+
+    Args:
+        quiet: show nothing.
+        line_every_s: where stderr is no terminal, seconds between lines that say how much is done; None for no lines.
+
+    Attributes:
+        is_live: whether a bar is shown.
+    """
+
+    def __init__(self, *, quiet: bool = False, line_every_s: float | None = None) -> None:
+        console = Screen(stderr=True)
+        self._speaks = not quiet and all(os.environ.get(name, "0") == "0" for name in LAUNCHERS)
+        self.is_live = self._speaks and console.is_terminal
+        self._bar = bars.Progress(
+            console=console, transient=True, disable=not self.is_live, speed_estimate_period=SPEED_OVER_S
+        )
+        self._task = self._bar.add_task("", total=None, figures="")
+        self._line_every_s, self._last_line_s = line_every_s, time.monotonic()
+
+    def __enter__(self) -> Progress:
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def __call__(self, what: str, done: int = 0, total: int | None = None, figures: str = "") -> None:
+        """Say what is going on.
+
+        Args:
+            what: a few words.
+            done: how much is done.
+            total: how much there is, or None while that is not known.
+            figures: words behind the bar.
+        """
+        self._bar.columns = COUNTING if total else WAITING
+        self._bar.update(self._task, description=what, completed=done, total=total, figures=figures)
+        if total and self._line_every_s and not self.is_live and self._speaks:
+            now = time.monotonic()
+            if now - self._last_line_s >= self._line_every_s:
+                self._last_line_s = now
+                print_note(f"{done} of {total}, {what}")
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar; a launcher's other processes do not."""
+        if self._speaks:
+            print_note(text)

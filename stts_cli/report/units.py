@@ -1,0 +1,21 @@
+"""Write figures with their units, as every table does."""
+
+from __future__ import annotations
+
+
+def format_si(value: float) -> str:
+    """Write a count with a unit prefix: 1,230,000,000 as "1.23 G"."""
+    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.2f} {unit}"
+    return f"{value:.0f} "
+
+
+def format_seconds(value: float) -> str:
+    """Write a time: "1.23 s", or "45.6 ms" below a second."""
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
+
+
+def format_bytes(value: float) -> str:
+    """Write an amount of memory: "1.23 GiB", or "456 MiB" below that."""
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
