@@ -1,7 +1,7 @@
 """Let the language model speak: prefill, decode, and score given options.
 
-In: a stock transformers model, token ids with one placeholder a visual token, and the visual tokens. Out: text ids or
-log-likelihoods, with times. The visual tokens enter through `mm_encoder_outputs`, so nothing in the model is patched.
+In: a family, token ids with one placeholder a visual token, and the visual tokens. Out: text ids or log-likelihoods,
+with times. The stock model is called as the family says, so nothing in it is patched.
 
 The scorer reads no text (arXiv 2603.18004, method), so a video is encoded once, and the language model's keys and
 values of the part before the question are kept and used again for every question. That is exact: video tokens attend
@@ -12,13 +12,15 @@ Decoding is greedy. This module does not know how a prompt is worded or how toke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from transformers.cache_utils import DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from stts_cli.families.base import Family, Prompt
 from stts_cli.pruning.stopwatch import clock
 
 
@@ -31,12 +33,14 @@ class VideoPrefix:
         input_ids: (1, num_tokens), what the cache holds.
         num_tokens: length of the part before the question.
         seconds: time its prefill took.
+        next_position: (..., 1, 1) of the token behind it; None where the model counts the tokens itself.
     """
 
     cache: DynamicCache
     input_ids: torch.Tensor
     num_tokens: int
     seconds: float
+    next_position: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,41 +80,37 @@ class OptionScores:
 
 
 @torch.inference_mode()
-def prefill_video(
-    model: Any, input_ids: torch.Tensor, mm_token_type_ids: torch.Tensor, visual_tokens: torch.Tensor
-) -> VideoPrefix:
+def prefill_video(family: Family, prompt: Prompt, visual_tokens: torch.Tensor) -> VideoPrefix:
     """Run the language model over the part of the prompt before the question.
 
     Args:
-        model: a transformers model that takes `mm_encoder_outputs`.
-        input_ids: (1, L) long, ending where the question's text starts; as many placeholders as visual tokens.
-        mm_token_type_ids: (1, L) long, 1 at the video's tokens.
+        family: the model.
+        prompt: with any question; as many placeholders as visual tokens.
         visual_tokens: (V, D), the connector's output for the kept windows.
 
     Returns:
         The prefix for `answer` and `score_options`.
     """
-    started = clock(model.device)
-    cache = DynamicCache(config=model.config)
-    model(
-        input_ids=input_ids,
-        mm_token_type_ids=mm_token_type_ids,
-        mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=(visual_tokens,))},
-        cache=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return VideoPrefix(cache, input_ids, input_ids.shape[1], clock(model.device) - started)
+    device = family.model.device
+    started = clock(device)
+    cache = DynamicCache(config=family.model.config)
+    ids, types = (x[:, : prompt.num_prefix].to(device) for x in (prompt.input_ids, prompt.mm_token_type_ids))
+    inputs, following = family.language_inputs(ids, types, [visual_tokens]), None
+    if prompt.position_ids is not None:
+        inputs["position_ids"] = prompt.position_ids[..., : prompt.num_prefix].to(device)
+        following = inputs["position_ids"][..., -1:] + 1
+    family.model(**inputs, cache=cache, use_cache=True, logits_to_keep=1)
+    return VideoPrefix(cache, ids, prompt.num_prefix, clock(device) - started, following)
 
 
 @torch.inference_mode()
 def answer(
-    model: Any, prefix: VideoPrefix, question_ids: torch.Tensor, *, max_new_tokens: int, eos_token_ids: list[int]
+    family: Family, prefix: VideoPrefix, question_ids: torch.Tensor, *, max_new_tokens: int, eos_token_ids: list[int]
 ) -> Generation:
     """Decode an answer greedily behind a video prefix, which is left as it was.
 
     Args:
-        model: the model the prefix was made with.
+        family: the model that the prefix was made with.
         prefix: the video's part.
         question_ids: (1, Q) long, everything after the prefix.
         max_new_tokens: the most tokens to decode, >= 1.
@@ -119,25 +119,26 @@ def answer(
     Returns:
         The answer's tokens and times.
     """
-    started = clock(model.device)
-    token = int(_forward(model, prefix, question_ids)[-1].argmax())
-    first = clock(model.device)
+    device = family.model.device
+    started = clock(device)
     token_ids: list[int] = []
     num_decoded = 1
-    while token not in eos_token_ids:
-        token_ids.append(token)
-        if len(token_ids) == max_new_tokens:
-            break
-        token = int(_forward(model, prefix, torch.tensor([[token]], device=question_ids.device))[-1].argmax())
-        num_decoded += 1
-    ended = clock(model.device)
-    _rewind(prefix)
+    with _append(family, prefix) as behind:
+        token = int(_forward(family, behind, question_ids)[-1].argmax())
+        first = clock(device)
+        while token not in eos_token_ids:
+            token_ids.append(token)
+            if len(token_ids) == max_new_tokens:
+                break
+            token = int(_forward(family, behind, torch.tensor([[token]], device=question_ids.device))[-1].argmax())
+            num_decoded += 1
+        ended = clock(device)
     return Generation(token_ids, token in eos_token_ids, num_decoded, first - started, ended - first)
 
 
 @torch.inference_mode()
 def score_options(
-    model: Any,
+    family: Family,
     prefix: VideoPrefix,
     question_ids: torch.Tensor,
     options: list[list[int]],
@@ -151,7 +152,7 @@ def score_options(
     by the length.
 
     Args:
-        model: the model the prefix was made with.
+        family: the model that the prefix was made with.
         prefix: the video's part; left as it was.
         question_ids: (1, Q) long, everything after the prefix.
         options: token ids of each option, at least one token each.
@@ -160,30 +161,45 @@ def score_options(
     Returns:
         One log-likelihood an option, in the order given, and times.
     """
-    started = clock(model.device)
-    first_logits = _forward(model, prefix, question_ids)[-1:]
-    first = clock(model.device)
+    device = family.model.device
+    started = clock(device)
     scores = []
-    for option in options:
-        ids = torch.tensor([option], device=question_ids.device)
-        logits = torch.cat([first_logits, _forward(model, prefix, ids, all_logits=True)])
-        log_probs = logits.float().log_softmax(-1)
-        spoken = log_probs[:-1].gather(1, ids[0][:, None]).sum()
-        scores.append(float(spoken + log_probs[-1, eos_token_ids].logsumexp(0)))
-        _rewind(prefix, keep=question_ids.shape[1])
-    ended = clock(model.device)
-    _rewind(prefix)
+    with _append(family, prefix) as asked:
+        first_logits = _forward(family, asked, question_ids)[-1:]
+        first = clock(device)
+        for option in options:
+            ids = torch.tensor([option], device=question_ids.device)
+            with _append(family, asked) as behind:
+                logits = torch.cat([first_logits, _forward(family, behind, ids, all_logits=True)])
+            log_probs = logits.float().log_softmax(-1)
+            spoken = log_probs[:-1].gather(1, ids[0][:, None]).sum()
+            scores.append(float(spoken + log_probs[-1, eos_token_ids].logsumexp(0)))
+        ended = clock(device)
     return OptionScores(scores, [len(option) + 1 for option in options], first - started, ended - first)
 
 
-def _forward(model: Any, prefix: VideoPrefix, ids: torch.Tensor, *, all_logits: bool = False) -> torch.Tensor:
+@contextmanager
+def _append(family: Family, prefix: VideoPrefix) -> Iterator[VideoPrefix]:
+    """Yield a prefix whose cache tokens may be appended to; the one given is as before afterwards."""
+    if family.cache_reuse == "copy":
+        yield replace(prefix, cache=copy.deepcopy(prefix.cache))
+        return
+    before = prefix.cache.get_seq_length()
+    try:
+        yield prefix
+    finally:
+        if surplus := prefix.cache.get_seq_length() - before:
+            prefix.cache.crop(-surplus)
+
+
+def _forward(family: Family, prefix: VideoPrefix, ids: torch.Tensor, *, all_logits: bool = False) -> torch.Tensor:
     """Append tokens to the prefix's cache and return logits (tokens or 1, vocabulary)."""
-    output = model(input_ids=ids, cache=prefix.cache, use_cache=True, logits_to_keep=0 if all_logits else 1)
-    return output.logits[0]
-
-
-def _rewind(prefix: VideoPrefix, keep: int = 0) -> None:
-    """Cut the cache back to the prefix and `keep` tokens behind it."""
-    surplus = prefix.cache.get_seq_length() - prefix.num_tokens - keep
-    if surplus:
-        prefix.cache.crop(-surplus)
+    where = {}
+    if prefix.next_position is not None:
+        behind = prefix.cache.get_seq_length() - prefix.num_tokens
+        where["position_ids"] = prefix.next_position + torch.arange(behind, behind + ids.shape[1], device=ids.device)
+    output = family.model(
+        input_ids=ids, **where, cache=prefix.cache, use_cache=True, logits_to_keep=0 if all_logits else 1
+    )
+    logits: torch.Tensor = output.logits[0]
+    return logits

@@ -301,10 +301,8 @@ def answer_questions(
         asked = clock(device)
         prompt = family.build_prompt(clip.timestamps_s, question, encoded.keep_mask, context=context)
         ids = prompt.input_ids.to(device)
-        head_ids = ids[:, : prompt.num_prefix]
-        if prefix is None or not torch.equal(prefix.input_ids, head_ids):
-            types = prompt.mm_token_type_ids[:, : prompt.num_prefix].to(device)
-            prefix = prefill_video(family.model, head_ids, types, encoded.visual_tokens)
+        if prefix is None or not torch.equal(prefix.input_ids, ids[:, : prompt.num_prefix]):
+            prefix = prefill_video(family, prompt, encoded.visual_tokens)
             arm.seconds["llm_prefill"] += prefix.seconds
         prompt_s = clock(device) - asked
         reply = _reply(family, prefix, ids[:, prompt.num_prefix :], options, max_new_tokens)
@@ -420,11 +418,11 @@ def _reply(
 ) -> _Reply:
     eos = family.eos_token_ids
     if not options:
-        said = generate.answer(family.model, prefix, question_ids, max_new_tokens=max_new_tokens, eos_token_ids=eos)
+        said = generate.answer(family, prefix, question_ids, max_new_tokens=max_new_tokens, eos_token_ids=eos)
         text = family.tokenizer.decode(said.token_ids, skip_special_tokens=True).strip()
         return _Reply(text, said.finished, None, said.num_decoded, said.prefill_s, said.decode_s)
     option_ids = [family.tokenize(family.quote(text, "option")) for text in options]
-    scored = generate.score_options(family.model, prefix, question_ids, option_ids, eos_token_ids=eos)
+    scored = generate.score_options(family, prefix, question_ids, option_ids, eos_token_ids=eos)
     shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
     listed = [
         {"text": text, "log_likelihood": score, "probability": share}

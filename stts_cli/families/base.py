@@ -11,7 +11,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +66,14 @@ class Prompt:
         mm_token_type_ids: int64 (1, L), 1 for the tokens of the video.
         num_prefix: tokens before the user's turn; the same for every question about the video in the same context.
         dense_length: L before anything was deleted.
+        position_ids: int64 (..., 1, L); None where the model counts the tokens itself, see `Family.positions`.
     """
 
     input_ids: Tensor
     mm_token_type_ids: Tensor
     num_prefix: int
     dense_length: int
+    position_ids: Tensor | None = None
 
 
 class Family(ABC):
@@ -91,6 +93,9 @@ class Family(ABC):
         video_tag: what stands for the video in the chat template's text.
         placeholder: the token of one window.
         visual_words: the tokens of a video, placeholders and marks.
+        part_names: part of the model -> what the names of its parameters hold, the first that fits; "llm" is the rest.
+        cache_reuse: how the language model's cache of a video comes back after a question: "crop" where every layer is
+            full attention, "copy" where a layer keeps a state that cannot be cut.
         chain: what it was loaded from, the whole model last; empty for one made here.
         window_index: int64 (W, P), patches of each window.
     """
@@ -98,6 +103,8 @@ class Family(ABC):
     video_tag: str
     placeholder: str
     visual_words: tuple[str, ...]
+    part_names: ClassVar[dict[str, str]]
+    cache_reuse: Literal["crop", "copy"] = "crop"
 
     def __init__(
         self,
@@ -154,6 +161,29 @@ class Family(ABC):
     @abstractmethod
     def video_text(self, timestamps_s: Sequence[float]) -> str:
         """Word a video: marks, times and a placeholder a window."""
+
+    @abstractmethod
+    def language_inputs(self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]) -> dict[str, Any]:
+        """Return what the stock model is called with to read prompts with videos in them.
+
+        Args:
+            input_ids: int64 (B, L).
+            is_visual: int64 (B, L), 1 for the tokens of a video.
+            visual_tokens: (V, D) of each video, in the order of the placeholders.
+        """
+
+    def positions(self, dense_ids: Tensor) -> Tensor | None:
+        """Return the position of every token of a prompt whose placeholders are all there.
+
+        What is left of a prompt keeps these, and tokens behind it count on from the last.
+
+        Args:
+            dense_ids: int64 (1, L).
+
+        Returns:
+            int64 (..., 1, L), or None where the model counts the tokens that are left, 0, 1, 2...
+        """
+        return None
 
     @abstractmethod
     def shape(self) -> ModelShape:
@@ -288,7 +318,14 @@ class Family(ABC):
                 f"the prompt has {len(ids)} tokens, the model takes {limit} -> use fewer frames or a lower keep ratio"
             )
         visual = torch.tensor([self._token_id(token) for token in self.visual_words])
-        return Prompt(ids[None], torch.isin(ids, visual).long()[None], int(index[: len(prefix_ids)].sum()), len(dense))
+        positions = self.positions(dense[None])
+        return Prompt(
+            ids[None],
+            torch.isin(ids, visual).long()[None],
+            int(index[: len(prefix_ids)].sum()),
+            len(dense),
+            None if positions is None else positions[..., index],
+        )
 
     def video_prefix(self, timestamps_s: list[float], keep_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Word a prompt up to the end of its video, for training.

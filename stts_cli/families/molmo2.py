@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class Molmo2Family(Family):
         "<frame_end>",
         "<im_low>",
     )
+    part_names: ClassVar = {"vit": ".vision_tower.", "connector": ".multi_modal_projector."}
 
     def __init__(self, model: Any, tokenizer: Any, *, processor: dict[str, Any] | None = None, **given: Any) -> None:
         grid, num_positions = given["frames"].grid, model.config.vision_config.num_position_embeddings
@@ -180,6 +181,16 @@ class Molmo2Family(Family):
         rows, cols = self.layout.window_grid
         frame = self._frame_start + (self.placeholder * cols + self._column) * rows + self._frame_end
         return " ".join(f"{t:.1f} {frame}" for t in timestamps_s)
+
+    def language_inputs(self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]) -> dict[str, Any]:
+        """Return what the stock model is called with to read prompts with videos in them; see `Family`."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return {
+            "input_ids": input_ids,
+            "mm_token_type_ids": is_visual,
+            "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=tuple(visual_tokens))},
+        }
 
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""

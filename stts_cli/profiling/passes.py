@@ -240,11 +240,8 @@ def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
         del patches
     prompt = family.build_prompt(clip.timestamps_s, estimate.QUESTION, encoded.keep_mask)
     ids = prompt.input_ids.to(device)
-    types = prompt.mm_token_type_ids[:, : prompt.num_prefix].to(device)
-    prefix = generate.prefill_video(family.model, ids[:, : prompt.num_prefix], types, encoded.visual_tokens)
-    said = generate.answer(
-        family.model, prefix, ids[:, prompt.num_prefix :], max_new_tokens=NEW_TOKENS, eos_token_ids=[]
-    )
+    prefix = generate.prefill_video(family, prompt, encoded.visual_tokens)
+    said = generate.answer(family, prefix, ids[:, prompt.num_prefix :], max_new_tokens=NEW_TOKENS, eos_token_ids=[])
     seconds = {"preprocess": preprocessed - started, **encoded.seconds}
     seconds["vit_dense"] -= late.seconds
     seconds["vit_packed"] += late.seconds

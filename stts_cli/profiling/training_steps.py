@@ -55,7 +55,7 @@ class Trainee:
         self.model.requires_grad_(True)
         for block in family.idle_vit_blocks:
             block.requires_grad_(False)
-        self.optimizer = make_optimizer(make_groups(self.model.named_parameters(), self.settings))
+        self.optimizer = make_optimizer(make_groups(self.model.named_parameters(), self.settings, family.part_names))
 
     def run(self, clip: Clip, arm: Arm) -> Pass:
         """Take one step on a clip, and time each stage of it.

@@ -9,7 +9,7 @@ Source: arXiv 2603.18004, training.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -225,17 +225,15 @@ class TrainingModel(nn.Module):
         self, rows: Rows, visual_tokens: Tensor, keep_mask: Tensor, lengths: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (A, vocabulary) of the answers' tokens, the tokens (A,), and which answer each belongs to."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
         device = visual_tokens.device
         counts = [int(mask.sum()) for mask in keep_mask.split(lengths)]
         parts = visual_tokens.split(counts)
         hidden = self.stock.model(
-            input_ids=rows.input_ids.to(device),
+            **self.family.language_inputs(
+                rows.input_ids.to(device), rows.is_visual.to(device), [parts[k] for k in rows.order]
+            ),
             position_ids=rows.position_ids.to(device),
             attention_mask=rows.attention_mask.to(device),
-            mm_token_type_ids=rows.is_visual.to(device),
-            mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=tuple(parts[k] for k in rows.order))},
             use_cache=False,
         ).last_hidden_state
         labels, answers = rows.labels.to(device), rows.answer_ids.to(device)
@@ -244,15 +242,18 @@ class TrainingModel(nn.Module):
         return logits, labels[wanted], answers[wanted]
 
 
-def part_of(name: str) -> str:
-    """Return which of `settings.PARTS` a parameter of `TrainingModel` belongs to, by its name."""
+def part_of(name: str, part_names: Mapping[str, str]) -> str:
+    """Return which of `settings.PARTS` a parameter of `TrainingModel` belongs to.
+
+    Args:
+        name: the parameter's.
+        part_names: the family's.
+    """
     if name.startswith("scorer."):
         return "scorer"
     if ".lora_" in name:
         return "lora"
-    if ".vision_tower." in name:
-        return "vit"
-    return "connector" if ".multi_modal_projector." in name else "llm"
+    return next((part for part, fragment in part_names.items() if fragment in name), "llm")
 
 
 def _bound(gradient: Tensor, limit: float) -> Tensor:

@@ -7,7 +7,7 @@ resuming are Trainer's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -84,12 +84,15 @@ def is_hidden(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and min(parameter.shape) > 1 and not any(word in name for word in _OUTER)
 
 
-def make_groups(named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSettings) -> list[dict[str, Any]]:
+def make_groups(
+    named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSettings, part_names: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Sort trainable parameters by part and kind.
 
     Args:
         named: names as in `TrainingModel`, and parameters; frozen ones are left out.
         settings: rates, weight decay and the optimizer.
+        part_names: the family's, see `part_of`.
 
     Returns:
         Groups with "part", "rule", "lr", "weight_decay", "betas" and "eps". Only matrices that are no embeddings decay.
@@ -98,7 +101,7 @@ def make_groups(named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSet
     for name, parameter in named:
         if parameter.requires_grad:
             kind = "matrix" if is_hidden(name, parameter) else "other"
-            groups.setdefault((part_of(name), kind), []).append(parameter)
+            groups.setdefault((part_of(name, part_names), kind), []).append(parameter)
     rates = {part: getattr(settings, f"lr_{part}") for part in PARTS}
     made = []
     for part, kind in sorted(groups):

@@ -97,7 +97,7 @@ class SttsTrainer(Trainer):
         """Make the optimizer, a group for every part."""
         if self.optimizer is None:
             named = (self.training_model if model is None else model).named_parameters()
-            self.optimizer = make_optimizer(make_groups(named, self.settings))
+            self.optimizer = make_optimizer(make_groups(named, self.settings, self.training_model.family.part_names))
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

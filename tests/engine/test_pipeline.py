@@ -104,18 +104,19 @@ def counted(monkeypatch):
     """Replace the model's part of the work, and note what the FLOP count was asked."""
     asked: list[dict] = []
 
-    def prefill_video(model, ids, types, visual_tokens):
+    def prefill_video(family, prompt, visual_tokens):
+        ids, types = (x[:, : prompt.num_prefix] for x in (prompt.input_ids, prompt.mm_token_type_ids))
         assert int((ids == PATCH).sum()) == len(visual_tokens) == int(types.sum())
-        model.calls.append(("video", ids.shape[1]))
+        family.model.calls.append(("video", ids.shape[1]))
         return SimpleNamespace(input_ids=ids, num_tokens=ids.shape[1], seconds=1.0)
 
-    def answer(model, prefix, ids, *, max_new_tokens, eos_token_ids):
-        model.calls.append(("question", ids.shape[1]))
+    def answer(family, prefix, ids, *, max_new_tokens, eos_token_ids):
+        family.model.calls.append(("question", ids.shape[1]))
         return SimpleNamespace(
             token_ids=[4 + prefix.num_tokens], finished=max_new_tokens > 1, num_decoded=2, prefill_s=0.5, decode_s=0.125
         )
 
-    def score_options(model, prefix, ids, options, *, eos_token_ids):
+    def score_options(family, prefix, ids, options, *, eos_token_ids):
         scores = [-float(len(option)) for option in options]
         return SimpleNamespace(
             log_likelihoods=scores, num_tokens=[len(o) + 1 for o in options], prefill_s=0.5, scoring_s=0.125

@@ -11,6 +11,7 @@ import torch
 from stts_cli.config.presets import presets_folder
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
+from stts_cli.families.molmo2 import Molmo2Family
 from stts_cli.toy import nano, nano_language, nano_vision, world_clips
 from stts_cli.toy.nano_language import LabelClips, LabelEmbedding, LanguageModel, draw_keep
 from stts_cli.toy.nano_tokenizer import build_tokenizer
@@ -174,7 +175,7 @@ def test_the_presets_rates():
     }
     expected["stts"]["scorer"] = ("adamw", 1e-4, 0.01)
     for stage, values in read_stages(PRESET).items():
-        groups = make_groups(parameters.items(), FinetuneSettings(**values))
+        groups = make_groups(parameters.items(), FinetuneSettings(**values), Molmo2Family.part_names)
         for part, (rule, lr, decay) in expected[stage].items():
             wanted = parameters[names[part][0]]
             group = next(g for g in groups if any(p is wanted for p in g["params"]))

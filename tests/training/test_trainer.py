@@ -390,7 +390,7 @@ def test_the_scorers_warm_up_leaves_everything_else_as_it_was_bit_for_bit(base, 
 def test_a_group_for_every_part_and_kind(family):
     one = FinetuneSettings(lr_scorer=1.0, lr_vit=2.0, lr_connector=3.0, lr_llm=4.0, weight_decay=0.1)
     model = TrainingModel(family)
-    groups = make_groups(model.named_parameters(), one)
+    groups = make_groups(model.named_parameters(), one, family.part_names)
     named = {id(p): name for name, p in model.named_parameters()}
     seen = {}
     for group in groups:
@@ -403,7 +403,7 @@ def test_a_group_for_every_part_and_kind(family):
                 for p, mark in (("scorer", "scorer."), ("vit", "vision_tower"), ("connector", "projector"), ("llm", ""))
                 if mark in name
             )
-            assert group["part"] == part == part_of(name)
+            assert group["part"] == part == part_of(name, family.part_names)
             assert group["lr"] == {"scorer": 1.0, "vit": 2.0, "connector": 3.0, "llm": 4.0}[part]
             decays = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name and 1 not in parameter.shape
             assert group["weight_decay"] == (0.1 if decays else 0.0), name
@@ -415,7 +415,7 @@ def test_muon_takes_hidden_matrices_and_leaves_the_scorer_alone(family):
     one = FinetuneSettings(lr_scorer=1.0, lr_vit=2.0, lr_connector=3.0, lr_llm=4.0, optimizer="muon", muon_adamw=0.1)
     model = TrainingModel(family)
     named = {id(p): name for name, p in model.named_parameters()}
-    for group in make_groups(model.named_parameters(), one):
+    for group in make_groups(model.named_parameters(), one, family.part_names):
         for parameter in group["params"]:
             name = named[id(parameter)]
             outer = parameter.ndim != 2 or "embed" in name or "lm_head" in name or "positional" in name
@@ -427,7 +427,7 @@ def test_muon_takes_hidden_matrices_and_leaves_the_scorer_alone(family):
 
 def test_frozen_weights_are_in_no_group(family):
     family.model.requires_grad_(False)
-    groups = make_groups(TrainingModel(family).named_parameters(), FinetuneSettings())
+    groups = make_groups(TrainingModel(family).named_parameters(), FinetuneSettings(), family.part_names)
     assert {group["part"] for group in groups} == {"scorer"}
 
 
@@ -455,7 +455,7 @@ def test_adamw_steps_by_its_betas_and_eps(dtype, betas):
     """Two steps worked out on paper; bf16 weights take them through float32 copies."""
     weight = torch.nn.Parameter(torch.zeros(1, dtype=dtype))
     one = FinetuneSettings(adam_betas=betas, adam_eps=0.25, lr_llm=2.0)
-    optimizer = make_optimizer(make_groups([("stock.lm_head.bias", weight)], one))
+    optimizer = make_optimizer(make_groups([("stock.lm_head.bias", weight)], one, {}))
     first, second = (0.9, 0.95) if betas is None else (0.5, 0.75)
     expected, mean, square = 0.0, 0.0, 0.0
     for step, gradient in enumerate((1.0, -2.0), start=1):
@@ -469,7 +469,7 @@ def test_adamw_steps_by_its_betas_and_eps(dtype, betas):
 def test_betas_beside_muon_are_its_own_unless_given():
     weight = torch.nn.Parameter(torch.zeros(1))
     for betas, expected in ((None, (0.9, 0.98)), ("0.9,0.95", (0.9, 0.95))):
-        (group,) = make_groups([("stock.x", weight)], FinetuneSettings(optimizer="muon", adam_betas=betas))
+        (group,) = make_groups([("stock.x", weight)], FinetuneSettings(optimizer="muon", adam_betas=betas), {})
         assert group["betas"] == expected
 
 
@@ -481,7 +481,9 @@ def test_each_parts_gradient_is_clipped_by_itself(base, videos_jsonl, tmp_path, 
         found = {}
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                found.setdefault(part_of(name), []).append(parameter.grad.detach().clone().flatten())
+                found.setdefault(part_of(name, model.family.part_names), []).append(
+                    parameter.grad.detach().clone().flatten()
+                )
         return {part: torch.cat(gradients) for part, gradients in found.items()}
 
     def clip(self, model):

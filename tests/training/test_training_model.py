@@ -301,10 +301,9 @@ def test_right_is_what_generation_answers(nano, keep_ratio, scorer):
         for talk in talks:
             ((asked, answer),) = talk.turns
             prompt = nano.build_prompt(list(clip.timestamps_s), asked, encoded.keep_mask)
-            ids, types = prompt.input_ids, prompt.mm_token_type_ids
-            n = prompt.num_prefix
-            prefix = generate.prefill_video(nano.model, ids[:, :n], types[:, :n], encoded.visual_tokens)
-            out = generate.answer(nano.model, prefix, ids[:, n:], max_new_tokens=20, eos_token_ids=nano.eos_token_ids)
+            question_ids = prompt.input_ids[:, prompt.num_prefix :]
+            prefix = generate.prefill_video(nano, prompt, encoded.visual_tokens)
+            out = generate.answer(nano, prefix, question_ids, max_new_tokens=20, eos_token_ids=nano.eos_token_ids)
             said.append(out.finished and nano.tokenizer.decode(out.token_ids) == answer)
     assert right == said
     assert True in right
