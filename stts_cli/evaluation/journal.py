@@ -1,9 +1,9 @@
 """Keep every answer as soon as it is there: one JSON line each, behind a first line that holds the run's settings.
 
 A run that was stopped, also by SIGKILL in the middle of a write, goes on behind its last whole line. A line that is
-broken costs its own answer only: it is counted, said, asked again, and kept in a file of its own. A folder that holds a
-run with other settings, or answers without any, is refused: an answer of another keep ratio must never pass for one of
-this run. Arms may be added: a later settings line holds them too. Several processes write a file each; together they
+broken costs its own answer only: it is counted, named, asked again, and kept in a file of its own. A folder that holds
+a run with other settings, or answers without any, is refused: an answer of another keep ratio must never pass for one
+of this run. Arms may be added: a later settings line holds them too. Several processes write a file each; together they
 are the run, however many there were.
 """
 
@@ -13,13 +13,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from stts_cli.errors import InputError, writing
 from stts_cli.text import to_json
 
-Row = dict[str, Any]
-Key = tuple[str, str]  # arm, item
+Row = dict[str, Any]  # a line of the file
 MERGED, PART, BAD = "samples.jsonl", "samples.rank*.jsonl", "samples.bad.jsonl"
 FIRST = b'{"config": '  # what a file starts with
 # what the summary of a run reads of every row, and of one without an error
@@ -36,7 +37,7 @@ class Journal:
         rank: which of several processes this is.
 
     Attributes:
-        rows: the answers.
+        rows: the answers, by arm and item.
         notes: what was wrong with the files, a sentence each.
 
     Raises:
@@ -45,21 +46,21 @@ class Journal:
     """
 
     def __init__(self, folder: Path | None, config: Mapping[str, Any], rank: int = 0) -> None:
-        self.folder = folder
-        self.rows: dict[Key, Row] = {}
+        self.rows: dict[tuple[str, str], Row] = {}
         self.notes: list[str] = []
         self._bad: list[bytes] = []
-        self._config = json.loads(json.dumps(config))
-        self._file: Any = None
-        self._path: Path | None = None
+        self._config: Row = json.loads(json.dumps(config))
+        self._file: IO[bytes] | None = None
+        self._folder = folder
         if folder is None:
             return
+        self._path = folder / PART.replace("*", str(rank))
+        self._lock = FileLock(f"{self._path}.lock", timeout=0)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         for path in [folder / MERGED, *sorted(folder.glob(PART))]:
             if path.exists():
                 self._take(path)
-        self._path = folder / f"samples.rank{rank}.jsonl"
 
     def open(self) -> None:
         """Start to write. Where there are several processes, all of them have read by now.
@@ -67,11 +68,16 @@ class Journal:
         Raises:
             InputError: another run writes there.
         """
-        if self._path is None:
+        if self._folder is None:
             return
         with writing(self._path):
             self._file = self._path.open("a+b")
-        _lock(self._file, self._path)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(f"{self._folder}: another run writes there; wait for it, or name another --output.") from None
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks
         lines = _read(self._path)
         with writing(self._path):
             self._file.truncate(sum(len(line.text) for line in lines))
@@ -84,8 +90,7 @@ class Journal:
         Args:
             row: with "arm" and "id".
         """
-        if self._file:
-            self._write(row)
+        self._write(row)
         self.rows[row["arm"], row["id"]] = row
 
     def is_done(self, arm: str, item: str) -> bool:
@@ -97,6 +102,7 @@ class Journal:
         """Stop writing; the file stays."""
         if self._file:
             file, self._file = self._file, None
+            self._lock.release()
             with writing(self._path):
                 file.close()
 
@@ -107,39 +113,38 @@ class Journal:
             rows: in the order they shall have.
         """
         self.close()
-        if self.folder is None:
+        if self._folder is None:
             return
-        part = self.folder / f".{MERGED}.part"
-        with writing(self.folder / MERGED):
+        part = self._folder / f".{MERGED}.part"
+        with writing(self._folder / MERGED):
             if self._bad:
-                with (self.folder / BAD).open("ab") as file:
+                with (self._folder / BAD).open("ab") as file:
                     file.writelines(line.rstrip(b"\n") + b"\n" for line in self._bad)
-            with part.open("w", encoding="utf-8") as file:
-                for row in ({"config": self._config}, *rows):
-                    file.write(to_json(row) + "\n")
-            os.replace(part, self.folder / MERGED)
-            for path in self.folder.glob(PART):
+            part.write_text("".join(to_json(row) + "\n" for row in ({"config": self._config}, *rows)), encoding="utf-8")
+            os.replace(part, self._folder / MERGED)
+            for path in self._folder.glob(f"{PART}*"):  # with their locks
                 path.unlink()
 
     def _write(self, row: Row) -> None:
-        with writing(self._path):
-            self._file.write(to_json(row).encode() + b"\n")
-            self._file.flush()
+        if self._file:
+            with writing(self._path):
+                self._file.write(to_json(row).encode() + b"\n")
+                self._file.flush()
 
     def _take(self, path: Path) -> None:
+        """Add the answers of a file, which must be of a run with these settings."""
         lines = _read(path)
-        if not lines:
-            return
-        there = _config_of(lines)
         rows = [line.row for line in lines if line.row is not None and "config" not in line.row]
-        if there is None:
+        bad = [line for line in lines if line.row is None]
+        config = _config_of(lines)
+        if config is not None:
+            check_same(config, self._config, path.parent)
+        elif lines:
             raise InputError(
                 f"{path}:1: holds no settings of a run of stts eval, nor does a line below; {len(rows)} answers there "
                 "cannot be checked against this run. Put the line back, or name another --output."
             )
-        check_same(there, self._config, path.parent)
         self.rows |= {(row["arm"], row["id"]): row for row in rows}
-        bad = [line for line in lines if line.row is None]
         self._bad += [line.text for line in bad]
         if bad:
             where = ", ".join(str(line.number) for line in bad[:10]) + (", ..." if len(bad) > 10 else "")
@@ -160,20 +165,19 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) 
     Raises:
         InputError: a setting differs; it says which.
     """
-    known = there.get("arms") or {}
+    known, arms = there.get("arms", {}), here.get("arms", {})
     for name in known:
-        if name not in here.get("arms", {}):
+        if name not in arms:
             raise InputError(
-                f"{folder} holds a run with the arm {name} too -> arms may be added, not left out -> name it in "
-                "--compare again, or name another --output"
+                f"{folder}: holds a run with the arm {name} too, and arms may be added, not left out; "
+                "name it in --compare again, or name another --output."
             )
-    here = {**here, "arms": {name: arm for name, arm in here.get("arms", {}).items() if name in known}}
-    old, new = dict(_flat(there)), dict(_flat(here))
+    old, new = dict(_flat(there)), dict(_flat({**here, "arms": {name: arms[name] for name in known}}))
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
             raise InputError(
-                f"{folder} holds a run with {key} {old.get(key)!r}, this one has {new.get(key)!r} -> the same settings "
-                "go on with it -> change the setting back, or name another --output"
+                f"{folder}: holds a run with {key} {old.get(key)!r}, this one has {new.get(key)!r}; "
+                "change the setting back, or name another --output."
             )
 
 
@@ -214,21 +218,7 @@ def _parse(text: bytes) -> Row | None:
     return row if whole and isinstance(row["arm"], str) and isinstance(row["id"], str) else None
 
 
-def _lock(file: Any, path: Path) -> None:
-    """Keep a second run out of a file, as long as it is open."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"another run writes into {path.parent} -> wait for it, or name another --output") from error
-    except OSError:
-        return  # a file system without locks
-
-
-def _config_of(lines: Iterable[_Line]) -> dict[str, Any] | None:
+def _config_of(lines: Iterable[_Line]) -> Row | None:
     """Return a file's last settings, which hold for all its rows; None where there are none."""
     configs = [line.row["config"] for line in lines if line.row is not None and "config" in line.row]
     return configs[-1] if configs else None

@@ -1,14 +1,15 @@
 """Ask every question of a benchmark under every arm and score it: items in, accuracy beside cost out.
 
 One video after another is read ahead (`reader`), encoded once an arm and asked all its questions behind one prefix
-(`pipeline.answer_questions`). Every arm answers the same questions about the same decoded frames. Each answer goes to
-the journal at once; what is there already is not asked again.
+(`answers.answer`). Every arm answers the same questions about the same decoded frames. Each answer goes to the journal
+at once; what is there already is not asked again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,27 +101,25 @@ def evaluate(
         Interrupted: stopped by Ctrl-C; it says how to go on.
     """
     ranks = ranks or Ranks()
-    if run.scoring not in run.benchmark.scorers:
-        raise InputError(
-            f"{run.benchmark.name} has no scoring '{run.scoring}' -> {', '.join(run.benchmark.scorers)} "
-            "-> change --scoring"
-        )
+    rules = run.benchmark.scorers
+    if run.scoring not in rules:
+        raise InputError(f"--scoring {run.scoring}: {run.benchmark.name} has no such rule; it has {', '.join(rules)}.")
     device = resolve_device(ranks.device(run.device))
     progress("loading the model")
     arms, notes = load_arms(run.arms, device, {} if families is None else families)
-    notes = [*run.notes, *notes]
     config = _config(run, arms, device)
     journal = Journal(run.output, config, ranks.rank)
-    notes += journal.notes
+    notes = [*run.notes, *notes, *journal.notes]
     ranks.wait()  # everyone has read what is there before anyone writes
-    resumed = len(journal.rows)
-    if resumed:
-        notes.append(f"{resumed} of {len(run.items) * len(arms)} answers were there already")
+    total = len(run.items) * len(arms)
+    if journal.rows:
+        notes.append(f"{len(journal.rows)} of {total} answers were there already")
     journal.open()
     try:
         timed = _answer_all(run, arms, journal, ranks, progress)
     except KeyboardInterrupt:
-        raise Interrupted(_how_to_resume(run, len(journal.rows), len(run.items) * len(arms))) from None
+        how = "nothing was kept; --output DIR keeps them" if run.output is None else "the same command continues the run"
+        raise Interrupted(f"stopped after {len(journal.rows)} of {total} answers; {how}.") from None
     finally:
         journal.close()
     rows: dict[tuple[str, str], Row] = {}
@@ -176,11 +175,11 @@ def _answer_all(
     by_source: dict[Source, list[QaItem]] = {}
     for item in run.items:
         by_source.setdefault(item.source, []).append(item)
-    work: list[tuple[Source, dict[str, list[QaItem]]]] = []
+    work = []  # a clip, and the questions that every arm has not answered
     for source, items in by_source.items():
-        open_ones = {arm.settings.name: _open_questions(items, arm, journal) for arm in arms}
-        if any(open_ones.values()):
-            work.append((source, open_ones))
+        todo = {name: [i for i in items if not journal.is_done(name, i.id)] for name in (a.settings.name for a in arms)}
+        if any(todo.values()):
+            work.append((source, todo))
     work = ranks.deal(work)
     requests = [list(dict.fromkeys(arm.request(src) for arm in arms if todo[arm.settings.name])) for src, todo in work]
     clips = read_ahead(
@@ -189,61 +188,49 @@ def _answer_all(
         timeout_s=run.timeout_s,
         ahead=not run.times,
     )
+    keep = _Keeper(journal, progress, sum(len(questions) for _, todo in work for questions in todo.values()))
     timed: list[Seconds] = []
-    total = sum(len(questions) for _, todo in work for questions in todo.values())
-    done, started = 0, time.monotonic()
-    tally = _Tally(arms, journal.rows.values())
-
-    def keep(row: Row) -> None:
-        nonlocal done
-        journal.append(row)
-        tally.add(row)
-        done += 1
-        progress(f"{done / (time.monotonic() - started):.2f} answers/s; {tally}", done, total)
-
     try:
         for turn, ((source, todo), wanted) in enumerate(zip(work, requests, strict=True)):
             results = {request: next(clips) for request in wanted}
             turn = turn % len(arms) if run.times else 0
-            seconds: dict[str, float | None] = dict.fromkeys(todo)
+            seconds: Seconds = {}
             for arm in [*arms[turn:], *arms[:turn]]:
                 name = arm.settings.name
                 if todo[name]:
                     took = answer(run.asking, arm, todo[name], results[arm.request(source)], keep)
-                    seconds[name] = took if len(todo[name]) == len(by_source[source]) else None
-            whole = {name: took for name, took in seconds.items() if took is not None}
-            if len(whole) == len(arms):
-                timed.append(whole)
+                    if took is not None and len(todo[name]) == len(by_source[source]):
+                        seconds[name] = took
+            if len(seconds) == len(arms):
+                timed.append({arm.settings.name: seconds[arm.settings.name] for arm in arms})
     finally:
         clips.close()  # type: ignore[attr-defined]  # a generator
     return timed
 
 
-def _open_questions(items: Sequence[QaItem], arm: LoadedArm, journal: Journal) -> list[QaItem]:
-    return [item for item in items if not journal.is_done(arm.settings.name, item.id)]
+class _Keeper:
+    """Write answers to the journal, and say how far the run is and how every arm does."""
 
+    def __init__(self, journal: Journal, progress: Progress, total: int) -> None:
+        self._journal, self._progress, self._total = journal, progress, total
+        self._done, self._started_s = 0, time.monotonic()
+        self._right: Counter[str] = Counter()
+        self._scored: Counter[str] = Counter()
+        for row in journal.rows.values():
+            self._count(row)
 
-class _Tally:
-    """The accuracy so far of every arm."""
+    def __call__(self, row: Row) -> None:
+        self._journal.append(row)
+        self._count(row)
+        self._done += 1
+        shares = ", ".join(f"{name} {self._right[name] / scored:.1%}" for name, scored in self._scored.items())
+        per_s = self._done / (time.monotonic() - self._started_s)
+        self._progress(f"{per_s:.2f} answers/s; {shares}", self._done, self._total)
 
-    def __init__(self, arms: Sequence[LoadedArm], rows: Iterable[Row]) -> None:
-        self._marks = {arm.settings.name: [0, 0] for arm in arms}
-        for row in rows:
-            self.add(row)
-
-    def add(self, row: Row) -> None:
+    def _count(self, row: Row) -> None:
         if row["correct"] is not None:
-            self._marks[row["arm"]][0] += row["correct"]
-            self._marks[row["arm"]][1] += 1
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {right / asked:.1%}" for name, (right, asked) in self._marks.items() if asked)
-
-
-def _how_to_resume(run: Run, done: int, total: int) -> str:
-    if run.output is None:
-        return f"stopped after {done} of {total} answers; nothing was kept -> --output DIR keeps them"
-    return f"stopped after {done} of {total} answers -> the same command goes on from there"
+            self._right[row["arm"]] += row["correct"]
+            self._scored[row["arm"]] += 1
 
 
 def _document(
@@ -257,16 +244,7 @@ def _document(
         for index, base in enumerate(names)
         for name in names[index + 1 :]
     ]
-    if any(row.get("backend") == "pyav" for row in rows):
-        count = len({row["segment"] for row in rows if row.get("backend") == "pyav"})
-        notes.append(f"{count} videos were read with PyAV")
-    for arm in arms:
-        lengths = {row["segment"]: row["num_frames"] for row in by_arm[arm.settings.name] if not row.get("error")}
-        clamped = [note for n in lengths.values() if (note := clamp_note(arm.family, n, arm.keep_ratio, arm.scorer))]
-        if clamped:
-            notes.append(f"{arm.settings.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
     failed = {row["video"]: row["error"] for row in rows if row.get("error")}
-    notes += [f"{len(failed)} videos failed, {next(iter(failed.values()))}"] if failed else []
     return {
         "stts": __version__,
         "command": "eval",
@@ -279,10 +257,25 @@ def _document(
         "is_demonstration": any(arm.family.is_demonstration for arm in arms),
         "num_missing": run.num_missing,
         "config": config,
-        "notes": notes,
-        "arms": {name: summarize(mine, headline) for name, mine in by_arm.items()},
+        "notes": [*notes, *_notes(arms, by_arm, failed)],
+        "arms": {name: summarize(own, headline) for name, own in by_arm.items()},
         "comparisons": pairs[: len(names) - 1],
         "other_pairs": pairs[len(names) - 1 :],
         "failed": failed,
         "samples": rows,
     }
+
+
+def _notes(arms: Sequence[LoadedArm], by_arm: dict[str, list[Row]], failed: dict[str, str]) -> list[str]:
+    """Return what was done otherwise than asked: the decoder, budgets that were too small, videos that failed."""
+    notes = []
+    if by_pyav := {row["segment"] for rows in by_arm.values() for row in rows if row.get("backend") == "pyav"}:
+        notes.append(f"{len(by_pyav)} videos were read with PyAV")
+    for arm in arms:
+        lengths = {row["segment"]: row["num_frames"] for row in by_arm[arm.settings.name] if not row.get("error")}
+        clamped = [note for n in lengths.values() if (note := clamp_note(arm.family, n, arm.keep_ratio, arm.scorer))]
+        if clamped:
+            notes.append(f"{arm.settings.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
+    if failed:
+        notes.append(f"{len(failed)} videos failed, {next(iter(failed.values()))}")
+    return notes

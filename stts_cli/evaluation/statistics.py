@@ -70,11 +70,5 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     Returns:
         The probability, under a fair coin, of a split at least as uneven; 1 where they never disagree.
     """
-    total, fewer = only_a + only_b, min(only_a, only_b)
-    if not total:
-        return 1.0
-    log_half = total * math.log(0.5)
-    logs = [
-        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) + log_half for k in range(fewer + 1)
-    ]
-    return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))
+    total = only_a + only_b
+    return min(1.0, 2 * sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1)) / 2**total)
