@@ -83,6 +83,7 @@ def evaluate(
     from stts_cli.config.presets import Preset, choose_preset, load_suite, vary_preset
     from stts_cli.media.resize import check_resize
     from stts_cli.report.evaluate import show_evaluation, show_list
+    from stts_cli.report.plots import check_target, plot_accuracy, plot_results
     from stts_cli.report.progress import LINE_EVERY_S, Progress
 
     check_resize(resize)
@@ -100,8 +101,6 @@ def evaluate(
     if bench is None:
         raise InputError("no benchmark is named -> --bench NAME, or --list to see them -> name one")
     if plot:
-        from stts_cli.report.plots import check_target
-
         check_target(plot, "--plot")
     settings = choose_preset(preset or told.get("preset"), model=model or told.get("model"))
     flags = {
@@ -156,11 +155,11 @@ def evaluate(
             say=progress.say,
         )
     if document is not None:
-        if plot:
-            from stts_cli.report.plots import plot_accuracy
-
-            plot_accuracy(document, plot)
         show_evaluation(document, json_only=json)
+        if output:
+            plot_results(document, output)
+        if plot:
+            plot_accuracy(document, plot)
 
 
 @contextmanager

@@ -69,39 +69,33 @@ def gather(
     """
     for name, number in (("videos", videos), ("limit", limit)):
         if number is not None and number < 1:
-            raise InputError(f"{name} is {number} -> at least 1 -> raise it")
+            raise InputError(f"--{name} {number}: must be at least 1.")
     benchmark = get_benchmark(bench)
     split = benchmark.check_split(split)
     if bench in BUILT_IN:
-        items = _scenes(bench, split, videos, limit)
-    else:
-        size = f" ({benchmark.download})" if benchmark.download else ""
-        fetched = data_dir is None and not is_own_file(bench)
-        progress(f"{benchmark.name}: {f'fetching from the hub{size}' if fetched else 'reading the questions'}")
-        roots = _roots(benchmark, bench, split, data_dir, hf_repo)
-        folder = benchmark.folder(*roots)
-        items = choose(benchmark.load(folder, split), videos, limit)
-        there = {item.source: item.source.path.exists() for item in items}
-        missing = list(dict.fromkeys(str(source.path) for source, exists in there.items() if not exists))
-        kept = [item for item in items if there[item.source]]
-        if missing and not (allow_missing and kept):
-            archives = folder.archives()
-            check_whole(archives)
-            raise InputError(_missing_text(benchmark, missing, len(there), archives))
-        return Questions(benchmark, split, kept, missing, len(items) - len(kept), tuple(folder.notes))
-    return Questions(benchmark, split, items, [], 0)
+        return Questions(benchmark, split, _scenes(bench, split, videos, limit), [], 0)
+    size = f" ({benchmark.download})" if benchmark.download else ""
+    fetched = data_dir is None and not is_own_file(bench)
+    progress(f"{benchmark.name}: {f'fetching from the hub{size}' if fetched else 'reading the questions'}")
+    folder = benchmark.folder(*_roots(benchmark, bench, split, data_dir, hf_repo))
+    items = choose(benchmark.load(folder, split), videos, limit)
+    there = {item.source: item.source.path.exists() for item in items}
+    missing = list(dict.fromkeys(str(source.path) for source, exists in there.items() if not exists))
+    kept = [item for item in items if there[item.source]]
+    if missing and not (allow_missing and kept):
+        archives = folder.archives()
+        check_whole(archives)
+        raise InputError(_missing_text(benchmark, missing, len(there), archives))
+    return Questions(benchmark, split, kept, missing, len(items) - len(kept), tuple(folder.notes))
 
 
 def choose(items: Sequence[QaItem], videos: int | None, limit: int | None) -> list[QaItem]:
-    """Choose some of the questions; those of one video stay together.
+    """Choose some of the questions, in their order; those of one video stay together.
 
     Args:
         items: all of them.
         videos: this many videos, evenly spread, so that every part of the benchmark is met; None for all.
         limit: the first so many of what remains; None for all.
-
-    Returns:
-        The chosen, in their order.
     """
     names = list(dict.fromkeys(item.video for item in items))
     if videos is not None and videos < len(names):
@@ -123,7 +117,7 @@ def _roots(
 ) -> tuple[Path, ...]:
     if data_dir is not None:
         if not data_dir.is_dir():
-            raise InputError(f"--data-dir {data_dir} is no folder -> the folder that holds the benchmark -> check it")
+            raise InputError(f"--data-dir {data_dir}: is no folder; name the one that holds the benchmark.")
         own = data_dir / benchmark.name
         return (own, data_dir) if own.is_dir() else (data_dir,)
     if is_own_file(bench):
@@ -136,6 +130,6 @@ def _missing_text(benchmark: Benchmark, missing: list[str], total: int, archives
     more = f" and {len(archives) - 1} others" if len(archives) > 1 else ""
     hint = f"unpack {archives[0].name}{more} there" if archives else f"get them: {benchmark.where}"
     return (
-        f"{benchmark.name}: {len(missing)} of {total} videos are missing ({named}) -> {hint} -> put them there, or "
-        "leave their questions out with --allow-missing"
+        f"{benchmark.name}: {len(missing)} of {total} videos are missing ({named}); {hint}, or leave their questions "
+        "out with --allow-missing."
     )

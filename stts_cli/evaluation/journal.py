@@ -75,7 +75,9 @@ class Journal:
         try:
             self._lock.acquire()
         except Timeout:
-            raise InputError(f"{self._folder}: another run writes there; wait for it, or name another --output.") from None
+            raise InputError(
+                f"{self._folder}: another run writes there; wait for it, or name another --output."
+            ) from None
         except (OSError, NotImplementedError):
             pass  # a file system without locks
         lines = _read(self._path)

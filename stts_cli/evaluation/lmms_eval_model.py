@@ -64,7 +64,7 @@ class Stts(lmms):
     ) -> None:
         super().__init__()
         for name in unknown:
-            raise InputError(f"model_args has no '{name}'{suggest(name, OTHERS)}")
+            raise InputError(f"--model_args {name}: is not known{suggest(name, OTHERS)}")
         name = resolve_device(device or "auto")
         dtype = ("bfloat16" if name.startswith("cuda") else "float32") if dtype == "auto" else dtype
         self.family = load(pretrained, device=name, dtype=dtype)
@@ -129,11 +129,11 @@ class Stts(lmms):
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Not offered: only lmms-eval's perplexity tasks ask for it."""
-        raise NotImplementedError("stts answers generate_until tasks only -> choose a task that generates")
+        raise NotImplementedError("stts answers generate_until tasks only; choose a task that generates.")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not offered: a video and a question are one round."""
-        raise NotImplementedError("stts answers generate_until tasks only -> choose a task of one round")
+        raise NotImplementedError("stts answers generate_until tasks only; choose a task of one round.")
 
 
 def _only_video(visuals: Any, task: str, doc_id: Any) -> str:
@@ -141,7 +141,7 @@ def _only_video(visuals: Any, task: str, doc_id: Any) -> str:
     given = list(visuals) if isinstance(visuals, (list, tuple)) else [visuals]
     if len(given) != 1 or not isinstance(given[0], (str, Path)):
         kinds = ", ".join(type(one).__name__ for one in given) or "nothing"
-        raise InputError(f"{task} {doc_id} shows {kinds} -> one video file a question -> choose a video task")
+        raise InputError(f"{task} {doc_id}: shows {kinds}, must show one video file; choose a video task.")
     return str(given[0])
 
 

@@ -1,7 +1,4 @@
-"""Write a result where it stays: results.json, results.md and plot.svg. samples.jsonl is the journal's.
-
-The picture is accuracy against FLOPs, one point an arm with its interval, as plain SVG: no package is needed for it.
-"""
+"""Write a result where it stays: results.json and results.md. samples.jsonl is the journal's, plot.svg `report`'s."""
 
 from __future__ import annotations
 
@@ -15,12 +12,6 @@ from stts_cli.errors import writing
 from stts_cli.text import printable, to_json
 
 Document = dict[str, Any]
-Point = tuple[str, float, float, tuple[float, float]]  # name, FLOPs, accuracy, the ends of its interval
-WIDTH, HEIGHT, MARGIN = 640, 400, 64
-LETTER, LINE = 7, 14  # pixels of a label's letter and line
-COLORS = (
-    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
-)  # fmt: skip
 # an underline inside a word is one
 _MARKUP = re.compile(r"([\\`*\[\]|]|(?<!\w)_|_(?!\w))")
 
@@ -38,7 +29,6 @@ def write_results(document: Document, folder: Path) -> None:
     texts = {
         "results.json": to_json(without_samples(document), indent=2) + "\n",
         "results.md": "\n".join(markdown(document)) + "\n",
-        "plot.svg": plot(document),
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,92 +117,6 @@ def comparison_line(comparison: Document) -> str:
         f"{comparison['arm']} - {comparison['against']}: {points} over {comparison['n']:,} questions; right alone "
         f"{comparison['only_a']} against {comparison['only_b']}, McNemar p = {comparison['mcnemar_p']:.3g}{flops}"
     )
-
-
-def plot(document: Document) -> str:
-    """Draw accuracy against FLOPs a question, a point an arm; of a suite the means over its benchmarks.
-
-    Args:
-        document: of a benchmark, or of a suite.
-
-    Returns:
-        An SVG document.
-    """
-    title = document["suite"] if "benchmarks" in document else document["title"]
-    points = _suite_points(document) if "benchmarks" in document else _points(document)
-    top = max((flops for _, flops, _, _ in points), default=0.0) * 1.15 or 1.0
-    low = max(0.0, min((ends[0] for *_, ends in points), default=0.0) - 0.05)
-    high = min(1.0, max((ends[1] for *_, ends in points), default=1.0) + 0.05)
-
-    def x(flops: float) -> float:
-        return MARGIN + (WIDTH - 2 * MARGIN) * flops / top
-
-    def y(share: float) -> float:
-        return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (share - low) / ((high - low) or 1.0)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{WIDTH / 2}" y="24" text-anchor="middle" font-size="14">{escape(printable(title))}: accuracy '
-        "against FLOPs</text>",
-        f'<path d="M{MARGIN} {MARGIN / 1.5} V{HEIGHT - MARGIN} H{WIDTH - MARGIN / 2}" fill="none" stroke="black"/>',
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 16}" text-anchor="middle">FLOPs a question</text>',
-    ]
-    for step in range(5):
-        share, flops = low + (high - low) * step / 4, top * step / 4
-        parts.append(f'<text x="{MARGIN - 6}" y="{y(share) + 4:.1f}" text-anchor="end">{share:.0%}</text>')
-        parts.append(f'<text x="{x(flops):.1f}" y="{HEIGHT - MARGIN + 18}" text-anchor="middle">{flops:.2g}</text>')
-    arms = (document["benchmarks"][0] if "benchmarks" in document else document)["config"]["arms"]
-    colors = _colors([name for name, *_ in points], arms)
-    for color in dict.fromkeys(colors.values()):  # a line through one scorer's keep ratios
-        line = sorted((flops, share) for name, flops, share, _ in points if colors[name] == color)
-        path = " L".join(f"{x(flops):.1f} {y(share):.1f}" for flops, share in line)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{color}" stroke-opacity="0.5"/>')
-    for name, flops, _, ends in points:
-        where = f"{x(flops):.1f}"
-        parts.append(f'<path d="M{where} {y(ends[0]):.1f} V{y(ends[1]):.1f}" stroke="{colors[name]}"/>')
-    for name, flops, share, _ in points:
-        parts.append(f'<circle cx="{x(flops):.1f}" cy="{y(share):.1f}" r="5" fill="{colors[name]}"/>')
-    for name, left, height in _labels([(name, x(flops), y(share)) for name, flops, share, _ in points]):
-        parts.append(f'<text x="{left + 9:.1f}" y="{height + 4:.1f}">{escape(printable(name))}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _colors(names: list[str], arms: Document) -> dict[str, str]:
-    """Give arms that differ in their keep ratio only the same colour; there are ten, then they start again."""
-    series = [
-        tuple(value for key, value in arms.get(name, {"": name}).items() if key != "keep_ratio") for name in names
-    ]
-    order = list(dict.fromkeys(series))
-    return {name: COLORS[order.index(one) % len(COLORS)] for name, one in zip(names, series, strict=True)}
-
-
-def _labels(places: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-    """Move labels down until none covers another."""
-    placed: list[tuple[str, float, float]] = []
-    for name, left, height in sorted(places, key=lambda place: place[2]):
-        for other, its_left, its_height in placed:
-            width = LETTER * len(other if its_left < left else name) + 9
-            if abs(left - its_left) < width and height - its_height < LINE:
-                height = its_height + LINE
-        placed.append((name, left, height))
-    return placed
-
-
-def _points(document: Document) -> list[Point]:
-    return [
-        (name, arm["flops"] or 0.0, arm["micro"] or 0.0, arm["interval"] or (arm["micro"] or 0.0,) * 2)
-        for name, arm in document["arms"].items()
-    ]
-
-
-def _suite_points(document: Document) -> list[Point]:
-    points = []
-    for name, share in document["averages"].get("all", {}).items():
-        flops = [each["arms"][name]["flops"] or 0.0 for each in document["benchmarks"]]
-        points.append((name, sum(flops) / len(flops), share, (share, share)))
-    return points
 
 
 def _suite_page(document: Document) -> list[str]:

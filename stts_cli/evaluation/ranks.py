@@ -1,7 +1,9 @@
-"""Several processes on one evaluation, as torchrun and accelerate launch start them: who am I, wait, collect.
+"""Several processes on one evaluation, as torchrun and accelerate launch start them: which one is this, wait, collect.
 
 Videos are dealt out to the processes like cards; each answers and keeps its own, and the first one sums up. With one
-process nothing here does anything.
+process nothing here does anything. accelerate's PartialState is no replacement: without LOCAL_RANK, or with mpirun's
+names on a GPU, it takes every process for the only one; it reads mpirun's names with `cpu=True` only, which then holds
+for the rest of the process; and its NCCL group refuses two processes on one GPU.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ import atexit
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
-Card = TypeVar("Card")
+T = TypeVar("T")
 # torchrun's names (accelerate launch uses them on GPUs) before those of mpirun (accelerate launch uses it on CPUs)
 RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
 SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
@@ -29,8 +31,12 @@ class Ranks:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment
-        self.rank, self.size = (_first(environment, names, default) for names, default in ((RANK, 0), (SIZE, 1)))
-        self.local_rank = _first(environment, LOCAL_RANK, self.rank)
+
+        def read(names: Sequence[str], default: int) -> int:
+            return next((int(environment[name]) for name in names if name in environment), default)
+
+        self.rank, self.size = read(RANK, 0), read(SIZE, 1)
+        self.local_rank = read(LOCAL_RANK, self.rank)
         if self.size > 1:
             # its functions' defaults take hold of a group made before its import, which then outlives its end below
             import torch.distributed.nn.functional  # noqa: F401
@@ -42,9 +48,9 @@ class Ranks:
                 # gloo's threads, left to the interpreter's end, now and then abort the process
                 atexit.register(distributed.destroy_process_group)
 
-    def deal(self, cards: Sequence[Card]) -> list[Card]:
+    def deal(self, items: Sequence[T]) -> list[T]:
         """Return this process's share of a list that all processes hold in the same order."""
-        return list(cards[self.rank :: self.size])
+        return list(items[self.rank :: self.size])
 
     def device(self, device: str) -> str:
         """Return this process's own GPU where several processes would share "auto" or "cuda"."""
@@ -57,25 +63,14 @@ class Ranks:
 
     def wait(self) -> None:
         """Wait until every process is here."""
-        if self.size > 1:
-            from torch import distributed
+        self.collect(None)
 
-            distributed.barrier()
-
-    def collect(self, mine: Any) -> list[Any]:
-        """Return every process's object, to every process.
-
-        Args:
-            mine: this process's, picklable.
-        """
+    def collect(self, value: T) -> list[T]:
+        """Return every process's value, which must be picklable, to every process."""
         if self.size == 1:
-            return [mine]
+            return [value]
         from torch import distributed
 
-        everyone: list[Any] = [None] * self.size
-        distributed.all_gather_object(everyone, mine)
-        return everyone
-
-
-def _first(environment: Mapping[str, str], names: Sequence[str], default: int) -> int:
-    return next((int(environment[name]) for name in names if name in environment), default)
+        values: list[T] = [value] * self.size
+        distributed.all_gather_object(values, value)
+        return values

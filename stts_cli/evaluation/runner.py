@@ -19,7 +19,7 @@ from stts_cli.data.items import QaItem
 from stts_cli.engine.device import resolve_device
 from stts_cli.errors import InputError, Interrupted
 from stts_cli.evaluation.answers import Asking, LoadedArm, answer, load_arms
-from stts_cli.evaluation.benchmarks.benchmark import Benchmark
+from stts_cli.evaluation.gather import Questions
 from stts_cli.evaluation.journal import Journal, Row
 from stts_cli.evaluation.metrics import Seconds, compare, summarize, summarize_times
 from stts_cli.evaluation.ranks import Ranks
@@ -39,12 +39,8 @@ class Run:
     """What is asked, and how.
 
     Attributes:
-        benchmark: the questions' benchmark.
-        split: of it.
-        items: the questions.
+        questions: of one benchmark.
         arms: at least one; each answers all of them, and is compared with the first.
-        num_missing: questions left out because their video is not there.
-        notes: what else there is to say of the questions.
         scoring: a key of the benchmark's scorers.
         device: "auto", "cpu", "cuda" or "cuda:N".
         output: folder of the journal, or None.
@@ -55,12 +51,8 @@ class Run:
         times: time the arms too, with nothing read meanwhile.
     """
 
-    benchmark: Benchmark
-    split: str
-    items: Sequence[QaItem]
+    questions: Questions
     arms: Sequence[ArmSettings]
-    num_missing: int = 0
-    notes: Sequence[str] = ()
     scoring: str = "strict"
     device: str = "auto"
     output: Path | None = None
@@ -73,8 +65,8 @@ class Run:
     @property
     def asking(self) -> Asking:
         """How questions are put and replies are read."""
-        max_new_tokens = self.max_new_tokens or self.benchmark.max_new_tokens
-        return Asking(self.benchmark, self.scoring, max_new_tokens, self.seed)
+        benchmark = self.questions.benchmark
+        return Asking(benchmark, self.scoring, self.max_new_tokens or benchmark.max_new_tokens, self.seed)
 
 
 def evaluate(
@@ -101,24 +93,25 @@ def evaluate(
         Interrupted: stopped by Ctrl-C; it says how to go on.
     """
     ranks = ranks or Ranks()
-    rules = run.benchmark.scorers
-    if run.scoring not in rules:
-        raise InputError(f"--scoring {run.scoring}: {run.benchmark.name} has no such rule; it has {', '.join(rules)}.")
+    items, benchmark = run.questions.items, run.questions.benchmark
+    if run.scoring not in benchmark.scorers:
+        has = f"{benchmark.name} has {', '.join(benchmark.scorers)}"
+        raise InputError(f"--scoring {run.scoring}: is not a rule of this benchmark; {has}.")
     device = resolve_device(ranks.device(run.device))
     progress("loading the model")
     arms, notes = load_arms(run.arms, device, {} if families is None else families)
     config = _config(run, arms, device)
     journal = Journal(run.output, config, ranks.rank)
-    notes = [*run.notes, *notes, *journal.notes]
+    notes = [*run.questions.notes, *notes, *journal.notes]
     ranks.wait()  # everyone has read what is there before anyone writes
-    total = len(run.items) * len(arms)
+    total = len(items) * len(arms)
     if journal.rows:
         notes.append(f"{len(journal.rows)} of {total} answers were there already")
     journal.open()
     try:
         timed = _answer_all(run, arms, journal, ranks, progress)
     except KeyboardInterrupt:
-        how = "nothing was kept; --output DIR keeps them" if run.output is None else "the same command continues the run"
+        how = "the same command continues the run" if run.output else "nothing was kept; --output DIR keeps them"
         raise Interrupted(f"stopped after {len(journal.rows)} of {total} answers; {how}.") from None
     finally:
         journal.close()
@@ -129,23 +122,24 @@ def evaluate(
         rows |= {key: row for key, row in part.items() if key not in rows or rows[key].get("error")}
     if ranks.rank:
         return None
-    ordered = [rows[arm.settings.name, item.id] for item in run.items for arm in arms]
+    ordered = [rows[arm.settings.name, item.id] for item in items for arm in arms]
     journal.merge(ordered)
     if all(row.get("error") for row in ordered):
         raise InputError(f"no question could be answered; the first: {ordered[0]['error']}")
     document = _document(run, arms, config, notes, ordered)
     if run.times:
-        document["times"] = summarize_times(seconds, len({item.source for item in run.items}), ranks.size)
+        document["times"] = summarize_times(seconds, len({item.source for item in items}), ranks.size)
     return document
 
 
 def _config(run: Run, arms: Sequence[LoadedArm], device: str) -> dict[str, Any]:
+    questions = run.questions
     hashes = {id(arm.family): weights_hash(arm.family) for arm in arms}
     return {
-        "bench": run.benchmark.name,
-        "split": run.split,
-        "questions": len(run.items),
-        "items": items_hash(run.items),
+        "bench": questions.benchmark.name,
+        "split": questions.split,
+        "questions": len(questions.items),
+        "items": items_hash(questions.items),
         "scoring": run.scoring,
         "seed": run.seed,
         "max_new_tokens": run.asking.max_new_tokens,
@@ -173,7 +167,7 @@ def _answer_all(
 ) -> list[Seconds]:
     """Go through this process's share of the videos; return the seconds of each that every arm answered in full."""
     by_source: dict[Source, list[QaItem]] = {}
-    for item in run.items:
+    for item in run.questions.items:
         by_source.setdefault(item.source, []).append(item)
     work = []  # a clip, and the questions that every arm has not answered
     for source, items in by_source.items():
@@ -237,7 +231,8 @@ def _document(
     run: Run, arms: Sequence[LoadedArm], config: dict[str, Any], notes: list[str], rows: list[Row]
 ) -> dict[str, Any]:
     by_arm = {arm.settings.name: [row for row in rows if row["arm"] == arm.settings.name] for arm in arms}
-    headline = "micro" if run.scoring == "molmo2" else run.benchmark.headline
+    questions, benchmark = run.questions, run.questions.benchmark
+    headline = "micro" if run.scoring == "molmo2" else benchmark.headline
     names = list(by_arm)
     pairs = [
         {"arm": name, "against": base, **compare(by_arm[name], by_arm[base], headline)}
@@ -248,14 +243,15 @@ def _document(
     return {
         "stts": __version__,
         "command": "eval",
-        "bench": run.benchmark.name,
-        "title": run.benchmark.title,
-        "remark": run.benchmark.remark,
-        "class": run.benchmark.length,
-        "split": run.split,
+        "bench": benchmark.name,
+        "title": benchmark.title,
+        "remark": benchmark.remark,
+        "class": benchmark.length,
+        "split": questions.split,
         "scoring": run.scoring,
         "is_demonstration": any(arm.family.is_demonstration for arm in arms),
-        "num_missing": run.num_missing,
+        "num_missing": questions.num_missing,
+        "missing": questions.missing,
         "config": config,
         "notes": [*notes, *_notes(arms, by_arm, failed)],
         "arms": {name: summarize(own, headline) for name, own in by_arm.items()},

@@ -131,12 +131,8 @@ def run_benchmarks(
     for questions in gathered:
         known = scoring in questions.benchmark.scorers
         run = Run(
-            benchmark=questions.benchmark,
-            split=questions.split,
-            items=questions.items,
+            questions=questions,
             arms=arms,
-            num_missing=questions.num_missing,
-            notes=questions.notes,
             scoring=scoring if known or not is_suite else "strict",
             device=device,
             output=output / questions.benchmark.name if output and is_suite else output,
@@ -148,7 +144,6 @@ def run_benchmarks(
         )
         document = evaluate(run, progress=progress, ranks=ranks, families=families)
         if document is not None:
-            document["missing"] = questions.missing
             documents.append(document)
             if run.output:
                 write_results(document, run.output)

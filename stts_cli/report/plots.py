@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
-from stts_cli.report.terminal import Document
+from stts_cli.report.terminal import Document, print_note
 from stts_cli.text import printable
 
 STAGES = {
@@ -196,6 +196,21 @@ def plot_means(document: Document, path: str | Path) -> None:
         flops = [each["arms"][name]["flops"] or 0.0 for each in documents]
         points[name] = Point(sum(flops) / len(flops) / 1e9, *[100 * share] * 3)
     _draw_panels([(document["suite"], points)], documents, path)
+
+
+def plot_results(document: Document, folder: Path) -> None:
+    """Draw plot.svg beside the results of an evaluation and of each benchmark of a suite; a note without matplotlib.
+
+    Args:
+        document: from `evaluation.suite.run_benchmarks`.
+        folder: the --output of that run.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        where, then = folder / "plot.svg", "then run the same command again"
+        return print_note(f"{where}: not drawn, matplotlib is not installed; {install_hint('plot')}, {then}.")
+    for each in document.get("benchmarks", ()):
+        plot_accuracy(each, folder / each["bench"] / "plot.svg")
+    plot_means(document, folder / "plot.svg")
 
 
 def _points(document: Document) -> dict[str, Point]:

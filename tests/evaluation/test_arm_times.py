@@ -84,7 +84,7 @@ def events(monkeypatch):
 def run(path, arms, **settings):
     questions = gather(str(path))
     wanted = {"arms": arms, "workers": 2, "max_new_tokens": 2, "times": True, **settings}
-    return evaluate(Run(questions.benchmark, questions.split, questions.items, **wanted))
+    return evaluate(Run(questions, **wanted))
 
 
 def test_nothing_is_read_while_an_arm_runs_and_arms_take_turns(five_clips, arms, events):
@@ -157,7 +157,9 @@ def test_a_clip_with_a_failed_question_is_not_timed(five_clips, arms, events):
 
 
 def test_every_process_warms_up_and_several_are_said(five_clips, arms, events, monkeypatch):
-    monkeypatch.setattr(Ranks, "collect", lambda self, mine: [mine, (mine[0], [{"dense": 7.0, "pruned": 7.0}] * 3)])
+    monkeypatch.setattr(
+        Ranks, "collect", lambda self, own: [own, own and (own[0], [{"dense": 7.0, "pruned": 7.0}] * 3)]
+    )
     document = run(five_clips, arms)
     assert len(document["times"]["clips"]) == 4 + 2
     said = summarize_times(document["times"]["clips"], CLIPS, 2)["how"]

@@ -11,7 +11,7 @@ from stts_cli.evaluation.gather import choose, gather
 
 def test_missing_videos_are_listed_and_refused_unless_allowed(items_file):
     (items_file.parent / "two.mp4").unlink()
-    with pytest.raises(InputError, match=r"1 of 2 videos are missing \(.*two\.mp4\) .*--allow-missing"):
+    with pytest.raises(InputError, match=r"1 of 2 videos are missing \(.*two\.mp4\); .*--allow-missing"):
         gather(str(items_file))
     questions = gather(str(items_file), allow_missing=True)
     assert [item.id for item in questions.items] == ["one-0", "one-1"]

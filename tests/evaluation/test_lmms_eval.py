@@ -93,14 +93,14 @@ def test_stop_words_cut_and_sampling_warns(stts_class, tiny_checkpoint, clip_fil
 
 
 def test_what_is_not_offered_says_so(stts_class, tiny_checkpoint, clip_file):
-    with pytest.raises(InputError, match="no 'max_frame'; did you mean 'max_frames'"):
+    with pytest.raises(InputError, match="--model_args max_frame: is not known; did you mean 'max_frames'"):
         stts_class(pretrained=str(tiny_checkpoint), max_frame=3)
     model = stts_class(pretrained=str(tiny_checkpoint))
     requests(model, [str(clip_file)])
     for call in (model.loglikelihood, model.generate_until_multi_round):
         with pytest.raises(NotImplementedError, match="generate_until tasks only"):
             call([])
-    with pytest.raises(InputError, match="task 0 shows str, str -> one video file"):
+    with pytest.raises(InputError, match="task 0: shows str, str, must show one video file"):
         model.generate_until([Request(("?", {}, lambda doc: [doc, doc], 0, "task", "test"))])
 
 

@@ -176,7 +176,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(words, tmp_path, capsys):
     process = start([*words, *more], ("-c", STRUCK, "2", str(signal.SIGINT.value)))
     out, err = process.communicate()
     assert (process.returncode, out) == (130, ""), err
-    assert "the same command goes on from there" in err
+    assert "the same command continues the run" in err
     assert "Traceback" not in err
     finish([*words, "--output", str(folder)], capsys)
     assert result(folder)["arms"]["dense"]["n"] > 0
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(words, tmp_path, capsys):
 def run_file(items_file, arms, **settings):
     questions = gather(str(items_file))
     wanted = {"arms": arms, "workers": 0, "max_new_tokens": 2, **settings}
-    return evaluate(Run(questions.benchmark, questions.split, questions.items, **wanted))
+    return evaluate(Run(questions, **wanted))
 
 
 def test_videos_too_short_for_their_budget_are_counted_once(items_file, arms):
@@ -239,7 +239,7 @@ def test_an_interrupted_run_without_a_folder_says_so(items_file, arms, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(answers, "answer_questions", stop)
-    with pytest.raises(Interrupted, match=r"0 of 8 answers; nothing was kept -> --output DIR"):
+    with pytest.raises(Interrupted, match=r"0 of 8 answers; nothing was kept; --output DIR"):
         run_file(items_file, arms)
 
 
@@ -273,9 +273,9 @@ def test_subtitles_stand_behind_the_video(items_file, arms, monkeypatch):
     (questions, contexts), _ = asked
     assert contexts == ["", "subtitle\n0.0 - 0.4 hello\n"]
     assert all(question.startswith("What is it?\nA. a dog") for question in questions)
-    without, heard = document["samples"][:2]
-    assert heard["tokens_in"] - without["tokens_in"] == len(contexts[1]), "a letter is a token here"
-    assert heard["prompt"] != without["prompt"]
+    without, with_subtitles = document["samples"][:2]
+    assert with_subtitles["tokens_in"] - without["tokens_in"] == len(contexts[1]), "a letter is a token here"
+    assert with_subtitles["prompt"] != without["prompt"]
 
 
 def test_a_video_half_answered_is_asked_the_rest_and_nothing_twice(
@@ -298,7 +298,7 @@ def test_a_video_half_answered_is_asked_the_rest_and_nothing_twice(
         return ask
 
     monkeypatch.setattr(answers, "answer_questions", stop_after(3))
-    with pytest.raises(Interrupted, match="3 of 8 answers -> the same command"):
+    with pytest.raises(Interrupted, match="3 of 8 answers; the same command"):
         run_file(items_file, arms, output=tmp_path / "half")
     assert [row["id"] for row in rows_of(tmp_path / "half/samples.rank0.jsonl")] == ["one-0", "one-1", "one-0"]
     monkeypatch.setattr(answers, "answer_questions", stop_after(None))
@@ -402,12 +402,12 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
         (["--compare", "sideways"], "is no keep ratio, scorer, preset or checkpoint"),
         (["--compare", "./nowhere@0.5"], "there is no folder ./nowhere"),
         (["--compare", "dense", "--test-time-scaling"], "leave one out"),
-        (["--scoring", "official"], "has no scoring 'official' -> strict"),
+        (["--scoring", "official"], "--scoring official: is not a rule of this benchmark; shapes has strict, relaxed."),
         (["--split", "train"], "no split 'train'"),
         (["--bench", "shappes"], "did you mean 'shapes'"),
         (["--bench", "all-short", "--split", "test"], "for one benchmark"),
-        (["--bench", "nextqa", "--data-dir", "nowhere"], "--data-dir nowhere is no folder"),
-        (["--limit", "0"], "limit is 0"),
+        (["--bench", "nextqa", "--data-dir", "nowhere"], "--data-dir nowhere: is no folder"),
+        (["--limit", "0"], "--limit 0: must be at least 1."),
         (["--max-new-tokens", "0"], "max_new_tokens is 0"),
     ],
 )

@@ -112,3 +112,22 @@ def test_where_matplotlib_is_missing_it_is_said(tmp_path, monkeypatch):
     with pytest.raises(EnvironmentFailure, match=r"matplotlib is not installed; .*pip install '\.\[plot\]'\.$"):
         plots.plot_means(evaluated(0.9, 0.8, 0.7), tmp_path / "x.svg")
     assert not (tmp_path / "x.svg").exists()
+
+
+def test_every_folder_of_a_suites_results_gets_its_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    documents = [evaluated(0.9, 0.8, 0.7) | {"bench": name, "title": name} for name in ("one", "two")]
+    for each in documents:
+        (tmp_path / each["bench"]).mkdir()
+    plots.plot_results(suite(*documents, dense=0.8), tmp_path)
+    assert "all of them" in words_of(tmp_path / "plot.svg")
+    assert [name in words_of(tmp_path / name / "plot.svg") for name in ("one", "two")] == [True, True]
+
+
+def test_results_without_matplotlib_are_whole_but_for_the_picture_and_say_so_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    plots.plot_results(suite(evaluated(0.9, 0.8, 0.7) | {"bench": "one"}, dense=0.8), tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{tmp_path}/plot.svg: not drawn, matplotlib is not installed; in a clone of stts: pip install" in said
+    assert list(tmp_path.iterdir()) == []
