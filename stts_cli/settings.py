@@ -37,7 +37,7 @@ class Pruning:
         bias_floor: what a row's or frame's lowest score is stretched to, in (0, 1]; its logarithm is the lowest bias.
         prune_from_frame: frames that the budget leaves out; a video of no more frames is not pruned.
         refill_lone_frames: a frame that packing into bins would leave alone runs whole; only its kept windows go on.
-        scorer: one of `SCORERS`.
+        scorer: one of `SCORERS`, or "module:function", the user's own.
         seed: for the random scorer.
 
     Raises:
@@ -55,7 +55,7 @@ class Pruning:
 
     def __post_init__(self) -> None:
         check_keep_ratio(self.keep_ratio)
-        if self.scorer not in SCORERS:
+        if not is_scorer(self.scorer):
             raise InputError(f"scorer '{self.scorer}' is unknown{suggest(self.scorer, SCORERS)}")
         if self.bias_rescale not in BIAS_RESCALES:
             raise InputError(
@@ -127,6 +127,12 @@ class Execution:
     chunk_frames: int | None = None
     checkpoint: bool = False
     keep_scored: bool = False
+
+
+def is_scorer(name: str) -> bool:
+    """Return whether a name is one of `SCORERS` or "module:function", a function of the user's own."""
+    module, colon, function = name.partition(":")
+    return name in SCORERS or (bool(colon) and all(map(str.isidentifier, [*module.split("."), function])))
 
 
 def check_keep_ratio(keep_ratio: float) -> None:
@@ -265,7 +271,7 @@ def resolve_scorer(
     """Decide who scores the windows.
 
     Args:
-        scorer: "auto", or one of `SCORERS`.
+        scorer: "auto", one of `SCORERS`, or "module:function".
         model: what to call the checkpoint.
         trained_with: the scorer of its settings.
         has_learned: whether it carries a learned scorer.
@@ -283,8 +289,8 @@ def resolve_scorer(
         scorer = "learned" if has_learned else "temporal" if trained_with == "learned" else trained_with
         if scorer == "temporal":
             notes.append("this checkpoint has no learned scorer: the training-free temporal scorer is used")
-    if scorer not in SCORERS:
-        known = ["auto", *SCORERS]
+    if not is_scorer(scorer):
+        known = ["auto", *SCORERS, "module:function"]
         hint = suggest(scorer, known)
         raise InputError(
             f"--scorer {scorer}: must be {', '.join(known[:-1])} or {known[-1]}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import InputError, suggest
-from stts_cli.settings import SCORERS
+from stts_cli.settings import SCORERS, is_scorer
 
 ENVIRONMENT_VARIABLE = "STTS_PRESET"
 DEFAULT_PRESET = "nano"
@@ -76,7 +76,7 @@ class Preset:
         _check(
             self.keep_ratio is None or 0 < self.keep_ratio <= 1, "keep_ratio", self.keep_ratio, "above 0 and at most 1"
         )
-        _check(self.scorer in CHOICES, "scorer", self.scorer, "one of " + ", ".join(CHOICES))
+        _check(self.scorer in CHOICES or is_scorer(self.scorer), "scorer", self.scorer, "one of " + ", ".join(CHOICES))
         _check(self.prune_layer is None or self.prune_layer >= 0, "prune_layer", self.prune_layer, "at least 0")
         _check(self.dtype in DTYPES, "dtype", self.dtype, "one of " + ", ".join(DTYPES))
         _check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
@@ -243,7 +243,7 @@ def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
     if (alone := _number(what)) is not None:
         name = f"keep {alone:g}" + (f", {frames} frames" if frames else "")
         return name, _with_ratio(base, alone)
-    if what in CHOICES:
+    if what in CHOICES or is_scorer(what):
         # a base that keeps everything would make a scorer pointless: the checkpoint's own ratio then
         free = dataclasses.replace(base, keep_ratio=None) if base.keep_ratio == 1 else base
         other = free.override(scorer=what)

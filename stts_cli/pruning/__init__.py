@@ -12,7 +12,7 @@ from stts_cli.pruning.plan import Plan
 from stts_cli.pruning.pruned_vit import Vit, VitOutput, prune_and_encode
 from stts_cli.pruning.scorer import TokenScorer
 from stts_cli.pruning.scorer_weights import SCORER_PART, is_scorer_weight, scorer_from_state_dict
-from stts_cli.pruning.windows import window_index
+from stts_cli.pruning.windows import gather_windows, window_index
 
 __all__ = [
     "SCORER_PART",
@@ -21,6 +21,7 @@ __all__ = [
     "Vit",
     "VitOutput",
     "current_attention",
+    "gather_windows",
     "is_scorer_weight",
     "prune_and_encode",
     "scorer_from_state_dict",

@@ -2,11 +2,11 @@
 
 The stock ViT blocks run everything, packed patches too: their attention is dispatched to a registered function, which
 asks `current_attention` what to attend over. Packed patches have several kernels: `flash_attn` is the flash-attn
-package's varlen function, `torch_varlen` is torch.nn.attention.varlen; both need CUDA and half
-precision. `sdpa` and `eager` run anywhere: frames of like length are grouped into a few padded batches, so the Python
-loop is over groups, never over frames. Linear layers never see that padding. `log_score_bias` is the paper's soft bias
-(arXiv 2603.18004, spatial learning), used in the one dense block between scoring and dropping: it is how the
-language-model loss reaches the scorer.
+package's varlen function, `torch_varlen` is torch.nn.attention.varlen; both need CUDA and half precision. `sdpa` and
+`eager` run anywhere: frames of like length are grouped into a few padded batches, so the Python loop is over groups,
+never over frames. Linear layers never see that padding. `log_score_bias` is the paper's soft bias (arXiv 2603.18004,
+spatial learning), used in the one dense block between scoring and dropping: it is how the language-model loss reaches
+the scorer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stts_cli.errors import EnvironmentFailure, install_hint
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.pruning.packing import PackedPatches
 from stts_cli.pruning.windows import first_frames, patch_window
 from stts_cli.settings import BIAS_FLOOR, KERNELS, Layout
@@ -58,25 +58,25 @@ class Attention:
         Returns:
             (B, S, H, K) of the same dtype.
         """
-        if self.packed is None:
+        packed, explicit = self.packed, self.kernel == "eager"
+        if packed is None:
             bias = None if self.key_bias is None else self.key_bias[:, None, None]
-            return batched_attention(q_BHSK, k_BHSK, v_BHSK, scale, bias, self.kernel == "eager").transpose(1, 2)
+            return batched_attention(q_BHSK, k_BHSK, v_BHSK, scale, bias, explicit).transpose(1, 2)
         q, k, v = (x[0].transpose(0, 1) for x in (q_BHSK, k_BHSK, v_BHSK))
-        return self._packed(self.packed, q, k, v, scale)[None]
-
-    def _packed(self, packed: PackedPatches, q_MHK: Tensor, k_MHK: Tensor, v_MHK: Tensor, scale: float) -> Tensor:
-        """Let each patch attend to the patches of its own frame, (M, H, K) -> (M, H, K)."""
         borders = (packed.cu_seqlens, packed.cu_seqlens, packed.max_seqlen, packed.max_seqlen)
+        out: Tensor
         if self.kernel == "flash_attn":
             from flash_attn import flash_attn_varlen_func
 
-            return flash_attn_varlen_func(q_MHK, k_MHK, v_MHK, *borders, softmax_scale=scale, causal=False)
-        if self.kernel == "torch_varlen":
+            out = flash_attn_varlen_func(q, k, v, *borders, softmax_scale=scale, causal=False)
+        elif self.kernel == "torch_varlen":
             from torch.nn.attention.varlen import varlen_attn
 
-            out = varlen_attn(q_MHK, k_MHK, v_MHK, *borders, scale=scale)
-            return out[0] if isinstance(out, tuple) else out
-        return _grouped_attention(q_MHK, k_MHK, v_MHK, self._groups, scale, explicit=self.kernel == "eager")
+            found = varlen_attn(q, k, v, *borders, scale=scale)
+            out = found[0] if isinstance(found, tuple) else found
+        else:
+            out = _grouped_attention(q, k, v, self._groups, scale, explicit)
+        return out[None]
 
     @cached_property
     def _groups(self) -> list[FrameGroup]:
@@ -131,25 +131,21 @@ def group_frames(lengths: tuple[int, ...], device: torch.device | str = "cpu") -
     Returns:
         Groups that hold each frame once; the split minimises padded query-key pairs plus a fixed cost a group.
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    starts, total = [], 0
-    for n in lengths:
-        starts.append(total)
-        total += n
-    groups, first = [], 0
-    for size in _best_split([lengths[i] for i in order]):
-        frames = torch.tensor(sorted(order[first : first + size]))
-        first += size
-        sizes = torch.tensor(lengths)[frames]
-        longest = int(sizes.max())
+    sizes = torch.tensor(lengths)
+    starts = sizes.cumsum(0) - sizes
+    order = sizes.argsort(descending=True, stable=True)
+    groups = []
+    for frames in torch.split(order, _best_split(sizes[order].tolist())):
+        frames = frames.sort().values
+        longest = int(sizes[frames].max())
         place = torch.arange(longest)
-        filled = place < sizes[:, None]
-        token = (torch.tensor(starts)[frames][:, None] + place)[filled].to(device)
-        if bool(filled.all()):
-            groups.append(FrameGroup(size, longest, token, None, None))
-        else:
+        filled = place < sizes[frames][:, None]
+        token = (starts[frames][:, None] + place)[filled].to(device)
+        slot = key_mask = None
+        if not bool(filled.all()):
             slot = filled.reshape(-1).nonzero().squeeze(1).to(device)
-            groups.append(FrameGroup(size, longest, token, slot, filled[:, None, None].to(device)))
+            key_mask = filled[:, None, None].to(device)
+        groups.append(FrameGroup(len(frames), longest, token, slot, key_mask))
     return groups
 
 
@@ -185,43 +181,38 @@ def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, needs_g
         (a kernel's name other than "auto", one clause of reason, empty when it is what was asked for).
 
     Raises:
-        ValueError: unknown kernel, or one that cannot run on this device or dtype.
+        InputError: unknown kernel, or one that cannot run on this device or dtype.
         EnvironmentFailure: flash-attn was asked for by name and is not installed.
     """
     if kernel not in KERNELS:
-        raise ValueError(f"kernel '{kernel}' is unknown -> known: {', '.join(KERNELS)}")
+        raise InputError(f"--kernel {kernel}: must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}.")
     on_gpu = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
-    if kernel in ("flash_attn", "torch_varlen"):
-        if kernel == "flash_attn" and not _has_flash():
-            raise EnvironmentFailure(f"kernel flash_attn: flash-attn is not installed -> {install_hint('flash')}")
-        if not on_gpu:
-            raise ValueError(f"kernel {kernel} needs CUDA and half precision, not {device.type} {dtype} -> use auto")
+    has_flash = importlib.util.find_spec("flash_attn") is not None
+    if kernel == "flash_attn" and not has_flash:
+        raise EnvironmentFailure(f"--kernel flash_attn: flash-attn is not installed; {install_hint('flash')}.")
+    if kernel in ("flash_attn", "torch_varlen") and not on_gpu:
+        raise InputError(f"--kernel {kernel}: needs CUDA and half precision, not {device.type} {dtype}; use auto.")
     if kernel != "auto":
         return kernel, ""
     if on_gpu:
-        return ("flash_attn", "") if _has_flash() else ("torch_varlen", "flash-attn is not installed")
+        return ("flash_attn", "") if has_flash else ("torch_varlen", "flash-attn is not installed")
     if device.type == "cpu" and dtype == torch.bfloat16 and needs_grad:
         return "eager", "SDPA's bfloat16 backward is slow on the CPU"
     return "sdpa", f"varlen kernels need CUDA and half precision, not {device.type} {dtype}"
 
 
-def _has_flash() -> bool:
-    return importlib.util.find_spec("flash_attn") is not None
-
-
 def _grouped_attention(
     q: Tensor, k: Tensor, v: Tensor, groups: list[FrameGroup], scale: float, explicit: bool
 ) -> Tensor:
-    outputs, tokens = [], []
+    outputs = []
     for group in groups:
         batch = (_to_batch(q, group), _to_batch(k, group), _to_batch(v, group))
         out = batched_attention(*batch, scale, group.key_mask, explicit).transpose(1, 2)
         flat = out.reshape(group.num_frames * group.length, *q.shape[1:])
         outputs.append(flat if group.slot is None else flat.index_select(0, group.slot))
-        tokens.append(group.token)
     if len(groups) == 1:
         return outputs[0]
-    return torch.empty_like(q).index_copy(0, torch.cat(tokens), torch.cat(outputs))
+    return torch.empty_like(q).index_copy(0, torch.cat([group.token for group in groups]), torch.cat(outputs))
 
 
 def _to_batch(x_MHK: Tensor, group: FrameGroup) -> Tensor:

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from stts_cli.pruning.attention import log_score_bias
-from stts_cli.pruning.scorer import random_scores, reference_scores, temporal_scores
+from stts_cli.pruning.losses import temporal_target
+from stts_cli.pruning.own_scorer import load_scorer
+from stts_cli.pruning.scorer import random_scores, reference_scores
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.tome import merge_windows
 from stts_cli.pruning.windows import patch_window
 from stts_cli.settings import Layout, Pruning, lone_frames
+
+# features (T, N, D), window table (W, P) and frames of each video -> scores (T, W), high = keep
+Scorer = Callable[[Tensor, Tensor, list[int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ def make_plan(
 
     Raises:
         ValueError: the learned scorer is asked for and not there.
+        InputError: a scorer of the user's own that cannot be used.
     """
     dropped = [pruning.num_dropped(length, layout.num_windows) for length in video_lengths]
     owner = patch_window(window_index, layout.num_patches)
@@ -71,8 +78,8 @@ def make_plan(
         keep_TW, merge = merge_windows(hidden_TND, window_index, dropped, video_lengths)
         keep_TN = keep_TW.index_select(1, owner)
         return Plan(keep_TW, keep_TN, keep_TN, merge=merge)
-    scores = score(hidden_TND, pruning, window_index, video_lengths, learned)
-    keep_TW = select_windows(scores, pruning.keep_ratio, video_lengths, pruning.prune_from_frame)
+    scores = choose_scorer(pruning, layout, dropped, learned)(hidden_TND, window_index, video_lengths)
+    keep_TW = select_windows(scores, dropped, video_lengths)
     keep_TN = present_TN = keep_TW.index_select(1, owner)
     if pruning.refill_lone_frames:
         present_TN = keep_TN.clone()
@@ -85,17 +92,15 @@ def make_plan(
     return Plan(keep_TW, keep_TN, present_TN, scores, bias)
 
 
-def score(
-    hidden_TND: Tensor, pruning: Pruning, window_index: Tensor, video_lengths: list[int], learned: nn.Module | None
-) -> Tensor:
-    """Score every window, (T, W), high = keep; the arguments are those of `make_plan`."""
-    if pruning.scorer == "temporal":
-        return temporal_scores(hidden_TND, window_index, video_lengths)
-    if pruning.scorer == "reference":
-        return reference_scores(hidden_TND, window_index, video_lengths, pruning.keep_ratio, pruning.prune_from_frame)
-    if pruning.scorer == "random":
-        return random_scores(len(hidden_TND), len(window_index), pruning.seed).to(hidden_TND.device)
-    if learned is None:
+def choose_scorer(pruning: Pruning, layout: Layout, dropped: list[int], learned: nn.Module | None) -> Scorer:
+    """Return the scorer that `pruning` names; `dropped` is how many windows each video drops."""
+    scorers: dict[str, Scorer | None] = {
+        "learned": learned,
+        "temporal": temporal_target,
+        "reference": partial(reference_scores, dropped=dropped),
+        "random": partial(random_scores, seed=pruning.seed),
+    }
+    scorer = scorers[pruning.scorer] if pruning.scorer in scorers else load_scorer(pruning.scorer, layout)
+    if scorer is None:
         raise ValueError("there is no learned scorer")
-    scores: Tensor = learned(hidden_TND, window_index, video_lengths)
-    return scores
+    return scorer

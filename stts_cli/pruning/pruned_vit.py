@@ -4,13 +4,14 @@ Comes between a family's patches and its connector. In: patches of the frames of
 of kept patches only, with the table that pools them to visual tokens. Blocks 0..l see every patch (l is `prune_layer`),
 the plan is made from block l's output, block l + 1 sees every patch with a bias on its keys, blocks l + 2.. see kept
 patches, each within its own frame; where a checkpoint was trained so, they see all patches of a frame that packing into
-bins would leave alone, though only its kept ones go on. Source: arXiv 2603.18004, method. Training and inference use
-this same function, and the blocks are always the stock model's own: only what they attend over changes.
+bins would leave alone, though only its kept ones go on. Behind the last block nothing is left to save here, and what
+follows reads the kept patches only. Source: arXiv 2603.18004, method. Training and inference use this same function,
+and the blocks are always the stock model's own: only what they attend over changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,8 @@ from stts_cli.pruning.packing import pack
 from stts_cli.pruning.plan import Plan, make_plan
 from stts_cli.pruning.stopwatch import Stopwatch
 from stts_cli.settings import Execution, Layout, Pruning, check_prune_layer
+
+Taps = dict[int, Tensor]  # number of a block -> its output
 
 
 class Vit(Protocol):
@@ -45,7 +48,7 @@ class Vit(Protocol):
 
 @dataclass
 class VitOutput:
-    """What the pruned ViT hands to the connector, and what training and reports want to know.
+    """What the connector reads, and what training and reports want to know.
 
     Attributes:
         features: (M, D * number of taps) of kept patches, frame after frame.
@@ -99,73 +102,54 @@ def prune_and_encode(
         Features of kept patches, differentiable end to end.
 
     Raises:
-        InputError: the prune layer is out of range.
-        ValueError: lengths, kernel or scorer that cannot be honoured.
+        InputError: a prune layer, kernel or scorer that cannot be honoured.
+        ValueError: the lengths do not add up to T, or there is no learned scorer where one is asked for.
 
     Source: arXiv 2603.18004, method.
     """
     if sum(video_lengths) != len(patches):
         raise ValueError(f"video lengths add up to {sum(video_lengths)}, not to {len(patches)} frames: they must agree")
-    execution, scored = execution or Execution(), pruning.prune_layer
-    run = _Run(vit, execution, scored, patches.device)
-    last = len(run.blocks)
-    check_prune_layer(scored, last)
-    step = execution.chunk_frames or len(patches)
-    chunks = [slice(start, start + step) for start in range(0, len(patches), step)]
+    scored, num_blocks = pruning.prune_layer, len(vit.vit_blocks)
+    check_prune_layer(scored, num_blocks)
+    run = _Run(vit, execution or Execution(), scored, patches)
     if not any(pruning.num_dropped(length, layout.num_windows) for length in video_lengths):
-        taps = _join([run(range(last), vit.embed(patches[chunk]))[1] for chunk in chunks])
         every_TN = torch.ones(len(patches), layout.num_patches, dtype=torch.bool, device=patches.device)
         plan = Plan(every_TN[:, : layout.num_windows].clone(), every_TN, every_TN)
+        taps = run.dense(num_blocks)
         return run.output(plan, {i: x.flatten(0, 1) for i, x in taps.items()}, taps.get(scored), window_index)
-
-    parts, seen = zip(*[run(range(scored + 1), vit.embed(patches[chunk])) for chunk in chunks], strict=True)
-    hidden, dense_taps = _cat(parts), _join(seen)
-    del parts, seen  # hidden is held once while it is scored
+    taps = run.dense(scored + 1, keep_scored=True)
+    hidden = taps[scored]
     run.watch.lap("vit_dense")
     plan = make_plan(hidden, pruning, layout, window_index, video_lengths, learned)
-    kept = plan.kept_patches.reshape(-1)
-    dense_taps = {i: x.flatten(0, 1).index_select(0, kept.nonzero().squeeze(1)) for i, x in dense_taps.items()}
+    kept = plan.kept_patches.reshape(-1).nonzero().squeeze(1)
+    taps = {i: x.flatten(0, 1).index_select(0, kept) for i, x in taps.items() if i in vit.taps}
     run.choose_kernel(hidden)
     run.watch.lap("score_select_pack")
-    packed_taps = _join([run.late(hidden[chunk], plan, chunk) for chunk in chunks])
-    return run.output(plan, {**dense_taps, **packed_taps}, hidden if execution.keep_scored else None, window_index)
+    taps |= _join([run.pruned(hidden[chunk], plan, chunk) for chunk in run.chunks])
+    return run.output(plan, taps, hidden if run.execution.keep_scored else None, window_index)
 
 
 class _Run:
-    """Run blocks of one video encoder, and note what the connector reads, which kernel ran and how long it took."""
+    """One pass: which chunks of frames go through together, what is noted on the way, kernel and times."""
 
-    def __init__(self, vit: Vit, execution: Execution, scored: int, device: torch.device) -> None:
-        self.vit, self.execution, self.scored, self.blocks = vit, execution, scored, vit.vit_blocks
-        self.noted = {*vit.taps, *([scored] if execution.keep_scored else [])}
+    def __init__(self, vit: Vit, execution: Execution, scored: int, patches: Tensor) -> None:
+        self.vit, self.execution, self.scored, self.patches = vit, execution, scored, patches
+        step = execution.chunk_frames or len(patches)
+        self.chunks = [slice(start, start + step) for start in range(0, len(patches), step)]
         self.kernel, self.kernel_reason = "dense", ""
-        self.watch = Stopwatch(device, "vit_dense", "score_select_pack", "vit_packed")
+        self.watch = Stopwatch(patches.device, "vit_dense", "score_select_pack", "vit_packed")
 
-    def __call__(
-        self, which: Sequence[int], x: Tensor, attention: Attention | None = None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Run some blocks; returns their output and those of the noted ones among them."""
-        if attention is None and self._is_explicit(x):
-            attention = Attention("eager")
-        taps = {}
-        for number in which:
-            x = self._block(number, x, attention)
-            if number in self.noted:
-                taps[number] = x
-        return x, taps
+    def dense(self, num_blocks: int, *, keep_scored: bool = False) -> Taps:
+        """Run the first blocks on every patch; returns outputs (T, N, D) of those that are read or scored."""
+        noted = {*self.vit.taps, *([self.scored] if keep_scored or self.execution.keep_scored else [])}
+        embedded = (self.vit.embed(self.patches[chunk]) for chunk in self.chunks)
+        return _join([self.blocks(range(num_blocks), x_TND, noted)[1] for x_TND in embedded])
 
-    def _block(self, number: int, x: Tensor, attention: Attention | None) -> Tensor:
-        def block(x: Tensor) -> Tensor:
-            with attention_over(attention):  # inside, since a checkpoint runs it again, maybe in another thread
-                return self.vit.run_block(number, x)
-
-        return checkpoint(block, x, use_reentrant=False) if self.execution.checkpoint else block(x)
-
-    def late(self, x_TND: Tensor, plan: Plan, chunk: slice) -> dict[int, Tensor]:
-        """Run what comes after scoring on a chunk of frames; returns the noted outputs of kept patches."""
-        bias_TN = None if plan.bias is None else plan.bias[chunk]
+    def pruned(self, x_TND: Tensor, plan: Plan, chunk: slice) -> Taps:
+        """Run what comes after scoring on a chunk of frames; returns the outputs (M, D) of kept patches."""
         kernel = "eager" if self._is_explicit(x_TND) else "sdpa"
-        biased = None if bias_TN is None else Attention(kernel, key_bias=bias_TN)
-        x_TND, _ = self([self.scored + 1], x_TND, biased)
+        biased = None if plan.bias is None else Attention(kernel, key_bias=plan.bias[chunk])
+        x_TND, _ = self.blocks([self.scored + 1], x_TND, (), biased)
         self.watch.lap("vit_dense")
         if plan.merge is not None:
             x_TND = plan.merge(x_TND, chunk)
@@ -173,30 +157,47 @@ class _Run:
         if not packed.lengths:
             return {}
         self.watch.lap("score_select_pack")
-        attention = Attention(self.kernel, packed)
-        _, taps = self(range(self.scored + 2, len(self.blocks)), packed.tokens[None], attention)
-        if self.scored + 1 in self.noted:
-            taps[self.scored + 1] = packed.tokens[None]
+        x, late = packed.tokens[None], range(self.scored + 2, len(self.vit.vit_blocks))
+        _, taps = self.blocks(late, x, self.vit.taps, Attention(self.kernel, packed))
+        if self.scored + 1 in self.vit.taps:
+            taps[self.scored + 1] = x
         self.watch.lap("vit_packed")
         if plan.present_patches is plan.kept_patches:
             return {number: x[0] for number, x in taps.items()}
         kept = plan.kept_patches[chunk].reshape(-1)[packed.index].nonzero().squeeze(1)
         return {number: x[0].index_select(0, kept) for number, x in taps.items()}
 
+    def blocks(
+        self, which: Sequence[int], x: Tensor, noted: Collection[int], attention: Attention | None = None
+    ) -> tuple[Tensor, Taps]:
+        """Run some blocks; returns their output and those of the noted ones among them."""
+        if attention is None and self._is_explicit(x):
+            attention = Attention("eager")
+
+        def block(x: Tensor, number: int) -> Tensor:
+            with attention_over(attention):  # inside, since a checkpoint runs it again, maybe in another thread
+                return self.vit.run_block(number, x)
+
+        taps = {}
+        for number in which:
+            again = self.execution.checkpoint
+            x = checkpoint(block, x, number, use_reentrant=False) if again else block(x, number)
+            if number in noted:
+                taps[number] = x
+        return x, taps
+
     def choose_kernel(self, hidden: Tensor) -> None:
         needs_grad = self._needs_grad(hidden)
         self.kernel, self.kernel_reason = choose_kernel(self.execution.kernel, hidden.device, hidden.dtype, needs_grad)
 
-    def output(
-        self, plan: Plan, taps: dict[int, Tensor], scored_hidden: Tensor | None, window_index: Tensor
-    ) -> VitOutput:
+    def output(self, plan: Plan, taps: Taps, scored_hidden: Tensor | None, window_index: Tensor) -> VitOutput:
         features = torch.cat([taps[number] for number in self.vit.taps], -1)
         pool_index = _pool_index(window_index, plan)
         self.watch.lap("vit_dense" if self.kernel == "dense" else "score_select_pack")
         return VitOutput(features, pool_index, plan, scored_hidden, self.kernel, self.kernel_reason, self.watch.seconds)
 
     def _needs_grad(self, x: Tensor) -> bool:
-        wants = x.requires_grad or any(p.requires_grad for p in self.blocks[0].parameters())
+        wants = x.requires_grad or any(p.requires_grad for p in self.vit.vit_blocks[0].parameters())
         return torch.is_grad_enabled() and wants
 
     def _is_explicit(self, x: Tensor) -> bool:
@@ -214,10 +215,7 @@ def _pool_index(window_index: Tensor, plan: Plan) -> Tensor:
     return torch.where(slots >= 0, row_of[slots.clamp_min(0) + frame[:, None] * num_patches], -1)
 
 
-def _join(parts: Sequence[dict[int, Tensor]]) -> dict[int, Tensor]:
+def _join(parts: Sequence[Taps]) -> Taps:
     """Put the chunks of each noted output together."""
-    return {number: _cat([part[number] for part in parts if part]) for number in next(filter(None, parts), {})}
-
-
-def _cat(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    numbers = next(filter(None, parts), {})
+    return {i: torch.cat([part[i] for part in parts if part]) if len(parts) > 1 else parts[0][i] for i in numbers}

@@ -1,9 +1,9 @@
 """Scorers: how much each window of a clip is worth keeping, (T, N, D) features in, (T, W) scores out, high = keep.
 
 Runs once, on the output of ViT block `prune_layer`. `TokenScorer` is the paper's learned scorer (arXiv 2603.18004,
-token scorer); the others need no training and exist to compare with: `temporal` (change since the previous frame),
-`reference` (change since the frame in which that position last changed) and `random`. No text is seen by any of them.
-Choosing windows from scores is selection.py's work.
+token scorer); `reference_scores` (change since the frame in which that position last changed) and `random_scores` need
+no training and exist to compare with, as does the target of the temporal loss taken as the score (losses.py). No text
+is seen by any of them. plan.py chooses among them, selection.py chooses windows by them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stts_cli.pruning.losses import temporal_target
 from stts_cli.pruning.windows import first_frames, gather_windows
-from stts_cli.settings import num_dropped
 
 _PROJECTION_STD = 0.02
 
@@ -60,15 +58,16 @@ class WindowPool(nn.Module):
         # One query a window: projecting it by the keys' weights, and the mixed patches by the values', costs a P-th of
         # projecting every patch, and is the same sum in another order.
         heads = (self.num_heads, self.head_dim)
-        q_TWHK = self.q_proj(mean).unflatten(-1, heads)
-        q_TWHD = torch.einsum("twhk,hkd->twhd", q_TWHK, self.k_proj.weight.unflatten(0, heads))
+        q_TWHK = self.q_proj(mean).view(*mean.shape[:2], *heads)
+        q_TWHD = torch.einsum("twhk,hkd->twhd", q_TWHK, self.k_proj.weight.view(*heads, -1))
         # equal for all keys, so it cancels out in the softmax; with it, the keys' bias has its gradient, 0
         offset = (q_TWHK * self.k_proj.bias.view(heads)).sum(-1, keepdim=True)
         logits = (q_TWHD @ x_TWPD.transpose(2, 3) + offset) * self.head_dim**-0.5
         weights = logits.masked_fill(~filled[:, None], float("-inf")).softmax(-1, dtype=torch.float32)
         mixed_TWHD = weights.to(x_TWPD.dtype) @ x_TWPD
-        v_TWHK = torch.einsum("twhd,hkd->twhk", mixed_TWHD, self.v_proj.weight.unflatten(0, heads))
-        return self.o_proj(v_TWHK.flatten(-2) + self.v_proj.bias)
+        v_TWHK = torch.einsum("twhd,hkd->twhk", mixed_TWHD, self.v_proj.weight.view(*heads, -1))
+        pooled: Tensor = self.o_proj(v_TWHK.flatten(-2) + self.v_proj.bias)
+        return pooled
 
 
 class ScoreMlp(nn.Module):
@@ -92,7 +91,8 @@ class ScoreMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, in_size) to (…, 1) logits of the same dtype."""
-        return self.fc3(functional.silu(self.fc2(functional.silu(self.fc1(x)))))
+        logits: Tensor = self.fc3(functional.silu(self.fc2(functional.silu(self.fc1(x)))))
+        return logits
 
 
 class TokenScorer(nn.Module):
@@ -129,46 +129,22 @@ class TokenScorer(nn.Module):
         pooled = self.pool(x_TND, window_index)
         later = ~first_frames(video_lengths, x_TND.shape[0], x_TND.device)
         previous = torch.cat([torch.zeros_like(pooled[:1]), pooled[:-1]]) * later[:, None, None].to(pooled.dtype)
-        return self.mlp(torch.cat([previous, pooled], -1)).squeeze(-1).float().sigmoid()
+        logits: Tensor = self.mlp(torch.cat([previous, pooled], -1))
+        return logits.squeeze(-1).float().sigmoid()
 
 
-def temporal_scores(x_TND: Tensor, window_index: Tensor, video_lengths: list[int]) -> Tensor:
-    """Score windows by how much they changed since the previous frame, without training.
-
-    Args:
-        x_TND: (T, N, D) features.
-        window_index: int64 (W, P) window table.
-        video_lengths: frames of each video; they add up to T.
-
-    Returns:
-        float32 (T, W) in [0, 2]; no gradient.
-
-    Source: arXiv 2603.18004: the target of the temporal loss, used as the score itself.
-    """
-    return temporal_target(x_TND, window_index, video_lengths)
-
-
-def random_scores(num_frames: int, num_windows: int, seed: int | torch.Generator = 0) -> Tensor:
-    """Score windows by seeded noise.
-
-    Args:
-        num_frames: T.
-        num_windows: W.
-        seed: an integer, or a CPU generator to draw from.
-
-    Returns:
-        float32 (T, W) in [0, 1) on the CPU, so that a seed means the same on every device.
-    """
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    return torch.rand(num_frames, num_windows, generator=generator)
+def random_scores(x_TND: Tensor, window_index: Tensor, video_lengths: list[int], *, seed: int = 0) -> Tensor:
+    """Score windows by seeded noise, float32 (T, W) in [0, 1); a seed means the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(len(x_TND), len(window_index), generator=generator).to(x_TND.device)
 
 
 def reference_scores(
     x_TND: Tensor,
     window_index: Tensor,
     video_lengths: list[int],
-    keep_ratio: float,
-    prune_from_frame: int = 0,
+    *,
+    dropped: list[int],
     threshold: float = 0.85,
     step: float = 0.05,
 ) -> Tensor:
@@ -182,8 +158,7 @@ def reference_scores(
         x_TND: (T, N, D) features.
         window_index: int64 (W, P) window table.
         video_lengths: frames of each video; they add up to T.
-        keep_ratio: fraction of windows kept, in (0, 1].
-        prune_from_frame: as for `num_dropped`.
+        dropped: windows that each video drops.
         threshold: cosine below which a window has changed, in [-1, 1].
         step: how much the threshold falls at a time, > 0.
 
@@ -192,17 +167,15 @@ def reference_scores(
 
     Source: arXiv 2603.18004, baselines (similarity to a reference frame).
     """
-    parts, start = [], 0
-    for length in video_lengths:
-        windows = gather_windows(x_TND[start : start + length].detach(), window_index).flatten(2)
-        num_kept = length * len(window_index) - num_dropped(length, len(window_index), keep_ratio, prune_from_frame)
-        limit = threshold
+    parts = []
+    for x, number in zip(torch.split(x_TND.detach(), video_lengths), dropped, strict=True):
+        windows = gather_windows(x, window_index).flatten(2)
+        num_kept, limit = len(x) * len(window_index) - number, threshold
         changed, change = _changes(windows, limit)
         while int(changed.sum()) > num_kept:  # ends at -1, where only the first frame is left, which is kept whole
             limit -= step
             changed, change = _changes(windows, limit)
         parts.append(change / 2 + changed)
-        start += length
     return torch.cat(parts)
 
 

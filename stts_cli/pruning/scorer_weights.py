@@ -46,24 +46,21 @@ def scorer_from_state_dict(state_dict: Mapping[str, Tensor], sizes: Mapping[str,
     """
     scorer = TokenScorer(**sizes)
     expected = scorer.state_dict()
-    found: dict[str, Tensor] = {}
     given: dict[str, str] = {}
     wrong: list[str] = []
     for name, value in state_dict.items():
         own = _own_name(name)
         if own not in expected:
             wrong.append(f"{name} is not known")
-        elif own in found:
+        elif own in given:
             wrong.append(f"{given[own]} and {name} are the same weight")
         elif value.shape != expected[own].shape:
             wrong.append(f"{name} is {_shape(value)} where the model needs {_shape(expected[own])}")
-        else:
-            found[own] = value.to(torch.float32)
         given[own] = name
     wrong += [f"{_reference_name(name)} is missing" for name in expected if name not in given]
     if wrong:
         raise ValueError("; ".join(wrong))
-    scorer.load_state_dict(found)
+    scorer.load_state_dict({own: state_dict[name].to(torch.float32) for own, name in given.items()})
     return scorer
 
 

@@ -9,7 +9,7 @@ from stts_cli.errors import InputError
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window, window_index
-from stts_cli.settings import Execution
+from stts_cli.settings import Execution, num_dropped
 
 TIMES = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
 QUESTION = "What color is it?"
@@ -97,7 +97,7 @@ def masked_logits(family, frames, keep_ratio):
         mask = None
         if i == family.settings.prune_layer + 1:
             scores = family.scorer(hidden, table, [len(frames)])
-            keep = select_windows(scores, keep_ratio, [len(frames)])
+            keep = select_windows(scores, [num_dropped(len(frames), len(table), keep_ratio)], [len(frames)])
             mask = log_score_bias(scores, table, family.layout, [len(frames)])[:, None, None].expand(-1, -1, 25, -1)
         elif i > family.settings.prune_layer:
             kept = keep[:, patch_window(table, 25)]
@@ -237,7 +237,7 @@ def test_visual_tokens_must_fit_the_placeholders(family, frames):
         ({"keep_ratio": 0.0}, "greater than 0 and at most 1"),
         ({"prune_layer": 6}, "--prune-layer 6: must be 0 to 4; 7 ViT blocks run"),
         ({"scorer": "leraned"}, "did you mean 'learned'"),
-        ({"kernel": "quick"}, "kernel 'quick' is unknown"),
+        ({"kernel": "quick"}, "--kernel quick: must be auto"),
     ],
 )
 def test_bad_settings_are_input_errors(family, frames, options, message):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stts_cli.pruning import current_attention
+from stts_cli.pruning import TokenScorer, current_attention
 
 
 class TinyAttention(nn.Module):
@@ -55,3 +55,12 @@ def tiny_blocks():
         for p in blocks.parameters():
             p.add_(0.2 * torch.randn_like(p))
     return blocks
+
+
+@pytest.fixture
+def setting(tiny_blocks):
+    torch.manual_seed(1)
+    scorer = TokenScorer(24, 2, 16)
+    for p in scorer.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return tiny_blocks, torch.randn(10, 20, 24), scorer

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stts_cli.errors import EnvironmentFailure
+from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.pruning.attention import (
     Attention,
     attention_over,
@@ -181,11 +181,11 @@ def test_choice_of_kernel(kernel, device, dtype, needs_grad, has_flash, chosen, 
 def test_kernels_that_cannot_run_are_refused(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="'fast' is unknown -> known: auto, flash_attn"):
+    with pytest.raises(InputError, match=r"^--kernel fast: must be auto, flash_attn, .* or eager\.$"):
         choose_kernel("fast", cpu, torch.float32, False)
-    with pytest.raises(ValueError, match="needs CUDA and half precision, not cpu"):
+    with pytest.raises(InputError, match="needs CUDA and half precision, not cpu"):
         choose_kernel("torch_varlen", cpu, torch.bfloat16, False)
-    with pytest.raises(ValueError, match=r"needs CUDA and half precision, not cuda torch\.float32"):
+    with pytest.raises(InputError, match=r"needs CUDA and half precision, not cuda torch\.float32"):
         choose_kernel("torch_varlen", cuda, torch.float32, False)
     with pytest.raises(EnvironmentFailure, match=r"pip install '\.\[flash\]'"):
         choose_kernel("flash_attn", cuda, torch.bfloat16, False)

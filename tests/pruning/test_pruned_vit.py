@@ -8,7 +8,7 @@ from stts_cli.errors import InputError
 from stts_cli.pruning import attention, stopwatch
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.pruned_vit import prune_and_encode
-from stts_cli.pruning.scorer import TokenScorer, random_scores, reference_scores
+from stts_cli.pruning.scorer import random_scores, reference_scores
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.tome import merge_windows
 from stts_cli.pruning.windows import patch_window, window_index
@@ -20,15 +20,6 @@ LAYOUT = Layout((20, 16), (5, 4), (2, 2))
 INDEX = window_index(*LAYOUT.grid, *LAYOUT.window)
 LENGTHS = [4, 1, 5]
 LAYERS = [-1, 4, 1, 2]  # packed, packed, dense, and the block with the bias
-
-
-@pytest.fixture
-def setting(tiny_blocks):
-    torch.manual_seed(1)
-    scorer = TokenScorer(24, 2, 16)
-    for p in scorer.parameters():
-        torch.nn.init.normal_(p, std=0.5)
-    return tiny_blocks, torch.randn(10, 20, 24), scorer
 
 
 def encode(blocks, hidden, scorer, keep_ratio=0.5, lengths=None, **options):
@@ -44,6 +35,10 @@ def encode(blocks, hidden, scorer, keep_ratio=0.5, lengths=None, **options):
     )  # fmt: skip
 
 
+def dropped_of(lengths, keep_ratio, prune_from_frame=0, merges=False):
+    return [num_dropped(length, len(INDEX), keep_ratio, prune_from_frame, merges=merges) for length in lengths]
+
+
 def binned_features(blocks, hidden, scorer, keep_ratio, lengths, refill):
     """The paper's layout: what comes after the block with the bias runs in bins, under a mask."""
     outputs = []
@@ -51,7 +46,7 @@ def binned_features(blocks, hidden, scorer, keep_ratio, lengths, refill):
         hidden = block(hidden)
         outputs.append(hidden)
     scores = scorer(hidden, INDEX, lengths)
-    kept = select_windows(scores, keep_ratio, lengths)[:, patch_window(INDEX, 20)]
+    kept = select_windows(scores, dropped_of(lengths, keep_ratio), lengths)[:, patch_window(INDEX, 20)]
     outputs.append(blocks[2](hidden, log_score_bias(scores, INDEX, LAYOUT, lengths)[:, None, None]))
     binned = pack_bins(outputs[-1], kept, refill)
     x, mask = binned.tokens, (binned.segment[:, None, :, None] == binned.segment[:, None, None, :])
@@ -68,11 +63,10 @@ def masked_reference(blocks, hidden, scorer, keep_ratio, lengths, rescale="row",
     for i, block in enumerate(blocks):
         mask = None
         if i == 2 and scorer == "tome":
-            dropped = [num_dropped(length, len(INDEX), keep_ratio, merges=True) for length in lengths]
-            keep, merge = merge_windows(hidden, INDEX, dropped, lengths)
+            keep, merge = merge_windows(hidden, INDEX, dropped_of(lengths, keep_ratio, merges=True), lengths)
         elif i == 2:
             scores = scorer(hidden, INDEX, lengths)
-            keep = select_windows(scores, keep_ratio, lengths)
+            keep = select_windows(scores, dropped_of(lengths, keep_ratio), lengths)
             mask = log_score_bias(scores, INDEX, LAYOUT, lengths, rescale)[:, None, None]
         if i > 2:
             kept = keep[:, patch_window(INDEX, 20)]
@@ -154,8 +148,9 @@ def test_a_video_that_drops_nothing_is_stock_beside_one_that_does(setting, score
     scorer = learned if scorer_name == "learned" else scorer_name
     out = encode(blocks, hidden, scorer, 0.5, [3, 7], prune_from_frame=3, keep_scored=True)
     if scorer_name == "reference":
-        assert torch.equal(out.plan.scores, reference_scores(out.scored_hidden, INDEX, [3, 7], 0.5, 3))
-        assert not torch.equal(out.plan.scores, reference_scores(out.scored_hidden, INDEX, [3, 7], 0.5))
+        for first in (3, 0):
+            expected = reference_scores(out.scored_hidden, INDEX, [3, 7], dropped=dropped_of([3, 7], 0.5, first))
+            assert torch.equal(out.plan.scores, expected) == (first == 3)
     dense = encode(blocks, hidden[:3], "none")
     assert out.plan.keep_mask[:3].all()
     assert int((~out.plan.keep_mask).sum()) == 12  # half of the windows of 7 - 3 frames
@@ -231,8 +226,9 @@ def test_patches_are_embedded_a_chunk_at_a_time(setting, options):
 
 def test_random_scores_follow_the_seed(setting):
     blocks, hidden, _ = setting
-    assert torch.equal(encode(blocks, hidden, "random").plan.scores, random_scores(10, len(INDEX), 0))
-    assert torch.equal(encode(blocks, hidden, "random", seed=5).plan.scores, random_scores(10, len(INDEX), 5))
+    for seed in (0, 5):
+        expected = random_scores(hidden, INDEX, [10], seed=seed)
+        assert torch.equal(encode(blocks, hidden, "random", seed=seed).plan.scores, expected)
 
 
 def test_gradient_reaches_the_scorer_through_the_bias_only(setting):
@@ -379,7 +375,7 @@ def test_frames_are_grouped_once_a_chunk(setting, monkeypatch):
         ({"prune_layer": -1}, "--prune-layer -1: must be 0 to 4"),
         ({"scorer": "best"}, "scorer 'best' is unknown"),
         ({"lengths": [3, 4]}, "add up to 7, not to 10"),
-        ({"kernel": "fast"}, "kernel 'fast' is unknown"),
+        ({"kernel": "fast"}, "--kernel fast: must be auto, flash_attn"),
     ],
 )
 def test_bad_input(setting, options, message):

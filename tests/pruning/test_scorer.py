@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stts_cli.pruning.scorer import TokenScorer, random_scores, reference_scores, temporal_scores
+from stts_cli.pruning.losses import temporal_target
+from stts_cli.pruning.scorer import TokenScorer, random_scores, reference_scores
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import window_index
+from stts_cli.settings import num_dropped
 
 
 def naive_pool(scorer, x, index, t, w):
@@ -65,15 +67,17 @@ def test_names_of_the_checkpoint():
 
 
 def test_random_is_seeded():
-    assert torch.equal(random_scores(4, 9, 3), random_scores(4, 9, 3))
-    assert torch.equal(random_scores(4, 9), random_scores(4, 9, torch.Generator().manual_seed(0)))
-    assert not torch.equal(random_scores(4, 9, 3), random_scores(4, 9, 4))
+    x, index = torch.zeros(4, 16, 2), window_index(4, 4, 2, 2)
+    drawn = [random_scores(x, index, [4], seed=seed) for seed in (0, 3, 4)]
+    assert torch.equal(drawn[0], torch.rand(4, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(drawn[1], random_scores(x, index, [1, 3], seed=3))
+    assert not torch.equal(drawn[1], drawn[2])
 
 
 def test_temporal_finds_the_window_that_moved():
     x = torch.randn(1, 16, 8).repeat(4, 1, 1)
     x[2, 10] = torch.randn(8)  # patch 10 is in window 3
-    scores = temporal_scores(x, window_index(4, 4, 2, 2), [4])
+    scores = temporal_target(x, window_index(4, 4, 2, 2), [4])
     assert scores[2].argmax() == 3
     assert scores[1].max() < 1e-5
 
@@ -102,10 +106,11 @@ def test_reference_equals_a_loop(keep_ratio, prune_from_frame):
     index = window_index(4, 4, 2, 2)
     total = 24 - int(torch.tensor(4 * (1 - keep_ratio)) * (6 - prune_from_frame))
     changed, change = naive_reference(x, index, total)
-    scores = reference_scores(x, index, [6], keep_ratio, prune_from_frame)
+    dropped = [num_dropped(6, 4, keep_ratio, prune_from_frame)]
+    scores = reference_scores(x, index, [6], dropped=dropped)
     for (t, w), moved in changed.items():
         assert scores[t, w].item() == pytest.approx(change[t, w] / 2 + moved, abs=1e-5)
-    keep = select_windows(scores, keep_ratio, [6], prune_from_frame)
+    keep = select_windows(scores, dropped, [6])
     assert int(keep.sum()) == total
     assert all(bool(keep[place]) for place, moved in changed.items() if moved)
 
@@ -117,31 +122,31 @@ def turning(*cosines):
 
 def test_reference_counts_as_changed_below_085_and_stops_at_the_budget():
     index = window_index(1, 1, 1, 1)
-    assert (reference_scores(turning(0.84, 1.0), index, [3], 1.0) > 1).tolist() == [[True], [True], [True]]
-    assert (reference_scores(turning(0.86, 1.0), index, [3], 1.0) > 1).tolist() == [[True], [False], [False]]
-    assert (reference_scores(turning(0.0), index, [2], 1.0, threshold=0.0) > 1).tolist() == [[True], [False]]
+    assert (reference_scores(turning(0.84, 1.0), index, [3], dropped=[0]) > 1).tolist() == [[True], [True], [True]]
+    assert (reference_scores(turning(0.86, 1.0), index, [3], dropped=[0]) > 1).tolist() == [[True], [False], [False]]
+    assert (reference_scores(turning(0.0), index, [2], dropped=[0], threshold=0.0) > 1).tolist() == [[True], [False]]
     # two of four may stay and two have changed: the threshold has no reason to fall
-    assert (reference_scores(turning(1.0, 0.8, 0.8), index, [4], 0.5) > 1).tolist() == [
+    assert (reference_scores(turning(1.0, 0.8, 0.8), index, [4], dropped=[2]) > 1).tolist() == [
         [True],
         [False],
         [True],
         [False],
     ]
     # one of two may stay: the threshold falls to below 0.78
-    assert (reference_scores(turning(0.78), index, [2], 0.5) > 1).tolist() == [[True], [False]]
+    assert (reference_scores(turning(0.78), index, [2], dropped=[1]) > 1).tolist() == [[True], [False]]
 
 
 def test_the_reference_of_each_video_is_its_own():
     index, parts = window_index(1, 1, 1, 1), [turning(0.78), turning(0.84, 1.0), turning(0.5)]
-    alone = [reference_scores(part, index, [len(part)], 0.5) for part in parts]
-    assert torch.equal(reference_scores(torch.cat(parts), index, [2, 3, 2], 0.5), torch.cat(alone))
+    alone = [reference_scores(part, index, [len(part)], dropped=[1]) for part in parts]
+    assert torch.equal(reference_scores(torch.cat(parts), index, [2, 3, 2], dropped=[1, 1, 1]), torch.cat(alone))
 
 
 def test_the_reference_stays_within_0_and_2():
     """Also where rounding puts a cosine beyond 1."""
     x = torch.randn(1, 2500, 6, generator=torch.Generator().manual_seed(0)).repeat(3, 1, 1)
     x *= torch.tensor([1, 1.3, -5.3])[:, None, None]
-    scores = reference_scores(x, window_index(50, 50, 1, 1), [3], 1.0)
+    scores = reference_scores(x, window_index(50, 50, 1, 1), [3], dropped=[0])
     assert scores[1].min() == 0
     assert scores[2].max() == 2
 
@@ -152,5 +157,5 @@ def test_reference_keeps_drift_that_temporal_misses():
     x = torch.ones(10, 4, 2)
     x[:, 0] = torch.stack([angles.cos(), angles.sin()], -1)
     index = window_index(2, 2, 1, 1)
-    assert (reference_scores(x, index, [10], 0.5)[1:, 0] > 1).any()
-    assert temporal_scores(x, index, [10])[1:].max() < 0.05
+    assert (reference_scores(x, index, [10], dropped=[20])[1:, 0] > 1).any()
+    assert temporal_target(x, index, [10])[1:].max() < 0.05

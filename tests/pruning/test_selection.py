@@ -80,14 +80,14 @@ def test_a_budget_that_cannot_be_met_is_clamped_and_said(arguments, merges, drop
     assert clamp_note(*arguments, merges=merges) == (text.format(*note) if note else "")
 
 
-def naive_selection(scores, keep_ratio, lengths, prune_from):
+def naive_selection(scores, dropped, lengths):
     keep, start = [], 0
-    for length in lengths:
+    for length, number in zip(lengths, dropped, strict=True):
         rows = [list(r) for r in scores[start : start + length].tolist()]
         places = [(rows[t][w], t, w) for t in range(length) for w in range(len(rows[0])) if t >= 1]
         places.sort()
         mask = [[True] * len(rows[0]) for _ in rows]
-        for _, t, w in places[: num_dropped(length, len(rows[0]), keep_ratio, prune_from)]:
+        for _, t, w in places[:number]:
             mask[t][w] = False
         keep += mask
         start += length
@@ -99,14 +99,14 @@ def naive_selection(scores, keep_ratio, lengths, prune_from):
 def test_selection_equals_a_loop(keep_ratio, prune_from):
     lengths = [5, 1, 8, 4]
     scores = torch.rand(18, 9, generator=torch.Generator().manual_seed(1)).round(decimals=1)  # with many ties
-    chosen = select_windows(scores, keep_ratio, lengths, prune_from)
-    assert chosen.tolist() == naive_selection(scores, keep_ratio, lengths, prune_from)
+    dropped = [num_dropped(length, 9, keep_ratio, prune_from) for length in lengths]
+    assert select_windows(scores, dropped, lengths).tolist() == naive_selection(scores, dropped, lengths)
 
 
 def test_first_frame_stays_though_it_scores_lowest():
     scores = torch.ones(4, 6)
     scores[0] = -1.0
-    keep = select_windows(scores, 0.25, [4])
+    keep = select_windows(scores, [18], [4])
     assert keep[0].all()
     assert not keep[1:].any()
 
@@ -114,9 +114,9 @@ def test_first_frame_stays_though_it_scores_lowest():
 def test_budget_is_clip_wide():
     scores = torch.full((3, 4), 0.9)
     scores[1] = 0.1
-    assert select_windows(scores, 2 / 3, [3]).tolist() == [[True] * 4, [False] * 4, [True] * 4]
+    assert select_windows(scores, [4], [3]).tolist() == [[True] * 4, [False] * 4, [True] * 4]
 
 
 def test_no_gradient_passes():
     scores = torch.rand(4, 4, requires_grad=True)
-    assert not select_windows(scores, 0.5, [4]).requires_grad
+    assert not select_windows(scores, [8], [4]).requires_grad
