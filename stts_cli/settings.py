@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from stts_cli.errors import InputError, suggest
 
@@ -84,32 +85,56 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the frames of a video are cut.
+    """How a video is cut. A unit is what the ViT attends within, and one row of the keep mask.
 
     Attributes:
         frame_size: height and width of a frame in pixels.
-        grid: patch rows and columns of a frame.
+        grid: patch rows and columns of a unit.
         window: patch rows and columns of a window.
+        frames_per_unit: frames that patches run through; a last unit of fewer is filled up by the family.
     """
 
     frame_size: tuple[int, int]
     grid: tuple[int, int]
     window: tuple[int, int]
+    frames_per_unit: int = 1
 
     @property
     def num_patches(self) -> int:
-        """N, patches of a frame."""
+        """N, patches of a unit."""
         return self.grid[0] * self.grid[1]
 
     @property
     def window_grid(self) -> tuple[int, int]:
-        """Window rows and columns of a frame; windows at the border may be cut."""
+        """Window rows and columns of a unit; windows at the border may be cut."""
         return -(-self.grid[0] // self.window[0]), -(-self.grid[1] // self.window[1])
 
     @property
     def num_windows(self) -> int:
-        """W, windows of a frame."""
+        """W, windows of a unit."""
         return self.window_grid[0] * self.window_grid[1]
+
+    def num_units(self, num_frames: int) -> int:
+        """Return U, the units of so many frames."""
+        return -(-num_frames // self.frames_per_unit)
+
+
+class LayoutRule(Protocol):
+    """Decides how a video is cut before a frame of it is decoded; small and picklable, for processes without torch."""
+
+    def __call__(self, height: int, width: int, num_frames: int) -> Layout:
+        """Return the layout of a video of such frames."""
+
+
+@dataclass(frozen=True)
+class FixedLayout:
+    """The rule of a family that cuts all videos alike."""
+
+    layout: Layout
+
+    def __call__(self, height: int, width: int, num_frames: int) -> Layout:
+        """Return the one layout."""
+        return self.layout
 
 
 @dataclass(frozen=True)

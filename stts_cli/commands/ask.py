@@ -72,7 +72,7 @@ def ask(
             from stts_cli.report.pictures import kept_picture
             from stts_cli.report.pictures import save_kept as save
 
-            table, mask = family.window_index.cpu().numpy(), keep_mask.numpy()
+            table, mask = family.window_index(family.layout).cpu().numpy(), keep_mask.numpy()
             share = f"{family.model_name}: {mask.mean():.0%} of the windows kept"
             picture = kept_picture(clip.frames, clip.timestamps_s, mask, table, family.layout.grid, share)
             save(save_kept or "", picture, clip.timestamps_s, mask)

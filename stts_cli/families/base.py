@@ -24,10 +24,25 @@ from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.pruning import TokenScorer, prune_and_encode, shrink_placeholders, window_index
 from stts_cli.pruning.stopwatch import Stopwatch
-from stts_cli.settings import Execution, Layout, Pruning
+from stts_cli.settings import Execution, FixedLayout, Layout, LayoutRule, Pruning
 from stts_cli.settings import clamp_note as _clamp_note
 
 _CHUNK_PATCHES = 16_384  # patches that go through a block at once when no gradient is needed
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One or more videos, ready for the ViT.
+
+    Attributes:
+        pixels: (U, N, patch_dim), the units of all videos, one after the other.
+        num_units: units of each video.
+        layout: how all of them are cut.
+    """
+
+    pixels: Tensor
+    num_units: list[int]
+    layout: Layout
 
 
 @dataclass
@@ -35,19 +50,21 @@ class EncodedVideo:
     """The visual tokens of one or more videos.
 
     Attributes:
-        visual_tokens: (V, D of the language model), frame after frame.
-        keep_mask: bool (T, W), True = kept.
+        visual_tokens: (V, D of the language model), unit after unit.
+        keep_mask: bool (U, W), True = kept.
+        layout: how they are cut.
         seconds: by stage: "vit_dense" (patch embedding included), "score_select_pack", "vit_packed", "connector".
         scorer: who scored, "none" where nothing was dropped.
         kernel: attention kernel of the packed blocks, "dense" where nothing was dropped.
         kernel_reason: why that one.
-        packed_patches: patches of each frame that the ViT's packed blocks ran on; all where nothing was dropped.
-        scores: float32 (T, W), or None where nothing was scored.
-        scored_hidden: (T, N, D) what was scored; only if asked for.
+        packed_patches: patches of each unit that the ViT's packed blocks ran on; all where nothing was dropped.
+        scores: float32 (U, W), or None where nothing was scored.
+        scored_hidden: (U, N, D) what was scored; only if asked for.
     """
 
     visual_tokens: Tensor
     keep_mask: Tensor
+    layout: Layout
     seconds: dict[str, float]
     scorer: str
     kernel: str = "dense"
@@ -84,6 +101,7 @@ class Family(ABC):
         tokenizer: its tokenizer.
         scorer: the learned scorer, or None.
         frames: from pixels to patches.
+        layout_rule: how each video is cut.
         settings: how it was trained to be pruned.
         model_name: what to call it in reports.
         is_demonstration: True for the embedded model of the procedural world.
@@ -97,7 +115,6 @@ class Family(ABC):
         cache_reuse: how the language model's cache of a video comes back after a question: "crop" where every layer is
             full attention, "copy" where a layer keeps a state that cannot be cut.
         chain: what it was loaded from, the whole model last; empty for one made here.
-        window_index: int64 (W, P), patches of each window.
     """
 
     video_tag: str
@@ -113,18 +130,19 @@ class Family(ABC):
         *,
         scorer: TokenScorer | None,
         frames: FrameProcessor,
+        layout_rule: LayoutRule,
         settings: Pruning,
         model_name: str,
         is_demonstration: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
         self.model, self.tokenizer, self.scorer = model, tokenizer, scorer
-        self.frames, self.settings = frames, settings
+        self.frames, self.layout_rule, self.settings = frames, layout_rule, settings
         self.model_name, self.is_demonstration = model_name, is_demonstration
         self.chain: Sequence[Checkpoint] = ()
         self.notes = list(notes)
         use_registered_attention(model)
-        self.window_index = window_index(*frames.grid, *frames.pool).to(model.device)
+        self._window_index: dict[Layout, Tensor] = {}
 
     @property
     @abstractmethod
@@ -148,7 +166,7 @@ class Family(ABC):
 
     @abstractmethod
     def embed(self, patches: Tensor) -> Tensor:
-        """Turn patches (T, N, patch_dim) into what block 0 takes, (T, N, D)."""
+        """Turn patches (U, N, patch_dim) into what block 0 takes, (U, N, D)."""
 
     @abstractmethod
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
@@ -159,8 +177,8 @@ class Family(ABC):
         """Turn features (M, D * taps) of kept patches and their table (V, P) into visual tokens (V, D of the LM)."""
 
     @abstractmethod
-    def video_text(self, timestamps_s: Sequence[float]) -> str:
-        """Word a video: marks, times and a placeholder a window."""
+    def video_text(self, timestamps_s: Sequence[float], layout: Layout) -> str:
+        """Word a video: marks, times and a placeholder a window, from the time of each frame."""
 
     @abstractmethod
     def language_inputs(self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]) -> dict[str, Any]:
@@ -172,13 +190,14 @@ class Family(ABC):
             visual_tokens: (V, D) of each video, in the order of the placeholders.
         """
 
-    def positions(self, dense_ids: Tensor) -> Tensor | None:
+    def positions(self, dense_ids: Tensor, layout: Layout) -> Tensor | None:
         """Return the position of every token of a prompt whose placeholders are all there.
 
         What is left of a prompt keeps these, and tokens behind it count on from the last.
 
         Args:
             dense_ids: int64 (1, L).
+            layout: how its video is cut.
 
         Returns:
             int64 (..., 1, L), or None where the model counts the tokens that are left, 0, 1, 2...
@@ -191,13 +210,15 @@ class Family(ABC):
 
     @property
     def layout(self) -> Layout:
-        """How frames are cut."""
-        return Layout(self.frames.size, self.frames.grid, self.frames.pool)
+        """How every video is cut, of a family that cuts all alike."""
+        if not isinstance(self.layout_rule, FixedLayout):
+            raise TypeError(f"{self.model_name}: videos are cut each in their own way; must be asked of one video.")
+        return self.layout_rule.layout
 
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
-        return self.frames.size
+        return self.layout.frame_size
 
     @property
     def resample(self) -> str:
@@ -211,34 +232,42 @@ class Family(ABC):
         given = self.tokenizer.eos_token_id if given is None else given
         return [given] if isinstance(given, int) else list(given)
 
-    def preprocess(self, frames: Tensor) -> Tensor:
+    def window_index(self, layout: Layout) -> Tensor:
+        """Return the patches of each window, int64 (W, P), numbered as `embed` has them; see `pruning.window_index`."""
+        if layout not in self._window_index:
+            self._window_index[layout] = window_index(*layout.grid, *layout.window).to(self.model.device)
+        return self._window_index[layout]
+
+    def preprocess(self, *videos: Tensor) -> Patches:
         """Turn frames into patches.
 
         Args:
-            frames: uint8 (T, H, W, 3).
+            *videos: uint8 (T, H, W, 3) each.
 
         Returns:
-            (T, N, patch_size^2 * 3) in the model's dtype and on its device.
+            The patches in the model's dtype and on its device.
 
         Raises:
-            InputError: frames of another kind.
+            InputError: frames of another kind, or videos that are not cut alike.
         """
-        return self.frames(frames, self.model.dtype, self.model.device)
+        for frames in videos:
+            if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[-1] != 3 or len(frames) == 0:
+                raise InputError(
+                    f"frames {frames.dtype} {tuple(frames.shape)}: must be uint8 (T, H, W, 3) with T at least 1."
+                )
+        layouts = {self.layout_rule(frames.shape[1], frames.shape[2], len(frames)) for frames in videos}
+        if len(layouts) != 1:
+            raise InputError("videos of one batch: are cut in different ways; must be of one size and length.")
+        layout = layouts.pop()
+        pixels = [self.frames(frames, layout, self.model.dtype, self.model.device) for frames in videos]
+        return Patches(torch.cat(pixels), [layout.num_units(len(frames)) for frames in videos], layout)
 
-    def encode(
-        self,
-        patches: Tensor,
-        pruning: Pruning,
-        *,
-        video_lengths: list[int] | None = None,
-        execution: Execution | None = None,
-    ) -> EncodedVideo:
+    def encode(self, patches: Patches, pruning: Pruning, *, execution: Execution | None = None) -> EncodedVideo:
         """Turn patches into the visual tokens of kept windows.
 
         Args:
-            patches: (T, N, patch_dim) from `preprocess`, the videos of a batch one after the other.
+            patches: from `preprocess`.
             pruning: who scores and how much stays; at keep ratio 1 the stock modules run untouched.
-            video_lengths: frames of each video; None for one video.
             execution: how it runs.
 
         Returns:
@@ -253,10 +282,12 @@ class Family(ABC):
             )
         execution = execution or Execution()
         if execution.chunk_frames is None and not torch.is_grad_enabled():
-            execution = dataclasses.replace(execution, chunk_frames=max(1, _CHUNK_PATCHES // patches.shape[1]))
+            execution = dataclasses.replace(
+                execution, chunk_frames=max(1, _CHUNK_PATCHES // patches.layout.num_patches)
+            )
         try:
             vit = prune_and_encode(
-                self, patches, video_lengths or [len(patches)], pruning, self.layout, self.window_index,
+                self, patches.pixels, patches.num_units, pruning, patches.layout, self.window_index(patches.layout),
                 learned=self.scorer, execution=execution,
             )  # fmt: skip
         except ValueError as error:
@@ -267,6 +298,7 @@ class Family(ABC):
         return EncodedVideo(
             visual_tokens,
             vit.plan.keep_mask,
+            patches.layout,
             {**vit.seconds, **watch.seconds},
             scorer="none" if vit.kernel == "dense" else pruning.scorer,
             kernel=vit.kernel,
@@ -286,13 +318,22 @@ class Family(ABC):
         for block in (*self.vit_blocks, *self.idle_vit_blocks):
             block.gradient_checkpointing = False  # type: ignore[assignment]
 
-    def build_prompt(self, timestamps_s: list[float], question: str, keep_mask: Tensor, *, context: str = "") -> Prompt:
+    def build_prompt(
+        self,
+        timestamps_s: list[float],
+        question: str,
+        keep_mask: Tensor,
+        *,
+        layout: Layout | None = None,
+        context: str = "",
+    ) -> Prompt:
         """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
 
         Args:
             timestamps_s: time of each frame in seconds; T of them.
             question: the user's text.
-            keep_mask: bool (T, W), True = kept.
+            keep_mask: bool (U, W), True = kept.
+            layout: how the video is cut; None where the family cuts all alike.
             context: text between the video and the user's turn, where Molmo2's evaluation puts subtitles; a part of
                 the prefix.
 
@@ -302,11 +343,14 @@ class Family(ABC):
         Raises:
             InputError: the times do not fit the frames, or the prompt is longer than the model can take.
         """
-        if len(timestamps_s) != len(keep_mask):
-            raise InputError(f"{len(timestamps_s)} timestamps for {len(keep_mask)} frames -> one a frame")
+        layout = layout or self.layout
+        if layout.num_units(len(timestamps_s)) != len(keep_mask):
+            raise InputError(
+                f"{len(timestamps_s)} timestamps: must be one a frame; {len(keep_mask)} units were encoded."
+            )
         head, tail = self._chat_text(self.quote(question))
         context = self.quote(context, "text before the question")
-        prefix_ids = self.tokenize(head + self.video_text(timestamps_s) + context)
+        prefix_ids = self.tokenize(head + self.video_text(timestamps_s, layout) + context)
         dense = torch.tensor(prefix_ids + self.tokenize(tail))
         try:
             ids, index = shrink_placeholders(dense, self._token_id(self.placeholder), keep_mask.cpu())
@@ -318,7 +362,7 @@ class Family(ABC):
                 f"the prompt has {len(ids)} tokens, the model takes {limit} -> use fewer frames or a lower keep ratio"
             )
         visual = torch.tensor([self._token_id(token) for token in self.visual_words])
-        positions = self.positions(dense[None])
+        positions = self.positions(dense[None], layout)
         return Prompt(
             ids[None],
             torch.isin(ids, visual).long()[None],
@@ -327,17 +371,20 @@ class Family(ABC):
             None if positions is None else positions[..., index],
         )
 
-    def video_prefix(self, timestamps_s: list[float], keep_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def video_prefix(
+        self, timestamps_s: list[float], keep_mask: Tensor, layout: Layout | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Word a prompt up to the end of its video, for training.
 
         Args:
             timestamps_s: time of each frame in seconds; T of them.
-            keep_mask: bool (T, W), True = kept.
+            keep_mask: bool (U, W), True = kept.
+            layout: as for `build_prompt`.
 
         Returns:
             (ids int64 (L,), is_visual bool (L,)).
         """
-        prompt = self.build_prompt(timestamps_s, "?", keep_mask)
+        prompt = self.build_prompt(timestamps_s, "?", keep_mask, layout=layout)
         end = prompt.num_prefix
         return prompt.input_ids[0, :end], prompt.mm_token_type_ids[0, :end].bool()
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stts_cli.errors import InputError
 from stts_cli.media.resize import Resizer
+from stts_cli.settings import Layout
 
 _FRAMES_AT_ONCE = 32
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # numbers of PIL
@@ -29,49 +30,34 @@ class FrameProcessor:
     """A checkpoint's way from pixels to patches.
 
     Attributes:
-        size: height and width of a frame in pixels.
-        patch_size: side of a patch in pixels.
-        pool: patch rows and columns of a window.
         mean: by colour, of pixels in [0, 1].
         std: by colour.
         resample: "bilinear" or "bicubic".
     """
 
-    size: tuple[int, int]
-    patch_size: int
-    pool: tuple[int, int]
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     resample: str = "bilinear"
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patch rows and columns of a frame."""
-        return self.size[0] // self.patch_size, self.size[1] // self.patch_size
-
-    def __call__(self, frames: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def __call__(self, frames: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Turn frames into patches.
 
         Args:
-            frames: uint8 (T, H, W, 3).
+            frames: uint8 (T, H, W, 3), T at least 1.
+            layout: how they are cut; a unit is a frame.
             dtype: of the result.
             device: of the result.
 
         Returns:
             (T, N, patch_size * patch_size * 3), patches row by row, pixels row by row, colours last.
-
-        Raises:
-            InputError: not a uint8 tensor of that shape, or no frame at all.
         """
-        if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[-1] != 3 or len(frames) == 0:
-            raise InputError(f"frames are {frames.dtype} {tuple(frames.shape)} -> uint8 (T, H, W, 3) with T at least 1")
-        rows, cols, side = *self.grid, self.patch_size
+        (rows, cols), side = layout.grid, layout.frame_size[0] // layout.grid[0]
         mean = torch.tensor(self.mean, device=device) * 255
         std = torch.tensor(self.std, device=device) * 255
         parts = []
         for chunk in frames.split(_FRAMES_AT_ONCE):
-            if tuple(chunk.shape[1:3]) != self.size:
-                resize = Resizer(self.size, self.resample)
+            if tuple(chunk.shape[1:3]) != layout.frame_size:
+                resize = Resizer(layout.frame_size, self.resample)
                 chunk = torch.from_numpy(np.stack([resize(frame.numpy()) for frame in chunk.cpu()]))
             x = (chunk.to(device).float() - mean) / std
             x = x[:, : rows * side, : cols * side].view(len(x), rows, side, cols, side, 3)
@@ -79,7 +65,9 @@ class FrameProcessor:
         return torch.cat(parts)
 
 
-def read_frame_processor(find_file: Callable[[str], Path | None], default: dict[str, Any]) -> FrameProcessor:
+def read_frame_processor(
+    find_file: Callable[[str], Path | None], default: dict[str, Any]
+) -> tuple[FrameProcessor, Layout]:
     """Read a checkpoint's video-processor settings.
 
     Args:
@@ -87,8 +75,8 @@ def read_frame_processor(find_file: Callable[[str], Path | None], default: dict[
         default: values of keys that the checkpoint does not give (size, patch_size, pooling_size).
 
     Returns:
-        The processor. Keys are taken from video_preprocessor_config.json, else from the video part of
-        processor_config.json; preprocessor_config.json (made for images) gives only mean and std.
+        The processor and the layout of every video. Keys are taken from video_preprocessor_config.json, else from the
+        video part of processor_config.json; preprocessor_config.json (made for images) gives only mean and std.
 
     Raises:
         InputError: settings that cannot be honoured.
@@ -112,4 +100,5 @@ def read_frame_processor(find_file: Callable[[str], Path | None], default: dict[
             f"frames of {size[0]}x{size[1]} px do not divide into patches of {side} px -> fix the checkpoint"
         )
     mean, std = (tuple(given.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
-    return FrameProcessor(size, side, tuple(given["pooling_size"]), mean, std, _RESAMPLE[resample])
+    layout = Layout(size, (size[0] // side, size[1] // side), tuple(given["pooling_size"]))
+    return FrameProcessor(mean, std, _RESAMPLE[resample]), layout

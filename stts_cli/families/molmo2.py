@@ -21,6 +21,7 @@ from stts_cli.families.frames import read_frame_processor
 from stts_cli.families.settings import SETTINGS_FILE, build_scorer, is_in_old_order, load_scorer
 from stts_cli.families.weights import check_files, check_loaded, read_tensors
 from stts_cli.pruning import SCORER_PART
+from stts_cli.settings import FixedLayout, Layout
 
 _CHUNK_TOKENS = 4_096  # visual tokens that go through the connector at once
 
@@ -50,13 +51,13 @@ class Molmo2Family(Family):
     part_names: ClassVar = {"vit": ".vision_tower.", "connector": ".multi_modal_projector."}
 
     def __init__(self, model: Any, tokenizer: Any, *, processor: dict[str, Any] | None = None, **given: Any) -> None:
-        grid, num_positions = given["frames"].grid, model.config.vision_config.num_position_embeddings
-        if grid[0] * grid[1] != num_positions:
-            raise InputError(
-                f"frames give {grid[0]}x{grid[1]} patches, the model has {num_positions} positions -> "
-                "use the checkpoint's own video_preprocessor_config.json"
-            )
         super().__init__(model, tokenizer, **given)
+        (rows, cols), num_positions = self.layout.grid, model.config.vision_config.num_position_embeddings
+        if rows * cols != num_positions:
+            raise InputError(
+                f"{self.model_name}: frames give {rows}x{cols} patches, the model has {num_positions} positions. "
+                "Use the checkpoint's own video_preprocessor_config.json."
+            )
         marks = processor or {}
         special = marks.get("use_frame_special_tokens", True)
         self._frame_start, self._frame_end = ("<frame_start>", "<frame_end>") if special else ("<im_start>", "<im_end>")
@@ -117,6 +118,7 @@ class Molmo2Family(Family):
             "patch_size": vision.patch_size,
             "pooling_size": (3, 3),
         }
+        frames, layout = read_frame_processor(root.find_file, defaults)
         processor, more = read_processor(root)
         notes += [*top.notes, *more]
         if is_in_old_order(top.document):
@@ -128,7 +130,8 @@ class Molmo2Family(Family):
             stock.to(device).eval(),
             AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code),
             scorer=scorer.to(device, dtype).eval() if scorer is not None else None,
-            frames=read_frame_processor(root.find_file, defaults),
+            frames=frames,
+            layout_rule=FixedLayout(layout),
             settings=top.settings,
             model_name=top.name,
             is_demonstration=any(checkpoint.document.get("demonstration", False) for checkpoint in chain),
@@ -176,9 +179,9 @@ class Molmo2Family(Family):
         parts = [connector(features, part).last_hidden_state for part in pool_index.split(_CHUNK_TOKENS)]
         return torch.cat(parts)
 
-    def video_text(self, timestamps_s: Sequence[float]) -> str:
+    def video_text(self, timestamps_s: Sequence[float], layout: Layout) -> str:
         """Word a video: each frame's time, marks, and a placeholder a window, row by row."""
-        rows, cols = self.layout.window_grid
+        rows, cols = layout.window_grid
         frame = self._frame_start + (self.placeholder * cols + self._column) * rows + self._frame_end
         return " ".join(f"{t:.1f} {frame}" for t in timestamps_s)
 
@@ -194,7 +197,7 @@ class Molmo2Family(Family):
 
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""
-        return model_shape(self.model.config, self.frames.grid, self.frames.pool)
+        return model_shape(self.model.config, self.layout)
 
 
 def scorer_sizes(vision: Any) -> dict[str, int]:
@@ -207,13 +210,12 @@ def scorer_sizes(vision: Any) -> dict[str, int]:
     }
 
 
-def model_shape(config: Any, grid: tuple[int, int], pool: tuple[int, int]) -> ModelShape:
+def model_shape(config: Any, layout: Layout) -> ModelShape:
     """Read the sizes that FLOPs depend on from a config.
 
     Args:
         config: transformers' Molmo2Config.
-        grid: patch rows and columns of a frame.
-        pool: patch rows and columns of a window.
+        layout: how videos are cut.
 
     Returns:
         The sizes; no weights are needed.
@@ -222,9 +224,9 @@ def model_shape(config: Any, grid: tuple[int, int], pool: tuple[int, int]) -> Mo
     deepest = max(layer % vision.num_hidden_layers for layer in adapter.vision_feature_layer)
     return ModelShape(
         patch_dim=vision.patch_size**2 * vision.num_channels,
-        num_patches=grid[0] * grid[1],
-        num_windows=-(-grid[0] // pool[0]) * -(-grid[1] // pool[1]),
-        window_size=pool[0] * pool[1],
+        num_patches=layout.num_patches,
+        num_windows=layout.num_windows,
+        window_size=layout.window[0] * layout.window[1],
         vit_blocks=deepest + 1,
         vit_width=vision.hidden_size,
         vit_heads=vision.num_attention_heads,

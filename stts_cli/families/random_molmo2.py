@@ -21,7 +21,7 @@ from stts_cli.families.checkpoints import base_chain
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
 from stts_cli.pruning import TokenScorer
-from stts_cli.settings import Pruning
+from stts_cli.settings import FixedLayout, Layout, Pruning
 
 BASE_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISION_TOKENS = (  # in the order of the released checkpoints, from the end of the vocabulary on
@@ -115,7 +115,8 @@ def random_family(
         model.eval(),
         ByteTokenizer(architecture.text["vocab_size"]),
         scorer=scorer.to(device, dtype).eval(),
-        frames=FrameProcessor(architecture.frame_size, architecture.vision["patch_size"], architecture.pooling),
+        frames=FrameProcessor(),
+        layout_rule=FixedLayout(Layout(architecture.frame_size, architecture.grid, architecture.pooling)),
         settings=Pruning(
             prune_layer=architecture.prune_layer,
             keep_ratio=architecture.keep_ratio,

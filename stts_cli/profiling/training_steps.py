@@ -20,7 +20,7 @@ from stts_cli.cost import estimate
 from stts_cli.data.conversations import Conversation
 from stts_cli.engine.device import PeakMemory
 from stts_cli.errors import EnvironmentFailure
-from stts_cli.families.base import EncodedVideo, Family
+from stts_cli.families.base import EncodedVideo, Family, Patches
 from stts_cli.media.video import Clip
 from stts_cli.profiling.passes import DENSE, Arm, Job, Pass, late_blocks, run_pass
 from stts_cli.pruning.stopwatch import clock
@@ -151,15 +151,13 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.family, name)
 
-    def encode(
-        self, patches: torch.Tensor, pruning: Pruning, *, video_lengths: list[int], execution: Execution
-    ) -> EncodedVideo:
+    def encode(self, patches: Patches, pruning: Pruning, *, execution: Execution) -> EncodedVideo:
         dense = pruning.scorer == DENSE.scorer
         pruning = pruning.override(prune_layer=self.job.prune_layer)
         execution = dataclasses.replace(execution, kernel=self.job.kernel)
         self.began = clock(self.device)
         with late_blocks(self.family, self.job.prune_layer, dense) as late:
-            encoded = self.family.encode(patches, pruning, video_lengths=video_lengths, execution=execution)
+            encoded = self.family.encode(patches, pruning, execution=execution)
         self.ended = clock(self.device)
         self.seconds = dict(encoded.seconds)
         self.seconds["vit_dense"] -= late.seconds

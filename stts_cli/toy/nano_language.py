@@ -120,13 +120,11 @@ class LanguageModel(TrainingModel):
         for name, parameter in self.stock.named_parameters():
             parameter.requires_grad_(name.startswith(("model.language_model.", "lm_head.")))
 
-    def _encode(
-        self, clips: Sequence[TrainingClip], lengths: list[int], keep_ratio: float, scorer: str, seed: int
-    ) -> EncodedVideo:
+    def _encode(self, clips: Sequence[TrainingClip], keep_ratio: float, scorer: str, seed: int) -> EncodedVideo:
         device = self.stand_in.label_weight.device
         keep_mask = torch.cat([clip.keep_mask for clip in clips if isinstance(clip, LabelClip)]).to(device)
         visual = self.stand_in(torch.cat([clip.frames for clip in clips]).to(device))[keep_mask]
-        return EncodedVideo(visual, keep_mask, {}, scorer="none", kernel="dense")
+        return EncodedVideo(visual, keep_mask, self.family.layout, {}, scorer="none", kernel="dense")
 
 
 def draw_clips(rng: np.random.Generator, num_frames: int, num_clips: int, long: bool) -> list[LabelClip]:

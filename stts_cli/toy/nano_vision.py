@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from stts_cli.families.base import Family
 from stts_cli.families.frames import FrameProcessor
+from stts_cli.settings import Layout
 from stts_cli.toy.labels import NUM_BINARY, NUM_PAIRS, window_labels
 from stts_cli.toy.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 from stts_cli.toy.render import render
@@ -108,7 +109,7 @@ class VisionModel(TrainingModel):
     def __init__(self, family: Family) -> None:
         super().__init__(family, scorer="none")
         width = family.model.config.adapter_config.intermediate_size
-        self.probe = WindowProbe(width, len(family.window_index)).to(family.model.device, family.model.dtype)
+        self.probe = WindowProbe(width, family.layout.num_windows).to(family.model.device, family.model.dtype)
         for name, parameter in self.stock.named_parameters():
             seen = name.startswith(("model.vision_tower.", "model.multi_modal_projector."))
             parameter.requires_grad_(seen and "down_proj" not in name)
@@ -144,7 +145,7 @@ class VisionModel(TrainingModel):
 
     def count(self, clips: Sequence[TrainingClip]) -> tuple[float, int]:
         """Return (windows, 0): the loss is a mean over windows."""
-        return sum(len(clip.frames) for clip in clips) * len(self.family.window_index), 0
+        return sum(len(clip.frames) for clip in clips) * self.family.layout.num_windows, 0
 
 
 def connector_features(family: Family, frames: Tensor) -> Tensor:
@@ -177,8 +178,9 @@ def draw_frames(rng: np.random.Generator, split: str, count: int) -> tuple[Tenso
 def whiten_patch_embedding(model: Any, seed: int) -> None:
     """Start a fresh model's patch embedding at the whitened principal components of real patches."""
     frames, _ = draw_frames(np.random.default_rng([seed, 20]), "train", 600)
-    process = FrameProcessor((FRAME_SIZE, FRAME_SIZE), PATCH_SIZE, (POOL, POOL))
-    patches = process(frames, torch.float32, torch.device("cpu")).flatten(0, 1).double()
+    side = FRAME_SIZE // PATCH_SIZE
+    layout = Layout((FRAME_SIZE, FRAME_SIZE), (side, side), (POOL, POOL))
+    patches = FrameProcessor()(frames, layout, torch.float32, torch.device("cpu")).flatten(0, 1).double()
     mean = patches.mean(0)
     values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
     embedding = model.model.vision_tower.patch_embedding

@@ -125,7 +125,7 @@ class TrainingModel(nn.Module):
                 if text := clamp_note(self.family, length, keep_ratio, name):
                     self.note(text)
         with _stage("the vision encoder", "--frames, --batch-size or --keep-ratio, or add --gradient-checkpointing"):
-            encoded = self._encode(clips, lengths, keep_ratio, name if keep_ratio < 1 else "none", seed)
+            encoded = self._encode(clips, keep_ratio, name if keep_ratio < 1 else "none", seed)
         temporal, num_windows = self._temporal(encoded, lengths, score_bound)
         kept, total = int(encoded.keep_mask.sum()), encoded.keep_mask.numel()
         if temporal_only:
@@ -196,14 +196,12 @@ class TrainingModel(nn.Module):
     def _tokens(self, conversation: Any) -> tuple[list[int], list[bool]]:
         return conversation.tokens(self.family)
 
-    def _encode(
-        self, clips: Sequence[TrainingClip], lengths: list[int], keep_ratio: float, scorer: str, seed: int
-    ) -> EncodedVideo:
-        patches = self.family.preprocess(torch.cat([clip.frames for clip in clips]))
+    def _encode(self, clips: Sequence[TrainingClip], keep_ratio: float, scorer: str, seed: int) -> EncodedVideo:
+        patches = self.family.preprocess(*[clip.frames for clip in clips])
         pruning = self.family.settings.override(keep_ratio=keep_ratio, scorer=scorer, seed=seed)
         again = self.checkpoint_blocks and torch.is_grad_enabled()
         execution = Execution(checkpoint=again, keep_scored=True)
-        return self.family.encode(patches, pruning, video_lengths=lengths, execution=execution)
+        return self.family.encode(patches, pruning, execution=execution)
 
     def _temporal(self, encoded: EncodedVideo, lengths: list[int], bound: float | None) -> tuple[Tensor, int]:
         if encoded.scores is None or encoded.scorer != "learned":
@@ -215,7 +213,7 @@ class TrainingModel(nn.Module):
         mean = temporal_loss(
             encoded.scores,
             encoded.scored_hidden,
-            self.family.window_index,
+            self.family.window_index(encoded.layout),
             lengths,
             target_gradient=self.target_gradient,
         )

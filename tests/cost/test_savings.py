@@ -24,7 +24,7 @@ def family():
     from stts_cli.families.frames import FrameProcessor
     from stts_cli.families.molmo2 import Molmo2Family
     from stts_cli.pruning import TokenScorer
-    from stts_cli.settings import Pruning
+    from stts_cli.settings import FixedLayout, Layout, Pruning
 
     torch.manual_seed(0)
     config = Molmo2Config(
@@ -40,8 +40,8 @@ def family():
     config._attn_implementation = "eager"
     model = Molmo2ForConditionalGeneration(config).eval()
     return Molmo2Family(
-        model, None, scorer=TokenScorer(128, 4, 160, 32), frames=FrameProcessor((24, 24), 4, (2, 2)),
-        settings=Pruning(), model_name="tiny",
+        model, None, scorer=TokenScorer(128, 4, 160, 32), frames=FrameProcessor(),
+        layout_rule=FixedLayout(Layout((24, 24), (6, 6), (2, 2))), settings=Pruning(), model_name="tiny",
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def measured_parts(family, keep_ratio, scorer, refill):
     from stts_cli.settings import Execution
     from tests.pruning.conftest import TinyVit
 
-    tower = family.model.model.vision_tower
+    tower, table = family.model.model.vision_tower, family.window_index(family.layout)
     frames = torch.randn(5, 36, 48, generator=torch.Generator().manual_seed(0))
     parts = {}
     parts["patch embedding"], hidden = counted(lambda: tower.patch_embedding(frames) + tower.positional_embedding)
@@ -74,13 +74,13 @@ def measured_parts(family, keep_ratio, scorer, refill):
 
     def vit(blocks):
         return prune_and_encode(
-            TinyVit(tower.layers, [blocks - 1]), hidden, [5], pruning, family.layout, family.window_index,
+            TinyVit(tower.layers, [blocks - 1]), hidden, [5], pruning, family.layout, table,
             learned=family.scorer, execution=Execution(kernel="eager"),
         )  # fmt: skip
 
     # from the whole ViT, the scorer and the dense blocks are taken off
     dense, _ = counted(lambda: prune_blocks(tower.layers[:5], hidden))
-    scoring = counted(lambda: family.scorer(hidden, family.window_index, [5]))[0] if keep_ratio < 1 else 0
+    scoring = counted(lambda: family.scorer(hidden, table, [5]))[0] if keep_ratio < 1 else 0
     whole, out = counted(lambda: vit(7))
     parts["ViT dense blocks"], parts["ViT packed blocks"], parts["scorer"] = dense, whole - dense - scoring, scoring
     features = torch.cat([out.features, out.features], -1)

@@ -18,7 +18,7 @@ def family():
 
     from stts_cli.families.frames import FrameProcessor
     from stts_cli.families.molmo2 import Molmo2Family
-    from stts_cli.settings import Pruning
+    from stts_cli.settings import FixedLayout, Layout, Pruning
 
     torch.manual_seed(0)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
@@ -42,8 +42,10 @@ def family():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)
-    frames = FrameProcessor((8, 8), 4, (2, 2))
-    return Molmo2Family(model, None, scorer=None, frames=frames, settings=Pruning(), model_name="tiny")
+    rule = FixedLayout(Layout((8, 8), (2, 2), (2, 2)))
+    return Molmo2Family(
+        model, None, scorer=None, frames=FrameProcessor(), layout_rule=rule, settings=Pruning(), model_name="tiny"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def test_released_checkpoint(released):
     assert family.model.config.adapter_config.vision_feature_layer == [6, 4]
     assert family.model_name == "Molmo2-tiny"
     assert family.frame_size == (10, 10)
-    assert family.frames.pool == (2, 2)
+    assert family.layout.window == (2, 2)
     assert family.frames.std == (0.5, 0.5, 0.25)
     assert family.eos_token_ids == [family.tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert family.scorer is None
@@ -191,6 +191,6 @@ def test_processor_settings_inside_processor_config(copy):
     settings = {"video_processor": {"pooling_size": [2, 2], "image_mean": [0.2, 0.2, 0.2]}}
     (copy / "processor_config.json").write_text(json.dumps(settings))
     family = load_family(copy)
-    assert family.frames.pool == (2, 2)
+    assert family.layout.window == (2, 2)
     assert family.frames.mean == (0.2, 0.2, 0.2)
-    assert family.frames.patch_size == 2
+    assert family.layout.grid == (5, 5)

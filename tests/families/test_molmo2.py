@@ -9,7 +9,7 @@ from stts_cli.errors import InputError
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window, window_index
-from stts_cli.settings import Execution, num_dropped
+from stts_cli.settings import Execution, Layout, Pruning, num_dropped
 
 TIMES = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
 QUESTION = "What color is it?"
@@ -21,9 +21,9 @@ def frames():
     return torch.randint(0, 256, (6, 10, 10, 3), generator=generator, dtype=torch.uint8)
 
 
-def encode(family, patches, *, video_lengths=None, kernel="auto", chunk_frames=None, **pruning):
+def encode(family, patches, *, kernel="auto", chunk_frames=None, **pruning):
     execution = Execution(kernel=kernel, chunk_frames=chunk_frames)
-    return family.encode(patches, family.settings.override(**pruning), video_lengths=video_lengths, execution=execution)
+    return family.encode(patches, family.settings.override(**pruning), execution=execution)
 
 
 def encoder_outputs(visual_tokens):
@@ -50,7 +50,7 @@ def stock_logits(family, frames):
     return family.model(
         input_ids=prompt.input_ids,
         mm_token_type_ids=prompt.mm_token_type_ids,
-        pixel_values_videos=family.preprocess(frames),
+        pixel_values_videos=family.preprocess(frames).pixels,
         video_token_pooling=torch.where(pooling >= 0, pooling + offsets, -1).flatten(0, 1),
         video_grids=torch.tensor([[len(frames), 3, 3]]),
     ).logits
@@ -89,8 +89,8 @@ def test_one_frame_is_the_stock_model(family, frames):
 @torch.no_grad()
 def masked_logits(family, frames, keep_ratio):
     """The slow path: every patch and every placeholder stays, dropped ones are masked wherever they could be seen."""
-    model, table = family.model.model, family.window_index
-    patches = family.preprocess(frames)
+    model, table = family.model.model, family.window_index(family.layout)
+    patches = family.preprocess(frames).pixels
     hidden = model.vision_tower.patch_embedding(patches) + model.vision_tower.positional_embedding
     outputs = []
     for i, block in enumerate(model.vision_tower.layers):
@@ -144,9 +144,9 @@ def test_pruned_equals_the_masked_path(family, frames, keep_ratio):
 @pytest.mark.parametrize("scorer", ["learned", "temporal", "reference", "tome", "none"])
 @torch.no_grad()
 def test_batch_of_videos_equals_each_alone(family, frames, scorer):
-    patches = family.preprocess(frames)
-    both = encode(family, patches, keep_ratio=0.5, scorer=scorer, video_lengths=[4, 2])
-    alone = [encode(family, part, keep_ratio=0.5, scorer=scorer) for part in patches.split([4, 2])]
+    videos = frames.split([4, 2])
+    both = encode(family, family.preprocess(*videos), keep_ratio=0.5, scorer=scorer)
+    alone = [encode(family, family.preprocess(video), keep_ratio=0.5, scorer=scorer) for video in videos]
     assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
     # float32: with several threads a matrix product sums in another order for another number of rows
     torch.testing.assert_close(both.visual_tokens, torch.cat([a.visual_tokens for a in alone]), atol=1e-4, rtol=1e-4)
@@ -227,7 +227,7 @@ def test_visual_tokens_must_fit_the_placeholders(family, frames):
     prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
     with pytest.raises(ValueError, match="do not match"):
         logits(family, prompt, encoded.visual_tokens[:-1])
-    with pytest.raises(InputError, match="6 frames"):
+    with pytest.raises(InputError, match="^5 timestamps: must be one a frame; 6 units"):
         family.build_prompt(TIMES[:-1], QUESTION, encoded.keep_mask)
 
 
@@ -249,3 +249,17 @@ def test_stages_are_timed(family, frames):
     seconds = encode(family, family.preprocess(frames), keep_ratio=0.5, scorer="learned").seconds
     assert set(seconds) == {"vit_dense", "score_select_pack", "vit_packed", "connector"}
     assert all(s > 0 for s in seconds.values())
+
+
+def test_videos_of_one_call_are_cut_alike(family, frames, monkeypatch):
+    def rule(height, width, num_frames):
+        return Layout((10, 10), (5, 5), (2, 2) if num_frames < 3 else (5, 5))
+
+    short, long = frames[:2], frames[2:]
+    monkeypatch.setattr(family, "layout_rule", rule)
+    assert family.encode(family.preprocess(long), Pruning(scorer="none")).keep_mask.shape == (4, 1)
+    assert family.encode(family.preprocess(short), Pruning(scorer="none")).keep_mask.shape == (2, 9)
+    with pytest.raises(InputError, match="videos of one batch: are cut in different ways"):
+        family.preprocess(short, long)
+    with pytest.raises(TypeError, match="must be asked of one video"):
+        _ = family.layout

@@ -64,7 +64,8 @@ def test_dropped_windows_leave_markers_and_times(family):
 
 def test_frame_markers_and_columns_follow_the_processor_config(family):
     other = type(family)(
-        family.model, family.tokenizer, scorer=None, frames=family.frames, settings=family.settings, model_name="x",
+        family.model, family.tokenizer, scorer=None, frames=family.frames, layout_rule=family.layout_rule,
+        settings=family.settings, model_name="x",
         processor={"video_use_col_tokens": True},
     )  # fmt: skip
     prompt = other.build_prompt([0.0, 0.5], "x", torch.ones(2, 9, dtype=torch.bool))
@@ -137,22 +138,22 @@ def test_preprocessing_is_the_processors_arithmetic(family):
     frames = torch.randint(0, 256, (3, 10, 10, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mean, std = torch.tensor([0.5, 0.4, 0.5]), torch.tensor([0.5, 0.5, 0.25])
     expected = batch_pixels_to_patches((frames.float() - mean * 255) / (std * 255), 2)
-    assert family.preprocess(frames).shape == (3, 25, 12)
-    torch.testing.assert_close(family.preprocess(frames), expected, atol=1e-6, rtol=1e-6)
+    assert family.preprocess(frames).pixels.shape == (3, 25, 12)
+    torch.testing.assert_close(family.preprocess(frames).pixels, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_resizing_samples_pixel_centres_without_antialiasing(family):
     # a frame twice as large: every output pixel is the mean of the four it covers, rounded as uint8 would be
     frames = torch.randint(0, 256, (2, 20, 20, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     small = frames.float().view(2, 10, 2, 10, 2, 3).mean((2, 4)).round().to(torch.uint8)
-    torch.testing.assert_close(family.preprocess(frames), family.preprocess(small), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(family.preprocess(frames).pixels, family.preprocess(small).pixels, atol=1e-6, rtol=1e-6)
 
 
 def test_many_frames_go_through_in_parts(family, monkeypatch):
     frames = torch.randint(0, 256, (7, 10, 10, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    whole = family.preprocess(frames)
+    whole = family.preprocess(frames).pixels
     monkeypatch.setattr("stts_cli.families.frames._FRAMES_AT_ONCE", 3)
-    assert torch.equal(family.preprocess(frames), whole)
+    assert torch.equal(family.preprocess(frames).pixels, whole)
 
 
 @pytest.mark.parametrize("frames", [torch.zeros(2, 10, 10, 3), torch.zeros(2, 3, 10, 10, dtype=torch.uint8)])

@@ -131,8 +131,8 @@ def test_keep_1_from_a_file_is_the_stock_model(family, stock_processor, fine_fil
     assert torch.equal(logits(family, prompt, encoded.visual_tokens), stock)
     by_decoder = read_clip(fine_file, num_frames=4, size=family.frame_size, resample=DECODER)
     assert np.abs(by_decoder.frames.astype(int) - clip.frames).mean() > 5, "the pattern would not show a wrong filter"
-    direct = family.preprocess(torch.from_numpy(whole))
-    assert torch.equal(direct, family.preprocess(torch.from_numpy(clip.frames))), "frames handed over whole"
+    direct = family.preprocess(torch.from_numpy(whole)).pixels
+    assert torch.equal(direct, family.preprocess(torch.from_numpy(clip.frames)).pixels), "frames handed over whole"
 
 
 def test_who_resizes_is_checked():

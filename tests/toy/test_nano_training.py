@@ -113,7 +113,7 @@ def test_draw_keep_honours_the_ratio_and_the_first_frame():
 def test_the_stand_in_gives_the_kept_windows(family):
     model = LanguageModel(family)
     batch = LabelClips(10, seed=0)[1]
-    encoded = model._encode(batch, [len(c.frames) for c in batch], 1.0, "none", 0)
+    encoded = model._encode(batch, 1.0, "none", 0)
     clip = batch[0]
     frame, window = clip.keep_mask.nonzero()[-1].tolist()
     row = int(clip.keep_mask.sum()) - 1

@@ -21,7 +21,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 def sums_by_conversation(model, clips, keep_ratio, scorer):
     """Return the packed loss of each conversation: a row's answers, added up over the turns."""
     lengths = [len(clip.frames) for clip in clips]
-    encoded = model._encode(clips, lengths, keep_ratio, scorer, 0)
+    encoded = model._encode(clips, keep_ratio, scorer, 0)
     rows = model.write(clips, encoded.keep_mask)
     logits, labels, answers = model._read(rows, encoded.visual_tokens, encoded.keep_mask, lengths)
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -98,7 +98,7 @@ def test_counts_are_those_of_the_batch(family, batch):
 def test_keep_ratio_one_is_the_stock_models_own_forward(family):
     """Pixels in, transformers alone: no encoding, no mask and no rows of ours."""
     clip = noise_clip(4, (TALKS[0],))
-    pooling = family.window_index
+    pooling = family.window_index(family.layout)
     offsets = torch.arange(4)[:, None, None] * 25
     prompt = family.build_prompt(list(clip.timestamps_s), "What color?", torch.ones(4, 9, dtype=torch.bool))
     answer = torch.tensor(family.tokenizer("red<|im_end|>", add_special_tokens=False)["input_ids"])
@@ -107,7 +107,7 @@ def test_keep_ratio_one_is_the_stock_models_own_forward(family):
     logits = family.model(
         input_ids=ids,
         mm_token_type_ids=types,
-        pixel_values_videos=family.preprocess(clip.frames),
+        pixel_values_videos=family.preprocess(clip.frames).pixels,
         video_token_pooling=torch.where(pooling >= 0, pooling + offsets, -1).flatten(0, 1),
         video_grids=torch.tensor([[4, 3, 3]]),
     ).logits[0, -len(answer) - 1 : -1]
@@ -189,7 +189,7 @@ def test_the_targets_gradient_reaches_the_scored_blocks_where_asked_for(family, 
     sums, reached = [], []
     for on in (False, True):
         model = TrainingModel(family, target_gradient=on)
-        encoded = model._encode(batch, [4, 2, 6], 0.5, "learned", 0)
+        encoded = model._encode(batch, 0.5, "learned", 0)
         encoded.scores = encoded.scores.detach()  # what is left is the target's own way back
         loss, _ = model._temporal(encoded, [4, 2, 6], None)
         sums.append(loss.item())
