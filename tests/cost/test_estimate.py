@@ -131,7 +131,7 @@ def test_scorers():
     none, notes = estimate.resolve_scorer(NANO, "none", [0.3, 1.0])
     assert (none, notes) == ("none", ["scorer none keeps every window: keep ratio 0.3 has no effect"])
     with pytest.raises(
-        InputError, match=r"--scorer lerned: must be auto, learned, .* or none; did you mean 'learned'\?"
+        InputError, match=r"--scorer lerned: must be auto, learned, .* or module:function; did you mean 'learned'\?"
     ):
         estimate.resolve_scorer(NANO, "lerned")
 

@@ -227,7 +227,7 @@ def test_visual_tokens_must_fit_the_placeholders(family, frames):
     prompt = family.build_prompt(TIMES, QUESTION, encoded.keep_mask)
     with pytest.raises(ValueError, match="do not match"):
         logits(family, prompt, encoded.visual_tokens[:-1])
-    with pytest.raises(InputError, match="^5 timestamps: must be one a frame; 6 units"):
+    with pytest.raises(InputError, match=r"^5 timestamps: must be one a frame; 6 units"):
         family.build_prompt(TIMES[:-1], QUESTION, encoded.keep_mask)
 
 
