@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -62,11 +63,11 @@ def markdown(document: Document) -> list[str]:
         lines += [literal(f"{document['remark'][0].upper()}{document['remark'][1:]}."), ""]
     lines += _arm_rows(document)
     for name, table in first["groups"].items():
-        lines += ["", f"## By {literal(name)}", "", _line(name, "questions", "chance %", *arms)]
-        lines.append(_line("---", *("---:" for _ in range(len(arms) + 2))))
+        rows = []
         for value, score in table.items():
             shares = [arm["groups"].get(name, {}).get(value, {}).get("accuracy") for arm in arms.values()]
-            lines.append(_line(value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares)))
+            rows.append([value, f"{score['n']:,}", _percent(score["chance"]), *map(_percent, shares)])
+        lines += ["", f"## By {literal(name)}", "", *_table([name, "questions", "chance %", *arms], rows)]
     pairs = [*document["comparisons"], *document.get("other_pairs", ())]
     lines += ["", "## Pairs", ""] if pairs else []
     lines += [f"- {literal(comparison_line(each))}" for each in pairs]
@@ -78,27 +79,24 @@ def markdown(document: Document) -> list[str]:
 def _arm_rows(document: Document) -> list[str]:
     """Return the table of all arms, a row each; differences and ratios are against the first."""
     arms = document["arms"]
-    mean = next(iter(arms.values()))["mean"]
-    headings = ["arm", f"accuracy ({mean}) %", "over questions (micro) %", "difference (micro), points"]
-    headings += ["p", "unparsed %"]
     times = document.get("times", {}).get("arms", {})
-    headings += ["visual tokens a video", "FLOPs a question", "ratio"]
+    mean = next(iter(arms.values()))["mean"]
+    headings = ["arm", f"accuracy ({mean}) %", "over questions (micro) %", "difference (micro), points", "p"]
+    headings += ["unparsed %", "visual tokens a video", "FLOPs a question", "ratio"]
     headings += ["seconds a clip", "ratio"] if times else []
-    headings.append("peak memory, MiB")
-    lines = [_line(*headings), _line("---", *["---:"] * (len(headings) - 1))]
     pairs = {each["arm"]: each for each in document["comparisons"]}
+    rows = []
     for name, arm in arms.items():
-        pair = pairs.get(name)
-        difference, p = "", ""
-        if pair and pair["difference"] is not None:
-            difference, p = _signed(pair["difference"], pair["interval"]), f"{pair['mcnemar_p']:.3g}"
-        shares = [_percent(arm["accuracy"]), _with_interval(arm["micro"], arm["interval"])]
-        peak = f"{arm['peak_bytes'] / 2**20:,.0f}" if arm["peak_bytes"] else ""
-        cost = [f"{arm['visual_tokens'] or 0:,.1f}", f"{arm['flops'] or 0:.4g}"]
-        cost.append(_ratio(pair["flops_ratio"] if pair else None, 3))
-        cost += [f"{times[name]['seconds']:.3f}", _ratio(times[name]["ratio"], 3)] if times else []
-        lines.append(_line(name, *shares, difference, p, _percent(arm["unparsed_rate"]), *cost, peak))
-    return [*lines, "", literal(document["times"]["how"])] if "times" in document else lines
+        pair = pairs.get(name, {"difference": None, "flops_ratio": None})
+        row = [name, _percent(arm["accuracy"]), _percent(arm["micro"])]
+        row[2] += " ({} to {})".format(*map(_percent, arm["interval"])) if arm["interval"] else ""
+        row += [_points(pair), "" if pair["difference"] is None else f"{pair['mcnemar_p']:.3g}"]
+        row += [_percent(arm["unparsed_rate"]), f"{arm['visual_tokens'] or 0:,.1f}", f"{arm['flops'] or 0:.4g}"]
+        row.append(_ratio(pair["flops_ratio"], 3))
+        row += [f"{times[name]['seconds']:.3f}", _ratio(times[name]["ratio"], 3)] if times else []
+        rows.append([*row, f"{arm['peak_bytes'] / 2**20:,.0f}" if arm["peak_bytes"] else ""])
+    how = ["", literal(document["times"]["how"])] if "times" in document else []
+    return [*_table([*headings, "peak memory, MiB"], rows), *how]
 
 
 def comparison_line(comparison: Document) -> str:
@@ -111,7 +109,7 @@ def comparison_line(comparison: Document) -> str:
         return f"{comparison['arm']} - {comparison['against']}: no question is scored in both"
     points = f"{comparison['difference'] * 100:+.1f} points"
     if comparison["interval"]:
-        points += f" (95% interval {_ends(comparison['interval'])})"
+        points += " (95% interval {:+.1f} to {:+.1f})".format(*(100 * end for end in comparison["interval"]))
     flops = f"; {comparison['flops_ratio']:.2f} x FLOPs" if comparison["flops_ratio"] is not None else ""
     return (
         f"{comparison['arm']} - {comparison['against']}: {points} over {comparison['n']:,} questions; right alone "
@@ -129,17 +127,17 @@ def _suite_page(document: Document) -> list[str]:
         "own: over questions, micro, or over the groups of a breakdown, macro); all: the mean of the benchmarks. "
         "Costs: shares of its."
     )
-    lines += [*suite_rows(document), "", note, ""]
-    lines += [_line("benchmark", "class", "mean", *arms), _line("---", "---", "---", *["---:"] * len(arms))]
+    rows = []
     for each in document["benchmarks"]:
-        shares = [_percent(arm["accuracy"]) for arm in each["arms"].values()]
         mean = next(iter(each["arms"].values()))["mean"]
-        lines.append(_line(f"{each['title']}, {each['split']}, {each['scoring']}", each["class"], mean, *shares))
+        shares = [_percent(arm["accuracy"]) for arm in each["arms"].values()]
+        rows.append([f"{each['title']}, {each['split']}, {each['scoring']}", each["class"], mean, *shares])
     for name, means in document["averages"].items():
-        lines.append(_line(f"{name} average", "", "of the above", *(_percent(share) for share in means.values())))
+        rows.append([f"{name} average", "", "of the above", *map(_percent, means.values())])
     if document.get("paper"):
-        figures = ("" if arm not in document["paper"] else f"{document['paper'][arm]:.1f}" for arm in arms)
-        lines.append(_line("the paper, all", "", "", *figures))
+        figures = ["" if arm not in document["paper"] else f"{document['paper'][arm]:.1f}" for arm in arms]
+        rows.append(["the paper, all", "", "", *figures])
+    lines += [*suite_rows(document), "", note, "", *_table(["benchmark", "class", "mean", *arms], rows, left=3)]
     for each in document["benchmarks"]:
         lines += ["", *(f"#{line}" if line.startswith("#") else line for line in markdown(each))]
     return lines
@@ -153,24 +151,21 @@ def suite_rows(document: Document) -> list[str]:
     """
     classes = list(document["averages"])
     whole = document["differences"]["all"]
-    timed = any("seconds_ratio" in pair for pair in whole.values())
-    headings = ["arm", *(heading for name in classes for heading in (f"{name} %", "points"))]
-    headings += ["tokens", "FLOPs", *(["time"] if timed else [])]
-    lines = [_line(*headings), _line("---", *["---:"] * (len(headings) - 1))]
+    costs = {"tokens_ratio": "tokens", "flops_ratio": "FLOPs"}
+    costs |= {"seconds_ratio": "time"} if any("seconds_ratio" in pair for pair in whole.values()) else {}
+    rows = []
     for arm in document["benchmarks"][0]["arms"]:
-        cells = []
+        row = [arm]
         for name in classes:
-            pair = document["differences"][name].get(arm)
-            points = "" if pair is None or pair["difference"] is None else _signed(pair["difference"], pair["interval"])
-            cells += [_percent(document["averages"][name][arm]), points]
-        keys = ["tokens_ratio", "flops_ratio", *(["seconds_ratio"] if timed else [])]
-        cells += [_ratio(whole[arm][key], 2) if arm in whole else "1" for key in keys]
-        lines.append(_line(arm, *cells))
-    return lines
+            row += [_percent(document["averages"][name][arm]), _points(document["differences"][name].get(arm))]
+        rows.append([*row, *(_ratio(whole[arm][key], 2) if arm in whole else "1" for key in costs)])
+    return _table(["arm", *(cell for name in classes for cell in (f"{name} %", "points")), *costs.values()], rows)
 
 
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(map(literal, cells))} |"
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return a Markdown table, set right from behind its first `left` columns on."""
+    lines = [headings, ["---"] * left + ["---:"] * (len(headings) - left), *rows]
+    return [f"| {' | '.join(map(literal, cells))} |" for cells in lines]
 
 
 def literal(text: str) -> str:
@@ -178,21 +173,17 @@ def literal(text: str) -> str:
     return _MARKUP.sub(r"\\\1", escape(" ".join(printable(text).split())))
 
 
-def _signed(difference: float, ends: tuple[float, float] | None) -> str:
-    return f"{difference * 100:+.1f}" + (f" ({_ends(ends)})" if ends else "")
+def _points(pair: Document | None) -> str:
+    """Return a difference with its interval, in points; "" where there is none."""
+    if pair is None or pair["difference"] is None:
+        return ""
+    between = " ({:+.1f} to {:+.1f})".format(*(100 * end for end in pair["interval"])) if pair["interval"] else ""
+    return f"{100 * pair['difference']:+.1f}{between}"
 
 
 def _ratio(ratio: float | None, digits: int) -> str:
     return "" if ratio is None else f"{ratio:.{digits}f}"
 
 
-def _ends(ends: tuple[float, float]) -> str:
-    return "{:+.1f} to {:+.1f}".format(*(100 * end for end in ends))
-
-
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share * 100:.1f}"
-
-
-def _with_interval(share: float | None, ends: tuple[float, float] | None) -> str:
-    return _percent(share) + (f" ({_percent(ends[0])} to {_percent(ends[1])})" if ends else "")
