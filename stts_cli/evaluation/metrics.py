@@ -30,7 +30,7 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
     """
     answered = [row for row in rows if not row.get("error")]
     scored = [row for row in answered if row["correct"] is not None and row["counted"]]
-    micro = _mean(row["correct"] for row in scored)
+    whole = _score(scored)
     groups: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in scored:
         for name, values in row["groups"].items():
@@ -43,19 +43,19 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
     macro = {name: _mean(score["accuracy"] for score in table.values()) for name, table in tables.items()}
     first = {row["segment"]: row for row in answered}
     return {
-        "n": len(scored),
+        "n": whole["n"],
         "n_total": len(rows),
         "n_unscored": sum(row["correct"] is None for row in answered),
         "n_left_out": sum(not row["counted"] for row in answered),
         "n_errors": len(rows) - len(answered),
         "unparsed_rate": _mean(row["parsed"] is None for row in answered),
-        "accuracy": macro.get(headline, micro),
+        "accuracy": macro.get(headline, whole["accuracy"]),
         "headline": headline,
         "mean": f"macro over {headline}" if headline in macro else "micro",
-        "micro": micro,
+        "micro": whole["accuracy"],
         "interval": mean_interval([row["correct"] for row in scored], [row["video"] for row in scored]),
         "macro": macro,
-        "chance": _score(scored)["chance"],
+        "chance": whole["chance"],
         "groups": tables,
         "videos": len(first),
         "visual_tokens": _mean(row["visual_tokens"] for row in first.values()),
@@ -85,7 +85,8 @@ def compare(rows_a: Sequence[Row], rows_b: Sequence[Row], headline: str = "micro
     groups = [a["groups"].get(headline, ()) for a, _ in scored]
     accuracy = micro
     if any(groups):
-        means = [_mean(d for d, own in zip(differences, groups, strict=True) if g in own) for g in _names(groups)]
+        names = dict.fromkeys(name for own in groups for name in own)
+        means = [_mean(d for d, own in zip(differences, groups, strict=True) if name in own) for name in names]
         accuracy = _mean(m for m in means if m is not None), mean_interval(differences, videos, groups=groups)
     only_a, only_b = differences.count(1), differences.count(-1)
     sides = [[pair[side] for pair in pairs] for side in (0, 1)]
@@ -133,17 +134,10 @@ def summarize_times(timed: Sequence[Seconds], num_clips: int, num_processes: int
     return {"arms": arms, "clips": list(timed), "how": f"{how} ({left_out}{at_once})"}
 
 
-def _names(groups: Iterable[Sequence[str]]) -> list[str]:
-    return list(dict.fromkeys(name for own in groups for name in own))
-
-
 def _score(rows: Sequence[Row]) -> dict[str, Any]:
-    chances = [row["chance"] for row in rows if row["chance"] is not None]
-    return {
-        "n": len(rows),
-        "accuracy": _mean(row["correct"] for row in rows),
-        "chance": _mean(chances) if len(chances) == len(rows) else None,
-    }
+    chances = [row["chance"] for row in rows]
+    accuracy = _mean(row["correct"] for row in rows)
+    return {"n": len(rows), "accuracy": accuracy, "chance": None if None in chances else _mean(chances)}
 
 
 def _mean(values: Iterable[float]) -> float | None:

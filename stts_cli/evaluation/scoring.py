@@ -79,11 +79,9 @@ def plain_answer(text: str) -> str:
     said = unicodedata.normalize("NFKC", text).casefold()
     said = re.sub(r"['\u2018\u2019]", "", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", said))
     kept = re.compile(r"%|(?<=\d)[.:/](?=\d)|(?<!\w)-(?=\d)")
-    marks = (at for at, mark in enumerate(said) if unicodedata.category(mark)[0] == "P" and not kept.match(said, at))
-    letters = list(said)
-    for at in marks:
-        letters[at] = " "
-    words = [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in "".join(letters).split()]
+    drops = (unicodedata.category(mark)[0] == "P" and not kept.match(said, at) for at, mark in enumerate(said))
+    said = "".join(" " if drop else mark for mark, drop in zip(said, drops, strict=True))
+    words = [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in said.split()]
     return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
 
 
@@ -189,19 +187,11 @@ def read_option(reply: str, options: Sequence[str], letters: str) -> int | None:
     found = _whole(bare, known)
     finals = ([match[1] for match in pattern.finditer(bare)] for pattern in _FINAL)
     if not found and (phrases := next(filter(None, finals), None) or [*_stated(bare, known)]):
-        return _only(_named_in(phrases, known))
-    if not found:
+        found = set().union(*(_named(phrase, known) for phrase in phrases))
+    elif not found:
         bold = (match for match in _BOLD.finditer(said) if not _DENIED_BEFORE.search(said[: match.start()]))
-        found = set().union(*(_whole(match[match.lastindex or 0], known) for match in bold))
-    return _only(found or _named(bare, known))
-
-
-def _only(found: set[int]) -> int | None:
-    return next(iter(found)) if len(found) == 1 else None
-
-
-def _named_in(phrases: Iterable[str], known: _Options) -> set[int]:
-    return set().union(*(_named(phrase, known) for phrase in phrases))
+        found = set().union(*(_whole(match[match.lastindex or 0], known) for match in bold)) or _named(bare, known)
+    return found.pop() if len(found) == 1 else None
 
 
 def _stated(said: str, known: _Options) -> Iterable[str]:
@@ -281,17 +271,14 @@ def _inside(phrase: str, known: _Options) -> set[int]:
     if any(len(text) < 3 and not text.isdigit() for text in known.texts):
         return set()
     said = " ".join(phrase.casefold().split())
-    hits = [
-        match
-        for text in known.texts
-        for match in re.finditer(rf"(?<!\w)(?<!\d[.,])({re.escape(text)})(?!\w|'\w|[.,]\d)", said)
-    ]
-    hits = [hit for hit in hits if not any(_within(hit.span(), other.span()) for other in hits)]
-    return set().union(*(known.texts[each] for each in _kept(hits, said)))
+    hits: list[re.Match[str]] = []
+    for text in known.texts:
+        hits += re.finditer(rf"(?<!\w)(?<!\d[.,])({re.escape(text)})(?!\w|'\w|[.,]\d)", said)
 
+    def is_part(hit: re.Match[str]) -> bool:
+        return any(other.start() <= hit.start() and hit.end() <= other.end() for other in hits if other is not hit)
 
-def _within(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one != other and other[0] <= one[0] and one[1] <= other[1]
+    return set().union(*(known.texts[each] for each in _kept((hit for hit in hits if not is_part(hit)), said)))
 
 
 def _kept(found: Iterable[re.Match[str]], said: str) -> list[str]:

@@ -172,3 +172,5 @@ def test_the_times_of_a_single_clip():
         "a": {"seconds": 2.0, "ratio": None},
         "b": {"seconds": 1.0, "ratio": 0.5},
     }
+    for processes, said in ((1, ", are not timed)"), (2, ", are not timed; 2 processes ran at once)")):
+        assert summarize_times([], 2, processes)["how"].endswith(said)
