@@ -69,7 +69,7 @@ def test_dev_holds_the_extras_that_the_tests_need():
 def test_every_hint_at_an_installation_is_one_that_works():
     """On PyPI `stts` is another project, and the distribution's own name is not there yet: a clone it is."""
     code = [path for path in PACKAGE.rglob("*.py") if path.name != "errors.py"]
-    guides = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "presets").rglob("*.md")]
+    guides = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "presets").rglob("*.md"), *PACKAGE.rglob("*.md")]
     extras = "|".join(project()["optional-dependencies"])
     good = re.compile(rf"pip install (-e )?(\.|'\.\[({extras})\]'|\"\.\[({extras})\]\")(?=[\s`)]|$)")
     num_hints = 0

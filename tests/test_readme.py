@@ -1,7 +1,8 @@
-"""README's commands are the ones that CI runs, and its flags exist."""
+"""What the pages say: README's commands are the ones that CI runs; commands, flags, modules and links exist."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -14,9 +15,17 @@ from stts_cli.config import presets
 from stts_cli.config.architectures import shape_names
 from stts_cli.cost import estimate
 from stts_cli.report import plots
+from tests.commands import readme
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = {  # every page, by its place
+    str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
+    for path in [
+        REPOSITORY / "README.md",
+        *(p for top in ("presets", "stts_cli", "tests") for p in (REPOSITORY / top).rglob("README.md")),
+    ]
+}
 CI = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
 
 
@@ -28,12 +37,11 @@ def block(name: str) -> str:
 
 
 def commands() -> list[list[str]]:
-    """Every `stts` command line in README's bash blocks, as words."""
-    lines = "\n".join(re.findall(r"^```bash\n(.*?)\n```$", README, re.MULTILINE | re.DOTALL))
-    found = [
-        part.strip() for line in lines.splitlines() for part in line.split("&&") if part.strip().startswith("stts ")
-    ]
-    assert len(found) >= 3
+    """Every `stts` command line in the pages' bash blocks, as words, each once."""
+    blocks = re.findall(r"^```bash\n(.*?)\n```$", "\n".join(PAGES.values()), re.MULTILINE | re.DOTALL)
+    parts = [part.strip() for block in blocks for line in block.splitlines() for part in line.split("&&")]
+    found = dict.fromkeys(part for part in parts if part.startswith("stts "))
+    assert len(found) >= 20
     return [shlex.split(command, comments=True)[1:] for command in found]
 
 
@@ -61,7 +69,7 @@ def test_both_commands_set_up_a_fresh_machine():
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file, tmp_path):
+def test_every_command_of_the_pages_is_understood(words, monkeypatch, clip_file, tmp_path):
     """Parse each one for real, up to the call that would load a model."""
     from stts_cli import profiling
     from stts_cli.engine import pipeline
@@ -81,7 +89,7 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file, tm
     monkeypatch.setattr(runs, "train_runs", lambda plan, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(registry, "describe", lambda: asked.append({}) or 1 / 0)
     monkeypatch.setattr(plots, "check_target", lambda path, flag: None)
-    monkeypatch.chdir(tmp_path)  # where the folders are that earlier commands of README would have left
+    monkeypatch.chdir(tmp_path)  # where the folders are that earlier commands would have left
     for text in presets.load_suite("paper-trained")["compare"]:
         if "runs/" in text:
             Path(text.partition("=")[2].rpartition("@")[0]).mkdir(parents=True, exist_ok=True)
@@ -92,20 +100,48 @@ def test_every_command_of_readme_is_understood(words, monkeypatch, clip_file, tm
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("name", ["ask", "finetune", "eval", "profile"])
-def test_the_flags_of_readme_exist(name):
-    from typer.main import get_command
-
-    command = get_command(cli.app).commands[name]
-    options = [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]
-    real = {option for option in options if option.startswith("--")}
-    section = re.search(rf"^## `stts {name}\b.*?(?=^## )", README, re.MULTILINE | re.DOTALL)
-    assert section
-    told = set(re.findall(r"`(--[a-z-]+)", section[0]))
-    assert told <= real
-    assert real <= told, "a flag README does not tell"
+def test_a_person_reads_readme_in_two_minutes():
+    assert len(README.encode()) <= 7000
 
 
-def test_the_presets_readme_names_exist():
-    named = set(re.findall(r"(?<!\.ci/)molmo2-\d+b|nano", README))
-    assert named <= {*presets.preset_names(), *shape_names()}
+def test_the_tables_of_flags_are_current():
+    page = readme.PAGE.read_text(encoding="utf-8")
+    assert readme.updated(page) == page, "run: python -m tests.commands.readme"
+    assert page.count("\n| `--keep-ratio ") == 4
+
+
+@pytest.mark.parametrize("name", readme.commands())
+def test_the_flags_that_a_section_names_exist(name):
+    options = {
+        option
+        for parameter in readme.commands()[name].params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    section = re.search(
+        rf"^## `stts {name}\b.*?(?=^## |\Z)", PAGES["stts_cli/commands/README.md"], re.MULTILINE | re.DOTALL
+    )
+    assert set(re.findall(r"`(--[a-z-]+)", section[0])) == {option for option in options if option.startswith("--")}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_exists(page):
+    """Presets, modules that are run, and the targets of links, headings included."""
+    text, folder = PAGES[page], (REPOSITORY / page).parent
+    assert set(re.findall(r"(?<!\.ci/)molmo2-\d+b|nano\b", text)) <= {*presets.preset_names(), *shape_names()}
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert importlib.util.find_spec(module), module
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]+)?\)", text):
+        path = folder / target if target else REPOSITORY / page
+        assert path.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading[1:] in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, heading
+
+
+def test_every_page_is_linked_from_another():
+    linked = {
+        str((REPOSITORY / page).parent.joinpath(target).resolve().relative_to(REPOSITORY))
+        for page, text in PAGES.items()
+        for target in re.findall(r"\]\((?!https?:)([^)#]+\.md)", text)
+    }
+    assert set(PAGES) - linked == {"README.md"} - linked
