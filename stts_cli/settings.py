@@ -138,6 +138,49 @@ class FixedLayout:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One way to look at a video: what runs that are compared differ by.
+
+    Attributes:
+        name: for tables.
+        model: a checkpoint folder or a hub id.
+        frames: the most frames of a video.
+        max_fps: the most frames a second.
+        keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
+        scorer: "auto", one of `SCORERS`, or "module:function".
+        prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        resize: who resizes frames, one of `resize.RESIZES`.
+        spend_savings: take frames / keep_ratio frames instead, which cost about as much as `frames` dense ones.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    name: str
+    model: str
+    frames: int
+    max_fps: float = 2.0
+    keep_ratio: float | None = None
+    scorer: str = "auto"
+    prune_layer: int | None = None
+    dtype: str = "auto"
+    resize: str = "model"
+    spend_savings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise InputError(f"--frames {self.frames}: must be at least 1.")
+        if self.keep_ratio is not None:
+            check_keep_ratio(self.keep_ratio)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing is dropped, as far as the settings say."""
+        return self.scorer == "none" or self.keep_ratio == 1
+
+
+@dataclass(frozen=True)
 class Execution:
     """How the pruned ViT runs; changes memory and time, never what comes out.
 

@@ -80,7 +80,8 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
 ) -> None:
     """Measure accuracy beside cost, with more arms on the same questions if asked for."""
-    from stts_cli.config.presets import Preset, choose_preset, load_suite, vary_preset
+    from stts_cli.config.arms import parse_arms
+    from stts_cli.config.presets import choose_preset, load_suite
     from stts_cli.media.resize import check_resize
     from stts_cli.report.evaluate import show_evaluation, show_list
     from stts_cli.report.plots import check_target, plot_accuracy, plot_results
@@ -111,31 +112,14 @@ def evaluate(
         "prune_layer": prune_layer,
     }
     settings = settings.override(**{name: told.get(name) for name in flags}).override(**flags, dtype=dtype)
-    others = [text for given in compare or () for text in given.split(",")]
-    varied = [vary_preset(settings, text.strip()) for text in [*told.get("compare", ()), *others]]
+    arms = parse_arms(settings.arm("pruned", resize), compare, told.get("compare", ()))
     with _say_how_to_go_on(), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
-        from stts_cli.evaluation.settings import ArmSettings
         from stts_cli.evaluation.suite import plan_arms, run_benchmarks
-
-        def arm(preset: Preset, name: str) -> ArmSettings:
-            dense = preset.scorer == "none" or preset.keep_ratio == 1
-            dense = dense and (preset.model, preset.frames) == (settings.model, settings.frames)
-            return ArmSettings(
-                "dense" if dense else name,
-                preset.model,
-                preset.frames,
-                preset.max_fps,
-                preset.keep_ratio,
-                preset.scorer,
-                preset.prune_layer,
-                preset.dtype,
-                resize=resize,
-            )
 
         document = run_benchmarks(
             bench,
-            plan_arms(arm(settings, "pruned"), [arm(other, name) for name, other in varied], test_time_scaling),
+            plan_arms(arms, test_time_scaling),
             split=split or told.get("split"),
             scoring=scoring or told.get("scoring", "strict"),
             videos=videos,

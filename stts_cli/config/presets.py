@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import InputError, suggest
-from stts_cli.settings import SCORERS, is_scorer
+from stts_cli.settings import SCORERS, Arm, is_scorer
 
 ENVIRONMENT_VARIABLE = "STTS_PRESET"
 DEFAULT_PRESET = "nano"
@@ -94,6 +94,16 @@ class Preset:
             InputError: a value out of range.
         """
         return dataclasses.replace(self, **{name: value for name, value in values.items() if value is not None})
+
+    def arm(self, name: str, resize: str = "model") -> Arm:
+        """Return what runs are compared by.
+
+        Args:
+            name: for tables.
+            resize: who resizes frames, one of `resize.RESIZES`.
+        """
+        shared = {field.name for field in dataclasses.fields(Arm)} & {field.name for field in dataclasses.fields(self)}
+        return Arm(name, resize=resize, **{field: getattr(self, field) for field in shared})
 
 
 def presets_folder() -> Path:
@@ -212,81 +222,6 @@ def load_suite(name_or_path: str) -> dict[str, Any]:
         elif not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise InputError(f"{path}: {key} is {value!r} -> a list of texts is allowed -> correct it")
     return values
-
-
-def vary_preset(base: Preset, text: str) -> tuple[str, Preset]:
-    """Read one more arm of a comparison.
-
-    Args:
-        base: the first arm.
-        text: "dense", a keep ratio, a scorer, a preset's name or file, or a checkpoint's folder or hub id; all but the
-            first two may end in "@" and a keep ratio, and all in a number of frames, as in "random@0.3@32f". "NAME="
-            before it gives it a name.
-
-    Returns:
-        A name for it, and the arm: the base with that changed, or the other preset as it is.
-
-    Raises:
-        InputError: it is none of these.
-    """
-    name, given, rest = text.partition("=")
-    if given and "/" not in name:
-        if not name.strip() or not rest.strip():
-            raise InputError(f"--compare {text} -> NAME=ARM, such as mine=runs/mine@0.5 -> correct it")
-        return name.strip(), vary_preset(base, rest.strip())[1]
-    what, ratio, frames = _parts(text)
-    base = base.override(frames=frames)
-    if what == "dense":
-        if ratio is not None:
-            raise InputError(f"--compare {text}: dense keeps everything -> dense, or a scorer @{ratio:g}")
-        return text, base.override(keep_ratio=1.0, scorer="none")
-    if (alone := _number(what)) is not None:
-        name = f"keep {alone:g}" + (f", {frames} frames" if frames else "")
-        return name, _with_ratio(base, alone)
-    if what in CHOICES or is_scorer(what):
-        # a base that keeps everything would make a scorer pointless: the checkpoint's own ratio then
-        free = dataclasses.replace(base, keep_ratio=None) if base.keep_ratio == 1 else base
-        other = free.override(scorer=what)
-    elif what.endswith((".yaml", ".yml")) or what in preset_names():
-        other = load_preset(what).override(frames=frames)
-    elif what and (Path(what).expanduser().is_dir() or (what.count("/") == 1 and what[0] not in "./~")):
-        other = base.override(model=str(Path(what).expanduser()))
-    elif "/" in what:
-        raise InputError(f"--compare {text}: there is no folder {what} -> a checkpoint's folder -> check the path")
-    else:
-        known = ["dense", *CHOICES, *preset_names()]
-        raise InputError(f"--compare {text} is no keep ratio, scorer, preset or checkpoint{suggest(what, known)}")
-    if ratio is None:
-        return text, other
-    if what == "none":
-        raise InputError(f"--compare {text}: the scorer none keeps everything -> dense, or a scorer @{ratio:g}")
-    return text, _with_ratio(other, ratio)
-
-
-def _parts(text: str) -> tuple[str, float | None, int | None]:
-    """Part "random@0.3@32f" into what, keep ratio and frames; a folder's name may hold an @."""
-    ratio, frames = None, None
-    while not Path(text).is_dir():
-        what, _, tail = text.rpartition("@")
-        if what and tail.endswith("f") and tail[:-1].isdigit() and frames is None:
-            text, frames = what, int(tail[:-1])
-        elif what and (number := _number(tail)) is not None and ratio is None:
-            text, ratio = what, number
-        else:
-            break
-    return text, ratio, frames
-
-
-def _with_ratio(preset: Preset, ratio: float) -> Preset:
-    """Change the keep ratio; where nobody scores, a ratio below 1 lets the checkpoint's own scorer do it."""
-    return preset.override(keep_ratio=ratio, scorer="auto" if preset.scorer == "none" and ratio < 1 else None)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def config_path(environment: Mapping[str, str] | None = None) -> Path:

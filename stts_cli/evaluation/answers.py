@@ -18,10 +18,10 @@ from stts_cli.engine.pipeline import answer_questions, load, resolve_scorer
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.evaluation.journal import Row
-from stts_cli.evaluation.settings import ArmSettings
 from stts_cli.media.reader import ReadRequest, ReadResult
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.media.source import Source
+from stts_cli.settings import Arm
 
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
@@ -40,7 +40,7 @@ class LoadedArm:
         dtype: of the weights.
     """
 
-    settings: ArmSettings
+    settings: Arm
     family: Family
     frames: int
     keep_ratio: float
@@ -84,7 +84,7 @@ class Asking:
 
 
 def load_arms(
-    settings: Sequence[ArmSettings], device: str, families: dict[tuple[str, str], Family]
+    settings: Sequence[Arm], device: str, families: dict[tuple[str, str], Family]
 ) -> tuple[list[LoadedArm], list[str]]:
     """Load every arm's model, each once, and decide what its settings leave open.
 

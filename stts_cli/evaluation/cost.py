@@ -7,15 +7,15 @@ from typing import Any
 
 from stts_cli.cost import estimate
 from stts_cli.evaluation.gather import Questions
-from stts_cli.evaluation.settings import ArmSettings
 from stts_cli.families.random_molmo2 import read_architecture
+from stts_cli.settings import Arm
 
 ASSUMED = {True: 200e12, False: 50e9}  # FLOPs a second: a large GPU in half precision; two CPU cores in float32
 QUESTION_TOKENS = 60  # of a question with its options; subtitles are not counted
 
 
 def estimate_cost(
-    gathered: Sequence[Questions], arms: Sequence[ArmSettings], *, on_gpu: bool, max_new_tokens: int | None = None
+    gathered: Sequence[Questions], arms: Sequence[Arm], *, on_gpu: bool, max_new_tokens: int | None = None
 ) -> dict[str, Any]:
     """Count what every arm will cost at most, every video having as many frames as the arm takes.
 
@@ -50,7 +50,7 @@ def estimate_cost(
     }
 
 
-def _costs(arms: Sequence[ArmSettings]) -> dict[ArmSettings, tuple[float, float]]:
+def _costs(arms: Sequence[Arm]) -> dict[Arm, tuple[float, float]]:
     """Return an arm's FLOPs of a video, and of one token behind it."""
     architectures = {arm.model: read_architecture(arm.model) for arm in arms}
     costs = {}

@@ -23,10 +23,11 @@ from stts_cli.evaluation.gather import Questions
 from stts_cli.evaluation.journal import Journal, Row
 from stts_cli.evaluation.metrics import Seconds, compare, summarize, summarize_times
 from stts_cli.evaluation.ranks import Ranks
-from stts_cli.evaluation.settings import ArmSettings, items_hash, versions, weights_hash
+from stts_cli.evaluation.settings import items_hash, versions, weights_hash
 from stts_cli.families.base import clamp_note
 from stts_cli.media.reader import read_ahead
 from stts_cli.media.source import Source
+from stts_cli.settings import Arm
 
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
@@ -52,7 +53,7 @@ class Run:
     """
 
     questions: Questions
-    arms: Sequence[ArmSettings]
+    arms: Sequence[Arm]
     scoring: str = "strict"
     device: str = "auto"
     output: Path | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -15,35 +14,6 @@ from stts_cli.data.items import QaItem
 
 SAMPLED = 4096  # numbers of each weight that enter the hash
 PACKAGES = ("torch", "transformers", "decord2", "av", "numpy")
-
-
-@dataclass(frozen=True)
-class ArmSettings:
-    """One way of looking at the videos.
-
-    Attributes:
-        name: for tables.
-        model: a checkpoint folder or a hub id.
-        frames: at most this many frames a video.
-        max_fps: at most this many a second.
-        keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
-        scorer: "auto", or one of `settings.SCORERS`.
-        prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        spend_savings: take frames / keep_ratio frames instead, which cost about as much as `frames` dense ones.
-        resize: who resizes frames, one of `resize.RESIZES`.
-    """
-
-    name: str
-    model: str
-    frames: int
-    max_fps: float = 2.0
-    keep_ratio: float | None = None
-    scorer: str = "auto"
-    prune_layer: int | None = None
-    dtype: str = "auto"
-    spend_savings: bool = False
-    resize: str = "model"
 
 
 def weights_hash(family: Any) -> str:

@@ -25,15 +25,14 @@ from stts_cli.evaluation.gather import Questions, gather
 from stts_cli.evaluation.output import write_results
 from stts_cli.evaluation.ranks import Ranks
 from stts_cli.evaluation.runner import Progress, Run, evaluate
-from stts_cli.evaluation.settings import ArmSettings
+from stts_cli.settings import Arm
 
 
-def plan_arms(first: ArmSettings, others: Sequence[ArmSettings], scaling: bool) -> list[ArmSettings]:
+def plan_arms(arms: Sequence[Arm], scaling: bool) -> list[Arm]:
     """Decide which arms run.
 
     Args:
-        first: what the user asked for.
-        others: what it is compared with; may be empty.
+        arms: what the user asked for, then what it is compared with.
         scaling: test-time scaling instead: dense at T frames against pruned at T and at T / keep_ratio frames, the
             second of which costs about as much as dense.
 
@@ -44,13 +43,13 @@ def plan_arms(first: ArmSettings, others: Sequence[ArmSettings], scaling: bool) 
         InputError: both were asked for, or two arms are the same.
     """
     if scaling:
+        (first, *others) = arms
         if others:
-            raise InputError("--test-time-scaling and --compare are given -> one of them -> leave one out")
+            raise InputError("--test-time-scaling: cannot go with --compare; leave one out.")
         if first.name == "dense":
-            raise InputError("--test-time-scaling of a dense arm -> a keep ratio below 1 -> lower --keep-ratio")
+            raise InputError("--test-time-scaling: a dense arm saves nothing; must be with a --keep-ratio below 1.")
         dense = dataclasses.replace(first, name="dense", keep_ratio=1.0, scorer="none")
         return [dense, first, dataclasses.replace(first, name="pruned, more frames", spend_savings=True)]
-    arms = [first, *others]
     for index, arm in enumerate(arms):
         for earlier in arms[:index]:
             if earlier.name == arm.name or dataclasses.replace(earlier, name=arm.name) == arm:
@@ -60,7 +59,7 @@ def plan_arms(first: ArmSettings, others: Sequence[ArmSettings], scaling: bool) 
 
 def run_benchmarks(
     bench: str,
-    arms: Sequence[ArmSettings],
+    arms: Sequence[Arm],
     *,
     split: str | None = None,
     scoring: str = "strict",

@@ -11,6 +11,7 @@ import yaml
 from stts_cli.config.architectures import load_architecture, shape_names, shapes_folder
 from stts_cli.cost import estimate
 from stts_cli.errors import InputError
+from stts_cli.settings import Layout
 
 
 def test_the_shapes_that_ship():
@@ -56,7 +57,9 @@ def test_sizes_and_weights_are_those_of_the_model_built(name):
     with torch.device("meta"):
         model = Molmo2ForConditionalGeneration(config)
     assert architecture.num_parameters() == sum(p.numel() for p in model.parameters())
-    assert architecture.sizes() == model_shape(model.config, architecture.grid, architecture.pooling)
+    assert architecture.sizes() == model_shape(
+        model.config, Layout(architecture.frame_size, architecture.grid, architecture.pooling)
+    )
 
 
 def test_the_8b_is_what_transformers_takes_for_granted():

@@ -103,64 +103,6 @@ def test_override_ignores_none_and_checks_values():
         preset.override(keep_ratio=2.0)
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "changed"),
-    [
-        ("dense", "dense", {"keep_ratio": 1.0, "scorer": "none"}),
-        ("0.30", "keep 0.3", {"keep_ratio": 0.3}),
-        ("random", "random", {"scorer": "random"}),
-        ("random@0.3", "random@0.3", {"scorer": "random", "keep_ratio": 0.3}),
-        ("allenai/Molmo2-8B", "allenai/Molmo2-8B", {"model": "allenai/Molmo2-8B"}),
-        ("allenai/Molmo2-8B@0.7", "allenai/Molmo2-8B@0.7", {"model": "allenai/Molmo2-8B", "keep_ratio": 0.7}),
-    ],
-)
-def test_another_arm_changes_what_it_names(text, name, changed):
-    base = Preset("m", frames=9, keep_ratio=0.5)
-    assert presets.vary_preset(base, text) == (name, base.override(**changed))
-
-
-def test_another_arm_may_be_another_preset_or_checkpoint(tmp_path):
-    base = Preset("m")
-    assert presets.vary_preset(base, "molmo2-4b") == ("molmo2-4b", presets.load_preset("molmo2-4b"))
-    assert presets.vary_preset(base, "molmo2-4b@0.3")[1] == presets.load_preset("molmo2-4b").override(keep_ratio=0.3)
-    folder = tmp_path / "run@2"
-    folder.mkdir()
-    assert presets.vary_preset(base, f"{folder}/@0.3")[1] == Preset(str(folder), keep_ratio=0.3)
-    assert presets.vary_preset(base, str(folder))[1] == Preset(str(folder)), "no ratio, a folder of that name"
-    with pytest.raises(InputError, match="did you mean 'dense'"):
-        presets.vary_preset(base, "dens")
-    with pytest.raises(InputError, match=r"keep_ratio is 1\.5"):
-        presets.vary_preset(base, "random@1.5")
-    with pytest.raises(InputError, match=r"there is no folder \./gone"):
-        presets.vary_preset(base, "./gone@0.5")
-    with pytest.raises(InputError, match="the scorer none keeps everything"):
-        presets.vary_preset(base, "none@0.5")
-    with pytest.raises(InputError, match="no keep ratio"):
-        presets.vary_preset(base, "")
-
-
-def test_another_arm_may_look_at_other_frames_and_have_a_name():
-    base = Preset("m", frames=9, keep_ratio=1.0)
-    assert presets.vary_preset(base, "dense@22f") == ("dense@22f", base.override(frames=22, scorer="none"))
-    assert presets.vary_preset(base, "random@0.3@32f")[1] == Preset("m", frames=32, keep_ratio=0.3, scorer="random")
-    assert presets.vary_preset(base, "random@32f@0.3")[1] == Preset("m", frames=32, keep_ratio=0.3, scorer="random")
-    assert presets.vary_preset(base, "0.5@32f") == ("keep 0.5, 32 frames", Preset("m", frames=32, keep_ratio=0.5))
-    assert presets.vary_preset(base, "molmo2-4b@7f")[1] == presets.load_preset("molmo2-4b").override(frames=7)
-    assert presets.vary_preset(base, "wild = random@0.3") == (
-        "wild",
-        Preset("m", frames=9, keep_ratio=0.3, scorer="random"),
-    )
-    for text, sentence in {
-        "dense@0.5": "dense keeps everything",
-        "dense@0f": "frames is 0",
-        "=random": "NAME=ARM",
-        "mine=": "NAME=ARM",
-        "random@0.3@0.4": "no keep ratio",
-    }.items():
-        with pytest.raises(InputError, match=sentence):
-            presets.vary_preset(base, text)
-
-
 def test_a_suite_is_read_and_checked(tmp_path):
     for path in (presets.presets_folder() / "suites").glob("*.yaml"):
         suite = presets.load_suite(path.stem)
@@ -190,9 +132,3 @@ def test_a_suite_is_read_and_checked(tmp_path):
         presets.load_suite("papr")
     with pytest.raises(InputError, match="does not exist -> give a file or one of"):
         presets.load_suite("gone.yaml")
-
-
-def test_another_arm_of_a_dense_one_prunes():
-    assert presets.vary_preset(Preset("m", scorer="none"), "0.5")[1] == Preset("m", keep_ratio=0.5)
-    assert presets.vary_preset(Preset("m", scorer="none"), "random@0.5")[1].scorer == "random"
-    assert presets.vary_preset(Preset("m", keep_ratio=1.0), "random")[1] == Preset("m", scorer="random")

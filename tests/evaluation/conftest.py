@@ -8,7 +8,7 @@ import pytest
 
 from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.runner import Run, evaluate
-from stts_cli.evaluation.settings import ArmSettings
+from stts_cli.settings import Arm
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +21,8 @@ def _cache(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def arms(tiny_checkpoint):
     """Dense and pruned, four frames."""
-    dense = ArmSettings("dense", str(tiny_checkpoint), frames=4, keep_ratio=1.0, scorer="none")
-    return [dense, ArmSettings("pruned", str(tiny_checkpoint), frames=4, keep_ratio=0.5)]
+    dense = Arm("dense", str(tiny_checkpoint), frames=4, keep_ratio=1.0, scorer="none")
+    return [dense, Arm("pruned", str(tiny_checkpoint), frames=4, keep_ratio=0.5)]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from stts_cli import cli
 from stts_cli.config import presets
+from stts_cli.config.arms import parse_arms
 from stts_cli.cost import estimate
 from stts_cli.errors import InputError
 from stts_cli.evaluation import suite
@@ -16,10 +17,11 @@ from stts_cli.evaluation.benchmarks import registry
 from stts_cli.evaluation.cost import cost_line, estimate_cost
 from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.output import comparison_line, markdown
-from stts_cli.evaluation.settings import ArmSettings, items_hash, weights_hash
+from stts_cli.evaluation.settings import items_hash, weights_hash
 from stts_cli.evaluation.suite import averages, plan_arms, run_benchmarks
 from stts_cli.families.random_molmo2 import read_architecture
 from stts_cli.report import evaluate as report_eval
+from stts_cli.settings import Arm
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, mon
 def test_a_suites_cost_is_counted_before_it_starts(monkeypatch):
     """On two benchmarks: a video's encoding and prompt once, each question's tokens as decoding steps."""
     nano = str(presets.presets_folder() / "nano")
-    arms = [ArmSettings("dense", nano, 8, keep_ratio=1.0, scorer="none"), ArmSettings("half", nano, 8)]
+    arms = [Arm("dense", nano, 8, keep_ratio=1.0, scorer="none"), Arm("half", nano, 8)]
     gathered = [gather("shapes", videos=2, limit=5), gather("shapes_long", videos=1, limit=3)]
     cost = estimate_cost(gathered, arms, on_gpu=True, max_new_tokens=4)
     assert cost["videos"] == sum(len({item.source for item in each.items}) for each in gathered)
@@ -106,8 +108,9 @@ def test_a_suites_cost_is_counted_before_it_starts(monkeypatch):
 def test_the_papers_suite():
     told = presets.load_suite("molmo2-paper")
     base = presets.choose_preset(told["preset"]).override(frames=told["frames"], keep_ratio=told["keep_ratio"])
-    varied = [presets.vary_preset(base, text) for text in told["compare"]]
-    assert {name: (arm.model, arm.keep_ratio, arm.scorer, arm.frames) for name, arm in varied} == {
+    arms = parse_arms(base.arm("pruned"), suite=told["compare"])
+    assert {arm.name: (arm.model, arm.keep_ratio, arm.scorer, arm.frames) for arm in arms} == {
+        "dense": ("allenai/Molmo2-4B", 1.0, "auto", 64),
         "temporal@0.5": ("allenai/Molmo2-4B", 0.5, "temporal", 64),
         "Lite-30": ("allenai/Molmo2-4B-Lite-30", 0.7, "auto", 64),
         "Lite-50": ("allenai/Molmo2-4B-Lite-50", 0.5, "auto", 64),
@@ -261,15 +264,17 @@ def test_averages_are_of_benchmarks_not_of_questions():
 
 
 def test_arms():
-    pruned = ArmSettings("pruned", "m", 8, keep_ratio=0.5)
-    dense = ArmSettings("dense", "m", 8, scorer="none", keep_ratio=1.0)
-    random = ArmSettings("random", "m", 8, keep_ratio=0.5, scorer="random")
-    assert plan_arms(pruned, [], False) == [pruned]
-    assert plan_arms(pruned, [random, dense], False) == [dense, pruned, random], "the others are compared with dense"
-    assert plan_arms(pruned, [random], False) == [pruned, random]
-    assert [arm.name for arm in plan_arms(pruned, [], True)] == ["dense", "pruned", "pruned, more frames"]
+    pruned = Arm("pruned", "m", 8, keep_ratio=0.5)
+    dense = Arm("dense", "m", 8, scorer="none", keep_ratio=1.0)
+    random = Arm("random", "m", 8, keep_ratio=0.5, scorer="random")
+    assert plan_arms([pruned], False) == [pruned]
+    assert plan_arms([pruned, random, dense], False) == [dense, pruned, random], "the others are compared with dense"
+    assert plan_arms([pruned, random], False) == [pruned, random]
+    assert [arm.name for arm in plan_arms([pruned], True)] == ["dense", "pruned", "pruned, more frames"]
     with pytest.raises(InputError, match="dense arm"):
-        plan_arms(dense, [], True)
+        plan_arms([dense], True)
+    with pytest.raises(InputError, match="cannot go with --compare"):
+        plan_arms([pruned, random], True)
 
 
 def test_the_list_shows_every_benchmark():

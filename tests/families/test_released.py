@@ -300,7 +300,7 @@ def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
     from stts_cli.cost import estimate
     from stts_cli.engine import pipeline
     from stts_cli.evaluation.answers import load_arms
-    from stts_cli.evaluation.settings import ArmSettings
+    from stts_cli.settings import Arm
     from stts_cli.training import finetune
     from stts_cli.training.settings import FinetuneSettings
 
@@ -311,7 +311,7 @@ def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
     run = pipeline.ask(presets.demo_video(), ["?"], model=str(lite), frames=4, max_fps=2, max_new_tokens=1)
     assert run.notes[0].startswith(said)
     assert (run.arms[0].scorer, run.arms[0].keep_ratio, run.arms[0].prune_layer) == ("learned", 0.7, 2)
-    arms, notes = load_arms([ArmSettings("lite", str(lite), 4)], "cpu", {})
+    arms, notes = load_arms([Arm("lite", str(lite), 4)], "cpu", {})
     assert notes[0].startswith(said)
     assert (arms[0].scorer, arms[0].keep_ratio, arms[0].prune_layer) == ("learned", 0.7, 2)
     events = []
