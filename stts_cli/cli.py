@@ -51,7 +51,7 @@ app.command()(profile.profile)
 
 
 def spread_options(arguments: Sequence[str]) -> list[str]:
-    """Let `--options A B C` mean `--options A --options B --options C`, and `eval --compare` alone `--compare dense`.
+    """Let `--options A B C` mean `--options A --options B --options C`, and `--compare` alone `--compare dense`.
 
     Args:
         arguments: the command line without the program's name.
@@ -67,7 +67,7 @@ def spread_options(arguments: Sequence[str]) -> list[str]:
             continue
         inside = inside and not word.startswith("-")
         spread += ["--options", word] if inside else [word]
-        if word == "--compare" and following.startswith("-") and arguments[0] == "eval":
+        if word == "--compare" and following.startswith("-") and arguments[0] in ("ask", "eval"):
             spread.append("dense")
     return spread
 

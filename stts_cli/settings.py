@@ -152,6 +152,7 @@ class Arm:
         dtype: "auto", "float32", "bfloat16" or "float16".
         resize: who resizes frames, one of `resize.RESIZES`.
         spend_savings: take frames / keep_ratio frames instead, which cost about as much as `frames` dense ones.
+        seed: of the random scorer; None for the run's.
 
     Raises:
         InputError: a number out of range.
@@ -159,7 +160,7 @@ class Arm:
 
     name: str
     model: str
-    frames: int
+    frames: int = 64
     max_fps: float = 2.0
     keep_ratio: float | None = None
     scorer: str = "auto"
@@ -167,12 +168,17 @@ class Arm:
     dtype: str = "auto"
     resize: str = "model"
     spend_savings: bool = False
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.frames < 1:
             raise InputError(f"--frames {self.frames}: must be at least 1.")
         if self.keep_ratio is not None:
             check_keep_ratio(self.keep_ratio)
+
+    def override(self, **given: object) -> Arm:
+        """Return a copy with the values that were given; None means not given."""
+        return dataclasses.replace(self, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     @property
     def is_dense(self) -> bool:

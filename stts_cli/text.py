@@ -6,6 +6,10 @@ import json
 import re
 from typing import Any
 
+DEMONSTRATION = (
+    "demonstration model: it knows only its own world of moving coloured shapes; "
+    "for real videos name a real one, e.g. --preset molmo2-4b or --model allenai/Molmo2-4B"
+)
 # C0 but tab and newline, DEL and C1, marks that turn the direction of writing, line separators, lone surrogates (what
 # Python makes of bytes of a file name that are not UTF-8)
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

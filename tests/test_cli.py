@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def test_the_flags_are_what_is_promised(command, flags):
         (["ask", "v", "q", "--frames", "3"], ["ask", "v", "q", "--frames", "3"]),
         (["ask", "v", "q", "--options"], ["ask", "v", "q", "--options"]),
         (["ask", "v", "q", "--options", "--json"], ["ask", "v", "q", "--options", "--json"]),
-        (["ask", "v", "q", "--compare"], ["ask", "v", "q", "--compare"]),
+        (["ask", "v", "q", "--compare"], ["ask", "v", "q", "--compare", "dense"]),
         (["eval", "--compare", "--json"], ["eval", "--compare", "dense", "--json"]),
         (["eval", "--compare"], ["eval", "--compare", "dense"]),
         (["eval", "--compare", "0.3"], ["eval", "--compare", "0.3"]),
@@ -147,9 +148,9 @@ def refused(capsys, monkeypatch):
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, monkeypatch):
-    from stts_cli.engine import pipeline
+    from stts_cli.engine import model
 
-    monkeypatch.setattr(pipeline, "load", lambda *_, **__: pytest.fail("the model is loaded before it is said"))
+    monkeypatch.setattr(model, "load_checkpoint", lambda *_, **__: pytest.fail("the model is loaded before it is said"))
     code, line = refused("ask", *(str(clip_file) if word == "clip" else word for word in arguments))
     assert code == 2
     assert words in line
@@ -159,7 +160,7 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
     ("arguments", "code", "words"),
     [
         (["--shape", "minni"], 2, "shape 'minni' is unknown -> mini, molmo2-4b, molmo2-8b, molmo2-o-7b, nano"),
-        (["--shape", "mini", "--scorer", "lerned"], 2, "none; did you mean 'learned'?"),
+        (["--shape", "mini", "--scorer", "lerned"], 2, "did you mean 'learned'?"),
         (["--shape", "mini", "--kernel", "sdpaa"], 2, "eager; did you mean 'sdpa'?"),
         (["--shape", "mini", "--keep-ratio", "0.5,1.5"], 2, "--keep-ratio 1.5: must be greater than 0 and at most 1."),
         (["--shape", "mini", "--keep-ratio", "half"], 2, "--keep-ratio is 'half'"),
@@ -245,20 +246,22 @@ def test_users_see_no_deprecations(python, env, count):
 def test_settings_come_from_the_flag_over_the_preset(monkeypatch, tmp_path, clip_file):
     seen: dict[str, object] = {}
 
-    def ask(path, questions, **settings):
-        seen.update(settings, path=path, questions=questions)
+    def asked(arms, path, questions, **settings):
+        seen.update(settings, arms=arms, path=path, questions=questions)
         raise KeyboardInterrupt
 
-    from stts_cli.engine import pipeline
+    from stts_cli.engine import ask
 
-    monkeypatch.setattr(pipeline, "ask", ask)
+    monkeypatch.setattr(ask, "ask", asked)
     mine = tmp_path / "mine.yaml"
     mine.write_text("model: m\nframes: 5\nmax_fps: 1.5\nscorer: temporal\n")
     CliRunner().invoke(
         cli.app,
-        ["ask", str(clip_file), "one?", "two?", "--preset", str(mine), "--frames", "9", "--options", "a", "--compare"],
+        ["ask", str(clip_file), "one?", "two?", "--preset", str(mine), "--frames", "9", "--options", "a", "--compare", "dense"],
     )
     assert seen["path"] == str(clip_file)
     assert seen["questions"] == ["one?", "two?"]
-    assert (seen["model"], seen["frames"], seen["max_fps"], seen["scorer"]) == ("m", 9, 1.5, "temporal")
-    assert (seen["options"], seen["compare"], seen["device"]) == (["a"], True, "auto")
+    first, dense = seen["arms"]
+    assert (first.model, first.frames, first.max_fps, first.scorer) == ("m", 9, 1.5, "temporal")
+    assert dense == dataclasses.replace(first, name="dense", keep_ratio=1.0, scorer="none")
+    assert (seen["options"], seen["device"]) == (["a"], "auto")

@@ -32,7 +32,7 @@ def test_families_do_not_import_each_other():
 @pytest.mark.slow
 def test_the_toy_world_is_loaded_only_where_it_is_named():
     program = (
-        "import sys, stts_cli.cli, stts_cli.engine.pipeline, stts_cli.evaluation.suite, stts_cli.media.reader\n"
+        "import sys, stts_cli.cli, stts_cli.engine.ask, stts_cli.evaluation.suite, stts_cli.media.reader\n"
         "import stts_cli.profiling, stts_cli.training.finetune, stts_cli.training.trainer\n"
         "assert not [name for name in sys.modules if name.startswith('stts_cli.toy')]\n"
     )

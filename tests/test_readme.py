@@ -72,15 +72,15 @@ def test_both_commands_set_up_a_fresh_machine():
 def test_every_command_of_the_pages_is_understood(words, monkeypatch, clip_file, tmp_path):
     """Parse each one for real, up to the call that would load a model."""
     from stts_cli import profiling
-    from stts_cli.engine import pipeline
+    from stts_cli.engine import ask
     from stts_cli.evaluation import suite
     from stts_cli.evaluation.benchmarks import registry
     from stts_cli.toy import nano
     from stts_cli.training import finetune, runs
 
     asked = []
-    monkeypatch.setattr(pipeline, "ask", lambda path, questions, **settings: asked.append(settings) or 1 / 0)
-    monkeypatch.setattr(profiling, "profile", lambda **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(ask, "ask", lambda arms, path, questions, **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(profiling, "profile", lambda *given, **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(estimate, "analytic", lambda **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(profiling, "architecture_of", lambda model: None)
     monkeypatch.setattr(suite, "run_benchmarks", lambda bench, arms, **settings: asked.append(settings) or 1 / 0)

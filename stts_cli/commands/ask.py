@@ -1,8 +1,8 @@
-"""The `ask` command: parse, call `engine.pipeline`, report. Nothing heavy is imported before it runs."""
+"""The `ask` command: parse, call `engine.ask`, report. Nothing heavy is imported before it runs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,7 +36,13 @@ def ask(
     max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Run dense and pruned side by side.")] = False,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="More arms on the same video, several times or with commas, as in eval: dense (the default), 0.3, "
+            "random@0.3, dense@22f, a preset or a checkpoint. NAME=ARM names one."
+        ),
+    ] = None,
     save_kept: Annotated[
         str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG file.")
     ] = None,
@@ -44,6 +50,7 @@ def ask(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answers only.")] = False,
 ) -> None:
     """Answer questions about a video, and show what pruning saved."""
+    from stts_cli.config.arms import parse_arms
     from stts_cli.config.presets import choose_preset
     from stts_cli.media.resize import check_resize
     from stts_cli.media.video import probe
@@ -59,40 +66,29 @@ def ask(
         dtype=dtype,
         max_new_tokens=max_new_tokens,
     )
-    probe(video)  # a bad file is told at once, before torch loads
+    arms = parse_arms(settings.arm("pruned", resize), compare)
+    probe(video)  # a bad file is reported at once, before torch loads
     if save_kept:
         from stts_cli.report.plots import check_target
 
         check_target(save_kept, "--save-kept")
     with Progress(quiet=quiet) as progress:
         progress("starting")
-        from stts_cli.engine import pipeline
+        from stts_cli.engine.ask import ask as run
 
-        def draw(family: Any, clip: Any, keep_mask: Any) -> None:
-            from stts_cli.report.pictures import kept_picture
-            from stts_cli.report.pictures import save_kept as save
-
-            table, mask = family.window_index(family.layout).cpu().numpy(), keep_mask.numpy()
-            share = f"{family.model_name}: {mask.mean():.0%} of the windows kept"
-            picture = kept_picture(clip.frames, clip.timestamps_s, mask, table, family.layout.grid, share)
-            save(save_kept or "", picture, clip.timestamps_s, mask)
-
-        run = pipeline.ask(
+        done = run(
+            arms,
             video,
             question,
-            model=settings.model,
-            frames=settings.frames,
-            max_fps=settings.max_fps,
-            resize=resize,
             options=options or (),
-            keep_ratio=settings.keep_ratio,
-            scorer=settings.scorer,
-            prune_layer=settings.prune_layer,
             device=device,
-            dtype=settings.dtype,
             max_new_tokens=settings.max_new_tokens,
-            compare=compare,
             progress=progress,
-            **({"on_kept": draw} if save_kept else {}),
         )
-    show(run.to_dict(), mode="json" if json else "quiet" if quiet else "table", notes=not quiet)
+    if save_kept:
+        from stts_cli.report.notebook import kept_png
+        from stts_cli.report.pictures import save_kept as save
+
+        seen = done.arms[0].video
+        save(save_kept, kept_png(seen), seen.timestamps_s, seen.keep_mask.numpy())
+    show(done.to_dict(), mode="json" if json else "quiet" if quiet else "table", notes=not quiet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -72,31 +72,36 @@ def profile(
             from stts_cli.profiling import architecture_of
 
             architecture = architecture_of(settings.model)
-        chosen: dict[str, Any] = {
-            "architecture": architecture,
-            "frames": estimate.number_list(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames],
-            "keep_ratios": estimate.number_list(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios,
-            "scorer": settings.scorer if scorer is None else scorer,
-            "prune_layer": settings.prune_layer,
-            "dtype": settings.dtype,
-            "train": train,
-        }
+        counts = estimate.number_list(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
+        ratios = estimate.number_list(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios
+        scorer = settings.scorer if scorer is None else scorer
         if analytic:
-            document = estimate.analytic(**chosen)
+            document = estimate.analytic(
+                architecture=architecture,
+                frames=counts,
+                keep_ratios=ratios,
+                scorer=scorer,
+                prune_layer=settings.prune_layer,
+                dtype=settings.dtype,
+                train=train,
+            )
         else:
             from stts_cli import profiling
 
-            document = profiling.profile(
-                **chosen,
-                model=None if shape else settings.model,
-                video_path=video or demo_video(),
+            job = profiling.Job(
+                architecture,
+                None if shape else settings.model,
+                video or demo_video(),
                 restamp=video is None,
-                resize=resize,
-                repeats=repeats,
+                prune_layer=settings.prune_layer,
                 device=device,
+                dtype=settings.dtype,
                 kernel=kernel,
-                memory=memory,
-                progress=progress,
+                train=train,
+                resize=resize,
+            )
+            document = profiling.profile(
+                job, counts, ratios, scorer=scorer, repeats=repeats, memory=memory, progress=progress
             )
     if plot:
         plots.plot_profile(document, plot)

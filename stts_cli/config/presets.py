@@ -3,7 +3,7 @@
 A preset says which model to use and how to look at a video. Those that ship lie in presets/; a path to a file of one's
 own works wherever a name does. Which preset a run starts from is decided in this order: the --preset flag, STTS_PRESET
 in the environment, `preset:` in the user's config file, and `nano`, the embedded demonstration model. Flags then
-override single values. Presets end at the pipeline: nothing below takes one.
+override single values. Presets end at the engine: nothing below takes one.
 
 Standard library and PyYAML only; no torch.
 """

@@ -100,6 +100,12 @@ class Savings:
         """True when every window was kept, so that nothing was saved."""
         return all(dense == pruned for dense, pruned in self.tokens.values())
 
+    def __str__(self) -> str:
+        """Say in a line what is left of the visual tokens, the prompt and the FLOPs."""
+        parts = [f"{name} {pruned:,} of {dense:,}" for name, (dense, pruned) in self.tokens.items()]
+        dense, pruned = self.total
+        return ", ".join([*parts, f"FLOPs {pruned:.3g} of {dense:.3g} ({1 - pruned / dense:.1%} saved)"])
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: tokens and flops by name, each with dense and pruned; flops end with the total."""
         flops = {**self.flops, "total": self.total}

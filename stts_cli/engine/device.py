@@ -20,25 +20,32 @@ def resolve_device(device: str) -> str:
     """Return the device to use, "auto" decided.
 
     Args:
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto" (a CUDA GPU, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
 
     Returns:
-        "cpu", "cuda" or "cuda:N".
+        "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
         InputError: an unknown name.
-        EnvironmentFailure: CUDA was asked for and is not there.
+        EnvironmentFailure: the device is not there.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise InputError(f"device is '{device}' -> auto, cpu, cuda or cuda:N -> change --device")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+        raise InputError(f"--device {device}: must be auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and not (torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()):
-        raise EnvironmentFailure(
-            f"device is '{device}' -> {torch.cuda.device_count()} CUDA devices here -> --device cpu"
-        )
+        raise EnvironmentFailure(f"--device {device}: {torch.cuda.device_count()} CUDA devices here; try --device cpu.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise EnvironmentFailure("--device mps: torch finds no Metal device here; try --device cpu.")
     return device
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """Return the dtype of the weights, "auto" decided: bfloat16 on a CUDA GPU, float32 elsewhere."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.startswith("cuda") else "float32"
 
 
 def resident_bytes() -> int | None:

@@ -6,6 +6,7 @@ cannot be asked, and a clip that could not be read, become rows with an error.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,57 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from stts_cli.data.items import QaItem
 from stts_cli.data.prompts import prompt_hash, subtitle_block
-from stts_cli.engine import pipeline
-from stts_cli.engine.pipeline import answer_questions, load, resolve_scorer
+from stts_cli.engine.model import VideoModel, load_arm
+from stts_cli.engine.results import Answer, Video
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.evaluation.journal import Row
-from stts_cli.media.reader import ReadRequest, ReadResult
-from stts_cli.media.resize import DECODER, NOTE, choose_filter
-from stts_cli.media.source import Source
+from stts_cli.media.reader import ReadResult
 from stts_cli.settings import Arm
 
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
-
-
-@dataclass(frozen=True)
-class LoadedArm:
-    """Settings with everything decided, and the model.
-
-    Attributes:
-        settings: as given.
-        family: the model.
-        frames: at most this many a video.
-        keep_ratio: fraction of windows kept.
-        scorer: one of `settings.SCORERS`.
-        dtype: of the weights.
-    """
-
-    settings: Arm
-    family: Family
-    frames: int
-    keep_ratio: float
-    scorer: str
-    dtype: str
-
-    @property
-    def prune_layer(self) -> int:
-        """0-based ViT block after which windows are scored."""
-        given = self.settings.prune_layer
-        return self.family.settings.prune_layer if given is None else given
-
-    def essence(self) -> tuple[Any, ...]:
-        """Everything that decides its answers."""
-        prune_layer = None if self.scorer == "none" else self.prune_layer
-        return (
-            id(self.family), self.frames, self.settings.max_fps, self.keep_ratio, self.scorer, prune_layer, self.dtype
-        )  # fmt: skip
-
-    def request(self, source: Source) -> ReadRequest:
-        """Return what is to be read of a source."""
-        resample = choose_filter(self.settings.resize, self.family.resample)
-        return ReadRequest(source, self.frames, self.settings.max_fps, self.family.frame_size, resample)
 
 
 @dataclass(frozen=True)
@@ -74,7 +34,7 @@ class Asking:
         benchmark: words the prompt, and has the rules.
         scoring: a key of its scorers.
         max_new_tokens: the most tokens of an answer.
-        seed: of guesses and of the random scorer.
+        seed: of guesses.
     """
 
     benchmark: Benchmark
@@ -84,37 +44,38 @@ class Asking:
 
 
 def load_arms(
-    settings: Sequence[Arm], device: str, families: dict[tuple[str, str], Family]
-) -> tuple[list[LoadedArm], list[str]]:
-    """Load every arm's model, each once, and decide what its settings leave open.
+    arms: Sequence[Arm], device: str, loaded: dict[tuple[str, str], Family], seed: int = 0
+) -> tuple[list[VideoModel], list[str]]:
+    """Load every arm's model, each checkpoint once, and decide what its settings leave open.
 
     Args:
-        settings: one an arm.
-        device: "cpu" or "cuda".
-        families: models that are loaded already, by name and dtype; what is loaded here is added.
+        arms: what is asked.
+        device: "cpu", "cuda", "cuda:N" or "mps".
+        loaded: models that are loaded already, by checkpoint and dtype; what is loaded here is added.
+        seed: of the random scorer, for arms that name none.
 
     Returns:
-        The arms, and notes for the user.
+        The models, one an arm, and notes for the user.
 
     Raises:
         InputError: two arms turn out to be the same.
     """
-    arms: list[LoadedArm] = []
-    notes = [NOTE] if any(each.resize == DECODER for each in settings) else []
-    for each in settings:
-        dtype = ("bfloat16" if device.startswith("cuda") else "float32") if each.dtype == "auto" else each.dtype
-        if (each.model, dtype) not in families:
-            families[each.model, dtype] = load(each.model, device=device, dtype=dtype)
-        family = families[each.model, dtype]
-        scorer, keep_ratio, more = resolve_scorer(family, each.scorer, each.keep_ratio, each.prune_layer)
-        notes += [note for note in more if note not in notes]
-        frames = round(each.frames / keep_ratio) if each.spend_savings else each.frames
-        arm = LoadedArm(each, family, frames, keep_ratio, scorer, dtype)
-        for earlier in arms:
-            if earlier.essence() == arm.essence():
-                raise same_arms(earlier.settings.name, each.name)
-        arms.append(arm)
-    return arms, notes
+    models: list[VideoModel] = []
+    for arm in arms:
+        arm = arm if arm.seed is not None else dataclasses.replace(arm, seed=seed)
+        model = load_arm(arm, device, loaded=loaded)
+        for earlier in models:
+            if _essence(earlier) == _essence(model):
+                raise same_arms(earlier.arm.name, arm.name)
+        models.append(model)
+    return models, list(dict.fromkeys(note for model in models for note in model.notes))
+
+
+def _essence(model: VideoModel) -> tuple[Any, ...]:
+    """Everything that decides an arm's answers."""
+    layer = None if model.is_dense else model.pruning.prune_layer
+    pruning = dataclasses.replace(model.pruning, prune_layer=layer or 0)
+    return id(model.family), model.frames, model.arm.max_fps, pruning
 
 
 def same_arms(one: str, other: str) -> InputError:
@@ -125,7 +86,7 @@ def same_arms(one: str, other: str) -> InputError:
 
 def answer(
     asking: Asking,
-    arm: LoadedArm,
+    model: VideoModel,
     asked: Sequence[QaItem],
     read: ReadResult,
     keep: Callable[[Row], None],
@@ -134,7 +95,7 @@ def answer(
 
     Args:
         asking: how to ask and score.
-        arm: how to look.
+        model: under an arm's settings.
         asked: the questions that are open.
         read: the clip.
         keep: takes each row.
@@ -145,71 +106,66 @@ def answer(
     clip = read.clip
     if clip is None:
         for item in asked:
-            keep(_row(arm, item, error=read.error or "no clip"))
+            keep(_row(model, item, error=read.error or "no clip"))
         return None
     contexts = {item.id: subtitle_block(item, clip.timestamps_s) for item in asked}
     order = list(dict.fromkeys(contexts.values()))
     open_ones = sorted(asked, key=lambda item: order.index(contexts[item.id]))  # those with one prefix in a row
 
-    while open_ones:
-        answered = 0
-
-        def keep_last(state: pipeline.Arm, items: Sequence[QaItem] = tuple(open_ones)) -> None:
-            nonlocal answered
-            item = items[answered]
-            answered += 1
-            keep(_answer_row(asking, arm, item, contexts[item.id], read, state))
-
+    seconds, video, failed = 0.0, None, False
+    for item in open_ones:
         try:
-            done = answer_questions(
-                arm.family,
-                clip,
-                [asking.benchmark.prompt(item) for item in open_ones],
-                contexts=[contexts[item.id] for item in open_ones],
-                keep_ratio=arm.keep_ratio,
-                scorer=arm.scorer,
-                prune_layer=arm.settings.prune_layer,
+            video = video or model.encode(clip)
+            reply = model.ask(
+                video,
+                asking.benchmark.prompt(item),
+                context=contexts[item.id],
                 max_new_tokens=asking.max_new_tokens,
-                seed=asking.seed,
-                on_answer=keep_last,
             )
-            return sum(done.seconds.values()) if len(open_ones) == len(asked) else None
         except InputError as error:  # of this question, such as one that is too long; the others are asked
-            keep(_row(arm, open_ones[answered], error=str(error)))
-            open_ones = open_ones[answered + 1 :]
-    return None
+            keep(_row(model, item, error=str(error)))
+            failed = True
+            continue
+        seconds += sum(reply.seconds.values())
+        keep(_answer_row(asking, model, item, contexts[item.id], video, reply))
+    if failed or video is None:
+        return None
+    return seconds + sum(video.seconds.values()) + video.prefill_s
 
 
 def _answer_row(
-    asking: Asking, arm: LoadedArm, item: QaItem, context: str, read: ReadResult, state: pipeline.Arm
+    asking: Asking,
+    model: VideoModel,
+    item: QaItem,
+    context: str,
+    video: Video,
+    answer: Answer,
 ) -> Row:
-    """Score the latest answer."""
-    assert read.clip is not None
-    answer = state.answers[-1]
+    """Score an answer."""
     text = answer.text.strip()
     verdict = asking.benchmark.scorers[asking.scoring](text, item, random.Random(f"{asking.seed} {item.id}"))
     return _row(
-        arm,
+        model,
         item,
-        prompt=prompt_hash(f"{read.clip.timestamps_s} {context} {answer.question}"),
+        prompt=prompt_hash(f"{video.timestamps_s} {context} {answer.question}"),
         text=text,
         finished=answer.finished,
         parsed=verdict.parsed,
         correct=None if item.answer is None else int(verdict.correct),
         counted=verdict.counted,
-        num_frames=len(read.clip.timestamps_s),
+        num_frames=len(video.timestamps_s),
         tokens_in=answer.num_prompt_tokens,
-        visual_tokens=state.num_windows_kept,
-        visual_tokens_dense=state.num_windows,
-        flops=answer.savings["flops"]["total"]["pruned"],
-        peak_bytes=state.peak_bytes,
-        backend=read.clip.backend,
+        visual_tokens=int(video.keep_mask.sum()),
+        visual_tokens_dense=video.keep_mask.numel(),
+        flops=answer.savings.total[1],
+        peak_bytes=answer.peak_bytes,
+        backend=video.clip.backend,
     )
 
 
-def _row(arm: LoadedArm, item: QaItem, *, error: str | None = None, **answer: Any) -> Row:
+def _row(model: VideoModel, item: QaItem, *, error: str | None = None, **answer: Any) -> Row:
     return {
-        "arm": arm.settings.name,
+        "arm": model.arm.name,
         "id": item.id,
         "video": item.video,
         "segment": f"{item.video} {item.source.start_s}-{item.source.end_s}",

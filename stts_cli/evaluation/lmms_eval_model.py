@@ -1,4 +1,4 @@
-"""The model `stts` inside lmms-eval: its simple API, answered by `engine.pipeline.answer_questions`.
+"""The model `stts` inside lmms-eval: its simple API, answered by `engine.model.VideoModel`.
 
     lmms-eval --model stts --model_args pretrained=allenai/Molmo2-4B,keep_ratio=0.5,max_frames=64 --tasks mvbench
 
@@ -18,11 +18,9 @@ import torch
 from lmms_eval.api.model import lmms
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from stts_cli.engine.device import resolve_device
-from stts_cli.engine.pipeline import answer_questions, load, resolve_scorer
+from stts_cli.engine.model import load_arm
 from stts_cli.errors import InputError, suggest
-from stts_cli.families.base import clamp_note
-from stts_cli.media.video import read_clip
+from stts_cli.settings import Arm
 
 DEFAULT_NEW_TOKENS = 64
 GREEDY = {"temperature": (0, 0.0, None), "do_sample": (False, None), "num_beams": (1, None), "top_p": (1, 1.0, None)}
@@ -65,23 +63,23 @@ class Stts(lmms):
         super().__init__()
         for name in unknown:
             raise InputError(f"--model_args {name}: is not known{suggest(name, OTHERS)}")
-        name = resolve_device(device or "auto")
-        dtype = ("bfloat16" if name.startswith("cuda") else "float32") if dtype == "auto" else dtype
-        self.family = load(pretrained, device=name, dtype=dtype)
-        self.prune_layer = None if prune_layer is None else int(prune_layer)
-        self.scorer, self.keep_ratio, notes = resolve_scorer(
-            self.family, scorer, None if keep_ratio is None else float(keep_ratio), self.prune_layer
+        arm = Arm(
+            "stts",
+            pretrained,
+            int(max_frames),
+            float(max_fps),
+            None if keep_ratio is None else float(keep_ratio),
+            scorer,
+            None if prune_layer is None else int(prune_layer),
+            dtype,
         )
-        for note in notes:
-            warnings.warn(note, stacklevel=2)
-        self.max_frames, self.max_fps = int(max_frames), float(max_fps)
+        self.video_model = load_arm(arm, device or "auto", note=lambda text: warnings.warn(text, stacklevel=2))
         self.batch_size = batch_size
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        device: torch.device = self.family.model.device
-        return device
+        return self.video_model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answer requests.
@@ -103,26 +101,10 @@ class Stts(lmms):
             groups.setdefault((video, limit), []).append(index)
         texts: dict[int, str] = {}
         for (video, limit), members in tqdm(groups.items(), desc="videos", disable=self.rank != 0):
-            clip = read_clip(
-                video,
-                num_frames=self.max_frames,
-                max_fps=self.max_fps,
-                size=self.family.frame_size,
-                resample=self.family.resample,
-            )
-            if note := clamp_note(self.family, len(clip.timestamps_s), self.keep_ratio, self.scorer):
-                warnings.warn(f"{video}: {note}", stacklevel=2)
-            arm = answer_questions(
-                self.family,
-                clip,
-                [requests[index].args[0] for index in members],
-                keep_ratio=self.keep_ratio,
-                scorer=self.scorer,
-                prune_layer=self.prune_layer,
-                max_new_tokens=limit,
-            )
-            for index, answer in zip(members, arm.answers, strict=True):
+            encoded = self.video_model.encode(video)
+            for index in members:
                 context, options, *_ = requests[index].args
+                answer = self.video_model.ask(encoded, context, max_new_tokens=limit)
                 texts[index] = _cut(answer.text, options)
                 self.cache_hook.add_partial("generate_until", (context, options), texts[index])
         return [texts[index] for index in range(len(requests))]

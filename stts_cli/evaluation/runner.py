@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from stts_cli import __version__
 from stts_cli.data.items import QaItem
 from stts_cli.engine.device import resolve_device
+from stts_cli.engine.model import VideoModel
 from stts_cli.errors import InputError, Interrupted
-from stts_cli.evaluation.answers import Asking, LoadedArm, answer, load_arms
+from stts_cli.evaluation.answers import Asking, answer, load_arms
 from stts_cli.evaluation.gather import Questions
 from stts_cli.evaluation.journal import Journal, Row
 from stts_cli.evaluation.metrics import Seconds, compare, summarize, summarize_times
 from stts_cli.evaluation.ranks import Ranks
 from stts_cli.evaluation.settings import items_hash, versions, weights_hash
-from stts_cli.families.base import clamp_note
 from stts_cli.media.reader import read_ahead
 from stts_cli.media.source import Source
 from stts_cli.settings import Arm
@@ -100,7 +100,7 @@ def evaluate(
         raise InputError(f"--scoring {run.scoring}: is not a rule of this benchmark; {has}.")
     device = resolve_device(ranks.device(run.device))
     progress("loading the model")
-    arms, notes = load_arms(run.arms, device, {} if families is None else families)
+    arms, notes = load_arms(run.arms, device, {} if families is None else families, run.seed)
     config = _config(run, arms, device)
     journal = Journal(run.output, config, ranks.rank)
     notes = [*run.questions.notes, *notes, *journal.notes]
@@ -123,7 +123,7 @@ def evaluate(
         rows |= {key: row for key, row in part.items() if key not in rows or rows[key].get("error")}
     if ranks.rank:
         return None
-    ordered = [rows[arm.settings.name, item.id] for item in items for arm in arms]
+    ordered = [rows[arm.arm.name, item.id] for item in items for arm in arms]
     journal.merge(ordered)
     if all(row.get("error") for row in ordered):
         raise InputError(f"no question could be answered; the first: {ordered[0]['error']}")
@@ -133,7 +133,7 @@ def evaluate(
     return document
 
 
-def _config(run: Run, arms: Sequence[LoadedArm], device: str) -> dict[str, Any]:
+def _config(run: Run, arms: Sequence[VideoModel], device: str) -> dict[str, Any]:
     questions = run.questions
     hashes = {id(arm.family): weights_hash(arm.family) for arm in arms}
     return {
@@ -146,15 +146,15 @@ def _config(run: Run, arms: Sequence[LoadedArm], device: str) -> dict[str, Any]:
         "max_new_tokens": run.asking.max_new_tokens,
         "device": device.split(":")[0],
         "arms": {
-            arm.settings.name: {
+            arm.arm.name: {
                 "model": arm.family.model_name,
                 "weights": hashes[id(arm.family)],
                 "frames": arm.frames,
-                "max_fps": arm.settings.max_fps,
-                "resize": arm.settings.resize,
-                "keep_ratio": arm.keep_ratio,
-                "scorer": arm.scorer,
-                "prune_layer": arm.prune_layer,
+                "max_fps": arm.arm.max_fps,
+                "resize": arm.arm.resize,
+                "keep_ratio": arm.pruning.keep_ratio,
+                "scorer": arm.pruning.scorer,
+                "prune_layer": arm.pruning.prune_layer,
                 "dtype": arm.dtype,
             }
             for arm in arms
@@ -164,7 +164,7 @@ def _config(run: Run, arms: Sequence[LoadedArm], device: str) -> dict[str, Any]:
 
 
 def _answer_all(
-    run: Run, arms: Sequence[LoadedArm], journal: Journal, ranks: Ranks, progress: Progress
+    run: Run, arms: Sequence[VideoModel], journal: Journal, ranks: Ranks, progress: Progress
 ) -> list[Seconds]:
     """Go through this process's share of the videos; return the seconds of each that every arm answered in full."""
     by_source: dict[Source, list[QaItem]] = {}
@@ -172,11 +172,11 @@ def _answer_all(
         by_source.setdefault(item.source, []).append(item)
     work = []  # a clip, and the questions that every arm has not answered
     for source, items in by_source.items():
-        todo = {name: [i for i in items if not journal.is_done(name, i.id)] for name in (a.settings.name for a in arms)}
+        todo = {name: [i for i in items if not journal.is_done(name, i.id)] for name in (a.arm.name for a in arms)}
         if any(todo.values()):
             work.append((source, todo))
     work = ranks.deal(work)
-    requests = [list(dict.fromkeys(arm.request(src) for arm in arms if todo[arm.settings.name])) for src, todo in work]
+    requests = [list(dict.fromkeys(arm.request(src) for arm in arms if todo[arm.arm.name])) for src, todo in work]
     clips = read_ahead(
         [one for some in requests for one in some],
         workers=min(1, run.workers) if run.times else run.workers,  # others would start up while the first arms run
@@ -191,13 +191,13 @@ def _answer_all(
             turn = turn % len(arms) if run.times else 0
             seconds: Seconds = {}
             for arm in [*arms[turn:], *arms[:turn]]:
-                name = arm.settings.name
+                name = arm.arm.name
                 if todo[name]:
                     took = answer(run.asking, arm, todo[name], results[arm.request(source)], keep)
                     if took is not None and len(todo[name]) == len(by_source[source]):
                         seconds[name] = took
             if len(seconds) == len(arms):
-                timed.append({arm.settings.name: seconds[arm.settings.name] for arm in arms})
+                timed.append({arm.arm.name: seconds[arm.arm.name] for arm in arms})
     finally:
         clips.close()  # type: ignore[attr-defined]  # a generator
     return timed
@@ -229,9 +229,9 @@ class _Keeper:
 
 
 def _document(
-    run: Run, arms: Sequence[LoadedArm], config: dict[str, Any], notes: list[str], rows: list[Row]
+    run: Run, arms: Sequence[VideoModel], config: dict[str, Any], notes: list[str], rows: list[Row]
 ) -> dict[str, Any]:
-    by_arm = {arm.settings.name: [row for row in rows if row["arm"] == arm.settings.name] for arm in arms}
+    by_arm = {arm.arm.name: [row for row in rows if row["arm"] == arm.arm.name] for arm in arms}
     questions, benchmark = run.questions, run.questions.benchmark
     headline = "micro" if run.scoring == "molmo2" else benchmark.headline
     names = list(by_arm)
@@ -263,16 +263,16 @@ def _document(
     }
 
 
-def _notes(arms: Sequence[LoadedArm], by_arm: dict[str, list[Row]], failed: dict[str, str]) -> list[str]:
+def _notes(arms: Sequence[VideoModel], by_arm: dict[str, list[Row]], failed: dict[str, str]) -> list[str]:
     """Return what was done otherwise than asked: the decoder, budgets that were too small, videos that failed."""
     notes = []
     if by_pyav := {row["segment"] for rows in by_arm.values() for row in rows if row.get("backend") == "pyav"}:
         notes.append(f"{len(by_pyav)} videos were read with PyAV")
     for arm in arms:
-        lengths = {row["segment"]: row["num_frames"] for row in by_arm[arm.settings.name] if not row.get("error")}
-        clamped = [note for n in lengths.values() if (note := clamp_note(arm.family, n, arm.keep_ratio, arm.scorer))]
+        lengths = {row["segment"]: row["num_frames"] for row in by_arm[arm.arm.name] if not row.get("error")}
+        clamped = [note for n in lengths.values() if (note := arm.clamp_note(n))]
         if clamped:
-            notes.append(f"{arm.settings.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
+            notes.append(f"{arm.arm.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
     if failed:
         notes.append(f"{len(failed)} videos failed, {next(iter(failed.values()))}")
     return notes

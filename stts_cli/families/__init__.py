@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -87,4 +87,29 @@ def load_family(
     )
     check_words(family)
     family.chain = tuple(chain)
+    return family
+
+
+def family_of(model: Any, tokenizer: Any, *, scorer: Any = None, video_processor: Any = None) -> Family:
+    """Put the method into a stock model that is loaded already.
+
+    Args:
+        model: a transformers model.
+        tokenizer: its tokenizer.
+        scorer: a `pruning.TokenScorer` on the model's device, or None.
+        video_processor: the checkpoint's own, whose frame size, filter and normalisation are taken; None for the
+            model's defaults.
+
+    Returns:
+        The family.
+
+    Raises:
+        InputError: a model of a type that no family handles.
+    """
+    model_type = model.config.model_type
+    if model_type not in FAMILIES:
+        raise InputError(f"a model of type {model_type}: no family handles it{suggest(model_type, FAMILIES)}")
+    module, cls = FAMILIES[model_type]
+    family: Family = getattr(importlib.import_module(module), cls).wrap(model, tokenizer, scorer, video_processor)
+    check_words(family)
     return family

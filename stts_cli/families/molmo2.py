@@ -21,7 +21,7 @@ from stts_cli.families.frames import read_frame_processor
 from stts_cli.families.settings import SETTINGS_FILE, build_scorer, is_in_old_order, load_scorer
 from stts_cli.families.weights import check_files, check_loaded, read_tensors
 from stts_cli.pruning import SCORER_PART
-from stts_cli.settings import FixedLayout, Layout
+from stts_cli.settings import FixedLayout, Layout, Pruning
 
 _CHUNK_TOKENS = 4_096  # visual tokens that go through the connector at once
 
@@ -113,12 +113,7 @@ class Molmo2Family(Family):
         if scorer is None and top is root and top.settings.scorer == "learned" and stored:
             files = {name: path for name, path in stored.items() if path is not None}
             scorer = build_scorer(read_tensors(files), scorer_sizes(vision), model)
-        defaults = {
-            "size": dict(zip(("height", "width"), vision.image_size, strict=True)),
-            "patch_size": vision.patch_size,
-            "pooling_size": (3, 3),
-        }
-        frames, layout = read_frame_processor(root.find_file, defaults)
+        frames, layout = read_frame_processor(root.find_file, _frame_defaults(vision))
         processor, more = read_processor(root)
         notes += [*top.notes, *more]
         if is_in_old_order(top.document):
@@ -137,6 +132,24 @@ class Molmo2Family(Family):
             is_demonstration=any(checkpoint.document.get("demonstration", False) for checkpoint in chain),
             processor=processor,
             notes=notes,
+        )
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any, scorer: Any, video_processor: Any) -> Molmo2Family:
+        """Take a model that is loaded already; see `families.family_of`."""
+        given = {} if video_processor is None else video_processor.to_dict()
+        defaults = {**_frame_defaults(model.config.vision_config), **given}
+        frames, layout = read_frame_processor(lambda name: None, defaults)
+        settings = Pruning(scorer="temporal" if scorer is None else "learned")
+        name = model.config.name_or_path or cls.__name__
+        return cls(
+            model,
+            tokenizer,
+            scorer=scorer,
+            frames=frames,
+            layout_rule=FixedLayout(layout),
+            settings=settings,
+            model_name=name,
         )
 
     @property
@@ -198,6 +211,11 @@ class Molmo2Family(Family):
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""
         return model_shape(self.model.config, self.layout)
+
+
+def _frame_defaults(vision: Any) -> dict[str, Any]:
+    size = dict(zip(("height", "width"), vision.image_size, strict=True))
+    return {"size": size, "patch_size": vision.patch_size, "pooling_size": (3, 3)}
 
 
 def scorer_sizes(vision: Any) -> dict[str, int]:

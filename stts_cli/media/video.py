@@ -11,6 +11,7 @@ This module knows nothing of models or tensors: normalising and cutting into pat
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import itertools
@@ -18,7 +19,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,33 @@ class Clip:
     num_source_frames: int
     backend: str
     fallback_reason: str | None = None
+
+    @classmethod
+    def from_frames(cls, frames: np.ndarray, timestamps_s: Sequence[float]) -> Clip:
+        """Take frames that are in memory already.
+
+        Args:
+            frames: uint8 (T, H, W, 3), RGB.
+            timestamps_s: T times in seconds, rising.
+
+        Returns:
+            The clip; its last frame is shown as long as the others on average.
+
+        Raises:
+            InputError: frames of another kind, or times that are not T rising numbers.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+            raise InputError(f"frames in memory: are {frames.dtype} {frames.shape}; must be uint8 (T, H, W, 3).")
+        times = [float(time) for time in timestamps_s]
+        steps = np.diff(times)
+        if len(times) != len(frames) or not np.isfinite(times).all() or (steps <= 0).any() or times[0] < 0:
+            raise InputError(f"times: are {len(times)} for {len(frames)} frames; must be one each, at least 0, rising.")
+        step = float(steps.mean()) if len(steps) else 0.0
+        return cls(frames, times, times[-1] + step, 1 / step if step else 0.0, len(frames), "memory")
+
+    def first(self, num_frames: int) -> Clip:
+        """Return the same clip with its first frames alone."""
+        return dataclasses.replace(self, frames=self.frames[:num_frames], timestamps_s=self.timestamps_s[:num_frames])
 
 
 @dataclass(frozen=True)

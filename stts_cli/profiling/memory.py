@@ -7,7 +7,6 @@ either. On a GPU the allocator tells the peak of each pass and nothing here is n
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import multiprocessing
 import os
@@ -40,9 +39,8 @@ def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | Non
     """
     family = build(job)
     clip, _ = read_frames(job, num_frames, family)
-    few = dataclasses.replace(clip, frames=clip.frames[:2], timestamps_s=clip.timestamps_s[:2])
     run = runner(family, job)
-    run(few, arm)
+    run(clip.first(2), arm)
     gc.collect()
     memory = PeakMemory("cpu")
     baseline = resident_bytes() or memory.peak_bytes()

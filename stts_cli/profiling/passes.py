@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from stts_cli import settings
 from stts_cli.config.architectures import Architecture
 from stts_cli.cost import estimate
-from stts_cli.engine import generate, pipeline
 from stts_cli.engine.device import PeakMemory
+from stts_cli.engine.model import VideoModel, load_checkpoint
 from stts_cli.media import video
 from stts_cli.media.resize import choose_filter
 from stts_cli.media.video import Clip
 from stts_cli.pruning.stopwatch import clock
-from stts_cli.settings import Execution
 
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
@@ -74,9 +74,9 @@ class Job:
         model: a checkpoint folder or a hub id, or None for random weights.
         video: the file that frames are taken from.
         restamp: give the frames times half a second apart instead of their own.
-        prune_layer: 0-based ViT block after which windows are scored.
-        device: where it runs.
-        dtype: of the weights; in training, which keeps them in float32, that of autocast.
+        prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
+        device: as for `engine.model.load`.
+        dtype: "auto", or that of the weights; in training, which keeps them in float32, that of autocast.
         kernel: attention of the packed blocks, one of `settings.KERNELS`.
         train: take training steps instead of answering.
         resize: who resizes frames, one of `resize.RESIZES`.
@@ -85,13 +85,18 @@ class Job:
     architecture: Architecture
     model: str | None
     video: str
-    restamp: bool
-    prune_layer: int
-    device: str
-    dtype: str
-    kernel: str
+    restamp: bool = False
+    prune_layer: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    kernel: str = "auto"
     train: bool = False
     resize: str = "model"
+
+    @property
+    def layer(self) -> int:
+        """0-based ViT block after which windows are scored."""
+        return self.architecture.prune_layer if self.prune_layer is None else self.prune_layer
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def build(job: Job) -> Family:
     """
     dtype = "float32" if job.train else job.dtype
     if job.model is not None:
-        return pipeline.load(job.model, device=job.device, dtype=dtype)
+        return load_checkpoint(job.model, device=job.device, dtype=dtype)
     from stts_cli.families.random_molmo2 import random_family
 
     return random_family(job.architecture, device=torch.device(job.device), dtype=getattr(torch, dtype))
@@ -230,32 +235,25 @@ def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
     gc.collect()
     memory = PeakMemory(device) if device.type == "cuda" else None
     held = torch.cuda.memory_allocated(device) if memory else 0
-    pruning = family.settings.override(keep_ratio=arm.keep_ratio, scorer=arm.scorer, prune_layer=job.prune_layer)
-    started = clock(device)
-    with torch.inference_mode():
-        patches = family.preprocess(torch.from_numpy(clip.frames))
-        preprocessed = clock(device)
-        with late_blocks(family, job.prune_layer, arm == DENSE) as late:
-            encoded = family.encode(patches, pruning, execution=Execution(kernel=job.kernel))
-        del patches
-    prompt = family.build_prompt(clip.timestamps_s, estimate.QUESTION, encoded.keep_mask)
-    ids = prompt.input_ids.to(device)
-    prefix = generate.prefill_video(family, prompt, encoded.visual_tokens)
-    said = generate.answer(family, prefix, ids[:, prompt.num_prefix :], max_new_tokens=NEW_TOKENS, eos_token_ids=[])
-    seconds = {"preprocess": preprocessed - started, **encoded.seconds}
+    how = settings.Arm(arm.name, "", keep_ratio=arm.keep_ratio, scorer=arm.scorer, prune_layer=job.layer)
+    model = VideoModel(family, how, max_new_tokens=NEW_TOKENS)
+    with late_blocks(family, job.layer, arm == DENSE) as late:
+        video = model.encode(clip, execution=settings.Execution(kernel=job.kernel))
+    answer = model.ask(video, estimate.QUESTION, ignore_eos=True)
+    seconds = dict(video.seconds)
     seconds["vit_dense"] -= late.seconds
     seconds["vit_packed"] += late.seconds
-    seconds["llm_prefill"] = prefix.seconds + said.prefill_s
+    seconds["llm_prefill"] = video.prefill_s + answer.seconds["llm_prefill"]
     seconds |= {name: sum(seconds[stage] for stage in stages) for name, stages in SUMS.items()}
-    seconds["decode_per_token"] = said.decode_s / (NEW_TOKENS - 1)
+    seconds["decode_per_token"] = answer.seconds["decode"] / (NEW_TOKENS - 1)
     return Pass(
         seconds=seconds,
-        kept_per_frame=encoded.keep_mask.sum(1).tolist(),
-        packed_patches=encoded.packed_patches,
-        prompt_tokens=(prompt.dense_length, ids.shape[1]),
-        scorer=encoded.scorer,
-        kernel=encoded.kernel,
-        kernel_reason=encoded.kernel_reason,
+        kept_per_frame=video.keep_mask.sum(1).tolist(),
+        packed_patches=video.tokens.packed_patches,
+        prompt_tokens=answer.savings.tokens["LLM prompt"],
+        scorer=video.tokens.scorer,
+        kernel=video.tokens.kernel,
+        kernel_reason=video.tokens.kernel_reason,
         peak_bytes=(memory.peak_bytes() or 0) - held if memory else None,
     )
 

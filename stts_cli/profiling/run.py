@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from stts_cli import __version__
 from stts_cli.config.architectures import Architecture, unknown
 from stts_cli.cost import estimate, savings
-from stts_cli.engine.device import resolve_device
+from stts_cli.engine.device import resolve_device, resolve_dtype
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, is_out_of_memory
 from stts_cli.media.resize import DECODER, NOTE
 from stts_cli.profiling.figures import break_even, point
@@ -22,6 +23,9 @@ from stts_cli.profiling.training_steps import runner
 from stts_cli.pruning.attention import choose_kernel
 from stts_cli.settings import KERNELS
 
+if TYPE_CHECKING:
+    from stts_cli.families.base import Family
+
 ON_CPU = (
     "resident memory of a process of its own for each arm, which gives back what it frees, above the loaded model and "
     "the decoded frames"
@@ -31,43 +35,25 @@ IN_TRAINING = ", its optimizer's moments among it; gradients and activations"
 
 
 def profile(
-    *,
-    architecture: Architecture,
-    model: str | None,
-    video_path: str,
-    restamp: bool,
-    resize: str = "model",
+    job: Job,
     frames: Sequence[int],
     keep_ratios: Sequence[float] = (),
+    *,
     scorer: str = "auto",
-    prune_layer: int | None = None,
     repeats: int = 5,
-    device: str = "auto",
-    dtype: str = "auto",
-    kernel: str = "auto",
     memory: bool = True,
-    train: bool = False,
     progress: Progress = lambda stage: None,
 ) -> dict[str, Any]:
     """Measure every frame count and keep ratio, dense and pruned in turns.
 
     Args:
-        architecture: the sizes.
-        model: a checkpoint folder or a hub id, or None for random weights.
-        video_path: where frames are taken from; repeated where it holds too few.
-        restamp: give the frames times half a second apart instead of their own.
-        resize: who resizes frames, one of `resize.RESIZES`.
+        job: what every pass shares; what it leaves open is decided here. In training "auto" dtype is bfloat16 autocast
+            on a GPU.
         frames: frame counts.
         keep_ratios: fractions of windows kept; empty for the architecture's own.
         scorer: "auto", or one of `settings.SCORERS`.
-        prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         repeats: timed passes of each arm, >= 1.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        kernel: attention of the packed blocks, one of `settings.KERNELS`.
         memory: measure peak memory too; on a CPU that takes one more pass of each arm.
-        train: measure training steps, everything trained, instead of answers; "auto" dtype is then bfloat16 autocast on
-            a GPU.
         progress: called with the name of each stage as it starts.
 
     Returns:
@@ -79,33 +65,65 @@ def profile(
         EnvironmentFailure: the device, a kernel's package or the memory is not there.
     """
     if repeats < 1:
-        raise InputError(f"repeats is {repeats} -> at least 1 -> raise it")
-    device = resolve_device(device)
-    on_gpu = device.startswith("cuda")
-    dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
-    if train and dtype == "float16":
-        raise InputError("dtype is 'float16' -> float32, or bfloat16 under autocast -> training knows no other")
-    _check_kernel(kernel, device, dtype, train)
+        raise InputError(f"--repeats {repeats}: must be at least 1.")
+    architecture = job.architecture
+    job = _decide(job)
+    on_gpu = job.device.startswith("cuda")
     scorer, notes = estimate.resolve_scorer(architecture, scorer, keep_ratios)
-    layer = architecture.prune_layer if prune_layer is None else prune_layer
     plans = estimate.plan(
         architecture,
         frames=frames,
         keep_ratios=keep_ratios or [architecture.keep_ratio],
         scorer=scorer,
-        prune_layer=layer,
-        dtype=dtype,
+        prune_layer=job.layer,
+        dtype=job.dtype,
         on_gpu=on_gpu,
-        train=train,
+        train=job.train,
     )
     plans = list({(plan.num_frames, plan.keep_ratio): plan for plan in plans}.values())  # scorer none has one ratio
-    check_memory(plans, device)
-    notes += [*estimate.clamp_notes(architecture, plans), *busy(device)]
-    notes += [NOTE] if resize == DECODER else []
-    job = Job(architecture, model, video_path, restamp, layer, device, dtype, kernel, train, resize)
+    check_memory(plans, job.device)
+    notes += [*estimate.clamp_notes(architecture, plans), *busy(job.device)]
+    notes += [NOTE] if job.resize == DECODER else []
     peaks = peaks_of_processes(job, plans, notes, progress) if memory and not on_gpu else {}
     progress("loading the model")
     family = build(job)
+    measured = _measure(family, job, plans, peaks, repeats, progress)
+    return {
+        "stts": __version__,
+        "command": "profile",
+        "mode": "measured",
+        "model": estimate.describe(
+            architecture, random_weights=job.model is None, is_demonstration=family.is_demonstration
+        ),
+        "machine": machine(job.device, job.dtype),
+        "settings": {
+            "prune_layer": job.layer,
+            "kernel": job.kernel,
+            "repeats": repeats,
+            "warm_up": 1,
+            "resize": job.resize,
+            "train": job.train,
+            "new_tokens": 0 if job.train else NEW_TOKENS,
+            "question": estimate.QUESTION,
+            "answer": estimate.ANSWER if job.train else None,
+            "memory": _memory(on_gpu, job.train) if memory else None,
+        },
+        "notes": notes,
+        "convention": savings.TRAINING_CONVENTION if job.train else savings.CONVENTION,
+        **measured,
+        "break_even": break_even(measured["points"]),
+    }
+
+
+def _measure(
+    family: Family,
+    job: Job,
+    plans: Sequence[estimate.Plan],
+    peaks: Mapping[tuple[int, Arm], dict[str, int] | None],
+    repeats: int,
+    progress: Progress,
+) -> dict[str, list[Any]]:
+    """Run every frame count, and go on with those that fit where memory runs out."""
     run = runner(family, job)
     points: list[dict[str, Any]] = []
     clips, not_measured = [], []
@@ -121,37 +139,11 @@ def profile(
                 raise
             not_measured.append(f"{num_frames} frames")
             continue
-        for plan, pruned in zip(here, passes[1:], strict=True):
-            held = [peaks.get((num_frames, arm)) for arm in (DENSE, Arm(plan.keep_ratio, plan.scorer))]
-            row = point(family.shape(), plan, passes[0], pruned, prune_layer=layer, held=held, train=train)
+        for plan, arm, pruned in zip(here, arms[1:], passes[1:], strict=True):
+            held = [peaks.get((num_frames, each)) for each in (DENSE, arm)]
+            row = point(family.shape(), plan, passes[0], pruned, prune_layer=job.layer, held=held, train=job.train)
             points.append({**row, "read_s": about["seconds"]})
-    return {
-        "stts": __version__,
-        "command": "profile",
-        "mode": "measured",
-        "model": estimate.describe(
-            architecture, random_weights=model is None, is_demonstration=family.is_demonstration
-        ),
-        "machine": machine(device, dtype),
-        "settings": {
-            "prune_layer": layer,
-            "kernel": kernel,
-            "repeats": repeats,
-            "warm_up": 1,
-            "resize": resize,
-            "train": train,
-            "new_tokens": 0 if train else NEW_TOKENS,
-            "question": estimate.QUESTION,
-            "answer": estimate.ANSWER if train else None,
-            "memory": _memory(on_gpu, train) if memory else None,
-        },
-        "clips": clips,
-        "notes": notes,
-        "convention": savings.TRAINING_CONVENTION if train else savings.CONVENTION,
-        "points": points,
-        "not_measured": not_measured,
-        "break_even": break_even(points),
-    }
+    return {"clips": clips, "points": points, "not_measured": not_measured}
 
 
 def architecture_of(model: str) -> Architecture:
@@ -176,12 +168,18 @@ def _memory(on_gpu: bool, train: bool) -> str:
     return (ON_GPU if on_gpu else ON_CPU) + (IN_TRAINING if train else "")
 
 
-def _check_kernel(kernel: str, device: str, dtype: str, needs_grad: bool) -> None:
-    if kernel not in KERNELS:
-        raise InputError(f"kernel {unknown(kernel, list(KERNELS))}")
-    if kernel == "flash_attn" and importlib.util.find_spec("flash_attn") is None:
-        raise EnvironmentFailure(f"kernel flash_attn: flash-attn is not installed -> {install_hint('flash')}")
+def _decide(job: Job) -> Job:
+    """Decide what a job leaves open, and refuse what cannot run."""
+    device = resolve_device(job.device)
+    dtype = resolve_dtype(job.dtype, device)
+    if job.train and dtype == "float16":
+        raise InputError("--dtype float16: training knows float32, and bfloat16 under autocast.")
+    if job.kernel not in KERNELS:
+        raise InputError(f"--kernel {unknown(job.kernel, list(KERNELS))}")
+    if job.kernel == "flash_attn" and importlib.util.find_spec("flash_attn") is None:
+        raise EnvironmentFailure(f"--kernel flash_attn: flash-attn is not installed; {install_hint('flash')}")
     try:
-        choose_kernel(kernel, torch.device(device), getattr(torch, dtype), needs_grad)
+        choose_kernel(job.kernel, torch.device(device), getattr(torch, dtype), job.train)
     except ValueError as error:
         raise InputError(str(error)) from error
+    return dataclasses.replace(job, device=device, dtype=dtype)

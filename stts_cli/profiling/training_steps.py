@@ -153,10 +153,10 @@ class _Watched:
 
     def encode(self, patches: Patches, pruning: Pruning, *, execution: Execution) -> EncodedVideo:
         dense = pruning.scorer == DENSE.scorer
-        pruning = pruning.override(prune_layer=self.job.prune_layer)
+        pruning = pruning.override(prune_layer=self.job.layer)
         execution = dataclasses.replace(execution, kernel=self.job.kernel)
         self.began = clock(self.device)
-        with late_blocks(self.family, self.job.prune_layer, dense) as late:
+        with late_blocks(self.family, self.job.layer, dense) as late:
             encoded = self.family.encode(patches, pruning, execution=execution)
         self.ended = clock(self.device)
         self.seconds = dict(encoded.seconds)

@@ -9,8 +9,11 @@ import torch
 
 def clock(device: torch.device | str) -> float:
     """Return the time in seconds once the device has finished what was asked of it."""
-    if torch.device(device).type == "cuda":
+    kind = torch.device(device).type
+    if kind == "cuda":
         torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()
 
 

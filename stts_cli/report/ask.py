@@ -1,6 +1,6 @@
 """Show a run to people and programs: the answer, the savings table, a spinner, JSON.
 
-In: the document of `pipeline.AskRun.to_dict`. Out: text. Answers, tables and JSON go to stdout; the spinner and notes
+In: the document of `engine.ask.AskRun.to_dict`. Out: text. Answers, tables and JSON go to stdout; the spinner and notes
 go to stderr. The table and the JSON are drawn from the same document, so they cannot disagree. No torch.
 """
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stts_cli.report.terminal import Screen, print_json, print_lines, print_note
+from stts_cli.text import DEMONSTRATION
 
 Document = dict[str, Any]
 STAGES = {  # row of the table -> stages that make it up; an arm that drops nothing runs every ViT block dense
@@ -66,7 +67,7 @@ def show(document: Document, *, mode: str, notes: bool = True) -> None:
     """Print a run.
 
     Args:
-        document: from `pipeline.AskRun.to_dict`.
+        document: from `engine.ask.AskRun.to_dict`.
         mode: "table" for answers and savings, "quiet" for answers only, "json" for the document.
         notes: also say on stderr what the user should know.
     """
@@ -85,11 +86,7 @@ def note_lines(document: Document) -> list[str]:
     """Return what a user should know about a run, a line each."""
     lines = list(document["notes"])
     if document["is_demonstration"]:
-        lines.insert(
-            0,
-            "demonstration model: it knows only its own world of moving coloured shapes; "
-            "for real videos name a real one, e.g. --preset molmo2-4b or --model allenai/Molmo2-4B",
-        )
+        lines.insert(0, DEMONSTRATION)
     for arm in document["arms"][:1]:
         if arm["num_windows_kept"] == arm["num_windows"]:
             lines.append(f"nothing was pruned: all {arm['num_windows']} windows were kept")
@@ -105,7 +102,7 @@ def answer_lines(document: Document, *, bare: bool) -> list[str]:
     """Return the answers, a line each; with several questions or arms each line says which.
 
     Args:
-        document: from `pipeline.AskRun.to_dict`.
+        document: from `engine.ask.AskRun.to_dict`.
         bare: the answers alone, in the order of the questions.
 
     Returns:
@@ -150,7 +147,7 @@ def savings_table(document: Document) -> Table:
     """Draw tokens, FLOPs by part, time by stage and memory: dense, pruned, saved.
 
     Args:
-        document: from `pipeline.AskRun.to_dict`.
+        document: from `engine.ask.AskRun.to_dict`.
 
     Returns:
         A table; measured cells of an arm that did not run are empty.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stts_cli.engine.pipeline import load
+from stts_cli.engine.model import load_checkpoint
 from stts_cli.evaluation.benchmarks.shapes import make_items
 from stts_cli.families.base import Family
 from stts_cli.media.reader import ReadRequest, read_source
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
     """Print the table of a checkpoint."""
     if len(arguments) != 1:
         sys.exit("usage: python -m stts_cli.toy.kept_windows CHECKPOINT")
-    family = load(arguments[0], device="cpu", dtype="float32")
+    family = load_checkpoint(arguments[0], device="cpu", dtype="float32")
     scorers = [name for name in SCORERS if name not in ("none", "tome") and (name != "learned" or family.scorer)]
     for long in (False, True):
         shares, sizes = kept_shares(family, scorers, long=long)

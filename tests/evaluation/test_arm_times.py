@@ -7,9 +7,10 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from stts_cli.engine.model import VideoModel
 from stts_cli.errors import InputError
-from stts_cli.evaluation import answers
 from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.metrics import summarize_times
 from stts_cli.evaluation.output import markdown
@@ -56,28 +57,32 @@ def events(monkeypatch):
         def close(self):
             pass
 
-    def ask(family, clip, questions, *, scorer, on_answer, **settings):
-        if any("b" in question.split("\n")[0] for question in questions) and log[0] == "fail":
+    class Looked:
+        """What an arm saw of a clip: half its seconds are its first question's."""
+
+        def __init__(self, arm, clip):
+            turn = log.count(arm)
+            log.append(arm)
+            self.share = (DENSE if arm == "dense" else PRUNED)[turn] / 2
+            self.clip, self.timestamps_s, self.keep_mask = clip, clip.timestamps_s, torch.ones(1, 4, dtype=torch.bool)
+            self.seconds, self.prefill_s = {}, 0.0
+
+    def encode(model, clip, **given):
+        return Looked("dense" if model.is_dense else "pruned", clip)
+
+    def ask(model, video, question, **given):
+        if "b" in question.split("\n")[0] and log[0] == "fail":
             log[0] = "failed"
             raise InputError("too long")
-        arm = "dense" if scorer == "none" else "pruned"
-        log.append(arm)
-        turn = log.count(arm) - 1
-        seconds = (DENSE if arm == "dense" else PRUNED)[turn]
-        savings = {"flops": {"total": {"pruned": 1.0}}}
-        # half of it are the first question's, as they stand when it is answered
-        state = SimpleNamespace(answers=[], num_windows=4, num_windows_kept=2, peak_bytes=7, seconds={"encode": 0.0})
-        for question in questions:
-            state.seconds["encode"] += seconds / len(questions)
-            state.answers.append(
-                SimpleNamespace(question=question, text="A", finished=True, num_prompt_tokens=9, savings=savings)
-            )
-            on_answer(state)
-        return state
+        return SimpleNamespace(
+            question=question, text="A", finished=True, num_prompt_tokens=9, savings=SimpleNamespace(total=(2.0, 1.0)),
+            peak_bytes=7, seconds={"llm": video.share},
+        )  # fmt: skip
 
     log.append("start")
     monkeypatch.setattr(reader, "_Worker", Worker)
-    monkeypatch.setattr(answers, "answer_questions", ask)
+    monkeypatch.setattr(VideoModel, "encode", encode)
+    monkeypatch.setattr(VideoModel, "ask", ask)
     return log
 
 

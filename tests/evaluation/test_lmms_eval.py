@@ -60,23 +60,18 @@ def requests(model, clips, **options):
 def test_requests_are_answered_in_order_and_a_video_is_encoded_once(
     stts_class, tiny_checkpoint, clip_file, write_video, monkeypatch
 ):
-    from stts_cli.engine import pipeline
+    from stts_cli.engine.model import VideoModel, load
 
-    asked = []
-    real = pipeline.answer_questions
-    monkeypatch.setattr(
-        sys.modules[MODULE], "answer_questions", lambda *given, **more: asked.append(given[2]) or real(*given, **more)
-    )
+    seen = []
+    real = VideoModel.encode
+    monkeypatch.setattr(VideoModel, "encode", lambda self, video: seen.append(video) or real(self, video))
     model = stts_class(pretrained=str(tiny_checkpoint), keep_ratio="0.5", max_frames="4", batch_size=1, device="cpu")
     clips = [str(clip_file), str(write_video("other.mp4", num_frames=20))]
     texts = model.generate_until(requests(model, clips))
-    assert asked == [["Question 0?", "Question 2?"], ["Question 1?"]]
+    assert seen == clips
+    other = load(str(tiny_checkpoint), frames=4, keep_ratio=0.5, max_new_tokens=3)
     for index, doc in enumerate((0, 1, 0)):
-        run = pipeline.ask(
-            clips[doc], [f"Question {index}?"], model=str(tiny_checkpoint), frames=4, max_fps=2.0, keep_ratio=0.5,
-            max_new_tokens=3,
-        )  # fmt: skip
-        assert texts[index] == run.arms[0].answers[0].text
+        assert texts[index] == other.ask(clips[doc], f"Question {index}?").text
     assert [given[1][0] for given in model.cached] == ["Question 0?", "Question 2?", "Question 1?"]
     assert {given[2] for given in model.cached} == set(texts)
     assert model.device.type == "cpu"

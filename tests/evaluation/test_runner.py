@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from stts_cli import cli
+from stts_cli.engine.model import VideoModel
 from stts_cli.errors import InputError, Interrupted
-from stts_cli.evaluation import answers
 from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.runner import Run, evaluate
 from stts_cli.media import reader
@@ -234,24 +234,40 @@ def test_a_video_that_hangs_is_an_error_row(items_file, arms, monkeypatch, tmp_p
     assert [row["error"] for row in kept] == ["the decoder did not finish in 0.1 s"] * 4
 
 
+def log_asking(monkeypatch):
+    """Note each encoded clip as None and each question as (prompt, context); stop when `limit[0]` are answered."""
+    calls, limit = [], [None]
+    encode, ask = VideoModel.encode, VideoModel.ask
+
+    def encode_and_note(self, clip):
+        calls.append(None)
+        return encode(self, clip)
+
+    def ask_and_note(self, video, question, *, context, **given):
+        if len(calls) - calls.count(None) == limit[0]:
+            raise KeyboardInterrupt
+        calls.append((question, context))
+        return ask(self, video, question, context=context, **given)
+
+    monkeypatch.setattr(VideoModel, "encode", encode_and_note)
+    monkeypatch.setattr(VideoModel, "ask", ask_and_note)
+    return calls, limit
+
+
 def test_an_interrupted_run_without_a_folder_says_so(items_file, arms, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(answers, "answer_questions", stop)
+    monkeypatch.setattr(VideoModel, "encode", stop)
     with pytest.raises(Interrupted, match=r"0 of 8 answers; nothing was kept; --output DIR"):
         run_file(items_file, arms)
 
 
 def test_a_video_is_encoded_once_an_arm_whatever_is_asked(items_file, arms, monkeypatch):
-    calls = []
-    real = answers.answer_questions
-    monkeypatch.setattr(
-        answers, "answer_questions", lambda *given, **more: calls.append(given[2]) or real(*given, **more)
-    )
+    calls, _ = log_asking(monkeypatch)
     document = run_file(items_file, arms)
-    assert [len(prompts) for prompts in calls] == [2, 2, 2, 2]
-    assert calls[0][0] == (
+    assert [call is None for call in calls] == [True, False, False] * 4, "each encoded once, and asked both"
+    assert calls[1][0] == (
         "What is it?\nA. a dog\nB. a cat\nAnswer with the option's letter from the given choices directly."
     )
     first, second = document["samples"][0], document["samples"][2]
@@ -262,16 +278,10 @@ def test_subtitles_stand_behind_the_video(items_file, arms, monkeypatch):
     rows = [json.loads(line) for line in items_file.read_text().splitlines()]
     rows[1]["subtitles"] = [[0.0, 0.4, "hello"], [100.0, 101.0, "too late"]]
     items_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = []
-    real = answers.answer_questions
-    monkeypatch.setattr(
-        answers,
-        "answer_questions",
-        lambda *given, **more: asked.append((given[2], more["contexts"])) or real(*given, **more),
-    )
+    calls, _ = log_asking(monkeypatch)
     document = run_file(items_file, arms[1:])
-    (questions, contexts), _ = asked
-    assert contexts == ["", "subtitle\n0.0 - 0.4 hello\n"]
+    questions, contexts = zip(*calls[1:3], strict=True)
+    assert list(contexts) == ["", "subtitle\n0.0 - 0.4 hello\n"]
     assert all(question.startswith("What is it?\nA. a dog") for question in questions)
     without, with_subtitles = document["samples"][:2]
     assert with_subtitles["tokens_in"] - without["tokens_in"] == len(contexts[1]), "a letter is a token here"
@@ -282,28 +292,14 @@ def test_a_video_half_answered_is_asked_the_rest_and_nothing_twice(
     items_file, arms, tmp_path, monkeypatch, without_times
 ):
     whole = run_file(items_file, arms, output=tmp_path / "whole")
-    asked = []
-    real = answers.answer_questions
-
-    def stop_after(number):
-        def ask(family, clip, prompts, *, on_answer, **more):
-            def count(arm):
-                on_answer(arm)
-                asked.append(arm.answers[-1].question)
-                if len(asked) == number:
-                    raise KeyboardInterrupt
-
-            return real(family, clip, prompts, on_answer=count, **more)
-
-        return ask
-
-    monkeypatch.setattr(answers, "answer_questions", stop_after(3))
+    calls, limit = log_asking(monkeypatch)
+    limit[0] = 3
     with pytest.raises(Interrupted, match="3 of 8 answers; the same command"):
         run_file(items_file, arms, output=tmp_path / "half")
     assert [row["id"] for row in rows_of(tmp_path / "half/samples.rank0.jsonl")] == ["one-0", "one-1", "one-0"]
-    monkeypatch.setattr(answers, "answer_questions", stop_after(None))
+    limit[0] = None
     resumed = run_file(items_file, arms, output=tmp_path / "half")
-    assert len(asked) == 8
+    assert len(calls) - calls.count(None) == 8
     assert without_times(resumed) == without_times(whole)
     assert without_times(rows(tmp_path / "half")) == without_times(rows(tmp_path / "whole"))
 

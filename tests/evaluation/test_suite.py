@@ -292,12 +292,12 @@ def test_hashes_see_one_changed_weight_and_one_changed_answer(tiny_checkpoint):
 
     import torch
 
-    from stts_cli.engine.pipeline import load
+    from stts_cli.engine.model import load_checkpoint
     from stts_cli.evaluation.gather import gather
 
-    family = load(str(tiny_checkpoint), device="cpu", dtype="float32")
+    family = load_checkpoint(str(tiny_checkpoint), device="cpu", dtype="float32")
     before = weights_hash(family)
-    assert before == weights_hash(load(str(tiny_checkpoint), device="cpu", dtype="float32"))
+    assert before == weights_hash(load_checkpoint(str(tiny_checkpoint), device="cpu", dtype="float32"))
     with torch.no_grad():
         next(family.scorer.parameters()).view(-1)[0] += 1
     assert weights_hash(family) != before

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from stts_cli.engine.pipeline import resolve_scorer
+from stts_cli.engine.model import VideoModel
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from stts_cli.settings import Pruning
+from stts_cli.settings import Arm, Pruning
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_scorer_of_the_old_input_order_is_put_into_todays(trained, copy):
     assert torch.equal(family.scorer.mlp.fc1.weight, first)
     swapped = "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
     assert family.notes == [f"{copy}/stts.json: format 1; {swapped}"]
-    assert resolve_scorer(family, "random", 0.5)[2] == family.notes
+    assert VideoModel(family, Arm("a", "", scorer="random")).notes == family.notes
     family = load_family(trained)
     assert torch.equal(family.scorer.mlp.fc1.weight, first)
     assert family.notes == []

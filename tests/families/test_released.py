@@ -298,7 +298,7 @@ def test_frame_tokens(lite):
 def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
     from stts_cli.config import presets
     from stts_cli.cost import estimate
-    from stts_cli.engine import pipeline
+    from stts_cli.engine import ask
     from stts_cli.evaluation.answers import load_arms
     from stts_cli.settings import Arm
     from stts_cli.training import finetune
@@ -308,12 +308,12 @@ def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
     analytic = estimate.analytic(architecture=read_architecture(str(lite)), frames=[4], keep_ratios=[])
     assert analytic["notes"][0].startswith(said)
     assert (analytic["points"][0]["scorer"], analytic["points"][0]["keep_ratio"]) == ("learned", 0.7)
-    run = pipeline.ask(presets.demo_video(), ["?"], model=str(lite), frames=4, max_fps=2, max_new_tokens=1)
+    run = ask.ask([Arm("lite", str(lite), 4)], presets.demo_video(), ["?"], max_new_tokens=1)
     assert run.notes[0].startswith(said)
-    assert (run.arms[0].scorer, run.arms[0].keep_ratio, run.arms[0].prune_layer) == ("learned", 0.7, 2)
-    arms, notes = load_arms([Arm("lite", str(lite), 4)], "cpu", {})
+    _, notes = load_arms([Arm("lite", str(lite), 4)], "cpu", {})
     assert notes[0].startswith(said)
-    assert (arms[0].scorer, arms[0].keep_ratio, arms[0].prune_layer) == ("learned", 0.7, 2)
+    pruning = run.arms[0].video.pruning
+    assert (pruning.scorer, pruning.keep_ratio, pruning.prune_layer) == ("learned", 0.7, 2)
     events = []
 
     def stop(*arguments):

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stts_cli import cli, profiling
+from stts_cli import cli, profiling, settings
 from stts_cli.config.architectures import load_architecture
 from stts_cli.config.presets import demo_video
 from stts_cli.cost import estimate
-from stts_cli.engine import pipeline
+from stts_cli.engine.model import VideoModel
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.profiling import figures, memory, passes, run
@@ -44,11 +44,10 @@ def clip(family):
 
 
 def measured(**changes):
-    settings = {
-        "architecture": NANO, "model": None, "video_path": demo_video(), "restamp": True, "frames": [4],
-        "keep_ratios": [0.5], "repeats": 2, "memory": False,
-    }  # fmt: skip
-    return profiling.profile(**{**settings, **changes})
+    job = {"architecture": NANO, "model": None, "video": demo_video(), "restamp": True}
+    how = {"frames": [4], "keep_ratios": [0.5], "repeats": 2, "memory": False}
+    how |= {key: changes.pop(key) for key in list(changes) if key in (*how, "scorer", "progress")}
+    return profiling.profile(Job(**{**job, **changes}), **how)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +155,7 @@ def test_decoding_is_of_a_fixed_length(family, clip, monkeypatch):
         decoded.append(said.num_decoded)
         return said
 
-    monkeypatch.setattr(passes.generate, "answer", spy)
+    monkeypatch.setattr(generate, "answer", spy)
     passes.run_pass(family, clip, DENSE, make_job())
     assert decoded == [NEW_TOKENS]
 
@@ -330,11 +329,11 @@ def test_what_was_measured_outlives_a_frame_count_that_memory_does_not_suffice_f
 @pytest.mark.parametrize(
     ("changes", "failure", "words"),
     [
-        ({"repeats": 0}, InputError, "repeats is 0"),
+        ({"repeats": 0}, InputError, "--repeats 0: must be at least 1"),
         ({"kernel": "sdpaa"}, InputError, r"auto, flash_attn, torch_varlen, sdpa, eager; did you mean 'sdpa'"),
         ({"kernel": "torch_varlen"}, InputError, "needs CUDA"),
         ({"scorer": "magic"}, InputError, "--scorer magic: must be auto, learned"),
-        ({"device": "tpu"}, InputError, "device is 'tpu'"),
+        ({"device": "tpu"}, InputError, "--device tpu: must be"),
     ],
 )
 def test_bad_settings_are_told_before_the_model_is_built(changes, failure, words, monkeypatch):
@@ -358,7 +357,7 @@ def test_a_checkpoint_is_profiled_with_its_own_settings(tiny_checkpoint, clip_fi
     assert architecture.num_parameters() == sum(p.numel() for p in loaded.model.parameters())
     assert (architecture.scorer, architecture.prune_layer, architecture.keep_ratio) == ("learned", 3, 0.5)
     document = measured(
-        architecture=architecture, model=str(tiny_checkpoint), video_path=str(clip_file), restamp=False, keep_ratios=[]
+        architecture=architecture, model=str(tiny_checkpoint), video=str(clip_file), restamp=False, keep_ratios=[]
     )
     assert document["model"]["random_weights"] is False
     assert document["model"]["is_demonstration"] is True
@@ -374,8 +373,8 @@ def test_a_checkpoint_is_profiled_with_the_scorer_that_ask_takes(tiny_checkpoint
         kept = {k: v for k, v in (document | given).items() if v is not None}
         (folder / "stts.json").write_text(json.dumps(kept))
         profiled, notes = estimate.resolve_scorer(run.architecture_of(str(folder)), "auto", [0.5])
-        asked = pipeline.resolve_scorer(load_family(folder), "auto", 0.5)
-        assert (profiled, notes) == (asked[0], asked[2])
+        asked = VideoModel(load_family(folder), settings.Arm("a", "", keep_ratio=0.5))
+        assert (profiled, notes) == (asked.pruning.scorer, asked.notes)
         assert profiled == given.get("scorer", "temporal" if given else "learned")
 
 

@@ -118,11 +118,10 @@ def test_the_step_is_the_trainers(nano):
 
 
 def measured(**changes):
-    settings = {
-        "architecture": NANO, "model": None, "video_path": demo_video(), "restamp": True, "frames": [4],
-        "keep_ratios": [0.5], "repeats": 2, "memory": False, "train": True,
-    }  # fmt: skip
-    return profiling.profile(**{**settings, **changes})
+    job = {"architecture": NANO, "model": None, "video": demo_video(), "restamp": True} | {"train": True}
+    how = {"frames": [4], "keep_ratios": [0.5], "repeats": 2, "memory": False}
+    how |= {key: changes.pop(key) for key in list(changes) if key in (*how, "scorer", "progress")}
+    return profiling.profile(Job(**{**job, **changes}), **how)
 
 
 @pytest.mark.slow

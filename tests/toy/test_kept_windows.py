@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stts_cli.config.presets import presets_folder
-from stts_cli.engine.pipeline import load
+from stts_cli.engine.model import load_checkpoint
 from stts_cli.toy import kept_windows
 
 
@@ -18,7 +18,7 @@ def test_a_window_is_what_its_labels_say():
 
 
 def test_shares_are_those_of_the_masks(tmp_path, monkeypatch):
-    family = load(str(presets_folder() / "nano"), device="cpu", dtype="float32")
+    family = load_checkpoint(str(presets_folder() / "nano"), device="cpu", dtype="float32")
     monkeypatch.setattr(kept_windows, "KEEP_RATIOS", (1.0, 0.5))
     monkeypatch.setattr(kept_windows, "NUM_FRAMES", 6)
     masks = []

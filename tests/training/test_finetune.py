@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from stts_cli.engine import pipeline
+from stts_cli.engine.model import load
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.training import finetune as module
@@ -265,11 +265,13 @@ def trained(base, videos_jsonl, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["scorer", "lora", "full"])
 def test_a_result_answers(trained, kind, good, base):
     folder = trained / kind
-    run = pipeline.ask(good[3]["video"], ["What is it?"], model=str(folder), frames=4, max_fps=2, max_new_tokens=3)
-    assert run.model == kind
-    assert run.is_demonstration
-    assert run.arms[0].scorer == "learned"
-    assert run.arms[0].num_windows_kept == run.arms[0].num_windows // 2
+    model = load(str(folder), frames=4, max_new_tokens=3)
+    video = model.encode(good[3]["video"])
+    assert not model.ask(video, "What is it?").finished
+    assert model.name == kind
+    assert model.family.is_demonstration
+    assert video.pruning.scorer == "learned"
+    assert int(video.keep_mask.sum()) == video.keep_mask.numel() // 2
     document = json.loads((folder / "stts.json").read_text())
     assert document["train"] == kind
     assert document["training"]["steps"] == 2
@@ -312,7 +314,7 @@ def test_a_result_can_be_trained_on(trained, videos_jsonl, tmp_path):
     one = base_settings(trained / "scorer", videos_jsonl, train="full", steps=1)
     finetune(one, tmp_path / "run", device="cpu")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dtype"] == "float32"
-    pipeline.load(str(tmp_path / "run"), device="cpu", dtype="float32")
+    load(str(tmp_path / "run"))
     once_more = base_settings(trained / "lora", videos_jsonl, train="scorer", steps=1)
     finetune(once_more, tmp_path / "scorer", device="cpu")
     document = json.loads((tmp_path / "scorer" / "stts.json").read_text())

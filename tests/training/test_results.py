@@ -10,11 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stts_cli import profiling
-from stts_cli.engine import pipeline
+from stts_cli.engine.model import VideoModel, load
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
-from stts_cli.media import video
-from stts_cli.settings import Pruning
+from stts_cli.settings import Arm, Pruning
 from stts_cli.training.adapters import add_lora
 from stts_cli.training.results import load_weights, read_weights, write_checkpoint
 from tests.families.conftest import save_released
@@ -117,15 +116,13 @@ def test_what_lies_in_the_folder(trained, tiny_checkpoint):
 
 def test_ask_answers_from_the_folder_as_the_model_in_memory(trained, clip_file):
     _, family, folder = trained
-    run = pipeline.ask(clip_file, ["What moves?"], model=str(folder), frames=4, max_fps=2, max_new_tokens=8)
-    clip = video.read_clip(clip_file, num_frames=4, max_fps=2, size=family.frame_size)
-    arm = pipeline.answer_questions(
-        family, clip, ["What moves?"], keep_ratio=0.3, scorer="learned", prune_layer=2, max_new_tokens=8
-    )
-    assert [a.text for a in run.arms[0].answers] == [a.text for a in arm.answers]
-    assert run.arms[0].kept_per_frame != [36] * 4
-    assert run.arms[0].scorer == "learned"
-    assert run.is_demonstration
+    model = load(str(folder), frames=4, max_new_tokens=8)
+    seen = model.encode(clip_file)
+    there = VideoModel(family, Arm("a", "", 4, keep_ratio=0.3, scorer="learned", prune_layer=2), max_new_tokens=8)
+    assert model.ask(seen, "What moves?").text == there.ask(clip_file, "What moves?").text
+    assert seen.keep_mask.sum(1).tolist() != [36] * 4
+    assert seen.pruning.scorer == "learned"
+    assert model.family.is_demonstration
 
 
 def test_profile_reads_the_sizes_through_the_base(trained, tiny_checkpoint):
@@ -317,7 +314,7 @@ def test_a_base_that_is_gone(run, clip_file):
         f"back, or write its new place into {run}/stts.json"
     )
     with pytest.raises(InputError, match="is not there"):
-        pipeline.ask(clip_file, ["?"], model=str(run), frames=2, max_fps=1)
+        load(str(run))
     with pytest.raises(InputError, match="is not there"):
         profiling.architecture_of(str(run))
 

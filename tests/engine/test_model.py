@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from stts_cli.engine import device as device_module
-from stts_cli.engine import pipeline
+from stts_cli.engine import generate, results
+from stts_cli.engine import model as engine
+from stts_cli.engine.ask import ask
+from stts_cli.engine.model import VideoModel
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.media.video import Clip
-from stts_cli.settings import Pruning
+from stts_cli.settings import Arm, Pruning
 
 WINDOWS = 4
 PATCH, END = 41, 3
@@ -36,6 +39,7 @@ class Model:
     """Answers with the number of visual tokens it saw, as a letter, then ends; counts its calls."""
 
     device = torch.device("cpu")
+    dtype = torch.float32
     config = None
 
     def __init__(self):
@@ -63,7 +67,7 @@ class Family:
         assert frames.dtype == torch.uint8
         return frames.float()
 
-    def encode(self, patches, pruning):
+    def encode(self, patches, pruning, execution=None):
         self.spend(ENCODE_S)
         keep_ratio, scorer = pruning.keep_ratio, pruning.scorer
         self.encoded.append({"keep_ratio": keep_ratio, "scorer": scorer, "prune_layer": pruning.prune_layer})
@@ -126,10 +130,10 @@ def counted(monkeypatch):
         asked.append(values)
         return SimpleNamespace(to_dict=lambda: {"given": values})
 
-    monkeypatch.setattr(pipeline, "prefill_video", prefill_video)
-    monkeypatch.setattr(pipeline.generate, "answer", answer)
-    monkeypatch.setattr(pipeline.generate, "score_options", score_options)
-    monkeypatch.setattr(pipeline.savings, "count", count)
+    monkeypatch.setattr(generate, "prefill_video", prefill_video)
+    monkeypatch.setattr(generate, "answer", answer)
+    monkeypatch.setattr(generate, "score_options", score_options)
+    monkeypatch.setattr(results, "count", count)
     return asked
 
 
@@ -138,41 +142,47 @@ def clip():
     return Clip(np.zeros((3, 8, 8, 3), np.uint8), [0.0, 0.5, 1.0], 1.5, 10.0, 15, "decord")
 
 
+def model_of(family=None, **given):
+    arm = Arm("pruned", "m", 4).override(keep_ratio=0.5, scorer="learned").override(**given)
+    return VideoModel(family or Family(), arm)
+
+
 def test_several_questions_share_one_encoding_and_one_prefix(counted, clip, fake_clock):
-    family = Family(spend=fake_clock.spend)
-    arm = pipeline.answer_questions(family, clip, ["ab", "abc"], keep_ratio=0.5, scorer="learned")
-    assert len(family.encoded) == 1
-    assert [name for name, _ in family.model.calls] == ["video", "question", "question"]
-    assert family.model.calls[1:] == [("question", 2), ("question", 3)]
-    assert arm.answers[0].ttft_s == pytest.approx(0.5 + ENCODE_S, abs=0.01)
-    assert arm.answers[1].ttft_s == pytest.approx(0.5, abs=0.01), "the second question does not pay for the video"
-    assert arm.seconds["llm_prefill"] == pytest.approx(1.0 + 2 * 0.5)
-    assert arm.seconds["decode"] == pytest.approx(2 * 0.125)
-    assert arm.seconds["vit_dense"] == 0.25
+    model = model_of(Family(spend=fake_clock.spend))
+    video = model.encode(clip)
+    answers = [model.ask(video, question) for question in ("ab", "abc")]
+    assert len(model.family.encoded) == 1
+    assert model.family.model.calls == [("video", 9), ("question", 2), ("question", 3)]
+    assert answers[0].ttft_s == pytest.approx(0.5 + ENCODE_S, abs=0.01)
+    assert answers[1].ttft_s == pytest.approx(0.5, abs=0.01), "the second question does not pay for the video"
+    assert video.prefill_s == 1.0
+    assert [answer.seconds for answer in answers] == [{"llm_prefill": 0.5, "decode": 0.125}] * 2
+    assert video.seconds["vit_dense"] == 0.25
 
 
 def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
-    arm = pipeline.answer_questions(Family(), clip, ["ab"], keep_ratio=0.5, scorer="learned", prune_layer=2)
-    assert (arm.num_windows, arm.num_windows_kept, arm.kept_per_frame) == (12, 8, [4, 2, 2])
+    model = model_of(prune_layer=2)
+    video = model.encode(clip)
+    answer = model.ask(video, "ab")
+    assert video.keep_mask.sum(1).tolist() == [4, 2, 2]
+    assert str(video) == "3 frames, 8 of 12 windows kept"
+    behind = {
+        "num_frames": 3,
+        "kept_per_frame": [4, 2, 2],
+        "prune_layer": 2,
+        "scorer": "learned",
+        "packed_patches_per_frame": [36, 18, 18],
+    }
     assert counted == [
-        {
-            "num_frames": 3,
-            "kept_per_frame": [4, 2, 2],
-            "prompt_tokens_dense": 1 + 12 + 2,
-            "prompt_tokens_pruned": 1 + 8 + 2,
-            "prune_layer": 2,
-            "new_tokens": 2,
-            "scorer": "learned",
-            "packed_patches_per_frame": [36, 18, 18],
-        }
+        {**behind, "prompt_tokens_dense": 1 + 12 + 2, "prompt_tokens_pruned": 1 + 8 + 2, "new_tokens": 2}
     ]
-    assert arm.answers[0].text == "j"  # the tenth letter for a prefix of 1 + 8 tokens; the decoder's space is gone
-    assert arm.answers[0].num_prompt_tokens == 11
-    assert arm.name == "pruned"
+    assert answer.text == "j"  # the tenth letter for a prefix of 1 + 8 tokens; the decoder's space is gone
+    assert answer.num_prompt_tokens == 11
+    assert video.savings
+    assert counted[1] == {**behind, "prompt_tokens_dense": 1 + 12, "prompt_tokens_pruned": 1 + 8, "new_tokens": 1}
 
 
 def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):
-    family = Family()
     build = Family.build_prompt
 
     def moody(self, timestamps_s, question, keep_mask, *, context=""):
@@ -181,66 +191,64 @@ def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):
         return prompt
 
     monkeypatch.setattr(Family, "build_prompt", moody)
-    pipeline.answer_questions(family, clip, ["ab", "abc", "xyz"], keep_ratio=0.5, scorer="learned")
-    assert [name for name, _ in family.model.calls] == ["video", "question", "video", "question", "question"]
+    model = model_of()
+    video = model.encode(clip)
+    for question in ("ab", "abc", "xyz"):
+        model.ask(video, question)
+    assert [name for name, _ in model.family.model.calls] == ["video", "question", "video", "question", "question"]
 
 
 def test_questions_in_a_row_with_one_context_share_its_prefix(counted, clip):
-    family = Family()
-    contexts = ["sub", "sub", "other"]
-    arm = pipeline.answer_questions(
-        family, clip, ["ab", "abc", "xyz"], contexts=contexts, keep_ratio=0.5, scorer="learned"
-    )
-    assert family.model.calls == [
+    model = model_of()
+    video = model.encode(clip)
+    asked = [("ab", "sub"), ("abc", "sub"), ("xyz", "other")]
+    answers = [model.ask(video, question, context=context) for question, context in asked]
+    assert model.family.model.calls == [
         ("video", 9 + 3), ("question", 2), ("question", 3), ("video", 9 + 5), ("question", 3),
     ]  # fmt: skip
-    assert arm.seconds["llm_prefill"] == pytest.approx(2 * 1.0 + 3 * 0.5)
-    assert [answer.prefix_s for answer in arm.answers] == [1.0] * 3
-    with pytest.raises(ValueError, match="zip"):
-        pipeline.answer_questions(family, clip, ["ab"], contexts=contexts, keep_ratio=0.5, scorer="learned")
-
-
-def test_each_answer_is_handed_over_before_the_next_is_asked(counted, clip):
-    family = Family()
-    seen = []
-
-    def take(arm):
-        seen.append(([answer.question for answer in arm.answers], len(family.model.calls), arm.seconds["decode"]))
-
-    arm = pipeline.answer_questions(family, clip, ["ab", "abc"], keep_ratio=0.5, scorer="learned", on_answer=take)
-    assert seen == [(["ab"], 2, 0.125), (["ab", "abc"], 3, 0.25)]
-    assert arm.peak_bytes is None or arm.peak_bytes > 0
+    assert video.prefill_s == 2.0
+    assert [answer.prefix_s for answer in answers] == [1.0] * 3
 
 
 def test_the_likeliest_option_is_the_answer(counted, clip):
-    arm = pipeline.answer_questions(
-        Family(), clip, ["ab"], options=["green", "red", "blue"], keep_ratio=0.5, scorer="learned"
-    )
-    reply = arm.answers[0]
+    model = model_of()
+    reply = model.ask(model.encode(clip), "ab", options=["green", "red", "blue"])
     assert reply.text == "red"
-    assert [option["text"] for option in reply.options] == ["green", "red", "blue"]
-    assert sum(option["probability"] for option in reply.options) == pytest.approx(1.0)
-    assert reply.options[1]["probability"] / reply.options[2]["probability"] == pytest.approx(np.e)
+    assert [option.text for option in reply.options] == ["green", "red", "blue"]
+    assert sum(option.probability for option in reply.options) == pytest.approx(1.0)
+    assert reply.options[1].probability / reply.options[2].probability == pytest.approx(np.e)
     assert reply.num_new_tokens == 6 + 4 + 5
+    assert reply.to_dict()["options"][1]["text"] == "red"
 
 
-def test_compare_runs_both_arms_on_the_same_clip(counted, clip, clip_file, monkeypatch):
+def test_a_video_is_asked_by_the_model_that_encoded_it(counted, clip):
+    with pytest.raises(InputError, match="was encoded by another model"):
+        model_of().ask(model_of().encode(clip), "ab")
+
+
+def test_every_arm_sees_the_same_clip_and_warms_up(counted, clip_file, monkeypatch):
     family = Family()
-    monkeypatch.setattr(pipeline, "load", lambda model, device, dtype: family)
+    monkeypatch.setattr(engine, "load_checkpoint", lambda model, device, dtype: family)
     stages = []
-    run = pipeline.ask(
-        clip_file, ["ab"], model="m", frames=4, max_fps=2.0, compare=True, device="cpu", progress=stages.append
-    )
-    assert [(arm.name, arm.scorer, arm.keep_ratio) for arm in run.arms] == [
+    dense = Arm("other", "m", 4, keep_ratio=1.0)
+    run = ask([Arm("pruned", "m", 4), dense], clip_file, ["ab"], device="cpu", progress=stages.append)
+    found = run.to_dict()
+    assert [(arm["name"], arm["scorer"], arm["keep_ratio"]) for arm in found["arms"]] == [
         ("pruned", "learned", 0.5),
         ("dense", "none", 1.0),
     ]
-    assert run.video["num_frames"] == 4
-    assert run.video["frame_size"] == [8, 8]
+    assert found["video"]["num_frames"] == 4
+    assert found["video"]["frame_size"] == [8, 8]
     assert len(family.encoded) == 4, "both arms warm up on a few frames first"
     assert stages[0] == "loading the model"
-    assert (run.device, run.dtype) == ("cpu", "float32")
-    assert run.to_dict()["arms"][1]["answers"][0]["question"] == "ab"
+    assert (found["device"], found["dtype"]) == ("cpu", "float32")
+    first = found["arms"][0]
+    assert first["answers"][0]["question"] == "ab"
+    assert first["seconds"] | {"preprocess": 0} == {
+        "preprocess": 0, "vit_dense": 0.25, "llm_prefill": 1.5, "decode": 0.125
+    }  # fmt: skip
+    assert "peak_bytes" in first
+    assert "peak_bytes" not in first["answers"][0]
 
 
 @pytest.mark.parametrize(
@@ -257,8 +265,8 @@ def test_compare_runs_both_arms_on_the_same_clip(counted, clip, clip_file, monke
     ],
 )
 def test_who_scores(has_scorer, scorer, keep_ratio, expected):
-    chosen, ratio, notes = pipeline.resolve_scorer(Family(has_scorer), scorer, keep_ratio)
-    assert (chosen, ratio, len(notes)) == expected
+    model = VideoModel(Family(has_scorer), Arm("a", "m", scorer=scorer, keep_ratio=keep_ratio))
+    assert (model.pruning.scorer, model.pruning.keep_ratio, len(model.notes)) == expected
 
 
 @pytest.mark.parametrize(
@@ -268,23 +276,56 @@ def test_who_scores(has_scorer, scorer, keep_ratio, expected):
 def test_a_model_trained_for_another_scorer_gets_that_one(trained_with, expected):
     family = Family(scorer=False)
     family.settings = Pruning(scorer=trained_with)
-    assert pipeline.resolve_scorer(family, "auto", 0.3)[:2] == (expected, 0.3)
+    assert VideoModel(family, Arm("a", "m", keep_ratio=0.3)).pruning.scorer == expected
 
 
 def test_a_learned_scorer_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="no learned scorer"):
-        pipeline.resolve_scorer(Family(scorer=False), "learned", 0.5)
+        model_of(Family(scorer=False))
 
 
 @pytest.mark.parametrize("options", [["red"], ["red", "red"], ["red", " "]])
-def test_options_must_be_a_choice(clip_file, options):
-    with pytest.raises(InputError):
-        pipeline.ask(clip_file, ["?"], model="m", frames=4, max_fps=2.0, options=options)
+def test_options_must_be_a_choice_before_anything_is_loaded(clip_file, options):
+    with pytest.raises(InputError, match="option"):
+        ask([Arm("a", "m")], clip_file, ["?"], options=options)
+
+
+def test_settings_vary_on_one_loaded_model(counted, clip):
+    model = model_of(seed=3)
+    assert (model.pruning.keep_ratio, model.pruning.seed, model.frames) == (0.5, 3, 4)
+    other = model.vary(keep_ratio=0.25, scorer="random", frames=None)
+    assert (other.pruning.keep_ratio, other.pruning.scorer, other.frames) == (0.25, "random", 4)
+    assert model.encode(clip, scorer="none").pruning.keep_ratio == 1
+    assert [each["scorer"] for each in model.family.encoded] == ["none"]
+    with pytest.raises(InputError, match="keep_ration: is no setting here; did you mean 'keep_ratio'"):
+        model.vary(keep_ration=0.2)
+
+
+def test_savings_are_spent_on_frames():
+    assert model_of(spend_savings=True).frames == 8
+
+
+def test_frames_in_memory_are_a_video(counted, clip):
+    model, notes = model_of(), []
+    model.note = notes.append
+    video = model.encode(clip.frames, times=[0, 1, 3])
+    assert (video.timestamps_s, video.clip.duration_s, video.clip.source_fps) == ([0, 1, 3], 4.5, pytest.approx(2 / 3))
+    assert model.encode(clip.frames[:1], times=[2]).clip.duration_s == 2
+    assert "keep ratio 0.5 of 1 frame: the first frame always stays" in notes[0]
+    for times in ([0, 1], [0, 2, 1], [0, 1, np.nan], [-1, 0, 1]):
+        with pytest.raises(InputError, match="times: are"):
+            model.encode(clip.frames, times=times)
+    with pytest.raises(InputError, match="have no times"):
+        model.encode(clip.frames)
+    with pytest.raises(InputError, match="must be uint8"):
+        model.encode(clip.frames.astype(float), times=[0, 1, 2])
+    with pytest.raises(InputError, match=r"clip\.mp4 is a file and has its own"):
+        model.encode("clip.mp4", times=[0, 1])
 
 
 def test_a_device_is_checked(monkeypatch):
     assert device_module.resolve_device("cpu") == "cpu"
-    with pytest.raises(InputError, match="device is 'tpu'"):
+    with pytest.raises(InputError, match="--device tpu: must be"):
         device_module.resolve_device("tpu")
     with pytest.raises(InputError, match="cuda:x"):
         device_module.resolve_device("cuda:x")
@@ -293,6 +334,12 @@ def test_a_device_is_checked(monkeypatch):
     assert device_module.resolve_device("auto") == "cpu"
     with pytest.raises(EnvironmentFailure, match="0 CUDA devices"):
         device_module.resolve_device("cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(EnvironmentFailure, match="no Metal device"):
+        device_module.resolve_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device_module.resolve_device("mps") == "mps"
+    assert [device_module.resolve_dtype("auto", name) for name in ("mps", "cuda:1")] == ["float32", "bfloat16"]
 
 
 @pytest.mark.slow
@@ -318,4 +365,4 @@ print(with_it - before, with_it - PeakMemory("cpu").peak_bytes())
 
 def test_a_name_that_is_no_folder_and_no_hub_id():
     with pytest.raises(InputError, match="no hub id"):
-        pipeline.load("name-without-owner", device="cpu", dtype="float32")
+        engine.load_checkpoint("name-without-owner", device="cpu", dtype="float32")

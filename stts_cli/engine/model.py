@@ -1,0 +1,389 @@
+"""A loaded model and how it looks at videos: load, encode, ask. The one path of every command, and the Python API.
+
+A video is encoded once and may then be asked any number of questions: the scorer reads no text (arXiv 2603.18004,
+method). Times are wall-clock seconds once the device has finished. Nothing is printed here.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stts_cli import settings
+from stts_cli.engine import generate
+from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
+from stts_cli.engine.results import Answer, Option, Video
+from stts_cli.errors import InputError, suggest
+from stts_cli.families.base import clamp_note
+from stts_cli.media.reader import ReadRequest
+from stts_cli.media.resize import DECODER, NOTE, choose_filter
+from stts_cli.media.source import Source
+from stts_cli.media.video import Clip, read_clip
+from stts_cli.pruning.stopwatch import clock
+from stts_cli.settings import Arm, Execution, Pruning
+from stts_cli.text import DEMONSTRATION
+
+if TYPE_CHECKING:
+    from stts_cli.families.base import Family
+
+Note = Callable[[str], None]
+OWN = ("frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "dtype", "resize", "seed")  # settings of an `Arm`
+
+
+class VideoModel:
+    """A video VLM with token pruning.
+
+    Args:
+        family: the model, loaded.
+        arm: how it looks at videos; what it leaves open is decided here.
+        max_new_tokens: the most tokens of an answer.
+        note: called with each line that a user should know, on loading and on encoding.
+
+    Attributes:
+        pruning: who scores, how much stays.
+        frames: the most frames of a video.
+        notes: what a user should know about the model and its settings.
+
+    Raises:
+        InputError: the learned scorer of a checkpoint that has none, or a number out of range.
+    """
+
+    def __init__(self, family: Family, arm: Arm, *, max_new_tokens: int = 64, note: Note = lambda text: None) -> None:
+        self.family, self.arm, self.max_new_tokens, self.note = family, arm, max_new_tokens, note
+        self.pruning, self.notes = _resolve(family, arm)
+        self.frames = round(arm.frames / self.pruning.keep_ratio) if arm.spend_savings else arm.frames
+        for line in self.notes:
+            note(line)
+
+    @property
+    def name(self) -> str:
+        """What to call the checkpoint."""
+        return self.family.model_name
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        device: torch.device = self.family.model.device
+        return device
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights, such as "float32"."""
+        return str(self.family.model.dtype).removeprefix("torch.")
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every window is kept."""
+        return self.pruning.scorer == "none"
+
+    def vary(self, **given: Any) -> VideoModel:
+        """Return the same model under other settings, as for `load`; None means not given."""
+        _check_names(given, [name for name in OWN if name != "dtype"])
+        return VideoModel(self.family, self.arm.override(**given), max_new_tokens=self.max_new_tokens, note=self.note)
+
+    def clamp_note(self, num_frames: int) -> str:
+        """Say that a video of so many frames keeps more than was asked; empty where it does not."""
+        return clamp_note(self.family, num_frames, self.pruning.keep_ratio, self.pruning.scorer)
+
+    def request(self, source: Source) -> ReadRequest:
+        """Return what is to be read of a source."""
+        resample = choose_filter(self.arm.resize, self.family.resample)
+        return ReadRequest(source, self.frames, self.arm.max_fps, self.family.frame_size, resample)
+
+    def read(self, video: str | Path | np.ndarray, times: Sequence[float] | None = None) -> Clip:
+        """Read a video as `encode` does; the arguments are its own."""
+        if isinstance(video, np.ndarray):
+            if times is None:
+                raise InputError("frames in memory: have no times; give times=, a second for each of them.")
+            return Clip.from_frames(video, times)
+        if times is not None:
+            raise InputError(f"times: are for frames in memory; {video} is a file and has its own.")
+        request = self.request(Source(Path(video)))
+        return read_clip(
+            video,
+            num_frames=request.num_frames,
+            max_fps=request.max_fps,
+            size=request.size,
+            resample=request.resample,
+        )
+
+    def encode(
+        self,
+        video: str | Path | Clip | np.ndarray,
+        *,
+        times: Sequence[float] | None = None,
+        execution: Execution | None = None,
+        **given: Any,
+    ) -> Video:
+        """Look at a video; any number of questions may follow.
+
+        Args:
+            video: a file, or frames in memory: a `Clip`, or uint8 (T, H, W, 3) RGB with `times`, all of which are used.
+            times: of frames in memory, T times in seconds, rising.
+            execution: how the vision encoder runs.
+            **given: settings of `load` for this video alone: frames, max_fps, keep_ratio, scorer, prune_layer, seed.
+
+        Returns:
+            The encoded video.
+
+        Raises:
+            InputError: the video or a setting is wrong.
+        """
+        if given:
+            return self.vary(**given).encode(video, times=times, execution=execution)
+        clip = video if isinstance(video, Clip) else self.read(video, times)
+        memory = PeakMemory(self.device)
+        started = clock(self.device)
+        with torch.inference_mode():
+            patches = self.family.preprocess(torch.from_numpy(clip.frames))
+            preprocessed = clock(self.device)
+            tokens = self.family.encode(patches, self.pruning, execution=execution)
+        seconds = {"preprocess": preprocessed - started, **tokens.seconds}
+        notes = [f"read with PyAV: {clip.fallback_reason}"] if clip.fallback_reason else []
+        notes += filter(None, [self.clamp_note(len(clip.timestamps_s))])
+        for line in notes:
+            self.note(line)
+        encode_s = clock(self.device) - started
+        return Video(clip, self.family, self.pruning, tokens, seconds, encode_s, [*notes, *self.notes], memory)
+
+    def ask(
+        self,
+        video: Video | str | Path,
+        question: str,
+        *,
+        options: Sequence[str] = (),
+        context: str = "",
+        max_new_tokens: int | None = None,
+        ignore_eos: bool = False,
+    ) -> Answer:
+        """Answer a question about a video.
+
+        Args:
+            video: encoded by this model, or a file.
+            question: the user's text.
+            options: if not empty, at least two: the likeliest is the answer.
+            context: text between the video and the question, such as subtitles. Questions in a row with the same one
+                share the language model's state behind it.
+            max_new_tokens: the most tokens of the answer; None for the model's own.
+            ignore_eos: decode exactly `max_new_tokens`, for measurements.
+
+        Returns:
+            The answer, with what it cost.
+
+        Raises:
+            InputError: the question or the options are wrong, the prompt is too long, or the video is another model's.
+        """
+        check_question(question, options)
+        if not isinstance(video, Video):
+            video = self.encode(video)
+        family = self.family
+        if video.family is not family:
+            raise InputError(f"{video}: was encoded by another model; encode it with {self.name} first.")
+        asked = clock(self.device)
+        prompt = family.build_prompt(video.clip.timestamps_s, question, video.tokens.keep_mask, context=context)
+        ids = prompt.input_ids.to(self.device)
+        head, tail = ids[:, : prompt.num_prefix], ids[:, prompt.num_prefix :]
+        if video.prefix is None or not torch.equal(video.prefix.input_ids, head):
+            video.prefix = generate.prefill_video(family, prompt, video.tokens.visual_tokens)
+            video.prefill_s += video.prefix.seconds
+        prefix, prompt_s = video.prefix, clock(self.device) - asked
+        eos = family.eos_token_ids
+        if options:
+            option_ids = [family.tokenize(family.quote(text, "option")) for text in options]
+            scored = generate.score_options(family, prefix, tail, option_ids, eos_token_ids=eos)
+            shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
+            listed = [Option(*each) for each in zip(options, scored.log_likelihoods, shares, strict=True)]
+            text, finished = max(listed, key=lambda option: option.log_likelihood).text, True
+            num_new_tokens, prefill_s, decode_s = sum(scored.num_tokens), scored.prefill_s, scored.scoring_s
+        else:
+            limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+            said = generate.answer(family, prefix, tail, max_new_tokens=limit, eos_token_ids=[] if ignore_eos else eos)
+            listed, finished = None, said.finished
+            text = family.tokenizer.decode(said.token_ids, skip_special_tokens=True).strip()
+            num_new_tokens, prefill_s, decode_s = said.num_decoded, said.prefill_s, said.decode_s
+        ttft_s = prefill_s + prompt_s + (0.0 if video.num_asked else video.encode_s)
+        video.num_asked += 1
+        return Answer(
+            question=question,
+            text=text,
+            finished=finished,
+            options=listed,
+            num_prompt_tokens=ids.shape[1],
+            num_new_tokens=num_new_tokens,
+            ttft_s=ttft_s,
+            seconds={"llm_prefill": prefill_s, "decode": decode_s},
+            prefix_s=prefix.seconds,
+            peak_bytes=video.memory.peak_bytes(),
+            savings=video.count(prompt.dense_length, ids.shape[1], num_new_tokens),
+        )
+
+    def __repr__(self) -> str:
+        """Say what it is and how it looks at videos."""
+        kept = "dense" if self.is_dense else f"keep ratio {self.pruning.keep_ratio:g}, scorer {self.pruning.scorer}"
+        return f"VideoModel({self.name}: {kept}; at most {self.frames} frames; {self.device}, {self.dtype})"
+
+
+def load(model: str = "nano", *, device: str = "auto", **given: Any) -> VideoModel:
+    """Load a model by its name.
+
+    Args:
+        model: a preset's name or YAML file, a checkpoint folder or a Hugging Face hub id.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        **given: settings as in `stts ask`, each over the preset's: frames, max_fps, keep_ratio, scorer, prune_layer,
+            dtype, max_new_tokens, resize, seed.
+
+    Returns:
+        The model. What a user should know about it and the videos it encodes is a Python warning each.
+
+    Raises:
+        InputError: no such model, a broken file in it, or a setting out of range.
+        EnvironmentFailure: the device is not there, or the hub cannot be reached.
+    """
+    from stts_cli.config.presets import Preset, load_preset, preset_names
+
+    named = model in preset_names() or model.endswith((".yaml", ".yml"))
+    preset = load_preset(model) if named else Preset(model=model)
+    _check_names(given, (*OWN, "max_new_tokens"))
+    ours = {name: given.pop(name) for name in ("resize", "seed") if name in given}
+    preset = preset.override(**given)
+    arm = Arm("pruned", preset.model).override(**{name: getattr(preset, name) for name in OWN if hasattr(preset, name)})
+    found = load_arm(arm.override(**ours), device, max_new_tokens=preset.max_new_tokens, note=_warn)
+    if found.family.is_demonstration:
+        _warn(DEMONSTRATION)
+    return found
+
+
+def from_model(
+    model: Any, tokenizer: Any, *, scorer: Any = None, video_processor: Any = None, **given: Any
+) -> VideoModel:
+    """Prune a transformers model that is loaded already; it is not changed but for its vision encoder's attention.
+
+    Args:
+        model: a stock transformers model of a family that stts knows, in eval mode.
+        tokenizer: its tokenizer.
+        scorer: a `pruning.TokenScorer`, or None for the training-free ones.
+        video_processor: the checkpoint's own; None for the model's default frame size and normalisation.
+        **given: settings, as for `load`.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: a model of another kind, or a setting out of range.
+    """
+    from stts_cli.families import family_of
+
+    _check_names(given, OWN)
+    arm = Arm("pruned", model.config.name_or_path or type(model).__name__)
+    return VideoModel(
+        family_of(model, tokenizer, scorer=scorer, video_processor=video_processor), arm.override(**given), note=_warn
+    )
+
+
+def load_arm(
+    arm: Arm,
+    device: str,
+    *,
+    max_new_tokens: int = 64,
+    note: Note = lambda text: None,
+    loaded: dict[tuple[str, str], Family] | None = None,
+) -> VideoModel:
+    """Load the model of an arm.
+
+    Args:
+        arm: names the checkpoint and its dtype.
+        device: as for `load`.
+        max_new_tokens: the most tokens of an answer.
+        note: as for `VideoModel`.
+        loaded: models loaded before, by checkpoint and dtype; what is loaded here is added.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: as for `load`.
+        EnvironmentFailure: as for `load`.
+    """
+    device = resolve_device(device)
+    dtype = resolve_dtype(arm.dtype, device)
+    loaded = {} if loaded is None else loaded
+    if (arm.model, dtype) not in loaded:
+        loaded[arm.model, dtype] = load_checkpoint(arm.model, device=device, dtype=dtype)
+    return VideoModel(loaded[arm.model, dtype], arm, max_new_tokens=max_new_tokens, note=note)
+
+
+def load_checkpoint(model: str, *, device: str, dtype: str) -> Family:
+    """Load a checkpoint's family, with the libraries' own messages silenced.
+
+    Args:
+        model: a checkpoint folder or a hub id.
+        device: "cpu", "cuda", "cuda:N" or "mps".
+        dtype: "float32", "bfloat16" or "float16".
+
+    Returns:
+        The family, ready to encode.
+
+    Raises:
+        InputError: no such folder, a broken file in it, or a model of a kind that is not supported.
+        EnvironmentFailure: the hub cannot be reached and the model is not in the cache.
+    """
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    from stts_cli.families import load_family
+
+    if "/" not in model and not Path(model).is_dir():
+        raise InputError(f"--model {model}: is no folder here and no hub id; give a checkpoint folder or OWNER/NAME.")
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    return load_family(model, device=device, dtype=getattr(torch, dtype))
+
+
+def check_question(question: str, options: Sequence[str]) -> None:
+    """Refuse a question or options that mean nothing.
+
+    Raises:
+        InputError: one is empty, there is one option alone, or two are the same.
+    """
+    if len(options) == 1 or len(set(options)) != len(options):
+        raise InputError(f"--options {', '.join(options)}: must be at least two, all different.")
+    if any(not text.strip() for text in [question, *options]):
+        raise InputError("a question or an option is empty; give each at least one word.")
+
+
+def _resolve(family: Family, arm: Arm) -> tuple[Pruning, list[str]]:
+    """Decide what an arm leaves open: the scorer, "none" where nothing is dropped, the keep ratio and the layer."""
+    own = family.settings
+    pruning = own.override(prune_layer=arm.prune_layer, seed=arm.seed)
+    settings.check_prune_layer(pruning.prune_layer, family.shape().vit_blocks)
+    notes = [NOTE] if arm.resize == DECODER else []
+    scorer, more = settings.resolve_scorer(
+        arm.scorer,
+        model=family.model_name,
+        trained_with=own.scorer,
+        has_learned=family.scorer is not None,
+        keep_ratios=[] if arm.keep_ratio is None else [arm.keep_ratio],
+    )
+    keep_ratio = own.keep_ratio if arm.keep_ratio is None else arm.keep_ratio
+    if scorer == "none" or keep_ratio == 1:
+        more = more if scorer == "none" else []
+        scorer, keep_ratio = "none", 1.0
+    return pruning.override(scorer=scorer, keep_ratio=keep_ratio), [*notes, *family.notes, *more]
+
+
+def _check_names(given: dict[str, Any], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise InputError(f"{name}: is no setting here{suggest(name, known)}")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
