@@ -257,7 +257,20 @@ def test_settings_come_from_the_flag_over_the_preset(monkeypatch, tmp_path, clip
     mine.write_text("model: m\nframes: 5\nmax_fps: 1.5\nscorer: temporal\n")
     CliRunner().invoke(
         cli.app,
-        ["ask", str(clip_file), "one?", "two?", "--preset", str(mine), "--frames", "9", "--options", "a", "--compare", "dense"],
+        [
+            "ask",
+            str(clip_file),
+            "one?",
+            "two?",
+            "--preset",
+            str(mine),
+            "--frames",
+            "9",
+            "--options",
+            "a",
+            "--compare",
+            "dense",
+        ],
     )
     assert seen["path"] == str(clip_file)
     assert seen["questions"] == ["one?", "two?"]
