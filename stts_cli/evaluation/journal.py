@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +21,7 @@ from stts_cli.errors import InputError, writing
 from stts_cli.text import to_json
 
 Row = dict[str, Any]  # a line of the file
+Line = tuple[bytes, Row | None]  # as written, and as read: None where it is neither settings nor an answer
 MERGED, PART, BAD = "samples.jsonl", "samples.rank*.jsonl", "samples.bad.jsonl"
 FIRST = b'{"config": '  # what a file starts with
 # what the summary of a run reads of every row, and of one without an error
@@ -82,7 +83,7 @@ class Journal:
             pass  # a file system without locks
         lines = _read(self._path)
         with writing(self._path):
-            self._file.truncate(sum(len(line.text) for line in lines))
+            self._file.truncate(sum(len(text) for text, _ in lines))
         if _config_of(lines) != self._config:
             self._write({"config": self._config})
 
@@ -136,8 +137,8 @@ class Journal:
     def _take(self, path: Path) -> None:
         """Add the answers of a file, which must be of a run with these settings."""
         lines = _read(path)
-        rows = [line.row for line in lines if line.row is not None and "config" not in line.row]
-        bad = [line for line in lines if line.row is None]
+        rows = [row for _, row in lines if row is not None and "config" not in row]
+        bad = {number: text for number, (text, row) in enumerate(lines, 1) if row is None}
         config = _config_of(lines)
         if config is not None:
             check_same(config, self._config, path.parent)
@@ -147,9 +148,9 @@ class Journal:
                 "cannot be checked against this run. Put the line back, or name another --output."
             )
         self.rows |= {(row["arm"], row["id"]): row for row in rows}
-        self._bad += [line.text for line in bad]
+        self._bad += bad.values()
         if bad:
-            where = ", ".join(str(line.number) for line in bad[:10]) + (", ..." if len(bad) > 10 else "")
+            where = ", ".join(map(str, [*bad][:10])) + (", ..." if len(bad) > 10 else "")
             self.notes.append(
                 f"{path}:{where}: {len(bad)} of {len(lines)} lines are neither settings nor answers; what they held is "
                 f"asked again, and they are kept in {BAD}"
@@ -191,20 +192,14 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{key}", value
 
 
-class _Line(NamedTuple):
-    number: int  # from 1
-    text: bytes
-    row: Row | None  # None where it is neither settings nor an answer
-
-
-def _read(path: Path) -> list[_Line]:
+def _read(path: Path) -> list[Line]:
     """Return a file's lines but the last one of a process's own file that was cut while it was written."""
     with path.open("rb") as file:
         texts = list(file)
     if texts and not texts[-1].endswith(b"\n") and path.name != MERGED:
         if len(texts) > 1 or FIRST.startswith(texts[0][: len(FIRST)]):
             texts.pop()
-    return [_Line(number, text, _parse(text)) for number, text in enumerate(texts, 1)]
+    return [(text, _parse(text)) for text in texts]
 
 
 def _parse(text: bytes) -> Row | None:
@@ -220,7 +215,7 @@ def _parse(text: bytes) -> Row | None:
     return row if whole and isinstance(row["arm"], str) and isinstance(row["id"], str) else None
 
 
-def _config_of(lines: Iterable[_Line]) -> Row | None:
+def _config_of(lines: Iterable[Line]) -> Row | None:
     """Return a file's last settings, which hold for all its rows; None where there are none."""
-    configs = [line.row["config"] for line in lines if line.row is not None and "config" in line.row]
+    configs = [row["config"] for _, row in lines if row is not None and "config" in row]
     return configs[-1] if configs else None

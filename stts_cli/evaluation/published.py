@@ -30,13 +30,12 @@ def videomme(text: str, item: QaItem, rng: random.Random) -> Verdict:
 
 def videomme_molmo2(text: str, item: QaItem, rng: random.Random) -> Verdict:
     """Molmo2 for Video-MME: the same, but "Answer:" is dropped."""
-    choice = _first_capital(text.replace("Answer:", ""), "ABCD")
-    return _verdict(choice, item, counted=choice is not None)
+    return videomme(text.replace("Answer:", ""), item, rng)
 
 
 def longvideobench(text: str, item: QaItem, rng: random.Random) -> Verdict:
     """LongVideoBench, and Molmo2 for it: the first of A to E of any word, phrases dropped; none is a guess."""
-    said = text.replace("Best answer:", "").replace("Best option:", "")  # its other phrases hold none of the letters
+    said = text.replace("Best answer:", "").replace("Best option:", "")  # its other phrases lack the letters
     return _verdict(_first_capital(said, "ABCDE"), item, rng=rng)
 
 
