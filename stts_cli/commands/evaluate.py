@@ -84,6 +84,7 @@ def evaluate(
     from stts_cli.config.presets import choose_preset, load_suite
     from stts_cli.media.resize import check_resize
     from stts_cli.report.evaluate import show_evaluation, show_list
+    from stts_cli.report.evaluation_page import write_pages
     from stts_cli.report.plots import check_target, plot_accuracy, plot_results
     from stts_cli.report.progress import LINE_EVERY_S, Progress
 
@@ -141,6 +142,7 @@ def evaluate(
     if document is not None:
         show_evaluation(document, json_only=json)
         if output:
+            write_pages(document, output)
             plot_results(document, output)
         if plot:
             plot_accuracy(document, plot)

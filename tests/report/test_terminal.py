@@ -16,11 +16,11 @@ import pytest
 
 from stts_cli import cli
 from stts_cli.evaluation import suite
-from stts_cli.evaluation.output import literal, markdown
 from stts_cli.report import ask as report
 from stts_cli.report import evaluate as report_eval
 from stts_cli.report import finetune as report_finetune
 from stts_cli.report import plots
+from stts_cli.report.evaluation_page import literal, markdown
 from stts_cli.report.progress import Progress
 from stts_cli.report.terminal import CLOSED_PIPE, Screen, print_json, print_lines, print_note
 from stts_cli.text import printable, to_json
