@@ -85,12 +85,12 @@ def describe_failure(error: BaseException) -> tuple[str, int]:
     if isinstance(error, SttsError):
         return text, error.exit_code
     if is_out_of_memory(error):
-        return f"out of memory ({text[:120]}) -> lower --frames or --keep-ratio, or use --dtype bfloat16", 3
+        return f"out of memory ({text[:120]}); lower --frames or --keep-ratio, or use --dtype bfloat16.", 3
     if isinstance(error, ModuleNotFoundError):
-        return f"the package '{error.name}' is missing -> {install_hint()}", 3
+        return f"the package {error.name}: is missing; {install_hint()}", 3
     if isinstance(error, OSError):  # the disk or the network; what a user named is read with a better message
         return (f"{error.filename}: {error.strerror}." if error.filename and error.strerror else text), 3
-    return f"a bug in stts: {type(error).__name__}: {text[:300]} -> run again with STTS_DEBUG=1 and report it", 1
+    return f"a bug in stts: {type(error).__name__}: {text[:300]}; run again with STTS_DEBUG=1 and report it.", 1
 
 
 def _hide_deprecations() -> None:

@@ -25,7 +25,7 @@ def test_suggest_names_the_nearest_word_or_all():
         (
             ModuleNotFoundError("No module named 'accelerate'", name="accelerate"),
             3,
-            "'accelerate' is missing -> in a clone of stts: pip install .",
+            "the package accelerate: is missing; in a clone of stts: pip install .",
         ),
         (OSError(errno.EIO, "Input/output error", "a/b"), 3, "a/b: Input/output error."),
         (ConnectionError("no route"), 3, "no route"),

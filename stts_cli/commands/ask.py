@@ -54,7 +54,8 @@ def ask(
     from stts_cli.config.presets import choose_preset
     from stts_cli.media.resize import check_resize
     from stts_cli.media.video import probe
-    from stts_cli.report.ask import Progress, show
+    from stts_cli.report.ask import show
+    from stts_cli.report.progress import Progress
 
     check_resize(resize)
     settings = choose_preset(preset, model=model).override(

@@ -49,7 +49,7 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 
 def resident_bytes() -> int | None:
-    """Return the memory this process holds now; None where the system does not tell."""
+    """Return the memory this process holds now; None where the system does not say."""
     try:
         return _status_bytes("VmRSS:")
     except (OSError, StopIteration):
@@ -78,7 +78,7 @@ def free_bytes(device: torch.device | str) -> int | None:
         device: a GPU, whose own memory counts, or the CPU: the machine's, or what is left of a container's limit.
 
     Returns:
-        Bytes, or None where the system does not tell.
+        Bytes, or None where the system does not say.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -111,7 +111,7 @@ class PeakMemory:
             pass
 
     def peak_bytes(self) -> int | None:
-        """Return the peak in bytes; None where the system does not tell."""
+        """Return the peak in bytes; None where the system does not say."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         try:

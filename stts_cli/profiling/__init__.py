@@ -1,7 +1,7 @@
 """Measure dense against pruned on one machine in one run: time by stage, memory, and what the FLOPs promise.
 
 In: an architecture (with a checkpoint's weights or random ones), frame counts, keep ratios. Out: one document, which
-report/profile.py prints. Every pass takes the whole path: frames in memory -> patches -> ViT -> connector -> prefill ->
+report/profile.py prints. Every pass takes the whole path: frames in memory, patches, ViT, connector, prefill,
 a few decoded tokens. The arms take turns, and the order of the turns changes, so that a machine that slows down or
 speeds up does not favour one. Each arm runs once at full size before anything is timed.
 

@@ -11,7 +11,7 @@ from stts_cli.cost.estimate import Plan
 from stts_cli.cost.savings import ModelShape
 from stts_cli.profiling.passes import STAGES, SUMS, TRAINING_STAGES, TRAINING_SUMS, Pass
 
-HEADLINE = {False: "vit_to_prefill", True: "step"}  # the span that speed-ups are told of: of an answer, of training
+HEADLINE = {False: "vit_to_prefill", True: "step"}  # the span that speed-ups are about: of an answer, of training
 # spans whose time the FLOPs account for; of a step all but the optimizer and the cutting of frames into patches
 _WITH_IDEAL = ("vit_to_prefill", "forward_backward", "step", "step_cpu")
 

@@ -1,7 +1,7 @@
 """Peak memory on a CPU: a process of its own for each arm, and a check that a run will fit at all.
 
 A process that has run one arm holds on to memory that the next would seem to need, so each arm is measured in a fresh
-one; and it is told to give back at once what it frees, because what a C library keeps for later is no need of the arm
+one; and it gives back at once what it frees, because what a C library keeps for later is no need of the arm
 either. On a GPU the allocator tells the peak of each pass and nothing here is needed but the check.
 """
 
@@ -26,7 +26,7 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "1310
 
 
 def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | None:
-    """Load the model, run one pass, and tell the most memory this process held above what was there before.
+    """Load the model, run one pass, and return the most memory this process held above what was there before.
 
     Args:
         job: see `Job`.
@@ -35,7 +35,7 @@ def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | Non
 
     Returns:
         Bytes: "baseline" with model (in training, its optimizer's moments too) and frames in memory, and "peak" above
-        it; None where the system does not tell.
+        it; None where the system does not say.
     """
     family = build(job)
     clip, _ = read_frames(job, num_frames, family)
@@ -57,7 +57,7 @@ def peaks_of_processes(
     Args:
         job: see `Job`.
         plans: the points of the profile.
-        notes: what could not be measured is told here.
+        notes: what could not be measured goes here.
         progress: called with each arm.
 
     Returns:
@@ -117,5 +117,5 @@ def check_memory(plans: Sequence[Plan], device: str) -> None:
     raise EnvironmentFailure(
         f"{largest.num_frames} frames need about {need['total'] / gib:.1f} GiB dense ({need['weights'] / gib:.1f} of "
         f"{weights}, {(need['total'] - need['weights']) / gib:.1f} of frames and activations), {free / gib:.1f} GiB "
-        f"are free on {device} -> fewer --frames, --dtype bfloat16, or --analytic, which runs nothing"
+        f"are free on {device}; try fewer --frames, --dtype bfloat16, or --analytic, which runs nothing."
     )

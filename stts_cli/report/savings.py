@@ -45,22 +45,21 @@ class Row(NamedTuple):
     part: str
 
 
-def savings_rows(document: Document) -> list[Row]:
-    """Return tokens, FLOPs by part, time by stage and memory of a run.
+def savings_rows(document: Document, pruned: Document) -> list[Row]:
+    """Return tokens, FLOPs by part, time by stage and memory of one arm of a run, beside its dense arm if there is one.
 
     Args:
         document: what `stts ask --json` prints; FLOPs and the time to the first token are those of its first question.
+        pruned: one of its arms.
     """
-    first = document["arms"][0]
-    arms = {arm["name"]: arm for arm in document["arms"]}
-    dense, pruned = arms.get("dense"), arms.get("pruned", first)
+    dense = next((arm for arm in document["arms"] if arm["name"] == "dense"), None)
     kept = pruned["kept_per_frame"]
     rows = [_row("frames with a token", "tokens", "{:,}".format, len(kept), sum(map(bool, kept)))]
-    rows += counted_rows(first["answers"][0]["savings"])
+    rows += counted_rows(pruned["answers"][0]["savings"])
     times = {f"time, {label}": [_stage_s(arm, stages) for arm in (dense, pruned)] for label, stages in STAGES.items()}
-    times["time to first token"] = [arm and arm["answers"][0]["ttft_s"] for arm in (dense, pruned)]
+    times["time to first token"] = [arm["answers"][0]["ttft_s"] if arm else None for arm in (dense, pruned)]
     rows += [_row(label, "measured", format_seconds, *values) for label, values in times.items() if any(values)]
-    peaks = [arm and arm["peak_bytes"] for arm in (dense, pruned)]
+    peaks = [arm["peak_bytes"] if arm else None for arm in (dense, pruned)]
     return rows + ([_row("peak memory", "measured", format_bytes, *peaks)] if any(peaks) else [])
 
 

@@ -85,6 +85,15 @@ def test_the_table_of_two_arms(document, capsys):
     assert row(out, "time, ViT") == ["2.00", "s", "500.0", "ms", "75.0%"]
 
 
+def test_every_arm_beside_dense_has_its_table(document, capsys):
+    document["arms"] += [make_arm("random@0.2", 20, "blue", 1.0, 0.0), make_arm("dense", 100, "blue", 2.0, 0.0)]
+    out, _ = shown(document, capsys)
+    first, second = out.split("random@0.2: none scorer after ViT block 3")
+    assert row(first, "time, ViT") == ["2.00", "s", "500.0", "ms", "75.0%"]
+    assert row(second, "time, ViT") == ["2.00", "s", "1.00", "s", "50.0%"]
+    assert second.count("visual tokens") == 1
+
+
 def test_several_questions_are_told_apart_and_bare_when_quiet(document, capsys):
     second = copy.deepcopy(document["arms"][0]["answers"][0])
     second.update(question="What shape?", text="a\nsquare")
@@ -114,7 +123,7 @@ def test_notes_go_to_stderr_and_can_be_left_out(document, capsys):
     assert lines[1:] == [
         "stts: read with PyAV: decord hung",
         "stts: nothing was pruned: all 100 windows were kept",
-        "stts: an answer was cut at 2 tokens -> raise --max-new-tokens",
+        "stts: an answer was cut at 2 tokens; raise --max-new-tokens",
     ]
     assert shown(document, capsys, mode="quiet", notes=False) == ("red\n", "")
 
@@ -128,10 +137,3 @@ def test_an_answer_cannot_steer_the_terminal(document, capsys):
     assert "\x1b" not in shown(document, capsys).out
     document["video"]["path"] = "[bold]v.mp4"
     assert "[bold]v.mp4: 8 of 50" in shown(document, capsys).out
-
-
-@pytest.mark.parametrize("quiet", [True, False])
-def test_the_spinner_is_silent_without_a_terminal(capsys, quiet):
-    with report.Progress(quiet=quiet) as progress:
-        progress("loading")
-    assert capsys.readouterr() == ("", "")

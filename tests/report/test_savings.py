@@ -9,12 +9,16 @@ from stts_cli.report.terminal import Screen
 from tests.report.test_ask import make_arm
 
 
+def rows_of(document):
+    return savings_rows(document, document["arms"][0])
+
+
 def cells_of(page):
     return [[cell.text or "" for cell in row] for row in ElementTree.fromstring(page)]
 
 
 def test_rows_of_one_arm():
-    rows = savings_rows({"arms": [make_arm("pruned", 30, "red", 0.25, 0.25)]})
+    rows = rows_of({"arms": [make_arm("pruned", 30, "red", 0.25, 0.25)]})
     assert rows == [
         Row("frames with a token", "4", "1", "75.0%", "tokens"),
         Row("visual tokens", "100", "30", "70.0%", "tokens"),
@@ -31,7 +35,7 @@ def test_rows_of_one_arm():
 def test_rows_of_two_arms_whatever_their_order():
     pruned, dense = make_arm("pruned", 30, "red", 0.25, 0.25), make_arm("dense", 100, "red", 2.0, 0.0)
     pruned["peak_bytes"] = dense["peak_bytes"] = None
-    rows = {row.label: row[1:4] for row in savings_rows({"arms": [pruned, dense]})}
+    rows = {row.label: row[1:4] for row in rows_of({"arms": [pruned, dense]})}
     assert rows["time, ViT"] == ("2.00 s", "500.0 ms", "75.0%")
     assert rows["frames with a token"] == ("4", "1", "75.0%")
     assert "peak memory" not in rows
@@ -39,12 +43,12 @@ def test_rows_of_two_arms_whatever_their_order():
 
 
 def test_a_dense_run_alone_fills_the_column_of_what_ran():
-    rows = {row.label: row[1:4] for row in savings_rows({"arms": [make_arm("dense", 100, "red", 2.0, 0.0)]})}
+    rows = {row.label: row[1:4] for row in rows_of({"arms": [make_arm("dense", 100, "red", 2.0, 0.0)]})}
     assert rows["time, ViT"] == ("2.00 s", "2.00 s", "0.0%")
 
 
 def test_table_and_html_hold_the_same_cells(capsys):
-    rows = savings_rows({"arms": [make_arm("pruned", 30, "<red> & co.", 0.25, 0.25)]})
+    rows = rows_of({"arms": [make_arm("pruned", 30, "<red> & co.", 0.25, 0.25)]})
     rows.append(Row("<b>&", "\x1b", "", "", "measured"))
     found = cells_of(as_html(rows))
     assert found[0] == ["", "dense", "pruned", "saved"]

@@ -161,7 +161,7 @@ def test_a_training_of_hostile_names_is_shown(capsys, monkeypatch, terminal):
 
 def test_the_spinner_takes_no_markup(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with report.Progress() as progress:
+    with Progress() as progress:
         progress(HOSTILE)
     assert steers(capsys.readouterr().err) == []
 
