@@ -16,7 +16,6 @@ import pytest
 
 from stts_cli import cli
 from stts_cli.evaluation import suite
-from stts_cli.report import ask as report
 from stts_cli.report import evaluate as report_eval
 from stts_cli.report import finetune as report_finetune
 from stts_cli.report import plots
