@@ -209,11 +209,8 @@ def _serve(pipe: Any) -> None:
 def _attempt(request: ReadRequest) -> ReadResult:
     started = time.perf_counter()
     try:
-        if request.source.scene:
-            from stts_cli.toy.clips import write_missing
-
-            write_missing(request.source)
-        started = time.perf_counter()  # drawing a scene is not reading it
+        request.source.prepare()
+        started = time.perf_counter()  # writing a file is not reading it
         clip, error = read_source(request), None
     except InputError as problem:
         clip, error = None, str(problem)

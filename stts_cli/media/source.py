@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ class Source:
         end_s: leave out what comes after, or None for the end.
         end_frame: leave out this frame of the file (from 0) and what comes after, or None for the end.
         folder_fps: frames a second of a folder of frames.
-        scene: (split, index, long) of a clip of the procedural world, which is written when it is first read.
+        write: writes a file that is not there yet, when it is first read; can be pickled, compared and hashed.
     """
 
     path: Path
@@ -24,4 +25,10 @@ class Source:
     end_s: float | None = None
     end_frame: int | None = None
     folder_fps: float = 3.0
-    scene: tuple[str, int, bool] | None = None
+    write: Callable[[Path], None] | None = None
+
+    def prepare(self) -> None:
+        """Write the file if it is missing and can be written."""
+        if self.write is not None and not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.write(self.path)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from stts_cli.media.source import Source
 from stts_cli.toy.questions import ask
 from stts_cli.toy.render import render
 from stts_cli.toy.world import Scene, Thing, make_scene
@@ -53,15 +53,15 @@ def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | Non
     return path
 
 
-def write_missing(source: Source) -> None:
-    """Write the clip of a scene if its file is not there.
+@dataclass(frozen=True)
+class SceneClip:
+    """Write one scene's clip; see `media.source.Source.write`."""
 
-    Args:
-        source: with a scene.
-    """
-    if source.scene and not source.path.exists():
-        source.path.parent.mkdir(parents=True, exist_ok=True)
-        write_clip(make_scene(*source.scene), source.path)
+    scene: Scene
+
+    def __call__(self, path: Path) -> None:
+        """Write it."""
+        write_clip(self.scene, path)
 
 
 def demo_scene() -> Scene:

@@ -16,9 +16,8 @@ from stts_cli.evaluation.benchmarks.shapes import make_items
 from stts_cli.families.base import Family
 from stts_cli.media.reader import ReadRequest, read_source
 from stts_cli.settings import SCORERS
-from stts_cli.toy.clips import write_missing
+from stts_cli.toy.clips import SceneClip
 from stts_cli.toy.labels import window_labels
-from stts_cli.toy.world import make_scene
 
 KINDS = ("something changes", "a thing, as before", "background")
 NUM_VIDEOS, NUM_FRAMES, MAX_FPS = 40, 32, 2.0
@@ -58,10 +57,10 @@ def kept_shares(
     counts = np.zeros(len(KINDS))
     kept = {(scorer, ratio): np.zeros(len(KINDS)) for scorer in scorers for ratio in KEEP_RATIOS}
     for source in sources:
-        write_missing(source)
+        source.prepare()
         clip = read_source(ReadRequest(source, NUM_FRAMES, MAX_FPS, family.frame_size, family.resample))
-        assert source.scene is not None
-        kinds = kinds_of(window_labels(make_scene(*source.scene), np.array(clip.timestamps_s))).ravel()
+        assert isinstance(source.write, SceneClip)
+        kinds = kinds_of(window_labels(source.write.scene, np.array(clip.timestamps_s))).ravel()
         counts += np.bincount(kinds, minlength=len(KINDS))
         with torch.inference_mode():
             patches = family.preprocess(torch.from_numpy(clip.frames))

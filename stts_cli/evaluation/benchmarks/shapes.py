@@ -18,6 +18,7 @@ from stts_cli.data.items import QaItem
 from stts_cli.data.prompts import bare_question
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.media.source import Source
+from stts_cli.toy.clips import SceneClip
 from stts_cli.toy.questions import UNSEEN_WORDINGS, Question, ask, reword
 from stts_cli.toy.world import make_scene
 
@@ -47,10 +48,11 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
     scenes = "test" if split == "reworded" else split
     items = []
     for index in range(num_videos):
-        source = Source(folder / f"v1-{scenes}-{name}-{index}.mp4", scene=(scenes, index, long))
+        scene = make_scene(scenes, index, long)
+        source = Source(folder / f"v1-{scenes}-{name}-{index}.mp4", write=SceneClip(scene))
         video = f"{'shapes_long' if long else 'shapes'}/{split}/{index}"
         rng = np.random.default_rng(index)
-        for number, question in enumerate(ask(make_scene(scenes, index, long))):
+        for number, question in enumerate(ask(scene)):
             if split == "reworded":
                 question = reword(question, rng, UNSEEN_WORDINGS)
             items.append(_item(f"{video}/{number}", video, source, question))

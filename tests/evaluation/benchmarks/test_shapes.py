@@ -9,7 +9,6 @@ from stts_cli import cli
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.shapes import make_items
 from stts_cli.evaluation.gather import gather
-from stts_cli.toy.clips import write_missing
 from stts_cli.toy.questions import ask
 from stts_cli.toy.world import make_scene
 
@@ -21,9 +20,9 @@ def test_items_are_the_test_scenes_and_files_are_made_once(tmp_path):
     assert len({item.id for item in items}) == len(items)
     sources = list(dict.fromkeys(item.source for item in items))
     assert not sources[0].path.exists(), "nothing is written before it is read"
-    write_missing(sources[0])
+    sources[0].prepare()
     written = sources[0].path.stat().st_mtime_ns
-    write_missing(sources[0])
+    sources[0].prepare()
     assert sources[0].path.stat().st_mtime_ns == written
 
 
@@ -67,9 +66,12 @@ def test_compare_alone_means_dense(tiny_checkpoint, capsys):
     assert {name: arm["n"] for name, arm in document["arms"].items()} == {"pruned": 3, "dense": 3}
 
 
-@pytest.mark.parametrize(("bench", "videos"), [("shape", 1), ("shapes", 0)])
-def test_bad_input_is_refused(bench, videos):
-    with pytest.raises(InputError, match="->"):
+@pytest.mark.parametrize(
+    ("bench", "videos", "message"),
+    [("shape", 1, "did you mean 'shapes'"), ("shapes", 0, r"^--videos 0: must be at least 1\.$")],
+)
+def test_bad_input_is_refused(bench, videos, message):
+    with pytest.raises(InputError, match=message):
         gather(bench, videos=videos)
 
 
