@@ -15,16 +15,15 @@ from typing import Any, TypeVar
 from stts_cli import __version__, settings
 from stts_cli.config.architectures import Architecture
 from stts_cli.cost import savings
-from stts_cli.cost.savings import CONVENTION, TRAINING_CONVENTION, Savings
+from stts_cli.cost.savings import CONVENTION, DECODE, TRAINING_CONVENTION, Savings
 from stts_cli.errors import InputError
 from stts_cli.settings import check_prune_layer, clamp_note, lone_frames, num_dropped
 
 QUESTION = "What happens in this video?"
 ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
 SECONDS_APART = 0.5  # times of frames that come from no video of the user's: two a second, as Molmo2 samples
-DECODE = "decode"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_VIT_PATCHES_AT_ONCE = 16_384  # patches that go through the ViT together, as families/molmo2.py does
+_VIT_PATCHES_AT_ONCE = 16_384  # patches that go through the ViT together, as families/base.py does
 _Number = TypeVar("_Number", int, float)
 
 
@@ -58,26 +57,11 @@ class Plan:
 
 
 def counts(saved: Savings) -> dict[str, Any]:
-    """Return tokens and FLOPs as plain data, the ideal speed-ups with them.
-
-    Args:
-        saved: one question's count.
-
-    Returns:
-        "tokens", "flops" (parts, and "total" without decoding), "decode_flops_per_token" (None in training),
-        "ideal_speedup" from the first ViT block to the end of the prefill, or of the backward pass, and
-        "changes_nothing".
-    """
+    """Return `Savings.to_dict` of a pass that decodes nothing, without what is said once a document."""
     document = saved.to_dict()
-    parts = {name: row for name, row in document["flops"].items() if name not in (DECODE, "total")}
-    total = {arm: sum(row[arm] for row in parts.values()) for arm in ("dense", "pruned")}
-    return {
-        "tokens": document["tokens"],
-        "flops": {**parts, "total": total},
-        "decode_flops_per_token": document["decode_flops_per_token"] if DECODE in saved.flops else None,
-        "ideal_speedup": total["dense"] / total["pruned"],
-        "changes_nothing": document["changes_nothing"],
-    }
+    document["flops"].pop(DECODE, None)
+    del document["convention"]
+    return document
 
 
 def plan(
@@ -115,17 +99,15 @@ def plan(
     plans = []
     for num_frames in frames:
         if num_frames < 1:
-            raise InputError(f"frames is {num_frames} -> at least 1 -> raise it")
+            raise InputError(f"--frames {num_frames}: must be at least 1.")
         for keep_ratio in keep_ratios:
             ratio = 1.0 if scorer == "none" else keep_ratio
             windows = kept_windows(architecture, num_frames, ratio, merges=scorer == "tome")
-            saved = count(architecture, num_frames, windows, layer, scorer, train=train)
+            saved = count(architecture, windows, layer, scorer, train=train)
             longest, limit = saved.tokens["LLM prompt"][0], architecture.text["max_position_embeddings"]
             if longest > limit:
-                raise InputError(
-                    f"{num_frames} frames make a dense prompt of {longest} tokens, {architecture.name} takes {limit} "
-                    "-> use fewer frames"
-                )
+                dense = f"makes a dense prompt of {longest} tokens"
+                raise InputError(f"--frames {num_frames}: {dense}; {architecture.name} takes {limit}.")
             need = estimate_training_memory if train else estimate_memory
             memory = {
                 arm: need(architecture, num_frames, packed, saved.tokens["LLM prompt"][i], dtype=dtype, on_gpu=on_gpu)
@@ -176,19 +158,12 @@ def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float,
 
 
 def count(
-    architecture: Architecture,
-    num_frames: int,
-    windows: Sequence[int],
-    prune_layer: int,
-    scorer: str,
-    *,
-    train: bool = False,
+    architecture: Architecture, windows: Sequence[int], prune_layer: int, scorer: str, *, train: bool = False
 ) -> Savings:
     """Count one question, or one training step, on frames half a second apart.
 
     Args:
         architecture: the sizes.
-        num_frames: T.
         windows: windows kept of each frame.
         prune_layer: 0-based ViT block after which they were scored.
         scorer: one of `settings.SCORERS`.
@@ -198,18 +173,16 @@ def count(
         Tokens and FLOPs. The prompt's text counts a token a byte, frame markers one each.
     """
     sizes = architecture.sizes()
-    dropped = num_frames * sizes.num_windows - sum(windows)
     packed = [n * sizes.num_patches // sizes.num_windows for n in windows]
     if architecture.refill_lone_frames and scorer != "tome":
         for frame in lone_frames(packed, sizes.num_patches):
             packed[frame] = sizes.num_patches
-    options: dict[str, Any] = {"scorer": scorer, "packed_patches_per_frame": packed}
-    length = prompt_length(num_frames, sizes.num_windows)
+    length = prompt_length(len(windows), sizes.num_windows) + (len(ANSWER) if train else 0)  # its end is never read
+    lengths = (length, length - len(windows) * sizes.num_windows + sum(windows))
+    options: dict[str, Any] = {"scorer": scorer, "packed_patches": packed}
     if train:
-        length += len(ANSWER)  # the token that ends it is never read
-        rows, said = (length, length - dropped), len(ANSWER) + 1
-        return savings.count_training(sizes, num_frames, windows, *rows, said, prune_layer, **options)
-    return savings.count(sizes, num_frames, windows, length, length - dropped, prune_layer, new_tokens=1, **options)
+        return savings.count_training(sizes, windows, lengths, prune_layer, answer_tokens=len(ANSWER) + 1, **options)
+    return savings.count(sizes, windows, lengths, prune_layer, **options)
 
 
 def prompt_length(num_frames: int, num_windows: int, question: str = QUESTION) -> int:
@@ -259,16 +232,18 @@ def estimate_memory(
     attention = square * (2 + (number if on_gpu else 4)) + number * prompt_tokens * 2 * queries
     mlp = square + number * prompt_tokens * 3 * s.llm_mlp
     llm = cache + hidden + max(attention, mlp)
-    weights = number * architecture.num_parameters()
-    height, width = architecture.frame_size
-    frames = num_frames * height * width * 3
-    return {"weights": weights, "frames": frames, "vit": vit, "llm": llm, "total": weights + frames + max(vit, llm)}
+    held = {"weights": number * architecture.num_parameters(), "frames": _frame_bytes(architecture, num_frames)}
+    return {**held, "vit": vit, "llm": llm, "total": sum(held.values()) + max(vit, llm)}
 
 
 def estimate_training_memory(
     architecture: Architecture, num_frames: int, num_packed: int | None, row_tokens: int, *, dtype: str, on_gpu: bool
 ) -> dict[str, int]:
     """Estimate the memory of one arm's training step: float32 weights, gradients and AdamW's two moments, activations.
+
+    What autograd keeps of a block and of a layer was counted tensor by tensor in transformers' Molmo2. The attention
+    mask is the row's square: as it is given, and a copy that each layer's attention keeps where it needs another dtype
+    (autocast) or rows of a multiple of 16 (on a GPU).
 
     Args:
         architecture: the sizes.
@@ -279,24 +254,36 @@ def estimate_training_memory(
         on_gpu: whether it runs on a GPU.
 
     Returns:
-        As `estimate_memory`; here the activations of "vit" and "llm" are held together, and "weights" are all four.
+        As `estimate_memory`; here the activations of "vit" and "llm" are held together, and "weights" are all four,
+        and autocast's copy.
     """
     s, number = architecture.sizes(), BYTES[dtype]
+    half = number < 4
     patches = num_frames * s.num_patches
     packed = patches if num_packed is None else num_packed
     num_dense = s.vit_blocks if num_packed is None else min(architecture.prune_layer + 2, s.vit_blocks)
-    inner, queries = s.vit_heads * s.vit_head_dim, (s.llm_heads + s.llm_kv_heads) * s.llm_head_dim
-    # what a block keeps for the backward pass: inputs of norms and products, queries, keys, values and the output
-    block = 4 * s.vit_width + 5 * inner + 2 * s.vit_mlp
-    vit = number * (patches * num_dense + packed * (s.vit_blocks - num_dense)) * block
+    inner, queries, keys = (n * d for n, d in (
+        (s.vit_heads, s.vit_head_dim), (s.llm_heads, s.llm_head_dim), (s.llm_kv_heads, s.llm_head_dim)
+    ))  # fmt: skip
+    # norms read float32; inputs of products, queries, keys, values, what attention returns, and two widths of the MLP
+    block = number * (2 * s.vit_width + 4 * inner + 2 * s.vit_mlp) + 4 * 2 * s.vit_width
+    vit = (patches * num_dense + packed * (s.vit_blocks - num_dense)) * block
     if num_packed is not None and not on_gpu:  # attention with a bias that learns keeps its square
         vit += number * 3 * num_frames * s.vit_heads * s.num_patches**2
-    layer = 6 * s.llm_width + 5 * queries + 4 * s.llm_mlp
-    llm = number * row_tokens * s.llm_layers * layer + 4 * row_tokens**2
+    inputs = (5 if half else 2) * s.llm_width  # queries, keys and values are each given a copy by autocast
+    layer = number * (inputs + 5 * queries + keys + 4 * s.llm_mlp) + 4 * (4 * s.llm_width + queries + keys)
+    mask = row_tokens**2 * (4 + (number * s.llm_layers if half or on_gpu else 0))
+    llm = row_tokens * s.llm_layers * layer + mask
+    held = {
+        "weights": (16 + (number if half else 0)) * architecture.num_parameters(),
+        "frames": _frame_bytes(architecture, num_frames),
+    }
+    return {**held, "vit": vit, "llm": llm, "total": sum(held.values()) + vit + llm}
+
+
+def _frame_bytes(architecture: Architecture, num_frames: int) -> int:
     height, width = architecture.frame_size
-    frames = num_frames * height * width * 3
-    weights = 16 * architecture.num_parameters()
-    return {"weights": weights, "frames": frames, "vit": vit, "llm": llm, "total": weights + frames + vit + llm}
+    return num_frames * height * width * 3
 
 
 def analytic(
@@ -388,7 +375,5 @@ def number_list(text: str, flag: str, number: Callable[[str], _Number]) -> list[
         values = [number(word) for word in text.split(",")]
     except ValueError:
         kind = "whole numbers" if number is int else "numbers"
-        raise InputError(
-            f"{flag} is '{text}' -> {kind} with commas between them, e.g. 1 or 1,2 -> correct it"
-        ) from None
+        raise InputError(f"{flag} {text}: must be {kind} with commas between them, e.g. 1 or 1,2.") from None
     return list(dict.fromkeys(values))

@@ -8,10 +8,11 @@ would save.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+DECODE = "decode"
 CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only, no norms, activations or softmax; attention counts "
     "query-key pairs: within each frame's own patches in the ViT, the prompt's whole square in the prefill, whose mask "
@@ -83,17 +84,17 @@ class Savings:
     Attributes:
         tokens: name -> (dense, pruned).
         flops: part -> (dense, pruned), without the total.
-        decode_per_token: FLOPs of the first decoded token, (dense, pruned).
+        decode_per_token: FLOPs of the first decoded token, (dense, pruned); None in training.
     """
 
     tokens: dict[str, tuple[int, int]]
     flops: dict[str, tuple[int, int]]
-    decode_per_token: tuple[int, int]
+    decode_per_token: tuple[int, int] | None
 
     @property
     def total(self) -> tuple[int, int]:
         """FLOPs of all parts, (dense, pruned)."""
-        return sum(dense for dense, _ in self.flops.values()), sum(pruned for _, pruned in self.flops.values())
+        return _total(self.flops)
 
     @property
     def changes_nothing(self) -> bool:
@@ -112,7 +113,7 @@ class Savings:
         return {
             "tokens": {name: _pair(row) for name, row in self.tokens.items()},
             "flops": {name: _pair(row) for name, row in flops.items()},
-            "decode_flops_per_token": _pair(self.decode_per_token),
+            "decode_flops_per_token": self.decode_per_token and _pair(self.decode_per_token),
             "ideal_speedup": self.total[0] / self.total[1],
             "changes_nothing": self.changes_nothing,
             "convention": CONVENTION,
@@ -125,96 +126,83 @@ def _pair(row: tuple[int, int]) -> dict[str, int]:
 
 def count(
     shape: ModelShape,
-    num_frames: int,
     kept_per_frame: Sequence[int],
-    prompt_tokens_dense: int,
-    prompt_tokens_pruned: int,
+    prompt_tokens: tuple[int, int],
     prune_layer: int,
-    new_tokens: int,
     *,
+    new_tokens: int = 1,
     scorer: str = "learned",
-    packed_patches_per_frame: Sequence[int] | None = None,
+    packed_patches: Sequence[int] | None = None,
 ) -> Savings:
     """Count one question about one video.
 
     Args:
         shape: the model's sizes.
-        num_frames: T.
-        kept_per_frame: windows kept of each frame; T of them.
-        prompt_tokens_dense: prompt length with every placeholder.
-        prompt_tokens_pruned: prompt length as it was run.
+        kept_per_frame: windows kept of each frame.
+        prompt_tokens: length of the prompt with every placeholder, and as it was run.
         prune_layer: l: blocks 0..l + 1 are dense, the others packed.
         new_tokens: tokens decoded; the first comes with the prefill.
         scorer: only "learned" costs matrix products.
-        packed_patches_per_frame: patches of each frame that the packed blocks run on, needed where windows at the
-            border hold fewer or lone frames are refilled; otherwise every window counts `num_patches / num_windows`.
+        packed_patches: patches of each frame that the packed blocks run on, needed where windows at the border hold
+            fewer or lone frames are refilled; otherwise every window counts `num_patches / num_windows`.
 
     Returns:
         The counts. In the dense column, "ViT dense blocks" and "ViT packed blocks" are those same blocks on all
         patches.
 
     Raises:
-        ValueError: `kept_per_frame` does not have T entries, or a frame keeps more windows than it has.
+        ValueError: a frame keeps more windows than it has.
 
     Source: arXiv 2603.18004, efficiency; the convention is `CONVENTION`.
     """
-    windows = list(kept_per_frame)
-    if len(windows) != num_frames or not all(0 <= n <= shape.num_windows for n in windows):
-        raise ValueError(
-            f"kept windows of {len(windows)} frames, at most {max(windows, default=0)} -> "
-            f"{num_frames} frames of at most {shape.num_windows} windows"
-        )
-    packed = packed_patches_per_frame or [n * shape.num_patches // shape.num_windows for n in windows]
+    if not kept_per_frame or not all(0 <= n <= shape.num_windows for n in kept_per_frame):
+        raise ValueError(f"kept windows {list(kept_per_frame)}: must be 0 to {shape.num_windows} of each frame.")
+    num_frames = len(kept_per_frame)
+    packed = packed_patches or [n * shape.num_patches // shape.num_windows for n in kept_per_frame]
     full = [shape.num_patches] * num_frames
-    num_visual, all_visual = sum(windows), num_frames * shape.num_windows
-    pruned = num_visual < all_visual
+    visual = (num_frames * shape.num_windows, sum(kept_per_frame))
     num_dense = min(prune_layer + 2, shape.vit_blocks)
     num_packed = shape.vit_blocks - num_dense
     embedding = 2 * num_frames * shape.num_patches * shape.patch_dim * shape.vit_width
     dense_blocks = num_dense * _vit_block(shape, full)
-    steps = max(new_tokens - 1, 0)
-    lengths = (prompt_tokens_dense, prompt_tokens_pruned)
+    scores = visual[1] < visual[0] and scorer == "learned"
     flops = {
         "patch embedding": (embedding, embedding),
         "ViT dense blocks": (dense_blocks, dense_blocks),
         "ViT packed blocks": (num_packed * _vit_block(shape, full), num_packed * _vit_block(shape, packed)),
-        "scorer": (0, num_frames * _scorer_frame(shape) if pruned and scorer == "learned" else 0),
-        "connector": (all_visual * _connector_token(shape), num_visual * _connector_token(shape)),
-        "LLM prefill": (_prefill(shape, lengths[0]), _prefill(shape, lengths[1])),
-        "decode": (_decode(shape, lengths[0], steps), _decode(shape, lengths[1], steps)),
+        "scorer": (0, num_frames * _scorer_frame(shape) if scores else 0),
+        "connector": _both(lambda tokens: tokens * _connector_token(shape), visual),
+        "LLM prefill": _both(lambda length: _prefill(shape, length), prompt_tokens),
+        DECODE: _both(lambda length: _decode(shape, length, max(new_tokens - 1, 0)), prompt_tokens),
     }
     tokens = {
         "ViT patches": (num_frames * shape.num_patches, sum(packed)),
-        "visual tokens": (all_visual, num_visual),
-        "LLM prompt": lengths,
+        "visual tokens": visual,
+        "LLM prompt": prompt_tokens,
     }
-    return Savings(tokens, flops, (_decode(shape, lengths[0], 1), _decode(shape, lengths[1], 1)))
+    return Savings(tokens, flops, _both(lambda length: _decode(shape, length, 1), prompt_tokens))
 
 
 def count_training(
     shape: ModelShape,
-    num_frames: int,
     kept_per_frame: Sequence[int],
-    row_tokens_dense: int,
-    row_tokens_pruned: int,
-    answer_tokens: int,
+    row_tokens: tuple[int, int],
     prune_layer: int,
     *,
+    answer_tokens: int,
     scorer: str = "learned",
-    packed_patches_per_frame: Sequence[int] | None = None,
+    packed_patches: Sequence[int] | None = None,
 ) -> Savings:
     """Count one training step on one video, everything trained.
 
     Args:
         shape: the model's sizes.
-        num_frames: T.
-        kept_per_frame: windows kept of each frame; T of them.
-        row_tokens_dense: tokens that the language model reads, with every placeholder; one row.
-        row_tokens_pruned: the same as it was run.
-        answer_tokens: tokens that a loss is taken on, for the output head.
+        kept_per_frame: windows kept of each frame.
+        row_tokens: tokens that the language model reads, in one row, with every placeholder and as it was run.
         prune_layer: as for `count`.
+        answer_tokens: tokens that a loss is taken on, for the output head.
         scorer: as for `count`.
-        packed_patches_per_frame: as for `count`.
+        packed_patches: as for `count`.
 
     Returns:
         The forward pass by part, and "backward" for all of them. Nothing is decoded; "LLM prompt" is the row of tokens
@@ -225,25 +213,20 @@ def count_training(
 
     Source: arXiv 2603.18004, training; the convention is `TRAINING_CONVENTION`.
     """
-    saved = count(
-        shape,
-        num_frames,
-        kept_per_frame,
-        row_tokens_dense,
-        row_tokens_pruned,
-        prune_layer,
-        new_tokens=1,
-        scorer=scorer,
-        packed_patches_per_frame=packed_patches_per_frame,
-    )
-    forward = {name: row for name, row in saved.flops.items() if name not in ("LLM prefill", "decode")}
-    head = (answer_tokens - 1) * _head(shape)
-    dense, pruned = saved.flops["LLM prefill"]
-    forward["LLM"] = (dense + head, pruned + head)
-    pixels = forward["patch embedding"]
-    totals = (sum(row[arm] for row in forward.values()) for arm in (0, 1))
-    backward = tuple(2 * total - pixels[arm] for arm, total in enumerate(totals))
-    return Savings(saved.tokens, {**forward, "backward": (backward[0], backward[1])}, (0, 0))
+    saved = count(shape, kept_per_frame, row_tokens, prune_layer, scorer=scorer, packed_patches=packed_patches)
+    forward = {name: row for name, row in saved.flops.items() if name not in ("LLM prefill", DECODE)}
+    forward["LLM"] = _both(lambda flops: flops + (answer_tokens - 1) * _head(shape), saved.flops["LLM prefill"])
+    pixels = forward["patch embedding"][0]
+    dense, pruned = _total(forward)
+    return Savings(saved.tokens, {**forward, "backward": (2 * dense - pixels, 2 * pruned - pixels)}, None)
+
+
+def _both(formula: Callable[[int], int], arms: tuple[int, int]) -> tuple[int, int]:
+    return formula(arms[0]), formula(arms[1])
+
+
+def _total(parts: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    return sum(dense for dense, _ in parts.values()), sum(pruned for _, pruned in parts.values())
 
 
 def _vit_block(shape: ModelShape, patches: Sequence[int]) -> int:

@@ -75,14 +75,12 @@ class Video:
         """
         return count(
             self.family.shape(),
-            num_frames=len(self.tokens.keep_mask),
-            kept_per_frame=self.tokens.keep_mask.sum(1).tolist(),
-            prompt_tokens_dense=dense_length,
-            prompt_tokens_pruned=length,
-            prune_layer=self.pruning.prune_layer,
+            self.tokens.keep_mask.sum(1).tolist(),
+            (dense_length, length),
+            self.pruning.prune_layer,
             new_tokens=num_new_tokens,
             scorer=self.tokens.scorer,
-            packed_patches_per_frame=self.tokens.packed_patches,
+            packed_patches=self.tokens.packed_patches,
         )
 
     def __str__(self) -> str:

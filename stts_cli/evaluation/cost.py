@@ -53,7 +53,7 @@ def estimate_cost(
 def _costs(arms: Sequence[Arm]) -> dict[Arm, tuple[float, float]]:
     """Return an arm's FLOPs of a video, and of one token behind it."""
     architectures = {arm.model: read_architecture(arm.model) for arm in arms}
-    costs = {}
+    costs: dict[ArmSettings, tuple[float, float]] = {}
     for arm in arms:
         architecture = architectures[arm.model]
         scorer = arm.scorer if arm.scorer == "none" else estimate.resolve_scorer(architecture, arm.scorer)[0]
@@ -61,9 +61,9 @@ def _costs(arms: Sequence[Arm]) -> dict[Arm, tuple[float, float]]:
         frames = round(arm.frames / ratio) if arm.spend_savings else arm.frames
         windows = estimate.kept_windows(architecture, frames, ratio, merges=scorer == "tome")
         layer = architecture.prune_layer if arm.prune_layer is None else arm.prune_layer
-        saved = estimate.count(architecture, frames, windows, layer, scorer)
-        counted = estimate.counts(saved)
-        costs[arm] = (counted["flops"]["total"]["pruned"], counted["decode_flops_per_token"]["pruned"])
+        saved = estimate.count(architecture, windows, layer, scorer)
+        assert saved.decode_per_token is not None
+        costs[arm] = (saved.total[1], saved.decode_per_token[1])
     return costs
 
 

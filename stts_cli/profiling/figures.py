@@ -41,12 +41,12 @@ def point(
         One entry of the document's "points". Tokens and FLOPs are those of the windows that were really kept.
     """
     last = pruned[-1]
-    common: dict[str, Any] = {"scorer": last.scorer, "packed_patches_per_frame": last.packed_patches}
-    sizes = (shape, plan.num_frames, last.kept_per_frame, *last.prompt_tokens)
+    common: dict[str, Any] = {"scorer": last.scorer, "packed_patches": last.packed_patches}
+    run = (shape, last.kept_per_frame, last.prompt_tokens, prune_layer)
     if train:
-        saved = savings.count_training(*sizes, last.answer_tokens, prune_layer, **common)
+        saved = savings.count_training(*run, answer_tokens=last.answer_tokens, **common)
     else:
-        saved = savings.count(*sizes, prune_layer, new_tokens=1, **common)
+        saved = savings.count(*run, **common)
     counted = estimate.counts(saved)
     arms = {"dense": dense, "pruned": pruned}
     seconds = {

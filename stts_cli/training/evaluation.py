@@ -102,14 +102,12 @@ def _flops(model: TrainingModel, clips: Sequence[TrainingClip], out: Step, score
         asked, dropped = len(prefix) + len(ids) - sum(is_answer), int((~mask).sum())
         count = savings.count(
             family.shape(),
-            num_frames=len(mask),
-            kept_per_frame=mask.sum(1).tolist(),
-            prompt_tokens_dense=asked + dropped,
-            prompt_tokens_pruned=asked,
-            prune_layer=family.settings.prune_layer,
+            mask.sum(1).tolist(),
+            (asked + dropped, asked),
+            family.settings.prune_layer,
             new_tokens=sum(is_answer),
             scorer=scorer,
-            packed_patches_per_frame=out.packed_patches[part],
+            packed_patches=out.packed_patches[part],
         )
         dense += sum(before for before, _ in count.flops.values())
         pruned += sum(after for _, after in count.flops.values())

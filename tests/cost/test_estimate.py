@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from stts_cli.errors import InputError
 from stts_cli.settings import num_dropped
 
 NANO = load_architecture("nano")
+BILLION = Path(__file__).parents[2] / ".ci/molmo2-1b.yaml"
 
 
 def plan(
@@ -100,7 +102,7 @@ def test_prompt_and_placeholders_are_those_of_the_family():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"frames": [0]}, "frames is 0"),
+        ({"frames": [0]}, "--frames 0: must be at least 1"),
         ({"frames": [1000]}, "takes 8192"),
         ({"keep_ratios": [0.0]}, "--keep-ratio 0:"),
         ({"keep_ratios": [1.01]}, "--keep-ratio 1.01:"),
@@ -174,13 +176,92 @@ def test_training_memory_counts_the_blocks_behind_the_given_prune_layer():
     """Two blocks more that see all patches; of a block's activations each patch holds so many numbers."""
     early, late = (plan(prune_layer=layer, train=True, on_gpu=True)[0].memory for layer in (3, 5))
     width, heads, mlp = (NANO.vision[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
-    held = 4 * width + 5 * heads * NANO.vision["head_dim"] + 2 * mlp
+    held = 4 * width + 4 * heads * NANO.vision["head_dim"] + 2 * mlp
     dropped_patches = 8 * NANO.grid[0] * NANO.grid[1] // 2
     assert late["pruned"]["vit"] - early["pruned"]["vit"] == 2 * dropped_patches * held * 4
     assert late["dense"] == early["dense"]
 
 
+@pytest.mark.parametrize(("frames", "dense", "pruned"), [(32, 34, 22), (64, 67, 41)], ids=["32 frames", "64 frames"])
+def test_training_memory_is_what_a_gpu_needed(frames, dense, pruned):
+    """Peaks in GiB above weights and moments, measured on an H200; a dense step of 128 frames did not fit its 139."""
+    architecture = load_architecture(BILLION)
+    gib, before = 2**30, 12 * architecture.num_parameters()
+    both = {"dtype": "bfloat16", "on_gpu": True, "train": True}
+    (point,) = plan(architecture, [frames], **both)
+    assert (point.memory["dense"]["total"] - before) / gib == pytest.approx(dense, rel=0.08)
+    assert (point.memory["pruned"]["total"] - before) / gib == pytest.approx(pruned, rel=0.08)
+    (long,) = plan(architecture, [128], **both)
+    assert long.memory["dense"]["total"] > 139 * gib
+
+
+def test_the_square_of_the_mask_by_hand():
+    """Of 128 frames, beside what grows with the tokens: float32 once, bfloat16 for each of 28 layers."""
+    architecture = load_architecture(BILLION)
+    both = {"dtype": "bfloat16", "on_gpu": True, "train": True}
+    short, long = (plan(architecture, [n], **both)[0] for n in (64, 128))
+    rows = [point.savings.tokens["LLM prompt"][0] for point in (short, long)]
+    assert rows == [5769, 11465]
+    per_token = [
+        (point.memory["dense"]["llm"] - (4 + 2 * 28) * row**2) / row
+        for point, row in zip((short, long), rows, strict=True)
+    ]
+    assert per_token[0] == per_token[1] == 28 * (2 * (5 * 1024 + 5 * 2048 + 1024 + 4 * 3072) + 4 * (4 * 1024 + 3072))
+
+
+def kept_for_the_backward_pass(architecture, dtype):
+    """Bytes of all tensors that autograd holds when a dense step's forward pass is over, weights left out; the row."""
+    from stts_cli.data.conversations import Conversation
+    from stts_cli.families.random_molmo2 import random_family
+    from stts_cli.training.clips import TrainingClip
+    from stts_cli.training.model import TrainingModel
+
+    family = random_family(architecture, device=torch.device("cpu"), dtype=torch.float32)
+    model = TrainingModel(family).train().requires_grad_(True)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    shapes = {tuple(sorted(p.shape)) for p in model.parameters()}
+    frames = torch.zeros(4, *architecture.frame_size, 3, dtype=torch.uint8)
+    talk = Conversation(((estimate.QUESTION, estimate.ANSWER),))
+    clip = TrainingClip(frames, tuple(0.5 * i for i in range(4)), (talk,), "x")
+    held, alive = {}, []
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tuple(sorted(tensor.shape)) not in shapes:  # nor autocast's copies
+            held[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"),
+    ):
+        step = model([clip], 1.0, scorer="none")
+    return sum(held.values()), step.num_inputs
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_layer_and_a_block_keep_is_counted_tensor_by_tensor(dtype):
+    """One layer, one block more; on a CPU, whose attention of bfloat16 blocks keeps what a GPU's does not."""
+    text = {**NANO.text, "hidden_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40,
+            "intermediate_size": 328, "num_hidden_layers": 2}  # fmt: skip
+    vision = {**NANO.vision, "head_dim": 20, "num_hidden_layers": 6}
+    adapter = {**NANO.adapter, "vision_feature_layer": [0, -1]}
+    few = dataclasses.replace(NANO, text=text, vision=vision, adapter=adapter)
+    parts = {"llm": {"text": {**text, "num_hidden_layers": 3}}}
+    if dtype == "float32":
+        parts["vit"] = {"vision": {**vision, "num_hidden_layers": 7}}
+    found, row = kept_for_the_backward_pass(few, dtype)
+    for part, change in parts.items():
+        more = dataclasses.replace(few, **change)
+        counted = [
+            estimate.estimate_training_memory(one, 4, None, row, dtype=dtype, on_gpu=False)[part] for one in (few, more)
+        ]
+        kept = kept_for_the_backward_pass(more, dtype)[0] - found
+        assert counted[1] - counted[0] == pytest.approx(kept, rel=0.01), part
+
+
 def test_lists_of_numbers():
     assert estimate.number_list("16, 32,16", "--sweep-frames", int) == [16, 32]
-    with pytest.raises(InputError, match="--sweep-frames is '1,x' -> whole numbers"):
+    with pytest.raises(InputError, match="--sweep-frames 1,x: must be whole numbers"):
         estimate.number_list("1,x", "--sweep-frames", int)

@@ -126,8 +126,8 @@ def counted(monkeypatch):
             log_likelihoods=scores, num_tokens=[len(o) + 1 for o in options], prefill_s=0.5, scoring_s=0.125
         )
 
-    def count(shape, **values):
-        asked.append(values)
+    def count(shape, kept, lengths, layer, **values):
+        asked.append({"kept": kept, "lengths": lengths, "layer": layer, **values})
         return SimpleNamespace(to_dict=lambda: {"given": values})
 
     monkeypatch.setattr(generate, "prefill_video", prefill_video)
@@ -167,19 +167,18 @@ def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
     assert video.keep_mask.sum(1).tolist() == [4, 2, 2]
     assert str(video) == "3 frames, 8 of 12 windows kept"
     behind = {
-        "num_frames": 3,
-        "kept_per_frame": [4, 2, 2],
-        "prune_layer": 2,
+        "kept": [4, 2, 2],
+        "layer": 2,
         "scorer": "learned",
-        "packed_patches_per_frame": [36, 18, 18],
+        "packed_patches": [36, 18, 18],
     }
     assert counted == [
-        {**behind, "prompt_tokens_dense": 1 + 12 + 2, "prompt_tokens_pruned": 1 + 8 + 2, "new_tokens": 2}
+        {**behind, "lengths": (1 + 12 + 2, 1 + 8 + 2), "new_tokens": 2}
     ]
     assert answer.text == "j"  # the tenth letter for a prefix of 1 + 8 tokens; the decoder's space is gone
     assert answer.num_prompt_tokens == 11
     assert video.savings
-    assert counted[1] == {**behind, "prompt_tokens_dense": 1 + 12, "prompt_tokens_pruned": 1 + 8, "new_tokens": 1}
+    assert counted[1] == {**behind, "lengths": (1 + 12, 1 + 8), "new_tokens": 1}
 
 
 def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):

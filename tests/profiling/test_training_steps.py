@@ -65,8 +65,8 @@ def test_the_flops_of_a_step_agree_with_torch(arm, monkeypatch):
     one = model.run(clip, arm)
     assert one.prompt_tokens[1] == forward.num_inputs
     saved = savings.count_training(
-        family.shape(), 5, one.kept_per_frame, *one.prompt_tokens, one.answer_tokens, 3, scorer=one.scorer,
-        packed_patches_per_frame=one.packed_patches,
+        family.shape(), one.kept_per_frame, one.prompt_tokens, 3, answer_tokens=one.answer_tokens, scorer=one.scorer,
+        packed_patches=one.packed_patches,
     )  # fmt: skip
     column = 0 if arm == DENSE else 1
     backward = saved.flops["backward"][column]
