@@ -53,7 +53,7 @@ def estimate_cost(
 def _costs(arms: Sequence[Arm]) -> dict[Arm, tuple[float, float]]:
     """Return an arm's FLOPs of a video, and of one token behind it."""
     architectures = {arm.model: read_architecture(arm.model) for arm in arms}
-    costs: dict[ArmSettings, tuple[float, float]] = {}
+    costs: dict[Arm, tuple[float, float]] = {}
     for arm in arms:
         architecture = architectures[arm.model]
         scorer = arm.scorer if arm.scorer == "none" else estimate.resolve_scorer(architecture, arm.scorer)[0]
