@@ -77,6 +77,9 @@ def evaluate(
         bool, typer.Option("--times", help="Time the arms too: nothing is read meanwhile, arms in changing order.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of guesses and of the random scorer.")] = 0,
+    seeds: Annotated[
+        int | None, typer.Option(help="Run every arm that scores at random under this many seeds: mean and deviation.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
 ) -> None:
     """Measure accuracy beside cost, with more arms on the same questions if asked for."""
@@ -116,11 +119,12 @@ def evaluate(
     arms = parse_arms(settings.arm("pruned", resize), compare, told.get("compare", ()))
     with _say_how_to_go_on(), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
+        from stts_cli.evaluation.seeds import expand_seeds
         from stts_cli.evaluation.suite import plan_arms, run_benchmarks
 
         document = run_benchmarks(
             bench,
-            plan_arms(arms, test_time_scaling),
+            expand_seeds(plan_arms(arms, test_time_scaling), seeds),
             split=split or told.get("split"),
             scoring=scoring or told.get("scoring", "strict"),
             videos=videos,

@@ -24,6 +24,7 @@ from stts_cli.evaluation.gather import Questions
 from stts_cli.evaluation.journal import Journal, Row
 from stts_cli.evaluation.metrics import Seconds, compare, summarize, summarize_times
 from stts_cli.evaluation.ranks import Ranks
+from stts_cli.evaluation.seeds import summarize_seeds
 from stts_cli.evaluation.settings import items_hash, versions, weights_hash
 from stts_cli.media.reader import read_ahead
 from stts_cli.media.source import Source
@@ -155,9 +156,10 @@ def _config(run: Run, arms: Sequence[VideoModel], device: str) -> dict[str, Any]
                 "keep_ratio": arm.pruning.keep_ratio,
                 "scorer": arm.pruning.scorer,
                 "prune_layer": arm.pruning.prune_layer,
+                "seed": settings.seed,
                 "dtype": arm.dtype,
             }
-            for arm in arms
+            for arm, settings in zip(arms, run.arms, strict=True)
         },
         "versions": versions(),
     }
@@ -241,6 +243,7 @@ def _document(
         for name in names[index + 1 :]
     ]
     failed = {row["video"]: row["error"] for row in rows if row.get("error")}
+    summaries = {name: summarize(own, headline) for name, own in by_arm.items()}
     return {
         "stts": __version__,
         "command": "eval",
@@ -255,7 +258,8 @@ def _document(
         "missing": questions.missing,
         "config": config,
         "notes": [*notes, *_notes(arms, by_arm, failed)],
-        "arms": {name: summarize(own, headline) for name, own in by_arm.items()},
+        "arms": summaries,
+        "seeds": summarize_seeds(run.arms, {name: arm["accuracy"] for name, arm in summaries.items()}),
         "comparisons": pairs[: len(names) - 1],
         "other_pairs": pairs[len(names) - 1 :],
         "failed": failed,

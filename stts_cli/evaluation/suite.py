@@ -25,6 +25,7 @@ from stts_cli.evaluation.gather import Questions, gather
 from stts_cli.evaluation.output import write_results
 from stts_cli.evaluation.ranks import Ranks
 from stts_cli.evaluation.runner import Progress, Run, evaluate
+from stts_cli.evaluation.seeds import summarize_seeds
 from stts_cli.settings import Arm
 
 
@@ -153,6 +154,7 @@ def run_benchmarks(
     suite: dict[str, Any] = {"stts": __version__, "command": "eval", "suite": bench, "cost": cost}
     suite |= {"benchmarks": documents, "paper": dict(paper or {})}
     suite |= {"averages": averages(documents), "differences": differences(documents)}
+    suite |= {"seeds": {name: summarize_seeds(arms, means) for name, means in suite["averages"].items()}}
     if output:
         write_results(suite, output)
     return suite

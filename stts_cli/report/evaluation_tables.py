@@ -31,9 +31,10 @@ def benchmark_tables(document: Document, columns: int) -> list[Table]:
         document: of a benchmark.
         columns: the most arms side by side.
     """
-    names = next(iter(document["arms"].values()))["groups"]
-    tables = [_group_table(document, name, some) for some in _in_parts(document["arms"], columns) for name in names]
-    return [*tables, _accuracy_table(document), _cost_table(document)]
+    first, parts = next(iter(document["arms"].values())), _in_parts(document["arms"], columns)
+    tables = [_group_table(document, name, some) for some in parts for name in first["groups"]]
+    means = _means_table({f"accuracy ({first['mean']})": document["seeds"]})
+    return [*tables, _accuracy_table(document), *means, _cost_table(document)]
 
 
 def suite_tables(document: Document, columns: int) -> list[Table]:
@@ -58,7 +59,8 @@ def suite_tables(document: Document, columns: int) -> list[Table]:
             figures = ["" if arm not in document["paper"] else f"{document['paper'][arm]:.1f}%" for arm in some]
             rows.append(["the paper, all", "", "", "", "", *figures])
         tables.append(Table([document["suite"], "class", "split", "questions", "mean", *some], rows))
-    return [*tables, _differences_table(document)] if len(arms) > 1 else tables
+    tables += [_differences_table(document)] if len(arms) > 1 else []
+    return tables + _means_table(document["seeds"])
 
 
 def header_lines(document: Document) -> list[str]:
@@ -163,6 +165,18 @@ def _differences_table(document: Document) -> Table:
         rows.append([*row, *(_ratio(classes["all"][name][key]) for key in costs)])
     first = next(iter(document["benchmarks"][0]["arms"]))
     return Table([f"points against {first}", *classes, *(COSTS[key] for key in costs)], rows)
+
+
+def _means_table(columns: dict[str, Document]) -> list[Table]:
+    """Return a table of means over seeds where there are any: heading -> `evaluation.seeds.summarize_seeds`."""
+    rows: list[list[str] | None] = []
+    for name, first in next(iter(columns.values()), {}).items():
+        row = [name, str(len(first["arms"]))]
+        for column in columns.values():
+            std = column[name]["std"]
+            row.append(_percent(column[name]["mean"]) + ("" if std is None else f" \u00b1 {std:.1%}"))
+        rows.append(row)
+    return [Table(["mean over seeds \u00b1 standard deviation", "seeds", *columns], rows)] if rows else []
 
 
 def _ends(ends: tuple[float, float] | None) -> str:

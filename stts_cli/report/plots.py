@@ -260,9 +260,10 @@ def _draw_arms(axes: Any, title: str, points: dict[str, Point], settings: Docume
 
 
 def _series(names: list[str]) -> dict[str, list[str]]:
-    """Put arms together whose names differ in the keep ratio behind an @ only, such as random@0.5 and random@0.3."""
+    """Put arms together whose names differ in keep ratio or seed only, such as random@0.5 and "random@0.3, seed 1"."""
     found: dict[str, list[str]] = {}
     for name in names:
-        label, _, ratio = name.rpartition("@")
-        found.setdefault(label if label and ratio.replace(".", "", 1).isdigit() else name, []).append(name)
+        seedless = name.partition(", seed ")[0]
+        label, _, ratio = seedless.rpartition("@")
+        found.setdefault(label if label and ratio.replace(".", "", 1).isdigit() else seedless, []).append(name)
     return found

@@ -212,7 +212,7 @@ def document(**values):
         "arms": {
             "dense": arm_summary(flops=4e9, micro=1.0, accuracy=0.75, peak_bytes=2 << 20), "pruned": arm_summary(),
         },
-        "comparisons": [comparison], "failed": {},
+        "comparisons": [comparison], "failed": {}, "seeds": {},
         "config": {"device": "cpu", "arms": {
             "dense": {**seen, "keep_ratio": 1.0, "scorer": "none"},
             "pruned": {**seen, "keep_ratio": 0.5, "scorer": "learned"},

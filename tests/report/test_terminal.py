@@ -108,7 +108,7 @@ def test_an_evaluation_of_hostile_names_is_shown(capsys, monkeypatch, terminal):
     out, err = capsys.readouterr()
     assert out.count("[red]x[/nope]") > 10
     assert steers(out + err) == []
-    whole = {"averages": suite.averages([found]), "differences": suite.differences([found])}
+    whole = {"averages": suite.averages([found]), "differences": suite.differences([found]), "seeds": {}}
     report_eval.show_evaluation({"suite": HOSTILE, "benchmarks": [found], **whole}, json_only=False)
     assert steers("".join(capsys.readouterr())) == []
 
