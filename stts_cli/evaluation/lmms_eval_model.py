@@ -24,7 +24,8 @@ from stts_cli.settings import Arm
 
 DEFAULT_NEW_TOKENS = 64
 GREEDY = {"temperature": (0, 0.0, None), "do_sample": (False, None), "num_beams": (1, None), "top_p": (1, 1.0, None)}
-OTHERS = ("pretrained", "max_frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "dtype")
+# of --model_args, which lmms-eval hands over as numbers or as strings
+SETTINGS = {"max_frames": int, "max_fps": float, "keep_ratio": float, "scorer": str, "prune_layer": int, "dtype": str}
 
 
 class Stts(lmms):
@@ -32,16 +33,15 @@ class Stts(lmms):
 
     Args:
         pretrained: a checkpoint folder or a hub id.
-        max_frames: at most this many frames a video.
-        max_fps: at most this many a second.
-        keep_ratio: fraction of windows kept, in (0, 1]; the checkpoint's own when not given. 1 is dense.
-        scorer: "auto", or one of `settings.SCORERS`.
-        prune_layer: 0-based ViT block after which windows are scored; the checkpoint's own when not given.
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         batch_size: lmms-eval's; questions about one video are answered together whatever it is.
         max_batch_size: lmms-eval's; not used.
-        **unknown: refused.
+        **settings: max_frames (64 a video), max_fps (2 a second) at most; keep_ratio, the fraction of windows kept in
+            (0, 1], 1 being dense; scorer, "auto" or one of `settings.SCORERS`; prune_layer, the 0-based ViT block after
+            which windows are scored; dtype, "auto", "float32", "bfloat16" or "float16".
+
+    Raises:
+        InputError: a setting that is not known, or a value that is none.
     """
 
     is_simple = True
@@ -49,30 +49,14 @@ class Stts(lmms):
     def __init__(
         self,
         pretrained: str,
-        max_frames: int = 64,
-        max_fps: float = 2.0,
-        keep_ratio: float | None = None,
-        scorer: str = "auto",
-        prune_layer: int | None = None,
-        dtype: str = "auto",
         device: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
-        **unknown: Any,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        for name in unknown:
-            raise InputError(f"--model_args {name}: is not known{suggest(name, OTHERS)}")
-        arm = Arm(
-            "stts",
-            pretrained,
-            int(max_frames),
-            float(max_fps),
-            None if keep_ratio is None else float(keep_ratio),
-            scorer,
-            None if prune_layer is None else int(prune_layer),
-            dtype,
-        )
+        given = {name: _read(name, value) for name, value in settings.items()}
+        arm = Arm("stts", pretrained).override(frames=given.pop("max_frames", None), **given)
         self.video_model = load_arm(arm, device or "auto", note=lambda text: warnings.warn(text, stacklevel=2))
         self.batch_size = batch_size
 
@@ -116,6 +100,16 @@ class Stts(lmms):
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not offered: a video and a question are one round."""
         raise NotImplementedError("stts answers generate_until tasks only; choose a task of one round.")
+
+
+def _read(name: str, value: Any) -> Any:
+    """Return a setting's value as what it is; None where it is not given."""
+    if name not in SETTINGS:
+        raise InputError(f"--model_args {name}: is not known{suggest(name, ['pretrained', *SETTINGS])}")
+    try:
+        return None if value is None else SETTINGS[name](value)
+    except ValueError:
+        raise InputError(f"--model_args {name}={value}: must be a number.") from None
 
 
 def _only_video(visuals: Any, task: str, doc_id: Any) -> str:

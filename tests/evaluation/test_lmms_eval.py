@@ -75,6 +75,10 @@ def test_requests_are_answered_in_order_and_a_video_is_encoded_once(
     assert [given[1][0] for given in model.cached] == ["Question 0?", "Question 2?", "Question 1?"]
     assert {given[2] for given in model.cached} == set(texts)
     assert model.device.type == "cpu"
+    given = {"max_fps": "3", "prune_layer": "2", "scorer": "random", "dtype": "bfloat16", "keep_ratio": None}
+    arm = stts_class(pretrained=str(tiny_checkpoint), max_batch_size=None, **given).video_model.arm
+    assert (arm.frames, arm.max_fps, arm.prune_layer, arm.scorer, arm.dtype) == (64, 3.0, 2, "random", "bfloat16")
+    assert arm.keep_ratio is None
 
 
 def test_stop_words_cut_and_sampling_warns(stts_class, tiny_checkpoint, clip_file):
@@ -90,6 +94,8 @@ def test_stop_words_cut_and_sampling_warns(stts_class, tiny_checkpoint, clip_fil
 def test_what_is_not_offered_says_so(stts_class, tiny_checkpoint, clip_file):
     with pytest.raises(InputError, match="--model_args max_frame: is not known; did you mean 'max_frames'"):
         stts_class(pretrained=str(tiny_checkpoint), max_frame=3)
+    with pytest.raises(InputError, match=r"^--model_args max_frames=many: must be a number\.$"):
+        stts_class(pretrained=str(tiny_checkpoint), max_frames="many")
     model = stts_class(pretrained=str(tiny_checkpoint))
     requests(model, [str(clip_file)])
     for call in (model.loglikelihood, model.generate_until_multi_round):
