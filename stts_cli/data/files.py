@@ -1,20 +1,22 @@
 """Find a benchmark's files in a folder however it was unpacked, and read its rows.
 
-In: folders. Out: rows as dicts, paths of videos. Everyone unpacks differently, so a video is looked for in the usual
-sub-folders, doubled ones too, and under several extensions; a file that is not there is told with everything that was
-tried. pyarrow (the `eval` extra) is needed only for parquet.
+Everyone unpacks differently, so a video is looked for in the usual sub-folders, doubled ones too, and under several
+extensions; the error about a missing file names everything that was tried. pyarrow (the `eval` extra) reads parquet.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
+from stts_cli.media.source import Source
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # as a file holds it: a JSON object, or a record of a table
 EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 FOLDERS = ("", "videos", "video", "data")
 ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tar.part*", "*.tar.gz.part*", "*_part_*.tar.gz")
@@ -27,13 +29,16 @@ class DataFolder:
         *roots: folders, searched in order.
         name: the benchmark, for messages.
         where: where its files can be had, for messages.
+
+    Attributes:
+        notes: what a loader guessed, put right or left out.
     """
 
     def __init__(self, *roots: Path, name: str, where: str) -> None:
         self.roots = roots
         self.name = name
         self.where = where
-        self.notes: list[str] = []  # what a loader guessed, put right or left out
+        self.notes: list[str] = []
         self._listed: dict[Path, frozenset[str]] = {}
 
     def find(self, *patterns: str) -> Path:
@@ -48,8 +53,8 @@ class DataFolder:
         found = self.find_all(*patterns)
         if found:
             return found[0]
-        looked = ", ".join(str(root) for root in self.roots)
-        raise InputError(f"{self.name}: none of {', '.join(patterns)} is in {looked} -> get it: {self.where}")
+        looked = ", ".join(map(str, self.roots))
+        raise InputError(f"{self.name}: none of {', '.join(patterns)} is in {looked}; get it: {self.where}.")
 
     def find_all(self, *patterns: str) -> list[Path]:
         """Return what matches the first pattern that matches anything, sorted; [] for nothing."""
@@ -75,6 +80,10 @@ class DataFolder:
         first = self.find(*patterns)
         pieces = [path for path in self.find_all(*patterns) if path.parent == first.parent]
         return first, [row for path in pieces for row in read_rows(path)]
+
+    def source(self, name: str, *folders: str) -> Source:
+        """Return a whole video, looked for as `video` does."""
+        return Source(self.video(name, *folders))
 
     def video(self, name: str, *folders: str) -> Path:
         """Return where a video is, or where it is expected when it is not there.
@@ -103,7 +112,7 @@ class DataFolder:
 
     def archives(self) -> list[Path]:
         """Return archives that lie in the folders, which may not be unpacked yet."""
-        return sorted({path for root in self.roots for pattern in ARCHIVES for path in root.glob(f"**/{pattern}")})
+        return find_archives(*self.roots)
 
     def _names(self, folder: Path) -> frozenset[str]:
         if folder not in self._listed:
@@ -114,14 +123,18 @@ class DataFolder:
         return self._listed[folder]
 
 
+def cache_folder(*names: str) -> Path:
+    """Return a folder for what can be made anew: $XDG_CACHE_HOME/stts/NAMES, under ~/.cache by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("stts", *names)
+
+
+def find_archives(*roots: Path) -> list[Path]:
+    """Return zips, tars and parts of split tars anywhere in folders, sorted."""
+    return sorted({path for root in roots for pattern in ARCHIVES for path in root.glob(f"**/{pattern}")})
+
+
 def read_rows(path: Path) -> list[Row]:
-    """Read a table: parquet, jsonl, csv, or a json list.
-
-    Args:
-        path: the file; its ending says what it is.
-
-    Returns:
-        One dict a row.
+    """Read a table: parquet, jsonl, csv, or a json list; the ending says which.
 
     Raises:
         InputError: the file is damaged, or not what its ending says.
@@ -136,26 +149,42 @@ def read_rows(path: Path) -> list[Row]:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({_first_line(error)}): half downloaded? -> fetch it again") from error
+        raise _damaged(path, error) from error
     rows = read_json(path)
     if not isinstance(rows, list):
-        raise InputError(f"{path} holds a {type(rows).__name__} -> a list of rows -> check that it is the right file")
+        raise InputError(f"{path}: holds no list of rows; check that it is the right file.")
     return rows
 
 
 def read_json(path: Path) -> Any:
-    """Read a json file.
-
-    Args:
-        path: the file.
-
-    Raises:
-        InputError: it is damaged.
-    """
+    """Read a json file; InputError where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise InputError(f"{path} cannot be read ({_first_line(error)}): half downloaded? -> fetch it again") from error
+        raise _damaged(path, error) from error
+
+
+def flatten(tree: Mapping[str, Any] | Iterable[Row], *names: str) -> Iterator[Row]:
+    """Yield the rows of nested JSON objects.
+
+    Args:
+        tree: objects in objects, as deep as there are names; inside a list of rows, or one row.
+        *names: fields that the keys become, the outermost first.
+
+    Yields:
+        Each row with the keys above it, and with its "number" in its list, from 0.
+    """
+    if names and isinstance(tree, Mapping):
+        for key, branch in tree.items():
+            yield from ({**row, names[0]: key} for row in flatten(branch, *names[1:]))
+        return
+    for number, row in enumerate([tree] if isinstance(tree, Mapping) else tree):
+        yield {**row, "number": number}
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first, for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -163,30 +192,12 @@ def _read_parquet(path: Path) -> list[Row]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise EnvironmentFailure(
-            f"{path.name} is parquet and pyarrow is not installed -> {install_hint('eval')}"
-        ) from error
+        raise EnvironmentFailure(f"{path}: needs pyarrow, which is not installed; {install_hint('eval')}.") from error
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(_first_line(error)) from error
+        raise ValueError(first_line(error)) from error
 
 
-def column(row: Row, key: str, path: Path) -> Any:
-    """Return a row's value.
-
-    Args:
-        row: from `read_rows`.
-        key: the column.
-        path: the file, for the message.
-
-    Raises:
-        InputError: the row has no such column.
-    """
-    if key not in row:
-        raise InputError(f"{path}: no column '{key}'; it has {', '.join(map(str, row))} -> is it the right file?")
-    return row[key]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read ({first_line(error)}); if it is half downloaded, fetch it again.")

@@ -24,7 +24,7 @@ def test_missing_videos_are_listed_and_refused_unless_allowed(items_file):
     with pytest.raises(InputError, match=r"2 of 2 videos .*unpack videos_chunked_1\.zip and 1 others there"):
         gather(str(items_file), allow_missing=True)
     archives[1].write_bytes(archives[1].read_bytes()[:90])
-    with pytest.raises(InputError, match=r"videos_chunked_2\.zip is not a whole zip .*half downloaded"):
+    with pytest.raises(InputError, match=r"videos_chunked_2\.zip: is not a whole zip .*half downloaded"):
         gather(str(items_file))
 
 

@@ -399,7 +399,7 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
         (["--compare", "./nowhere@0.5"], "there is no folder ./nowhere"),
         (["--compare", "dense", "--test-time-scaling"], "leave one out"),
         (["--scoring", "official"], "--scoring official: is not a rule of this benchmark; shapes has strict, relaxed."),
-        (["--split", "train"], "no split 'train'"),
+        (["--split", "train"], "--split train: is no split of shapes"),
         (["--bench", "shappes"], "did you mean 'shapes'"),
         (["--bench", "all-short", "--split", "test"], "for one benchmark"),
         (["--bench", "nextqa", "--data-dir", "nowhere"], "--data-dir nowhere: is no folder"),

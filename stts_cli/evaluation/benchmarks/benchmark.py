@@ -2,22 +2,20 @@
 
 Each file beside this one describes one benchmark in a `Benchmark` and a `load` function; nothing else in the program
 knows their names. Counts and sizes are what the publishers give; an item count is checked nowhere, files get corrected.
+README.md says how to add one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from stts_cli.data import prompts
 from stts_cli.data.files import DataFolder, Row
 from stts_cli.data.items import QaItem
 from stts_cli.errors import InputError, suggest
 from stts_cli.evaluation import scoring
-
-Loader = Callable[[DataFolder, str], list[QaItem]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Benchmark:
         annotations: split -> globs of the annotation files in the repository.
         media: globs of videos, subtitles and archives in the repository.
         terms: the page where its terms are accepted, or None where it is open.
-        where: where the files are, in words, for messages.
+        where: where the files are, in words, for messages; "" for the page of the last of `repos`.
         prompt: item -> the user's turn.
         scorers: how replies are read: "strict", "relaxed", and where they are known "molmo2" and "official".
         max_new_tokens: the most tokens of an answer.
@@ -52,11 +50,11 @@ class Benchmark:
     title: str
     length: str
     splits: tuple[str, ...]
-    load: Loader
+    load: Callable[[DataFolder, str], list[QaItem]]
     questions: int = 0
     videos: int = 0
     download: str = ""
-    licence: str = ""
+    licence: str = "see its page"
     repos: tuple[str, ...] = ()
     revision: str | None = None
     annotations: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -70,23 +68,20 @@ class Benchmark:
     subtitles: bool = False
     remark: str = ""
 
+    def __post_init__(self) -> None:
+        if self.repos and not self.where:
+            object.__setattr__(self, "where", f"https://huggingface.co/datasets/{self.repos[-1]}")
+
     def folder(self, *roots: Path) -> DataFolder:
         """Return the folders its files are looked for in."""
         return DataFolder(*roots, name=self.name, where=self.where)
 
     def check_split(self, split: str | None) -> str:
-        """Return the split to use.
-
-        Args:
-            split: a name, or None for the default.
-
-        Raises:
-            InputError: it has no such split.
-        """
+        """Return the split to use, the default for None; InputError where there is no such split."""
         if split is None:
             return self.splits[0]
         if split not in self.splits:
-            raise InputError(f"{self.name} has no split '{split}'{suggest(split, self.splits)} -> change --split")
+            raise InputError(f"--split {split}: is no split of {self.name}{suggest(split, self.splits)}")
         return split
 
 
@@ -102,34 +97,39 @@ def build_items(path: Path, rows: Iterable[Row], make: Callable[[Row], QaItem | 
         The items, in the order of the file.
 
     Raises:
-        InputError: a row lacks a column or holds a value that makes no sense, or two rows share an id.
+        InputError: a row lacks a column or holds a value that makes no sense, two rows share an id, or there is none.
     """
+
+    def made() -> Iterator[tuple[str, QaItem]]:
+        for number, row in enumerate(rows, start=1):
+            where = f"{path}, row {number}"
+            try:
+                item = make(row)
+            except KeyError as error:
+                columns = ", ".join(map(str, row))
+                raise InputError(
+                    f"{where}: column {error} is missing; it has {columns}. Is it the right file?"
+                ) from error
+            except (ValueError, TypeError, IndexError, AttributeError) as error:
+                raise InputError(f"{where}: {error}; check that it is the right file, and whole.") from error
+            if item is not None:
+                yield where, item
+
+    return collect(path, made())
+
+
+def collect(path: Path, found: Iterable[tuple[str, QaItem]]) -> list[QaItem]:
+    """Gather the items of a file, each given with where it stands; InputError where two share an id, or for none."""
     items: dict[str, QaItem] = {}
-    for number, row in enumerate(rows, start=1):
-        try:
-            item = make(row)
-        except KeyError as error:
-            raise InputError(
-                f"{path}, row {number}: no column {error}; it has {', '.join(map(str, row))} -> is it the right file?"
-            ) from error
-        except (ValueError, TypeError, IndexError, AttributeError) as error:
-            raise InputError(f"{path}, row {number}: {error} -> is it the right file, and whole?") from error
-        if item is None:
-            continue
+    for where, item in found:
         if item.id in items:
-            raise InputError(f"{path}, row {number}: id '{item.id}' occurs twice -> is it the right file?")
+            raise InputError(f"{where}: id '{item.id}': must be unique; a row before has it.")
         items[item.id] = item
     if not items:
-        raise InputError(f"{path} holds no question for this split -> check the file and --split")
+        raise InputError(f"{path}: holds no question; check the file and --split.")
     return list(items.values())
 
 
 def text_of(row: Row, key: str) -> str:
     """Return a row's value as text without outer spaces; KeyError where it is missing."""
     return str(row[key]).strip()
-
-
-def options_of(row: Row, *keys: str) -> list[str]:
-    """Return the options held in several columns, empty and "N/A" ones left out."""
-    values: list[Any] = [row[key] for key in keys if key in row]
-    return [str(value).strip() for value in values if value is not None and str(value).strip() not in ("", "N/A")]

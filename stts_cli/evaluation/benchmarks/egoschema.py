@@ -6,16 +6,10 @@ from stts_cli.data.files import DataFolder, Row, read_json
 from stts_cli.data.items import QaItem, bare_options, letter
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.media.source import Source
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions of a split.
-
-    Args:
-        folder: holds `Subset/*.parquet` and `MC/*.parquet`, or `questions.json` with `subset_answers.json`.
-        split: "subset", or "full" whose answers are not public.
-    """
+    """Read `Subset/*.parquet` or `MC/*.parquet`, else `questions.json` with `subset_answers.json`."""
     config = "Subset" if split == "subset" else "MC"
     path, rows = folder.rows(f"**/{config}/*.parquet", "**/questions.json")
     if path.suffix == ".json":
@@ -28,7 +22,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         return QaItem(
             id=text_of(row, "question_idx"),
             video=video,
-            source=Source(folder.video(video)),
+            source=folder.source(video),
             question=text_of(row, "question"),
             options=options,
             answer=None if answer is None or str(answer).strip() == "" else letter(answer, len(options)),

@@ -6,20 +6,14 @@ goes on where it stopped; with HF_HUB_OFFLINE=1 only what is in the cache is use
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from stts_cli.data.files import ARCHIVES
+from stts_cli.data.files import cache_folder, find_archives, first_line
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.evaluation.benchmarks.archives import unpack_all
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 
 ANY_TABLE = ("**/*.parquet", "**/*.json", "**/*.jsonl", "**/*.csv")
-
-
-def unpack_folder(name: str) -> Path:
-    """Return where archives are unpacked: $XDG_CACHE_HOME/stts/benchmarks/NAME, ~/.cache by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stts" / "benchmarks" / name
 
 
 def fetch(benchmark: Benchmark, split: str, repo: str | None = None) -> tuple[Path, ...]:
@@ -39,48 +33,38 @@ def fetch(benchmark: Benchmark, split: str, repo: str | None = None) -> tuple[Pa
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    name, yourself = benchmark.name, f"get it: {benchmark.where}, and name its folder with --data-dir"
     if not (repo or benchmark.repos):
-        raise InputError(f"{benchmark.name} is not on the hub -> get it: {benchmark.where} -> --data-dir")
+        raise InputError(f"{name}: is not on the hub; {yourself}.")
     if not repo and split not in benchmark.annotations:
-        raise InputError(
-            f"the split '{split}' of {benchmark.name} is not in its repository on the hub -> get it: {benchmark.where} "
-            "-> --data-dir"
-        )
+        raise InputError(f"--split {split}: is not in the repository of {name} on the hub; {yourself}.")
     patterns = [*benchmark.annotations.get(split, ANY_TABLE), *benchmark.media]
-    tried = [repo] if repo else list(benchmark.repos)
+    tried = (repo,) if repo else benchmark.repos
     unreachable: Exception | None = None
-    for name in tried:
-        page = (not repo and benchmark.terms) or f"https://huggingface.co/datasets/{name}"
+    for each in tried:
         try:
-            root = snapshot_download(
-                name, repo_type="dataset", revision=None if repo else benchmark.revision, allow_patterns=patterns
+            folder = snapshot_download(
+                each, repo_type="dataset", revision=None if repo else benchmark.revision, allow_patterns=patterns
             )
         except GatedRepoError as error:
-            raise InputError(f"{name} is gated -> accept its terms at {page}, then log in: hf auth login") from error
+            page = (not repo and benchmark.terms) or f"https://huggingface.co/datasets/{each}"
+            raise InputError(f"{each}: is gated; accept its terms at {page}, then log in: hf auth login.") from error
         except RepositoryNotFoundError:
             continue
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-            unreachable = unreachable or error  # the cache may hold it under its other id
+        except OSError as error:  # every failure of the network is one; the cache may hold it under its other id
+            unreachable = unreachable or error
             continue
-        folder = Path(root)
-        unpacked = unpack_folder(benchmark.name)
-        unpack_all({path for pattern in ARCHIVES for path in folder.glob(f"**/{pattern}")}, unpacked)
-        return folder, unpacked
+        unpacked = cache_folder("benchmarks", name)
+        unpack_all(find_archives(Path(folder)), unpacked)
+        return Path(folder), unpacked
     if unreachable is None:
         raise InputError(
-            f"none of {', '.join(tried)} is on the hub -> get it: {benchmark.where} -> --hf-repo or --data-dir"
+            f"{name}: none of {', '.join(tried)} is on the hub; give another id with --hf-repo, or {yourself}."
         )
-    line = (str(unreachable).strip().splitlines() or [type(unreachable).__name__])[0]
-    reason = "HF_HUB_OFFLINE is set and the cache does not hold it" if HF_HUB_OFFLINE else line[:160]
+    reason = "HF_HUB_OFFLINE is set and the cache does not hold it" if HF_HUB_OFFLINE else first_line(unreachable)
     raise EnvironmentFailure(
-        f"{benchmark.name} cannot be fetched from {' or '.join(tried)} ({reason}) -> go online"
-        f"{' without HF_HUB_OFFLINE' if HF_HUB_OFFLINE else ''}, or get it yourself: {benchmark.where} -> --data-dir"
+        f"{name}: cannot be fetched from {' or '.join(tried)} ({reason}); go online"
+        f"{' without HF_HUB_OFFLINE' if HF_HUB_OFFLINE else ''}, or {yourself}."
     ) from unreachable

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from stts_cli.data import prompts
-from stts_cli.data.files import DataFolder, Row
+from stts_cli.data.files import DataFolder, Row, flatten
 from stts_cli.data.items import QaItem, bare_options, given_letter, split_question
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.media.source import Source
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions.
-
-    Args:
-        folder: holds `video_info.meta.jsonl` (or a re-pack as parquet) and `<key>.mp4`.
-        split: "test", the only one.
-    """
-    path, rows = folder.rows("**/video_info.meta.jsonl", "**/train-*.parquet", "**/data/*.parquet")
+    """Read `video_info.meta.jsonl`, a line a video, or a re-pack as parquet, a row a question."""
+    path, found = folder.rows("**/video_info.meta.jsonl", "**/train-*.parquet", "**/data/*.parquet")
+    rows = ({**row, **question} for row in flatten(found) for question in row.get("qa", [{}]))
 
     def make(row: Row) -> QaItem:
+        video = text_of(row, "video_path" if "video_path" in row else "key").removesuffix(".mp4")
         stem, options = split_question(text_of(row, "question"))
         options = options or bare_options(row["options"])
         kinds = row.get("question_type") or []
@@ -29,26 +23,16 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         if row.get("type"):
             groups["video type"] = (str(row["type"]),)
         return QaItem(
-            id=text_of(row, "uid"),
-            video=row["video"],
-            source=Source(folder.video(row["video"], "videos", "video_chunks")),
+            id=str(row.get("uid", row["number"])).strip(),
+            video=video,
+            source=folder.source(video, "videos", "video_chunks"),
             question=stem,
             options=options,
             answer=given_letter(str(row["answer"]), len(options)),
             groups=groups,
         )
 
-    return build_items(path, _flat(rows), make)
-
-
-def _flat(rows: list[Row]) -> Iterator[Row]:
-    for number, row in enumerate(rows):
-        if "qa" not in row:
-            video = str(row["video_path"]).removesuffix(".mp4")
-            yield {**row, "video": video, "uid": row.get("uid", number)}
-            continue
-        for question in row["qa"]:
-            yield {**question, "video": row["key"], "type": row.get("type")}
+    return build_items(path, rows, make)
 
 
 BENCHMARK = Benchmark(

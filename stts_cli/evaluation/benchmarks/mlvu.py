@@ -6,29 +6,28 @@ shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from stts_cli.data.files import DataFolder, Row, read_rows
+from stts_cli.data.files import DataFolder, Row, flatten, read_rows
 from stts_cli.data.items import QaItem, bare_options, given_letter, letters_of_text, split_question
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.media.source import Source
 
 TASKS = ("1_plotQA", "2_needle", "3_ego", "4_count", "5_order", "6_anomaly_reco", "7_topic_reasoning")
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions of a split.
-
-    Args:
-        folder: holds `json/<task>.json` (dev), `test_mcq_gt.json` (test), or a re-pack as parquet.
-        split: "dev" or "test".
-    """
+    """Read `json/<task>.json` (dev), `test_mcq_gt.json` (test), or a re-pack as parquet."""
+    files = [path for task in TASKS for path in folder.find_all(f"**/{task}.json")] if split == "dev" else []
     names = [f"**/{task}.json" for task in TASKS] if split == "dev" else ["**/test_mcq_gt.json"]
-    path = folder.find(*names, f"**/{split}*.parquet", "**/test-*.parquet")
+    others = (*names, f"**/{split}*.parquet", "**/test-*.parquet")
+    path = folder.find(*others)
+    rows = [
+        {**row, "file": file.stem} for file in files or folder.find_all(*others) for row in flatten(read_rows(file))
+    ]
 
     def make(row: Row) -> QaItem:
-        task, video = row["task"], text_of(row, "video")
+        video = str(row.get("video") or row["video_name"]).strip()
+        task = row["file"] if files else str(row.get("task_type") or row.get("question_type"))
+        number = row["number"] if files else row.get("question_id", row["number"])
         question, embedded = split_question(text_of(row, "question"))
         options = embedded or bare_options(row["candidates"])
         answer = text_of(row, "answer")
@@ -36,9 +35,9 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         if not right and len(answer) == 1:
             right = (given_letter(answer, len(options)),)
         return QaItem(
-            id=f"{task}/{row['number']}",
+            id=f"{task}/{number}",
             video=f"{task}/{video}",  # file names recur in several tasks
-            source=Source(folder.video(video, *(f"{base}/{task}".strip("/") for base in ("video", "MLVU/video", "")))),
+            source=folder.source(video, f"video/{task}", f"MLVU/video/{task}", task),
             question=question,
             options=options,
             answer=right[0] if right else None,  # two answers of the dev set are not among their candidates
@@ -46,22 +45,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             groups={"task": (task,)},
         )
 
-    return build_items(path, _rows(folder, split), make)
-
-
-def _rows(folder: DataFolder, split: str) -> Iterator[Row]:
-    if split == "dev" and folder.find_all(*(f"**/{task}.json" for task in TASKS)):
-        for task in TASKS:
-            for path in folder.find_all(f"**/{task}.json"):
-                for number, row in enumerate(read_rows(path)):
-                    yield {**row, "task": task, "number": number}
-        return
-    patterns = (f"**/{split}*.parquet", "**/test-*.parquet")
-    for path in folder.find_all(*(patterns if split == "dev" else ("**/test_mcq_gt.json", *patterns))):
-        for number, row in enumerate(read_rows(path)):
-            kind = row.get("task_type") or row.get("question_type")
-            name = row.get("question_id", number)
-            yield {**row, "task": str(kind), "number": name, "video": row.get("video") or row.get("video_name")}
+    return build_items(path, rows, make)
 
 
 BENCHMARK = Benchmark(

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from stts_cli.data import prompts
-from stts_cli.data.files import DataFolder, Row, read_rows
+from stts_cli.data.files import DataFolder, Row
 from stts_cli.data.items import QaItem, given_letter, split_question
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.media.source import Source
+
+FOLDERS = tuple(path for name in ("self-collected", "public-dataset") for path in (f"MotionBench/{name}", name))
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions whose answers are public.
-
-    Args:
-        folder: holds `video_info.meta.jsonl`, with the videos in `self-collected/` and `public-dataset/`.
-        split: "validation", the rows with an answer.
-    """
-    path = folder.find("**/video_info.meta.jsonl")
+    """Read `video_info.meta.jsonl`, a line a video."""
+    path, videos = folder.rows("**/video_info.meta.jsonl")
 
     def make(row: Row) -> QaItem | None:
         if str(row["answer"]).strip().upper() == "NA":
@@ -31,24 +24,14 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         return QaItem(
             id=text_of(row, "uid"),
             video=row["video_path"],
-            source=Source(folder.video(row["video_path"], *_folders("self-collected"), *_folders("public-dataset"))),
+            source=folder.source(row["video_path"], *FOLDERS),
             question=stem,
             options=options,
             answer=given_letter(str(row["answer"]), len(options)),
             groups={"type": (text_of(row, "question_type"),)},
         )
 
-    return build_items(path, _flat(path), make)
-
-
-def _folders(name: str) -> tuple[str, str]:
-    return f"MotionBench/{name}", name
-
-
-def _flat(path: Path) -> Iterator[Row]:
-    for video in read_rows(path):
-        for question in video["qa"]:
-            yield {**question, "video_path": video["video_path"], "question_type": video["question_type"]}
+    return build_items(path, ({**video, **question} for video in videos for question in video["qa"]), make)
 
 
 BENCHMARK = Benchmark(

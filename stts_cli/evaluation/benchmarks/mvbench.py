@@ -7,21 +7,22 @@ not cut again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 
 from stts_cli.data import prompts
-from stts_cli.data.files import DataFolder, Row, read_json, read_rows
+from stts_cli.data.files import DataFolder, Row, flatten, read_json, read_rows
 from stts_cli.data.items import QaItem, letters_of_text
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.media.source import Source
 
-CUT = {  # task -> folders of whole videos, folders of cut clips
-    "action_sequence": (("star/Charades_v1_480",), ("star/Charades_segment",)),
-    "action_prediction": (("star/Charades_v1_480",), ("star/Charades_segment",)),
-    "object_interaction": (("star/Charades_v1_480",), ("star/Charades_segment",)),
-    "action_localization": (("sta/sta_video",), ("sta/sta_video_segment",)),
-    "episodic_reasoning": (("tvqa/frames_fps3_hq",), ("tvqa/video_fps3_hq_segment",)),
+PREFIXES = ("video", "videos", "data", "", "video/data0613", "data0613")  # the last two: videos replaced later
+CUT = {  # task -> folder of whole videos, folder of cut clips
+    "action_sequence": ("star/Charades_v1_480", "star/Charades_segment"),
+    "action_prediction": ("star/Charades_v1_480", "star/Charades_segment"),
+    "object_interaction": ("star/Charades_v1_480", "star/Charades_segment"),
+    "action_localization": ("sta/sta_video", "sta/sta_video_segment"),
+    "episodic_reasoning": ("tvqa/frames_fps3_hq", "tvqa/video_fps3_hq_segment"),
 }
 FOLDERS = {
     "action_antonym": ("ssv2_video", "ssv2_video_mp4"),
@@ -39,26 +40,21 @@ FOLDERS = {
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions of all tasks.
-
-    Args:
-        folder: holds `json/<task>.json` or `test.json`, and the videos in either branch's folders.
-        split: "test", the only one.
-    """
-    path = folder.find("**/json/*.json", "**/test.json")
-    rows = _rows_of_test_json(folder) if path.name == "test.json" else _rows_of_tasks(folder)
+    """Read `json/<task>.json` or `test.json`; the videos are in either branch's folders."""
+    files = folder.find_all("**/json/*.json")
+    path = files[0] if files else folder.find("**/json/*.json", "**/test.json")
+    tasks = {file.stem: read_rows(file) for file in files} or read_json(path)["meta"]
 
     def make(row: Row) -> QaItem:
-        task, number = row["task"], row["number"]
+        task, video = row["task"], text_of(row, "video")
         options = tuple(str(option).strip() for option in row["candidates"])
         right = letters_of_text(text_of(row, "answer"), options)
         if not right:
             raise ValueError(f"the answer '{row['answer']}' is none of the candidates")
-        source = _source(folder, task, text_of(row, "video"), row)
         return QaItem(
-            id=f"{task}/{number}",
-            video=f"{task}/{text_of(row, 'video')}",
-            source=source,
+            id=f"{task}/{row['number']}",
+            video=f"{task}/{video}",
+            source=_source(folder, task, video, row),
             question=text_of(row, "question"),
             options=options,
             answer=right[0],
@@ -66,35 +62,21 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             groups={"task": (task,)},
         )
 
-    return build_items(path, rows, make)
-
-
-def _rows_of_tasks(folder: DataFolder) -> Iterator[Row]:
-    for path in folder.find_all("**/json/*.json"):
-        for number, row in enumerate(read_rows(path)):
-            yield {**row, "task": path.stem, "number": number}
-
-
-def _rows_of_test_json(folder: DataFolder) -> Iterator[Row]:
-    meta = read_json(folder.find("**/test.json"))["meta"]
-    for task, rows in meta.items():
-        for number, row in enumerate(rows):
-            yield {**row, "task": task, "number": number}
+    return build_items(path, flatten(tasks, "task"), make)
 
 
 def _source(folder: DataFolder, task: str, video: str, row: Row) -> Source:
-    prefixes = ("video", "videos", "data", "", "video/data0613", "data0613")  # the last two: videos replaced later
+    def find(*names: str) -> Path:
+        return folder.video(video, *(f"{prefix}/{name}".strip("/") for prefix in PREFIXES for name in names))
+
     if task not in CUT:
-        return Source(folder.video(video, *(f"{p}/{f}".strip("/") for p in prefixes for f in FOLDERS.get(task, ("",)))))
+        return Source(find(*FOLDERS.get(task, ("",))))
     whole, cut = CUT[task]
-    segment = folder.video(video, *(f"{p}/{f}".strip("/") for p in prefixes for f in cut))
-    if segment.exists() and any(name in segment.as_posix() for name in cut):
+    segment = find(cut)
+    if segment.exists() and cut in segment.as_posix():
         return Source(segment)
-    return Source(
-        folder.video(video, *(f"{p}/{f}".strip("/") for p in prefixes for f in whole)),
-        start_s=None if row.get("start") is None else float(row["start"]),
-        end_s=None if row.get("end") is None else float(row["end"]),
-    )
+    start, end = row.get("start"), row.get("end")
+    return Source(find(whole), None if start is None else float(start), None if end is None else float(end))
 
 
 BENCHMARK = Benchmark(

@@ -9,34 +9,26 @@ from stts_cli.data.files import DataFolder, Row, read_json
 from stts_cli.data.items import QaItem, letter
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.media.source import Source
 
 FAMILIES = {"CW": "causal", "CH": "causal", "TN": "temporal", "TC": "temporal", "TP": "temporal"}
 FAMILIES |= {"DC": "descriptive", "DL": "descriptive", "DO": "descriptive"}
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions of a split.
-
-    Args:
-        folder: holds `MC/test-*.parquet` or `test.csv`, and the videos.
-        split: "test" or "validation".
-    """
+    """Read `MC/test-*.parquet`, or `test.csv` with its map."""
     short = "val" if split == "validation" else split
     path, rows = folder.rows(f"**/MC/{short}*.parquet", f"**/{short}-*.parquet", f"**/{short}.csv")
     maps = folder.find_all("**/map_vid_vidorID.json") if path.suffix == ".csv" else []
     vidor: dict[str, str] = read_json(maps[0]) if maps else {}
 
     def make(row: Row) -> QaItem:
-        video = text_of(row, "video")
-        kind = text_of(row, "type")
-        options = tuple(str(row[f"a{index}"]).strip() for index in range(5))
+        video, kind = text_of(row, "video"), text_of(row, "type")
         return QaItem(
             id=f"{video}/{text_of(row, 'qid')}/{kind}",
             video=video,
-            source=Source(folder.video(vidor.get(video, video), "NExTVideo", "NExTVideo-all-videos")),
+            source=folder.source(vidor.get(video, video), "NExTVideo", "NExTVideo-all-videos"),
             question=text_of(row, "question"),
-            options=options,
+            options=tuple(text_of(row, f"a{index}") for index in range(5)),
             answer=letter(row["answer"], 5),
             groups={"kind": (FAMILIES.get(kind, kind),), "type": ("TN" if kind == "TP" else kind,)},
         )
@@ -53,7 +45,6 @@ BENCHMARK = Benchmark(
     questions=8564,
     videos=1000,
     download="6.5 GB",
-    licence="see its page",
     repos=("lmms-eval/NExTQA", "lmms-lab/NExTQA"),
     annotations={"test": ("MC/test-*.parquet",)},
     media=("videos.zip",),

@@ -7,10 +7,7 @@ The test split's answers are not public: replies are kept, not scored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.files import DataFolder, Row, flatten, read_json
 from stts_cli.data.items import QaItem, bare_options, letter
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
@@ -20,20 +17,17 @@ CUTS = "**/cut_frame_mapping_valid.json"  # video -> frame
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions of a split.
-
-    Args:
-        folder: holds `mc_question_val/*.parquet` (the hub's form) or the publishers' JSON, and for the cut split their
-            `cut_frame_mapping_valid.json`.
-        split: "validation", "validation_cut" or "test".
-    """
+    """Read the hub's parquet or the publishers' JSON, and for the cut split their mapping of frames."""
     cuts: dict[str, int] = read_json(folder.find(CUTS)) if split == "validation_cut" else {}
     if split.startswith("validation"):
         patterns = ("**/mc_question_val/*.parquet", "**/validation-*.parquet", "**/*mc_question_valid*.json")
     else:
         patterns = ("**/mc_question/test-*.parquet", "**/test-*.parquet", "**/*mc_question_test*.json")
     path = folder.find(*patterns)
-    rows = folder.rows(*patterns)[1] if path.suffix == ".parquet" else _official_rows(path)
+    if path.suffix == ".parquet":
+        rows = folder.rows(*patterns)[1]
+    else:
+        rows = list(flatten({name: entry["mc_question"] for name, entry in read_json(path).items()}, "video_name"))
 
     def make(row: Row) -> QaItem:
         video = text_of(row, "video_name")
@@ -41,7 +35,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         answer = row.get("answer_id")
         cut = int(cuts.get(video, 0))  # 0 or less: the whole video
         return QaItem(
-            id=f"{video}/{row['question_id']}",
+            id=f"{video}/{row['question_id' if 'question_id' in row else 'id']}",
             video=video,
             source=Source(folder.video(video), end_frame=cut if cut > 0 else None),
             question=text_of(row, "question"),
@@ -51,12 +45,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         )
 
     return build_items(path, rows, make)
-
-
-def _official_rows(path: Path) -> Iterator[Row]:
-    for video, entry in read_json(path).items():
-        for question in entry["mc_question"]:
-            yield {**question, "video_name": video, "question_id": question["id"]}
 
 
 BENCHMARK = Benchmark(

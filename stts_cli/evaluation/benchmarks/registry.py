@@ -17,25 +17,15 @@ SUITES = {"all-short": SHORT, "all-long": LONG, "all": (*SHORT, *LONG)}
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Return a benchmark.
-
-    Args:
-        name: one of `NAMES`, or the path of a .jsonl, .json or .csv file of one's own.
-
-    Returns:
-        The benchmark.
-
-    Raises:
-        InputError: there is none of that name.
-    """
+    """Return the benchmark of a name, or of the path of a .jsonl, .json or .csv file; InputError for neither."""
     if is_own_file(name):
         from stts_cli.evaluation.benchmarks.own_file import open_file
 
         return open_file(Path(name).expanduser())
     if name not in NAMES:
         raise InputError(
-            f"unknown benchmark '{name}'{suggest(name, [*NAMES, *SUITES])} -> stts eval --list shows them all; "
-            "a file of your own ends in .jsonl, .json or .csv"
+            f"--bench {name}: is neither a benchmark (stts eval --list) nor a .jsonl, .json or .csv file"
+            f"{suggest(name, [*NAMES, *SUITES])}"
         )
     if name in BUILT_IN:
         from stts_cli.evaluation.benchmarks import shapes

@@ -8,27 +8,21 @@ Results on them say nothing about real video.
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 
 import numpy as np
 
-from stts_cli.data.files import DataFolder
+from stts_cli.data.files import DataFolder, cache_folder
 from stts_cli.data.items import QaItem
 from stts_cli.data.prompts import bare_question
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.media.source import Source
 from stts_cli.toy.clips import SceneClip
-from stts_cli.toy.questions import UNSEEN_WORDINGS, Question, ask, reword
+from stts_cli.toy.questions import UNSEEN_WORDINGS, ask, reword
 from stts_cli.toy.world import make_scene
 
 SPLITS = ("test", "validation", "reworded")
 DEFAULT_VIDEOS = 100
-
-
-def cache_folder() -> Path:
-    """Return where clips are kept: $XDG_CACHE_HOME/stts/shapes, ~/.cache/stts/shapes by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stts" / "shapes"
 
 
 def make_items(long: bool, split: str, num_videos: int, folder: Path | None = None) -> list[QaItem]:
@@ -38,12 +32,12 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
         long: of `shapes_long`.
         split: of `SPLITS`.
         num_videos: how many scenes, from index 0 on.
-        folder: where the files will go; `cache_folder()` when not given.
+        folder: where the files will go; "shapes" in the cache folder when not given.
 
     Returns:
         The items, scene after scene.
     """
-    folder = folder or cache_folder()
+    folder = folder or cache_folder("shapes")
     name = "long" if long else "short"
     scenes = "test" if split == "reworded" else split
     items = []
@@ -55,20 +49,18 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
         for number, question in enumerate(ask(scene)):
             if split == "reworded":
                 question = reword(question, rng, UNSEEN_WORDINGS)
-            items.append(_item(f"{video}/{number}", video, source, question))
+            items.append(
+                QaItem(
+                    id=f"{video}/{number}",
+                    video=video,
+                    source=source,
+                    question=question.text,
+                    answer=question.answer,
+                    groups={"family": (question.family,)},
+                    guess=1 / len(question.options),
+                )
+            )
     return items
-
-
-def _item(name: str, video: str, source: Source, question: Question) -> QaItem:
-    return QaItem(
-        id=name,
-        video=video,
-        source=source,
-        question=question.text,
-        answer=question.answer,
-        groups={"family": (question.family,)},
-        guess=1 / len(question.options),
-    )
 
 
 def _load(long: bool, folder: DataFolder, split: str) -> list[QaItem]:

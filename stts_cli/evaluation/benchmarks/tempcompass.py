@@ -7,13 +7,14 @@ out. Copies of a clip that are reversed or slowed down are different videos and 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 
-from stts_cli.data.files import DataFolder, Row, read_json, read_rows
+from stts_cli.data.files import DataFolder, Row, flatten, read_json, read_rows
 from stts_cli.data.items import QaItem, bare, letters_of_text, split_question
+from stts_cli.data.prompts import option_lines
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.media.source import Source
 
 TASKS = ("multi-choice", "yes_no", "caption_matching")
 BEST, YES_NO = "Please directly give the best option:", "Please answer yes or no:"
@@ -26,8 +27,7 @@ def prompt(item: QaItem) -> str:
         return f"{item.question}\n{YES_NO}"
     if task == "caption_matching":
         return "\n".join([item.question, *item.options, BEST])
-    lines = [f"{name}. {option}" for name, option in zip(item.letters, item.options, strict=True)]
-    return "\n".join([item.question, *lines, BEST])
+    return "\n".join([item.question, option_lines(item), BEST])
 
 
 def strict(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
@@ -54,24 +54,19 @@ def molmo2(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions of the three tasks.
-
-    Args:
-        folder: holds `<task>/test-*.parquet` or the publishers' `questions/<task>.json`, and `videos/`.
-        split: "test", the only one.
-    """
+    """Read `<task>/test-*.parquet`, or the publishers' `questions/<task>.json`."""
     path = folder.find(*(f"**/{task}/test-*.parquet" for task in TASKS), *(f"**/{task}.json" for task in TASKS))
-    numbers: dict[str, int] = {}
+    numbers: Counter[str] = Counter()
 
     def make(row: Row) -> QaItem:
         video, task, dim = text_of(row, "video_id"), row["task"], text_of(row, "dim")
         key = f"{task}/{video}/{dim}"
-        numbers[key] = numbers.get(key, -1) + 1
+        numbers[key] += 1
         question, options, answer = _read(task, text_of(row, "question"), text_of(row, "answer"))
         return QaItem(
-            id=f"{key}/{numbers[key]}",
+            id=f"{key}/{numbers[key] - 1}",
             video=video,
-            source=Source(folder.video(video)),
+            source=folder.source(video),
             question=question,
             options=options,
             answer=answer,
@@ -101,14 +96,9 @@ def _read(task: str, question: str, answer: str) -> tuple[str, tuple[str, ...], 
 def _rows(folder: DataFolder) -> Iterator[Row]:
     for task in TASKS:
         for path in folder.find_all(f"**/{task}/test-*.parquet", f"**/{task}.json"):
-            if path.suffix == ".parquet":
-                for row in read_rows(path):
-                    yield {**row, "task": task}
-                continue
-            for video, dims in read_json(path).items():
-                for dim, questions in dims.items():
-                    for question in questions:
-                        yield {**question, "video_id": video, "dim": dim, "task": task}
+            parquet = path.suffix == ".parquet"
+            rows = read_rows(path) if parquet else flatten(read_json(path), "video_id", "dim")
+            yield from ({**row, "task": task} for row in rows)
 
 
 BENCHMARK = Benchmark(
@@ -120,7 +110,6 @@ BENCHMARK = Benchmark(
     questions=5536,
     videos=410,
     download="0.4 GB",
-    licence="see its page",
     repos=("lmms-eval/TempCompass", "lmms-lab/TempCompass"),
     annotations={"test": tuple(f"{task}/test-*.parquet" for task in TASKS)},
     media=("tempcompass_videos.zip",),

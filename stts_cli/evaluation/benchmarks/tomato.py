@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from stts_cli.data.files import DataFolder, Row, read_json, read_rows
+from stts_cli.data.files import DataFolder, Row, flatten, read_json
 from stts_cli.data.items import QaItem, bare_options, letter
 from stts_cli.data.prompts import option_lines
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.media.source import Source
 
 FILES = ("count", "direction", "rotation", "shape&trend", "velocity&frequency", "visual_cues")
 
@@ -20,21 +17,24 @@ def prompt(item: QaItem) -> str:
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions.
-
-    Args:
-        folder: holds the publishers' `data/<type>.json` or `test-*.parquet`, and `videos/{human,object,simulated}/`.
-        split: "test", the only one.
-    """
+    """Read `test-*.parquet`, or the publishers' `data/<type>.json` (ids start again in each file)."""
+    files = [path for name in FILES for path in folder.find_all(f"**/{name}.json")]
     path = folder.find("**/test-*.parquet", *(f"**/{name}.json" for name in FILES))
-    rows = _parquet_rows(folder) if path.suffix == ".parquet" else _json_rows(folder)
+    if path.suffix == ".parquet":
+        rows = folder.rows("**/test-*.parquet")[1]
+    else:
+        rows = [{**row, "reason_type": file.stem} for file in files for row in flatten(read_json(file), "id")]
 
     def make(row: Row) -> QaItem:
         options = bare_options(row["options"])
+        if "video_path" in row:
+            video = text_of(row, "video_path").removeprefix("videos/")
+        else:
+            video = f"{row['demonstration_type']}/{row['key']}"
         return QaItem(
             id=f"{row['reason_type']}/{row['id']}",
-            video=row["video"],
-            source=Source(folder.video(row["video"], "videos")),
+            video=video,
+            source=folder.source(video, "videos"),
             question=text_of(row, "question"),
             options=options,
             answer=letter(row["answer"], len(options)),
@@ -45,20 +45,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         )
 
     return build_items(path, rows, make)
-
-
-def _json_rows(folder: DataFolder) -> Iterator[Row]:
-    for name in FILES:  # ids start again in each file
-        for path in folder.find_all(f"**/{name}.json"):
-            for number, row in read_json(path).items():
-                video = f"{row['demonstration_type']}/{row['key']}"
-                yield {**row, "id": number, "reason_type": name, "video": video}
-
-
-def _parquet_rows(folder: DataFolder) -> Iterator[Row]:
-    for path in folder.find_all("**/test-*.parquet"):
-        for row in read_rows(path):
-            yield {**row, "video": str(row["video_path"]).removeprefix("videos/")}
 
 
 BENCHMARK = Benchmark(

@@ -10,16 +10,10 @@ from stts_cli.data.items import Cue, QaItem, bare_options, given_letter
 from stts_cli.data.subtitles import read_published
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
-from stts_cli.media.source import Source
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions, without subtitles.
-
-    Args:
-        folder: holds `videomme/test-*.parquet` and the videos in `data/` or `video/`.
-        split: "test", the only one.
-    """
+    """Read `videomme/test-*.parquet`; the videos are in `data/` or `video/`."""
     path, rows = folder.rows("**/videomme/test-*.parquet", "**/test-*.parquet")
 
     def make(row: Row) -> QaItem:
@@ -28,7 +22,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         return QaItem(
             id=text_of(row, "question_id"),
             video=video,
-            source=Source(folder.video(video, "data", "video")),
+            source=folder.source(video, "data", "video"),
             question=text_of(row, "question"),
             options=options,
             answer=given_letter(text_of(row, "answer"), len(options)),
@@ -43,12 +37,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 
 
 def load_with_subtitles(folder: DataFolder, split: str) -> list[QaItem]:
-    """Read the questions with the subtitles of the videos that have any.
-
-    Args:
-        folder: as in `load`, and `subtitle/<video>.srt` or Molmo2's `subtitles.json`.
-        split: "test", the only one.
-    """
+    """Read the same, with the subtitles of `subtitle/<video>.srt` or of Molmo2's `subtitles.json`."""
     items = load(folder, split)
     path = folder.find("**/subtitles.json", "**/subtitle/*.srt", "**/*.srt")
     cues: dict[str, tuple[Cue, ...]] = {}
@@ -75,7 +64,6 @@ BENCHMARK = Benchmark(
     repos=("lmms-eval/Video-MME", "lmms-lab/Video-MME"),
     annotations={"test": ("videomme/test-*.parquet",)},
     media=("videos_chunked_*.zip",),
-    where="https://huggingface.co/datasets/lmms-lab/Video-MME",
     prompt=prompts.best_answer,
     scorers=scoring.rules(molmo2=published.videomme_molmo2, official=published.videomme),
 )

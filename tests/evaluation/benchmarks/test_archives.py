@@ -10,9 +10,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from stts_cli.data.files import cache_folder
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.evaluation.benchmarks.archives import unpack_all
-from stts_cli.evaluation.benchmarks.hub import fetch, unpack_folder
+from stts_cli.evaluation.benchmarks.hub import fetch
 from stts_cli.evaluation.benchmarks.registry import get_benchmark
 
 CONTENT = {"videos/a.mp4": b"a" * 3000, "videos/deep/b.mp4": b"b" * 70000}
@@ -110,10 +111,10 @@ def test_links_are_refused(tmp_path):
 def test_half_an_archive_is_named(tmp_path):
     path = zipped(tmp_path / "videos.zip")
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(InputError, match=r"videos\.zip is not a whole zip .*half downloaded"):
+    with pytest.raises(InputError, match=r"videos\.zip: is not a whole zip .*half downloaded"):
         unpack_all([path], tmp_path / "out")
     paths = parts(tmp_path, "videos_part_{0}.tar.gz", tar_bytes())
-    with pytest.raises(InputError, match=r"videos_part_0.* is not a whole tar .*a part missing"):
+    with pytest.raises(InputError, match=r"videos_part_0.*: is not a whole tar .*a part missing"):
         unpack_all(paths[:-1], tmp_path / "out")
     assert all(data == CONTENT[name] for name, data in unpacked(tmp_path / "out").items()), "no half video"
 
@@ -149,34 +150,36 @@ def test_the_second_repository_is_used_and_its_zips_are_unpacked(hub, tmp_path):
     zipped(tmp_path / "snapshot/videos.zip")
     hub["lmms-lab/NExTQA"] = tmp_path / "snapshot"
     roots = fetch(get_benchmark("nextqa"), "test")
-    assert roots == (tmp_path / "snapshot", unpack_folder("nextqa"))
+    assert roots == (tmp_path / "snapshot", cache_folder("benchmarks", "nextqa"))
     assert unpacked(roots[1]) == CONTENT
     assert [name for name, _ in hub["asked"]] == ["lmms-eval/NExTQA", "lmms-lab/NExTQA"]
     assert hub["asked"][0][1]["allow_patterns"] == ["MC/test-*.parquet", "videos.zip"]
-    with pytest.raises(InputError, match="the split 'validation' of nextqa is not in its repository"):
+    with pytest.raises(InputError, match="--split validation: is not in the repository of nextqa"):
         fetch(get_benchmark("nextqa"), "validation")
-    with pytest.raises(InputError, match="none of me/mine is on the hub -> get it: "):
+    with pytest.raises(
+        InputError, match="nextqa: none of me/mine is on the hub; give another id with --hf-repo, or get it: "
+    ):
         fetch(get_benchmark("nextqa"), "test", "me/mine")
 
 
 def test_what_is_wrong_with_the_hub_is_said(hub, monkeypatch):
     hub["OpenGVLab/MVBench"] = _answered(GatedRepoError, "401")
     with pytest.raises(
-        InputError, match=r"gated -> accept its terms at https://huggingface.co/datasets/OpenGVLab/MVBench"
+        InputError, match=r"gated; accept its terms at https://huggingface.co/datasets/OpenGVLab/MVBench"
     ):
         fetch(get_benchmark("mvbench"), "test")
     hub["me/mine"] = hub["OpenGVLab/MVBench"]
     with pytest.raises(
-        InputError, match=r"me/mine is gated -> accept its terms at https://huggingface.co/datasets/me/mine"
+        InputError, match=r"me/mine: is gated; accept its terms at https://huggingface.co/datasets/me/mine"
     ):
         fetch(get_benchmark("mvbench"), "test", "me/mine")
     hub["TIGER-Lab/VideoEval-Pro"] = LocalEntryNotFoundError("no answer")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(EnvironmentFailure, match=r"VideoEval-Pro \(no answer\) -> go online, or get it yourself"):
+    with pytest.raises(EnvironmentFailure, match=r"VideoEval-Pro \(no answer\); go online, or get it: "):
         fetch(get_benchmark("videoevalpro"), "test")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        EnvironmentFailure, match=r"HF_HUB_OFFLINE is set and the cache does not hold it\) -> go online w"
+        EnvironmentFailure, match=r"HF_HUB_OFFLINE is set and the cache does not hold it\); go online w"
     ):
         fetch(get_benchmark("videoevalpro"), "test")
 
