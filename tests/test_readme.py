@@ -13,6 +13,7 @@ import pytest
 from stts_cli import cli
 from stts_cli.config import presets
 from stts_cli.config.architectures import shape_names
+from stts_cli.config.suites import load_suite
 from stts_cli.cost import estimate
 from stts_cli.report import plots
 from tests.commands import readme
@@ -83,14 +84,14 @@ def test_every_command_of_the_pages_is_understood(words, monkeypatch, clip_file,
     monkeypatch.setattr(profiling, "profile", lambda *given, **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(estimate, "analytic", lambda **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(profiling, "architecture_of", lambda model: None)
-    monkeypatch.setattr(suite, "run_benchmarks", lambda bench, arms, **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(suite, "run_benchmarks", lambda *settings, **rest: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(finetune, "finetune", lambda settings, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(nano, "train_nano", lambda stages, flags, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(runs, "train_runs", lambda plan, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(registry, "describe", lambda: asked.append({}) or 1 / 0)
     monkeypatch.setattr(plots, "check_target", lambda path, flag: None)
     monkeypatch.chdir(tmp_path)  # where the folders are that earlier commands would have left
-    for text in presets.load_suite("paper-trained")["compare"]:
+    for text in load_suite("paper-trained").compare:
         if "runs/" in text:
             Path(text.partition("=")[2].rpartition("@")[0]).mkdir(parents=True, exist_ok=True)
     typed = [str(clip_file) if word.endswith(".mp4") else word for word in words]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stts_cli.errors import InputError, Interrupted
+from stts_cli.errors import Interrupted
 
 
 def evaluate(
@@ -83,63 +83,46 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
 ) -> None:
     """Measure accuracy beside cost, with more arms on the same questions if asked for."""
-    from stts_cli.config.arms import parse_arms
-    from stts_cli.config.presets import choose_preset, load_suite
+    from stts_cli.config.suites import Suite, load_suite
     from stts_cli.media.resize import check_resize
     from stts_cli.report.evaluate import show_evaluation, show_list
     from stts_cli.report.evaluation_page import write_pages
     from stts_cli.report.plots import check_target, plot_accuracy, plot_results
     from stts_cli.report.progress import LINE_EVERY_S, Progress
 
-    check_resize(resize)
-
     if list_them:
         from stts_cli.evaluation.benchmarks.registry import describe
 
         show_list(describe(), json_only=json)
         return
-    told = load_suite(suite) if suite else {}
-    paper = told.get("paper", {}) if bench is None else {}  # figures of the suite's own benchmarks
-    bench = told.get("bench") if bench is None else bench
-    videos = told.get("videos") if videos is None else videos
-    limit = told.get("limit") if limit is None else limit
-    if bench is None:
-        raise InputError("no benchmark is named -> --bench NAME, or --list to see them -> name one")
+    check_resize(resize)
     if plot:
         check_target(plot, "--plot")
-    settings = choose_preset(preset or told.get("preset"), model=model or told.get("model"))
-    flags = {
-        "frames": frames,
-        "max_fps": max_fps,
-        "keep_ratio": keep_ratio,
-        "scorer": scorer,
-        "prune_layer": prune_layer,
-    }
-    settings = settings.override(**{name: told.get(name) for name in flags}).override(**flags, dtype=dtype)
-    arms = parse_arms(settings.arm("pruned", resize), compare, told.get("compare", ()))
+    asked = (load_suite(suite) if suite else Suite()).override(
+        bench=bench,
+        videos=videos,
+        limit=limit,
+        split=split,
+        scoring=scoring,
+        preset=preset,
+        model=model,
+        frames=frames,
+        max_fps=max_fps,
+        keep_ratio=keep_ratio,
+        scorer=scorer,
+        prune_layer=prune_layer,
+    )
+    arms = asked.arms(compare, dtype=dtype, resize=resize)
     with _say_how_to_go_on(), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
         from stts_cli.evaluation.seeds import expand_seeds
-        from stts_cli.evaluation.suite import plan_arms, run_benchmarks
+        from stts_cli.evaluation.suite import DataSource, RunSettings, plan_arms, run_benchmarks
 
         document = run_benchmarks(
-            bench,
+            asked,
             expand_seeds(plan_arms(arms, test_time_scaling), seeds),
-            split=split or told.get("split"),
-            scoring=scoring or told.get("scoring", "strict"),
-            videos=videos,
-            limit=limit,
-            data_dir=data_dir,
-            hf_repo=hf_repo,
-            allow_missing=allow_missing,
-            output=output,
-            device=device,
-            workers=workers,
-            timeout_s=timeout,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            times=times,
-            paper=paper,
+            DataSource(data_dir, hf_repo, allow_missing),
+            RunSettings(output, device, workers, timeout, max_new_tokens, seed, times),
             progress=progress,
             say=progress.say,
         )
@@ -159,5 +142,5 @@ def _say_how_to_go_on() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            "stopped while no question was asked -> the same command goes on; what --output holds is kept"
+            "stopped while no question was asked; the same command goes on, and what --output holds is kept."
         ) from None

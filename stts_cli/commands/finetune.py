@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stts_cli.errors import InputError, suggest
+from stts_cli.errors import InputError
 
 
 def finetune(
@@ -111,19 +111,17 @@ def finetune(
 ) -> None:
     """Train the scorer, an adapter or everything on your own questions about videos."""
     given = dict(locals())
+    from stts_cli.config import files
     from stts_cli.config.presets import load_preset, preset_names, presets_folder
+    from stts_cli.config.training import read_stages
     from stts_cli.report.finetune import FinetuneProgress, show_finetune, show_runs
-    from stts_cli.training.settings import NANO_STAGES, FinetuneSettings, read_stages
+    from stts_cli.training.settings import NANO_STAGES, FinetuneSettings
 
     flags = {f.name: given[f.name] for f in dataclasses.fields(FinetuneSettings) if given.get(f.name) is not None}
     training = presets_folder() / "training"
     stages: dict[str, dict[str, Any]] = {"": {}}
     if preset is not None:
-        names = sorted(path.stem for path in training.glob("*.yaml"))
-        is_file = preset.endswith((".yaml", ".yml"))
-        if not is_file and preset not in names:
-            raise InputError(f"unknown training preset '{preset}'{suggest(preset, names)}")
-        stages = read_stages(Path(preset) if is_file else training / f"{preset}.yaml")
+        stages = read_stages(files.find("training preset", preset, training))
     place = Path(output or f"runs/{Path(preset).stem if preset else 'finetune'}")
 
     def resolve(values: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +156,7 @@ def finetune(
         else:
             from stts_cli.training.finetune import finetune as run
 
-            settings = FinetuneSettings(**resolve({**stages[""], **flags}))
+            settings = files.from_flags(FinetuneSettings, resolve({**stages[""], **flags}))
             if push_to_hub and settings.model and first:
                 from stts_cli.training.results import check_push
 

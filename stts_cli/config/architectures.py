@@ -1,44 +1,85 @@
 """The sizes of a model without the model: presets/shapes/*.yaml -> `Architecture`.
 
 `stts profile --shape NAME` builds such an architecture with random weights, and `--analytic` counts on it alone. The
-keys are those of transformers' Molmo2 configs, so that a file reads like a checkpoint's config.json. Standard library
-and PyYAML only; no torch, so that counting is instant.
+keys are those of transformers' Molmo2 configs, so that a file reads like a checkpoint's config.json. No torch, so that
+counting is instant.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from stts_cli.config import files
+from stts_cli.config.files import Model, NotNegative, Positive, Ratio
 from stts_cli.config.presets import presets_folder
 from stts_cli.cost.savings import ModelShape
-from stts_cli.errors import InputError, suggest
 
-VISION_KEYS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "head_dim",
-    "image_size",
-    "patch_size",
-)
-ADAPTER_KEYS = ("vision_feature_layer", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
-TEXT_KEYS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-)
-_SECTIONS = {"vision_config": VISION_KEYS, "adapter_config": ADAPTER_KEYS, "text_config": TEXT_KEYS}
-_LISTS = {"image_size", "vision_feature_layer"}
 ADDED_TOKENS = 128  # rows of the embedding behind the vocabulary, for the tokens that mark frames and patches
+Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+class VisionConfig(Model):
+    """Sizes of the ViT."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    head_dim: Positive
+    image_size: Pair
+    patch_size: Positive
+
+
+class AdapterConfig(Model):
+    """Sizes of the connector."""
+
+    vision_feature_layer: Annotated[list[Annotated[int, Field(ge=-1000)]], Field(min_length=1)]
+    hidden_size: Positive
+    num_attention_heads: Positive
+    head_dim: Positive
+    intermediate_size: Positive
+
+
+class TextConfig(Model):
+    """Sizes of the language model."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    head_dim: Positive
+    vocab_size: Positive
+    max_position_embeddings: Positive
+
+
+class Shape(Model):
+    """A file of presets/shapes.
+
+    Attributes:
+        description: one line for people.
+        pooling: patch rows and columns of a window.
+        prune_layer: 0-based ViT block after which windows are scored.
+        keep_ratio: fraction of windows kept.
+        vision_config: sizes of the ViT.
+        adapter_config: sizes of the connector.
+        text_config: sizes of the language model.
+    """
+
+    description: str
+    pooling: Pair
+    prune_layer: NotNegative
+    keep_ratio: Ratio
+    vision_config: VisionConfig
+    adapter_config: AdapterConfig
+    text_config: TextConfig
+
+
+VISION_KEYS, ADAPTER_KEYS, TEXT_KEYS = (tuple(each.model_fields) for each in (VisionConfig, AdapterConfig, TextConfig))
 
 
 @dataclass(frozen=True)
@@ -137,7 +178,7 @@ def shapes_folder() -> Path:
 
 def shape_names() -> list[str]:
     """Return the names of the architectures that ship, sorted."""
-    return sorted(path.stem for path in shapes_folder().glob("*.yaml"))
+    return files.names(shapes_folder())
 
 
 def load_architecture(name_or_path: str | Path) -> Architecture:
@@ -146,79 +187,18 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
     Args:
         name_or_path: the name of a shipped one, or the path of a YAML file with the same keys.
 
-    Returns:
-        The architecture.
-
     Raises:
-        InputError: no such file, an unknown or missing key, or a value of the wrong kind.
+        InputError: no such file, or what `files.load` refuses.
     """
-    name = str(name_or_path)
-    is_path = name.endswith((".yaml", ".yml")) or os.sep in name
-    path = Path(name).expanduser() if is_path else shapes_folder() / f"{name}.yaml"
-    if not path.is_file():
-        raise InputError(f"shape {unknown(name, [*shape_names(), 'FILE.yaml'])}")
-    values = _read(path)
-    allowed = {"description", "pooling", "prune_layer", "keep_ratio", *_SECTIONS}
-    _check_keys(path, "", values, allowed, allowed)
-    for section, keys in _SECTIONS.items():
-        if not isinstance(values[section], dict):
-            raise InputError(f"{path}: {section} is {values[section]!r} -> 'key: value' lines below it -> correct it")
-        _check_keys(path, f"{section}.", values[section], set(keys), set(keys))
-        for key, value in values[section].items():
-            _check_size(path, f"{section}.{key}", value, is_list=key in _LISTS)
-    _check_size(path, "pooling", values["pooling"], is_list=True)
+    path = files.find("shape", str(name_or_path), shapes_folder())
+    shape = files.load(path, Shape)
     return Architecture(
         name=path.stem,
-        description=str(values["description"]),
-        vision=values["vision_config"],
-        adapter=values["adapter_config"],
-        text=values["text_config"],
-        pooling=(values["pooling"][0], values["pooling"][1]),
-        prune_layer=int(values["prune_layer"]),
-        keep_ratio=float(values["keep_ratio"]),
+        description=shape.description,
+        vision=shape.vision_config.model_dump(),
+        adapter=shape.adapter_config.model_dump(),
+        text=shape.text_config.model_dump(),
+        pooling=(shape.pooling[0], shape.pooling[1]),
+        prune_layer=shape.prune_layer,
+        keep_ratio=shape.keep_ratio,
     )
-
-
-def unknown(given: str, known: list[str]) -> str:
-    """Word the complaint about a name: the name, all that exist, and the nearest.
-
-    Args:
-        given: the name that is not known.
-        known: the names that are.
-
-    Returns:
-        "'given' is unknown -> a, b, c; did you mean 'b'?", for behind the word for what it names.
-    """
-    hint = suggest(given, known)
-    return f"'{given}' is unknown -> {', '.join(known)}{hint if 'did you mean' in hint else ''}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML ({' '.join(str(error).split())}) -> correct it") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a {type(values).__name__} -> 'key: value' lines are allowed -> correct it")
-    return values
-
-
-def _check_keys(path: Path, section: str, values: dict[str, Any], allowed: set[str], needed: set[str]) -> None:
-    for key in values:
-        if key not in allowed:
-            raise InputError(f"{path}: unknown key '{section}{key}'{suggest(str(key), allowed)}")
-    missing = sorted(needed - set(values))
-    if missing:
-        raise InputError(f"{path}: the key '{section}{missing[0]}' is missing -> add it")
-
-
-def _check_size(path: Path, key: str, value: Any, *, is_list: bool) -> None:
-    numbers = value if is_list and isinstance(value, list) else [value]
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-    lowest = -1000 if key.endswith("vision_feature_layer") else 1
-    pair = len(numbers) == 2 if key in ("pooling", "vision_config.image_size") else True
-    if is_list != isinstance(value, list) or not numbers or not whole or not pair or min(numbers) < lowest:
-        what = "a list of whole numbers" if is_list else "a whole number"
-        raise InputError(f"{path}: {key} is {value!r} -> {what}, at least {lowest} -> correct it")

@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
+from stts_cli.config.suites import Suite
 from stts_cli.data.own_rows import is_own_file
 from stts_cli.engine.device import resolve_device
 from stts_cli.errors import InputError
@@ -58,40 +60,26 @@ def plan_arms(arms: Sequence[Arm], scaling: bool) -> list[Arm]:
     return sorted(arms, key=lambda arm: arm.name != "dense")
 
 
-def run_benchmarks(
-    bench: str,
-    arms: Sequence[Arm],
-    *,
-    split: str | None = None,
-    scoring: str = "strict",
-    videos: int | None = None,
-    limit: int | None = None,
-    data_dir: Path | None = None,
-    hf_repo: str | None = None,
-    allow_missing: bool = False,
-    output: Path | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    timeout_s: float = 120.0,
-    max_new_tokens: int | None = None,
-    seed: int = 0,
-    times: bool = False,
-    paper: Mapping[str, float] | None = None,
-    progress: Progress = lambda *_: None,
-    say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any] | None:
-    """Evaluate on one benchmark, or on every one of a suite.
+@dataclass(frozen=True)
+class DataSource:
+    """Where the questions and videos are.
 
-    Args:
-        bench: a benchmark's name, a file of the user's own, or a key of `SUITES`; several with commas.
-        arms: from `plan_arms`.
-        split: None for the benchmark's default.
-        scoring: "strict", "relaxed", "molmo2" or "official"; in a suite, strict where a benchmark has no such rule.
-        videos: only so many videos.
-        limit: only so many questions.
-        data_dir: where the files are, or None for the hub.
-        hf_repo: a dataset id instead of the benchmark's own.
+    Attributes:
+        data_dir: a folder with the benchmark's files; None for the hub.
+        hf_repo: a dataset id on the hub instead of the benchmark's own.
         allow_missing: leave out questions whose video is not there.
+    """
+
+    data_dir: Path | None = None
+    hf_repo: str | None = None
+    allow_missing: bool = False
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run goes.
+
+    Attributes:
         output: a folder for the results, or None.
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers: processes that read videos; None for as many as the machine can spare.
@@ -99,49 +87,75 @@ def run_benchmarks(
         max_new_tokens: None for the benchmark's own.
         seed: of guesses and of the random scorer.
         times: time the arms too, with nothing read meanwhile.
-        paper: arm -> the paper's average of all of a suite's benchmarks, in percent; goes into its document.
+    """
+
+    output: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    timeout_s: float = 120.0
+    max_new_tokens: int | None = None
+    seed: int = 0
+    times: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise InputError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1.")
+
+    def run(self, questions: Questions, arms: Sequence[Arm], scoring: str, *, is_suite: bool) -> Run:
+        """Return the run of one benchmark; in a suite, strict where it has no such rule, in a folder of its own."""
+        name, fields = questions.benchmark.name, dataclasses.asdict(self)
+        fields["output"] = self.output / name if self.output and is_suite else self.output
+        fields["workers"] = max(1, min(4, (os.cpu_count() or 2) // 2)) if self.workers is None else self.workers
+        known = scoring in questions.benchmark.scorers or not is_suite
+        return Run(questions, arms, scoring if known else "strict", **fields)
+
+
+def run_benchmarks(
+    asked: Suite,
+    arms: Sequence[Arm],
+    source: DataSource,
+    how: RunSettings,
+    *,
+    progress: Progress = lambda *_: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any] | None:
+    """Evaluate on one benchmark, or on every one of a suite.
+
+    Args:
+        asked: which questions, and how replies are read; "bench" is a benchmark's name, a file of the user's own, or a
+            key of `SUITES`, several with commas.
+        arms: from `plan_arms`.
+        source: where the questions and videos are.
+        how: how it runs.
         progress: called with what is going on, and behind it questions done and in all.
         say: called with what a suite will cost, before any model is loaded.
 
     Returns:
         The document (`runner.evaluate`'s; for a suite {"suite", "cost", "benchmarks", "averages", "paper"}); None in
         every process of a launcher but the first.
+
+    Raises:
+        InputError: no benchmark, or settings that exclude each other.
     """
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens} -> at least 1 -> raise it")
-    names = _names(bench)
-    is_suite = bench in SUITES or len(names) > 1
-    if is_suite and (split or hf_repo):
-        raise InputError("--split and --hf-repo are for one benchmark, not for a suite -> leave them out")
+    if not asked.bench:
+        raise InputError("--bench: is missing; must be a benchmark (--list shows them), or --suite with one.")
+    names = _names(asked.bench)
+    is_suite = asked.bench in SUITES or len(names) > 1
+    if is_suite and (asked.split or source.hf_repo):
+        flag = "--split" if asked.split else "--hf-repo"
+        raise InputError(f"{flag}: must be left out, or one benchmark named; it cannot go with a suite.")
     progress("looking for the questions")
-    choice = {"videos": videos, "limit": limit, "data_dir": data_dir, "hf_repo": hf_repo}
     ranks = Ranks()
-    gathered: list[Questions] = [
-        gather(name, split=split, allow_missing=allow_missing, progress=progress, **choice)  # type: ignore[arg-type]
-        for name in names
-    ]
+    wanted = {"split": asked.split, "videos": asked.videos, "limit": asked.limit, **dataclasses.asdict(source)}
+    gathered = [gather(name, **wanted, progress=progress) for name in names]
     cost: dict[str, Any] = {}
     if is_suite:
-        if strangers := [name for name in paper or {} if name not in [arm.name for arm in arms]]:
-            raise InputError(f"paper: {strangers[0]}: is no arm; its arms are {', '.join(arm.name for arm in arms)}.")
-        cost = estimate_cost(gathered, arms, on_gpu=resolve_device(device) != "cpu", max_new_tokens=max_new_tokens)
+        cost = _cost(asked, gathered, arms, how)
         say(cost_line(cost))
     families: dict[Any, Any] = {}
     documents = []
     for questions in gathered:
-        known = scoring in questions.benchmark.scorers
-        run = Run(
-            questions=questions,
-            arms=arms,
-            scoring=scoring if known or not is_suite else "strict",
-            device=device,
-            output=output / questions.benchmark.name if output and is_suite else output,
-            workers=_spare_workers() if workers is None else workers,
-            timeout_s=timeout_s,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            times=times,
-        )
+        run = how.run(questions, arms, asked.scoring, is_suite=is_suite)
         document = evaluate(run, progress=progress, ranks=ranks, families=families)
         if document is not None:
             documents.append(document)
@@ -151,13 +165,21 @@ def run_benchmarks(
         return None
     if not is_suite:
         return documents[0]
-    suite: dict[str, Any] = {"stts": __version__, "command": "eval", "suite": bench, "cost": cost}
-    suite |= {"benchmarks": documents, "paper": dict(paper or {})}
+    suite: dict[str, Any] = {"stts": __version__, "command": "eval", "suite": asked.bench, "cost": cost}
+    suite |= {"benchmarks": documents, "paper": asked.paper}
     suite |= {"averages": averages(documents), "differences": differences(documents)}
     suite |= {"seeds": {name: summarize_seeds(arms, means) for name, means in suite["averages"].items()}}
-    if output:
-        write_results(suite, output)
+    if how.output:
+        write_results(suite, how.output)
     return suite
+
+
+def _cost(asked: Suite, gathered: Sequence[Questions], arms: Sequence[Arm], how: RunSettings) -> dict[str, Any]:
+    names = [arm.name for arm in arms]
+    if strangers := [name for name in asked.paper if name not in names]:
+        raise InputError(f"paper: {strangers[0]}: is no arm; its arms are {', '.join(names)}.")
+    on_gpu = resolve_device(how.device) != "cpu"
+    return estimate_cost(gathered, arms, on_gpu=on_gpu, max_new_tokens=how.max_new_tokens)
 
 
 def averages(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -228,9 +250,5 @@ def _names(bench: str) -> tuple[str, ...]:
     names = [name for part in bench.split(",") for name in SUITES.get(part.strip(), (part.strip(),))]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"--bench {bench} names {name} twice -> each once -> leave one out")
+            raise InputError(f"--bench {bench}: names {name} twice; must be each once.")
     return tuple(names)
-
-
-def _spare_workers() -> int:
-    return max(1, min(4, (os.cpu_count() or 2) // 2))

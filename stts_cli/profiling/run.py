@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stts_cli import __version__
-from stts_cli.config.architectures import Architecture, unknown
+from stts_cli.config.architectures import Architecture
 from stts_cli.cost import estimate, savings
 from stts_cli.engine.device import resolve_device, resolve_dtype
-from stts_cli.errors import EnvironmentFailure, InputError, install_hint, is_out_of_memory
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint, is_out_of_memory, suggest
 from stts_cli.media.resize import DECODER, NOTE
 from stts_cli.profiling.figures import break_even, point
 from stts_cli.profiling.machine import busy, machine
@@ -175,7 +175,7 @@ def _decide(job: Job) -> Job:
     if job.train and dtype == "float16":
         raise InputError("--dtype float16: training knows float32, and bfloat16 under autocast.")
     if job.kernel not in KERNELS:
-        raise InputError(f"--kernel {unknown(job.kernel, list(KERNELS))}")
+        raise InputError(f"--kernel {job.kernel}: is unknown{suggest(job.kernel, KERNELS)}")
     if job.kernel == "flash_attn" and importlib.util.find_spec("flash_attn") is None:
         raise EnvironmentFailure(f"--kernel flash_attn: flash-attn is not installed; {install_hint('flash')}")
     try:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stts_cli.config import files
 from stts_cli.errors import InputError, writing
 from stts_cli.training.finetune import Data, checkpoint_of, describe, finetune, load_base
 from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, RUN_FILE, Report, RunLog, check_folder, claim
@@ -93,7 +94,7 @@ def _plan(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str,
     check_flags(flags, FLAGS, "stages")
     plan = {}
     for name, values in stages.items():
-        settings = FinetuneSettings(**{**values, **flags})
+        settings = files.from_flags(FinetuneSettings, {**values, **flags})
         plan[name] = dataclasses.replace(settings, seed=values.get("seed", 0) + flags.get("seed", 0))
     return plan
 

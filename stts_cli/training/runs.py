@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stts_cli.config import files
 from stts_cli.errors import InputError, suggest
 from stts_cli.training.finetune import finetune
 from stts_cli.training.run_folder import FREE, RUN_FILE, Report, check_folder, claim, read_object, write_whole
@@ -39,7 +40,7 @@ def plan_runs(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[
     check_flags(flags, FLAGS, "several runs")
     base = {"model": flags["model"]} if "model" in flags else {}
     common = {name: value for name, value in flags.items() if name != "model"}
-    runs = {name: FinetuneSettings(**{**base, **values, **common}) for name, values in stages.items()}
+    runs = {name: files.from_flags(FinetuneSettings, {**base, **values, **common}) for name, values in stages.items()}
     for name, settings in runs.items():
         model = settings.model
         if not model:

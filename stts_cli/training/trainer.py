@@ -27,6 +27,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from stts_cli.config.training import keep_ratios
 from stts_cli.engine.device import keep_freed_memory, resident_bytes, resolve_device
 from stts_cli.errors import EnvironmentFailure, InputError, suggest, writing
 from stts_cli.training.clips import collate
@@ -34,7 +35,7 @@ from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import Step, TrainingModel, is_out_of_memory
 from stts_cli.training.optimizers import make_groups, make_optimizer, rate_factor
 from stts_cli.training.run_folder import SAVING, Report, checkpoints_of, step_of
-from stts_cli.training.settings import FinetuneSettings, keep_ratios, main_keep_ratio
+from stts_cli.training.settings import FinetuneSettings, main_keep_ratio
 
 RANK = "accuracy_then_loss"  # what the best checkpoint is best in: of equal accuracies the lower loss wins
 

@@ -143,7 +143,7 @@ def test_a_checkpoint_without_a_scorer_falls_back_and_says_so(ask, tiny_checkpoi
     [
         (["--model", "./no/such/folder"], "no/such/folder"),
         (["--prune-layer", "6"], "--prune-layer 6: must be 0 to 5; 8 ViT blocks run"),
-        (["--keep-ratio", "0"], "keep_ratio"),
+        (["--keep-ratio", "0"], "--keep-ratio 0.0: must be greater than 0 and at most 1."),
         (["--options", "red"], "at least two"),
         (["--device", "tpu"], "tpu"),
     ],

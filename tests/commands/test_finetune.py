@@ -46,11 +46,17 @@ def rows(tmp_path, *lines):
             ["--model", "nano"],
             "--data is missing -> a model to start from and data to train on, or a --preset -> add it",
         ),
-        (["--train", "scorrer"], "train 'scorrer' is unknown; did you mean 'scorer'?"),
-        (["--scorer", "lerned"], "scorer 'lerned' is unknown; did you mean 'learned'?"),
-        (["--preset", "nano-qick"], "unknown training preset 'nano-qick'; did you mean 'nano-quick'?"),
-        (["--keep-ratio", "1.5"], "keep ratio '1.5' -> ratios above 0 and at most 1, shares not below 0 -> check it"),
-        (["--frames", "0"], "frames 0 -> at least 1 -> raise it"),
+        (["--train", "scorrer"], "--train scorrer: must be scorer, lora or full; did you mean 'scorer'?"),
+        (
+            ["--scorer", "lerned"],
+            "--scorer lerned: must be learned, temporal, reference, random, tome or none; did you mean 'learned'?",
+        ),
+        (["--preset", "nano-qick"], "training preset nano-qick: unknown; did you mean 'nano-quick'?"),
+        (
+            ["--keep-ratio", "1.5"],
+            "--keep-ratio 1.5: must be ratios greater than 0 and at most 1, with shares of at least 0.",
+        ),
+        (["--frames", "0"], "--frames 0: must be at least 1."),
         (
             ["--model", "nano", "--data", "nowhere.jsonl"],
             "nowhere.jsonl: does not exist: must be a file that ends in .jsonl, .json or .csv, or "

@@ -39,33 +39,41 @@ def test_a_file_of_ones_own_fills_in_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model: x\nframse: 3", "unknown key 'framse'; did you mean 'frames'"),
-        ("frames: 3", "'model' is missing"),
-        ("model: x\nframes: many", "frames is 'many'"),
-        ("model: x\nframes: true", "frames is True"),
-        ("model: x\nframes: 0", "frames is 0"),
-        ("model: x\nkeep_ratio: 1.5", "keep_ratio is 1.5"),
-        ("model: x\nkeep_ratio: 0", "keep_ratio is 0"),
-        ("model: x\nscorer: magic", "scorer is magic"),
-        ("model: x\nmodel_dtype: y", "unknown key"),
-        ("model: [", "not valid YAML"),
-        ("- a\n- b", "holds a list"),
-        ("", "'model' is missing"),
+        ("model: x\nframse: 3", ":2: framse: unknown key; did you mean 'frames'?"),
+        ("modle: x", ":1: modle: unknown key; did you mean 'model'?"),
+        ("frames: 3", ": model: is missing; must be text."),
+        ("", ": model: is missing; must be text."),
+        ("model: 3", ":1: model 3: must be text."),
+        ("model: x\nframes: many", ':2: frames "many": must be a whole number, at least 1.'),
+        ("model: x\nframes: true", ":2: frames true: must be a whole number, at least 1."),
+        ("model: x\nframes: 2.5", ":2: frames 2.5: must be a whole number, at least 1."),
+        ("model: x\nframes: 0", ":2: frames 0: must be at least 1."),
+        ("model: x\n\nmax_fps: 0", ":3: max_fps 0: must be greater than 0."),
+        ("model: x\nkeep_ratio: 1.5", ":2: keep_ratio 1.5: must be greater than 0 and at most 1."),
+        ("model: x\nkeep_ratio: 0", ":2: keep_ratio 0: must be greater than 0 and at most 1."),
+        ("model: x\nkeep_ratio: .nan", ":2: keep_ratio NaN: must be greater than 0 and at most 1."),
+        ("model: x\nkeep_ratio: '0.5'", ':2: keep_ratio "0.5": must be a number, greater than 0 and at most 1.'),
+        ("model: x\nprune_layer: -1", ":2: prune_layer -1: must be at least 0."),
+        ("model: x\nmax_new_tokens: 0", ":2: max_new_tokens 0: must be at least 1."),
+        ("model: x\ndtype: fp16", ":2: dtype fp16: must be auto, float32, bfloat16 or float16."),
+        (
+            "model: x\nscorer: lerned",
+            ":2: scorer lerned: must be auto, learned, temporal, reference, random, tome, none or module:function; did "
+            "you mean 'learned'?",
+        ),
     ],
 )
 def test_a_bad_file_gives_one_line_that_names_it(tmp_path, text, words):
     path = write(tmp_path / "bad.yaml", text)
     with pytest.raises(InputError) as caught:
         presets.load_preset(path)
-    assert words in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"{path}{words}"
 
 
-def test_an_unknown_name_is_told_with_a_suggestion():
-    with pytest.raises(InputError, match="did you mean 'nano'"):
+def test_an_unknown_name_is_refused_with_a_suggestion():
+    with pytest.raises(InputError, match="preset nanno: unknown; did you mean 'nano'"):
         presets.load_preset("nanno")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"preset ./nowhere.yaml: no such file; must be a file or one of molmo2-4b, "):
         presets.load_preset("./nowhere.yaml")
 
 
@@ -77,10 +85,10 @@ def test_who_decides_flag_then_model_then_environment_then_config(tmp_path):
     assert presets.choose_preset(environment=environment).model == "from-config"
     environment["STTS_PRESET"] = str(mine)
     assert presets.choose_preset(environment=environment).model == "from-environment"
-    assert presets.choose_preset(model="by-hand", environment=environment) == Preset(model="by-hand")
+    assert presets.choose_preset(model="mine/own", environment=environment) == Preset(model="mine/own")
     assert presets.choose_preset("molmo2-8b", environment=environment).model == "allenai/Molmo2-8B"
-    both = presets.choose_preset("molmo2-8b", model="by-hand", environment=environment)
-    assert (both.model, both.frames) == ("by-hand", presets.load_preset("molmo2-8b").frames)
+    both = presets.choose_preset("molmo2-8b", model="mine/own", environment=environment)
+    assert (both.model, both.frames) == ("mine/own", presets.load_preset("molmo2-8b").frames)
 
 
 def test_without_any_of_them_it_is_nano():
@@ -88,10 +96,10 @@ def test_without_any_of_them_it_is_nano():
 
 
 def test_a_wrong_source_is_named(tmp_path):
-    with pytest.raises(InputError, match="STTS_PRESET: unknown preset"):
+    with pytest.raises(InputError, match="STTS_PRESET: preset zzz: unknown; known: "):
         presets.choose_preset(environment={"STTS_PRESET": "zzz"})
     write(tmp_path / "stts" / "config.yaml", "presett: nano")
-    with pytest.raises(InputError, match="unknown key 'presett'"):
+    with pytest.raises(InputError, match="1: presett: unknown key; did you mean 'preset'"):
         presets.choose_preset(environment={"XDG_CONFIG_HOME": str(tmp_path)})
 
 
@@ -99,36 +107,5 @@ def test_override_ignores_none_and_checks_values():
     preset = Preset(model="x", frames=8)
     assert preset.override(frames=None) == preset
     assert preset.override(frames=2).frames == 2
-    with pytest.raises(InputError, match="keep_ratio is 2"):
+    with pytest.raises(InputError, match=r"^--keep-ratio 2\.0: must be greater than 0 and at most 1\.$"):
         preset.override(keep_ratio=2.0)
-
-
-def test_a_suite_is_read_and_checked(tmp_path):
-    for path in (presets.presets_folder() / "suites").glob("*.yaml"):
-        suite = presets.load_suite(path.stem)
-        assert suite["bench"].startswith("shapes") or suite["bench"] == "all"
-        assert len(suite["compare"]) == len(set(suite["compare"])) > 1
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("bench: tomato\nframes: 8\nkeep_ratio: 1\ncompare: [random, runs/mine@0.5]\n")
-    assert presets.load_suite(str(mine)) == {
-        "bench": "tomato",
-        "frames": 8,
-        "keep_ratio": 1.0,
-        "compare": ["random", "runs/mine@0.5"],
-    }
-    for text, sentence in {
-        "benc: x": "unknown key 'benc'; did you mean 'bench'",
-        "paper: [1]": r"paper: \[1\]; must be names of arms",
-        "paper: {dense: x}": "paper.dense is 'x'",
-        "paper: {dense: 101}": "paper.dense: 101; must be a percentage",
-        "frames: many": "frames is 'many'",
-        "compare: random": "a list of texts",
-        "compare: [0.5]": "a list of texts",
-    }.items():
-        mine.write_text(text)
-        with pytest.raises(InputError, match=sentence):
-            presets.load_suite(str(mine))
-    with pytest.raises(InputError, match="unknown suite 'papr'; did you mean 'paper'"):
-        presets.load_suite("papr")
-    with pytest.raises(InputError, match="does not exist -> give a file or one of"):
-        presets.load_suite("gone.yaml")

@@ -404,7 +404,7 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
         (["--bench", "all-short", "--split", "test"], "for one benchmark"),
         (["--bench", "nextqa", "--data-dir", "nowhere"], "--data-dir nowhere: is no folder"),
         (["--limit", "0"], "--limit 0: must be at least 1."),
-        (["--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["--max-new-tokens", "0"], "--max-new-tokens 0: must be at least 1."),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(more, words_said, tiny_checkpoint, capsys):

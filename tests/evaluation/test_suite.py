@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from stts_cli import cli
 from stts_cli.config import presets
-from stts_cli.config.arms import parse_arms
+from stts_cli.config.suites import Suite, load_suite
 from stts_cli.cost import estimate
 from stts_cli.errors import InputError
 from stts_cli.evaluation import suite
@@ -17,11 +17,13 @@ from stts_cli.evaluation.benchmarks import registry
 from stts_cli.evaluation.cost import cost_line, estimate_cost
 from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.settings import items_hash, weights_hash
-from stts_cli.evaluation.suite import averages, plan_arms, run_benchmarks
+from stts_cli.evaluation.suite import DataSource, RunSettings, averages, plan_arms, run_benchmarks
 from stts_cli.families.random_molmo2 import read_architecture
 from stts_cli.report import evaluate as report_eval
 from stts_cli.report.evaluation_page import comparison_line, markdown, write_pages
 from stts_cli.settings import Arm
+
+QUICK = RunSettings(workers=0, max_new_tokens=2)
 
 
 @pytest.fixture
@@ -44,14 +46,10 @@ def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, mon
     out = tmp_path / "out"
     said = []
     document = run_benchmarks(
-        "all",
+        Suite(bench="all", scoring="molmo2", paper={"pruned": 62.3}),
         arms,
-        scoring="molmo2",
-        data_dir=data,
-        output=out,
-        workers=0,
-        max_new_tokens=2,
-        paper={"pruned": 62.3},
+        DataSource(data),
+        RunSettings(out, workers=0, max_new_tokens=2),
         say=said.append,
     )
     assert said == [cost_line(document["cost"])]
@@ -101,29 +99,33 @@ def test_a_suites_cost_is_counted_before_it_starts(monkeypatch):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(suite, "evaluate", evaluated)
+    asked = Suite(bench="shapes,shapes_long", videos=1, paper={"Lite": 62.3})
     with pytest.raises(InputError, match="paper: Lite: is no arm; its arms are dense, half"):
-        run_benchmarks("shapes,shapes_long", arms, videos=1, paper={"Lite": 62.3})
+        run_benchmarks(asked, arms, DataSource(), RunSettings())
 
 
 def test_the_papers_suite():
-    told = presets.load_suite("molmo2-paper")
-    base = presets.choose_preset(told["preset"]).override(frames=told["frames"], keep_ratio=told["keep_ratio"])
-    arms = parse_arms(base.arm("pruned"), suite=told["compare"])
+    paper = load_suite("molmo2-paper")
+    arms = paper.arms(None, dtype=None, resize="model")
     assert {arm.name: (arm.model, arm.keep_ratio, arm.scorer, arm.frames) for arm in arms} == {
         "dense": ("allenai/Molmo2-4B", 1.0, "auto", 64),
         "temporal@0.5": ("allenai/Molmo2-4B", 0.5, "temporal", 64),
         "Lite-30": ("allenai/Molmo2-4B-Lite-30", 0.7, "auto", 64),
         "Lite-50": ("allenai/Molmo2-4B-Lite-50", 0.5, "auto", 64),
     }
-    assert told["paper"] == {"dense": 63.0, "Lite-50": 62.3}
-    assert len(registry.SUITES[told["bench"]]) == 13
+    assert paper.paper == {"dense": 63.0, "Lite-50": 62.3}
+    assert len(registry.SUITES[paper.bench]) == 13
 
 
 def test_several_benchmarks_with_commas(data, arms, tmp_path):
-    document = run_benchmarks("tomato, lvbench", arms, data_dir=data, workers=0, max_new_tokens=2)
+    document = run_benchmarks(Suite(bench="tomato, lvbench"), arms, DataSource(data), QUICK)
     assert [each["bench"] for each in document["benchmarks"]] == ["tomato", "lvbench"]
     with pytest.raises(InputError, match="names tomato twice"):
-        run_benchmarks("all-short,tomato", arms, data_dir=data)
+        run_benchmarks(Suite(bench="all-short,tomato"), arms, DataSource(data), QUICK)
+    with pytest.raises(InputError, match="--split: must be left out, or one benchmark named"):
+        run_benchmarks(Suite(bench="tomato,lvbench", split="test"), arms, DataSource(data), QUICK)
+    with pytest.raises(InputError, match="--hf-repo: must be left out"):
+        run_benchmarks(Suite(bench="tomato,lvbench"), arms, DataSource(hf_repo="a/b"), QUICK)
     odd = tmp_path / "a,b.jsonl"
     odd.write_text("")
     assert suite._names(str(odd)) == (str(odd),)
@@ -177,13 +179,13 @@ def test_a_suite_file_asks_its_arms_and_flags_go_before_it(tmp_path):
 
 def test_a_rule_a_benchmark_lacks_falls_back_in_a_suite_and_says_so(data, arms, monkeypatch):
     monkeypatch.setattr(suite, "SUITES", {"all": ("tomato",)})
-    document = run_benchmarks("all", arms, scoring="official", data_dir=data, workers=0, max_new_tokens=1)
+    document = run_benchmarks(Suite(bench="all", scoring="official"), arms, DataSource(data), QUICK)
     assert document["benchmarks"][0]["scoring"] == "strict"
 
 
 def test_the_headline_is_the_benchmarks_own(data, arms, monkeypatch):
     monkeypatch.setattr(suite, "SUITES", {})
-    document = run_benchmarks("tomato", arms, data_dir=data, workers=0, max_new_tokens=1)
+    document = run_benchmarks(Suite(bench="tomato"), arms, DataSource(data), QUICK)
     arm = document["arms"]["dense"]
     assert (arm["headline"], arm["n"]) == ("micro", 2)
     assert set(arm["groups"]) == {"reasoning", "demonstration"}
@@ -320,4 +322,4 @@ def test_ctrl_c_while_loading_says_how_to_go_on(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["eval", "--bench", "shapes"])
     assert end.value.code == 130
-    assert "no question was asked -> the same command goes on" in capsys.readouterr().err
+    assert "no question was asked; the same command goes on" in capsys.readouterr().err

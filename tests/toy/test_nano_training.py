@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stts_cli.config.presets import presets_folder
+from stts_cli.config.training import read_stages
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.molmo2 import Molmo2Family
@@ -20,7 +21,7 @@ from stts_cli.toy.questions import ask
 from stts_cli.toy.world import make_scene
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.optimizers import make_groups
-from stts_cli.training.settings import FinetuneSettings, read_stages
+from stts_cli.training.settings import FinetuneSettings
 
 pytestmark = pytest.mark.slow  # test_world.py, and training on real rows, are in the fast tier
 

@@ -8,14 +8,19 @@ import shutil
 import pytest
 import torch
 
+<<<<<<< HEAD
 from stts_cli.engine.model import load
+=======
+from stts_cli.config.training import read_stages
+from stts_cli.engine import pipeline
+>>>>>>> ab5bed7 (Presets, suites, shapes and training presets are pydantic models behind one YAML loader: one wording, with the key's line)
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.training import finetune as module
 from stts_cli.training.finetune import finetune
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.samples import read_samples
-from stts_cli.training.settings import FinetuneSettings, adam_betas, keep_ratios, read_stages, without_effect
+from stts_cli.training.settings import FinetuneSettings, adam_betas
 from tests.training.conftest import base_settings, noise_clip
 
 
@@ -391,127 +396,6 @@ def test_a_global_batch_is_dealt_out(processes, passes):
             module._deal_out(dataclasses.replace(one, **other), 1)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[1, 2]", "holds a list -> a mapping of settings"),
-        ("lr_scorrer: 1", "unknown key 'lr_scorrer'; did you mean 'lr_scorer'?"),
-        ("a: [", "cannot be read"),
-        ("stages: 5", "the stages are 5 -> a mapping from names to settings"),
-        ("stages: {}", "the stages are {} -> a mapping"),
-        ("stages:\n  one: 5", "the stages are {'one': 5} -> a mapping"),
-        ("lr_scorer: fast", "lr_scorer 'fast' -> a number"),
-        ("frames: 2.5", "frames 2.5 -> a whole number"),
-        ("steps: many", "steps 'many' -> a whole number"),
-        ("new_scorer: 3", "new_scorer 3 -> true or false"),
-    ],
-)
-def test_presets_that_are_wrong(tmp_path, text, message):
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=re.escape(message)):
-        read_stages(path)
-
-
-def test_presets_may_write_numbers_as_people_do(tmp_path):
-    """YAML takes 1e-4 for a text, and 0.5 for a number where a list of ratios may stand."""
-    path = tmp_path / "mine.yaml"
-    path.write_text("lr_scorer: 1e-4\nlr_llm: 1\nkeep_ratio: 0.5\nseq_len: 100\ncache: null\n")
-    (values,) = read_stages(path).values()
-    assert values == {"lr_scorer": 1e-4, "lr_llm": 1.0, "keep_ratio": "0.5", "seq_len": 100, "cache": None}
-    assert isinstance(values["lr_llm"], float)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"train": "scorrer"}, "train 'scorrer' is unknown; did you mean 'scorer'?"),
-        ({"scorer": "lerned"}, "scorer 'lerned' is unknown; did you mean 'learned'?"),
-        ({"precision": "fp8"}, "precision 'fp8' is unknown; known: auto, bf16, bf16-master, float32"),
-        ({"optimizer": "adam"}, "optimizer 'adam' is unknown; did you mean 'adamw'?"),
-        ({"schedule": "linear"}, "schedule 'linear' is unknown; known: cosine, cosine-after-warmup, wsd"),
-        ({"bias_rescale": "col"}, "bias_rescale 'col' is unknown"),
-        ({"resize": "both"}, "--resize both: must be model or decoder."),
-        ({"frames": 0}, "frames 0 -> at least 1 -> raise it"),
-        ({"steps": -1}, "steps -1 -> at least 0 -> raise it"),
-        ({"seq_len": 0}, "seq_len 0 -> at least 1 -> raise it"),
-        ({"keep_checkpoints": 0}, "keep_checkpoints 0 -> at least 1 -> raise it"),
-        ({"epochs": 0.0}, "steps 0, epochs 0.0 -> one of them above 0 -> give --steps"),
-        ({"scorer": "temporal"}, "--train scorer with scorer 'temporal' -> only the learned one -> use --train full"),
-        ({"keep_ratio": "0"}, "keep ratio '0' -> ratios above 0 and at most 1, shares not below 0 -> check it"),
-        ({"keep_ratio": "0.5:x"}, "keep ratio '0.5:x' -> such as 0.5, or 0.5:6,1:2 with shares -> check it"),
-        ({"keep_ratio": "0.5:0"}, "keep ratio '0.5:0' -> ratios above 0"),
-        ({"keep_ratio": "nan"}, "keep ratio 'nan' -> ratios above 0"),
-        ({"keep_ratio": "1:2,1"}, "--keep-ratio 1:2,1: drops nothing, so no scorer learns. Use --scorer none."),
-        (
-            {"scorer_warmup": 5, "train": "full", "scorer": "random"},
-            "--scorer-warmup 5: nothing learns in these steps with --scorer random.",
-        ),
-        (
-            {"scorer_warmup": 5, "temporal_weight": 0.0},
-            "--scorer-warmup 5: nothing learns in these steps with --temporal-weight 0.",
-        ),
-        (
-            {"data": "shapes", "eval_data": "mine.jsonl"},
-            "--eval-data mine.jsonl: must be shapes, or left out, with --data shapes.",
-        ),
-        ({"clip_by": "parts"}, "clip_by 'parts' is unknown; did you mean 'part'?"),
-        ({"answer_weights": "root"}, "answer_weights 'root' is unknown; known: equal, root-length"),
-        ({"global_batch": 0}, "global_batch 0 -> at least 1 -> raise it"),
-        ({"z_loss": -1.0}, "--z-loss -1: must be 0 or more."),
-        ({"lr_llm": float("inf")}, "--lr-llm inf: must be 0 or more."),
-        ({"adam_eps": float("nan")}, "--adam-eps nan: must be 0 or more."),
-        ({"lr_floor": 1.5}, "--lr-floor 1.5: must be between 0 and 1."),
-        ({"adam_betas": "0.9"}, "--adam-betas 0.9: must be two numbers of at least 0 and below 1, such as 0.9,0.95."),
-        ({"adam_betas": "0.9,1"}, "--adam-betas 0.9,1: must be two numbers"),
-    ],
-)
-def test_settings_that_are_wrong(change, message):
-    with pytest.raises(InputError, match="^" + re.escape(message)):
-        FinetuneSettings(**change)
-
-
-@pytest.mark.parametrize(
-    ("change", "lines"),
-    [
-        ({}, []),
-        ({"train": "scorer", "lr_llm": 1.0, "lr_vit": 1.0},
-         ["--lr-vit, --lr-llm: no effect on this run with --train scorer."]),
-        ({"train": "lora", "lr_llm": 1.0}, ["--lr-llm: no effect on this run with --train lora."]),
-        ({"train": "lora", "target_gradient": True}, ["--target-gradient: no effect on this run with --train lora."]),
-        ({"train": "lora", "target_gradient": True, "lora_vit": True, "lr_lora": 1.0, "lr_scorer": 1.0}, []),
-        ({"target_gradient": True, "lora_vit": True, "lora_rank": 4},
-         ["--target-gradient: no effect on this run with --train scorer.",
-          "--lora-rank, --lora-vit: no effect on this run with --train scorer."]),
-        ({"train": "full", "lr_llm": 1.0, "target_gradient": True, "clamp_scorer_gradient": True}, []),
-        ({"train": "full", "scorer": "random", "lr_scorer": 1.0, "clamp_scorer_gradient": True, "prune_layer": 2},
-         ["--lr-scorer, --clamp-scorer-gradient: no effect on this run with --scorer random."]),
-        ({"train": "full", "scorer": "none", "keep_ratio": "0.3", "prune_layer": 2},
-         ["--prune-layer: no effect on this run with --scorer none.",
-          "--keep-ratio: no effect on this run with --scorer none."]),
-        ({"train": "full", "scorer": "none", "keep_ratio": "1"}, []),
-        ({"temporal_weight": 0.0, "train": "full", "target_gradient": True},
-         ["--target-gradient: no effect on this run with --temporal-weight 0."]),
-        ({"schedule": "wsd", "lr_floor": 0.2}, ["--lr-floor: no effect on this run with --schedule wsd."]),
-        ({"cooldown": 0.2}, ["--cooldown: no effect on this run with --schedule cosine."]),
-        ({"clip": 0.0, "clip_by": "part"}, ["--clip-by: no effect on this run with --clip 0."]),
-        ({"steps": 5, "epochs": 2.0}, ["--epochs: no effect on this run with --steps 5."]),
-        ({"data": "shapes", "max_fps": 1.0, "shapes_mix": "long"},
-         ["--max-fps: no effect on this run with --data shapes."]),
-        ({"data": "a.jsonl", "max_fps": 1.0, "shapes_mix": "long"},
-         ["--shapes-mix: no effect on this run with --data a.jsonl."]),
-        ({"data": "a.jsonl", "eval_data": "shapes", "max_fps": 1.0, "shapes_mix": "long"}, []),
-        ({"data": "a.jsonl", "eval_data": "b.jsonl", "eval_videos": 3},
-         ["--eval-videos: no effect on this run with --eval-data b.jsonl."]),
-        ({"eval_videos": 0, "eval_every": 5, "save_every": 2},
-         ["--eval-every: no effect on this run with --eval-videos 0."]),
-        ({"eval_every": 5, "save_every": 2}, ["--save-every: no effect on this run with --eval-every 5."]),
-    ],
-)  # fmt: skip
-def test_settings_without_effect_are_named(change, lines):
-    assert without_effect(FinetuneSettings(**change)) == lines
-
-
 def test_what_has_no_effect_and_what_is_left_out_is_said(base, videos_jsonl, tmp_path):
     told = []
     one = base_settings(base, videos_jsonl, train="full", scorer="random", lr_scorer=0.5, steps=1)
@@ -526,15 +410,3 @@ def test_what_has_no_effect_and_what_is_left_out_is_said(base, videos_jsonl, tmp
 def test_a_tracker_that_is_unknown(untrained, base, videos_jsonl, tmp_path):
     one = base_settings(base, videos_jsonl, report_to="tensorbord")
     refused(one, tmp_path / "run", r"--report-to tensorbord: is unknown; did you mean 'tensorboard'\?\.")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("0.5", ((0.5, 1.0),)),
-        ("0.5:6,1:2", ((0.5, 0.75), (1.0, 0.25))),
-        (" 0.3, 0.7 ", ((0.3, 0.5), (0.7, 0.5))),
-    ],
-)
-def test_keep_ratios(text, expected):
-    assert keep_ratios(text) == expected

@@ -7,10 +7,10 @@ import pytest
 from filelock import FileLock
 
 from stts_cli.config.presets import presets_folder
+from stts_cli.config.training import read_stages
 from stts_cli.errors import InputError
 from stts_cli.training import runs as module
 from stts_cli.training.runs import RESULT_FILE, plan_runs, train_runs
-from stts_cli.training.settings import read_stages
 from tests.commands.test_finetune import typed
 
 PAPER = presets_folder() / "training" / "nano-paper.yaml"

@@ -1,0 +1,290 @@
+"""Read a YAML file into a model, and word what is wrong, as in `mine.yaml:3: frames 0: must be at least 1`.
+
+Every file that a user may write goes through `load`: presets, suites, shapes, training presets and the user's config.
+Flags that override a file are checked by the same model and worded alike: `--frames 0: must be at least 1.` What a key
+must be is said from the model's JSON schema, the one that editors get.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from stts_cli.errors import InputError, suggest
+
+MAX_BYTES = 1_000_000
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=True)
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")
+_KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "array": "a list",
+    "object": "'key: value' lines",
+}
+_BOUNDS = {
+    "exclusiveMinimum": "greater than",
+    "minimum": "at least",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+_Location = tuple[int | str, ...]
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound="Model")
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+NotNegative = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+class Model(BaseModel):
+    """What a file may say: unknown keys, text for a number and true for 1 are refused."""
+
+    model_config = ConfigDict(**STRICT, frozen=True)
+
+    def override(self: _M, **flags: Any) -> _M:
+        """Return a copy with the flags that are not None put in.
+
+        Args:
+            **flags: fields of the model.
+
+        Raises:
+            InputError: a value out of range, under its flag's name.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        return from_flags(type(self), {**dict(self), **given})
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, with 1e-4 a number, as YAML 1.2 and people have it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML file's mapping, and where each key of it stands.
+
+    Attributes:
+        path: the file.
+        values: the mapping; its keys are text.
+        root: its node; None for an empty file.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    root: yaml.Node | None
+
+    def place(self, location: Sequence[int | str]) -> str:
+        """Return FILE:LINE of a key, or of the section around it where it is not there."""
+        node, line = self.root, None
+        for part in location:
+            child: yaml.Node | None = None
+            if isinstance(node, yaml.MappingNode):
+                for key, value in node.value:  # of a merged key and one's own, the latter is the last
+                    if key.value == str(part):
+                        line, child = key.start_mark.line + 1, value
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+                child = node.value[part]
+                line = child.start_mark.line + 1
+            node = child
+        return f"{self.path}:{line}" if line else str(self.path)
+
+    def build(self, model: type[_T], values: Mapping[str, Any], section: _Location = ()) -> _T:
+        """Make a model of values.
+
+        Args:
+            model: a pydantic model or dataclass.
+            values: its fields.
+            section: the keys that lead to them in the file.
+
+        Raises:
+            InputError: the first key that is unknown or missing, or whose value is wrong.
+        """
+
+        def subject(location: _Location) -> str:
+            where = (*section, *location)
+            return f"{self.path if not location else self.place(where)}: {'.'.join(map(str, where))}"
+
+        return _build(model, values, subject)
+
+
+def load(path: Path, model: type[_T]) -> _T:
+    """Read a file into a model.
+
+    Args:
+        path: a YAML file.
+        model: a pydantic model or dataclass; its fields are the file's keys.
+
+    Raises:
+        InputError: the file cannot be read, or its first key that is unknown or missing, or whose value is wrong.
+    """
+    document = read(path)
+    return document.build(model, document.values)
+
+
+def from_flags(model: type[_T], values: Mapping[str, Any]) -> _T:
+    """Make a model of flags, each named as its field with dashes; see `Document.build`."""
+    return _build(model, values, lambda location: f"--{str(location[0]).replace('_', '-')}")
+
+
+def read(path: Path) -> Document:
+    """Read a file's mapping.
+
+    Args:
+        path: a YAML file.
+
+    Raises:
+        InputError: it is too large, no UTF-8, no YAML or no mapping, or names a key twice.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: is larger than {MAX_BYTES} bytes; must be a YAML file of settings.")
+        loader = _Loader(path.read_text(encoding="utf-8-sig"))
+        root = loader.get_single_node()
+        for mapping in _mappings(root, set()):
+            _check_twice(path, mapping)
+        values = {} if root is None else loader.construct_document(root)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not valid YAML, which is UTF-8 ({error.reason}).") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"{path}{f':{mark.line + 1}' if mark else ''}: is not valid YAML: {what}.") from error
+    except (RecursionError, ValueError) as error:  # deeper than Python goes; 2024-02-31
+        raise InputError(f"{path}: is not valid YAML: {error}.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}; must be 'key: value' lines.")
+    return Document(path, {str(key): value for key, value in values.items()}, root)
+
+
+def find(what: str, name: str, folder: Path) -> Path:
+    """Return the file of a shipped name, or of a user's own path.
+
+    Args:
+        what: what it is, for messages.
+        name: a name in the folder, or a path: with a separator or the ending of a YAML file.
+        folder: where the ones that ship lie.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise InputError(f"{what} {name}: no such file; must be a file or one of {', '.join(names(folder))}.")
+        return path
+    if name not in names(folder):
+        raise InputError(f"{what} {name}: unknown{suggest(name, names(folder))}")
+    return folder / f"{name}.yaml"
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of the files that ship in a folder, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def among(choices: Sequence[str]) -> AfterValidator:
+    """Return the check that a text is one of some; `WithJsonSchema` names them."""
+
+    def check(value: str) -> str:
+        if value not in choices:
+            raise ValueError
+        return value
+
+    return AfterValidator(check)
+
+
+def _mappings(node: yaml.Node | None, seen: set[int]) -> Iterator[yaml.MappingNode]:
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        yield node
+    if isinstance(node, yaml.CollectionNode):
+        for child in node.value:
+            for one in child if isinstance(child, tuple) else (child,):
+                yield from _mappings(one, seen)
+
+
+def _check_twice(path: Path, mapping: yaml.MappingNode) -> None:
+    first: dict[str, int] = {}
+    for key, _ in mapping.value:
+        line = key.start_mark.line + 1
+        if isinstance(key, yaml.ScalarNode) and key.value in first and key.value != "<<":
+            raise InputError(f"{path}:{line}: {key.value}: is on line {first[key.value]} too; leave one out.")
+        first[str(key.value)] = line
+
+
+def _build(model: type[_T], values: Mapping[str, Any], subject: Callable[[_Location], str]) -> _T:
+    try:
+        return model(**values)
+    except ValidationError as error:
+        errors = sorted(error.errors(), key=lambda each: each["type"] not in _UNKNOWN)  # a missing key may be misspelt
+        raise InputError(_sentence(errors[0], TypeAdapter(model).json_schema(), subject)) from None
+
+
+def _sentence(error: Mapping[str, Any], root: dict[str, Any], subject: Callable[[_Location], str]) -> str:
+    location, kind, value = tuple(part for part in error["loc"] if part != "[key]"), error["type"], error["input"]
+    if kind in _UNKNOWN:
+        known = _descend(root, location[:-1]).get("properties", {})
+        hint = suggest(str(location[-1]), known)
+        return f"{subject(location)}: unknown key{hint}{'' if hint.endswith('?') else '.'}"
+    schema = _descend(root, error["loc"])
+    must = _must(schema, bounds_only=kind.startswith(("greater", "less")))
+    if kind in ("missing", "missing_argument"):
+        return f"{subject(location)}: is missing; must be {must}."
+    if kind == "value_error" and (words := str(error["ctx"]["error"])):
+        must = words
+    is_text = isinstance(value, str) and schema.get("type", "string") == "string"
+    shown = str(value) if is_text else json.dumps(value, default=str)
+    near = difflib.get_close_matches(str(value), schema.get("enum") or schema.get("examples", ()), n=1)
+    end = f"; did you mean '{near[0]}'?" if near else "."
+    if isinstance(value, bool) and "off" in schema.get("enum", ()):
+        end = '; YAML takes a bare off for false, write "off".'
+    return f"{subject(location)} {shown[:60]}: must be {must}{end}"
+
+
+def _descend(root: dict[str, Any], location: Sequence[int | str]) -> dict[str, Any]:
+    """Return the schema of a key; {} for none."""
+    schema = root
+    for part in location:
+        inner = schema.get("properties", {}).get(part) or schema.get("items") or schema.get("additionalProperties")
+        schema = inner if isinstance(inner, dict) else {}
+        schema = next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    return schema
+
+
+def _must(schema: dict[str, Any], *, bounds_only: bool = False) -> str:
+    if "enum" in schema:
+        *most, last = schema["enum"]
+        return f"{', '.join(most)} or {last}" if most else str(last)
+    bounds = " and ".join(f"{words} {schema[key]:g}" for key, words in _BOUNDS.items() if key in schema)
+    if bounds_only:
+        return bounds
+    kind = _KINDS[schema.get("type", "string")]
+    if kind == "a list":
+        count = f" of {schema['maxItems']}" if "maxItems" in schema else ""
+        kind = f"a list{count}, each item {_must(schema['items'])}"
+    return f"{kind}, {bounds}" if bounds else kind
