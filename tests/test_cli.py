@@ -159,15 +159,9 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-<<<<<<< HEAD
-        (["--shape", "minni"], 2, "shape 'minni' is unknown -> mini, molmo2-4b, molmo2-8b, molmo2-o-7b, nano"),
-        (["--shape", "mini", "--scorer", "lerned"], 2, "did you mean 'learned'?"),
-        (["--shape", "mini", "--kernel", "sdpaa"], 2, "eager; did you mean 'sdpa'?"),
-=======
         (["--shape", "minni"], 2, "shape minni: unknown; did you mean 'mini'?"),
         (["--shape", "mini", "--scorer", "lerned"], 2, "module:function; did you mean 'learned'?"),
         (["--shape", "mini", "--kernel", "sdpaa"], 2, "--kernel sdpaa: is unknown; did you mean 'sdpa'?"),
->>>>>>> ab5bed7 (Presets, suites, shapes and training presets are pydantic models behind one YAML loader: one wording, with the key's line)
         (["--shape", "mini", "--keep-ratio", "0.5,1.5"], 2, "--keep-ratio 1.5: must be greater than 0 and at most 1."),
         (["--shape", "mini", "--keep-ratio", "half"], 2, "--keep-ratio is 'half'"),
         (["--shape", "mini", "--sweep-frames", "8,x"], 2, "--sweep-frames is '8,x'"),

@@ -44,17 +44,15 @@ def plan_runs(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[
     for name, settings in runs.items():
         model = settings.model
         if not model:
-            raise InputError(f"run '{name}' of the preset has no model -> --model, what all runs start from -> add it")
+            raise InputError(f"--model: is missing; run {name} of the preset starts from it.")
         if "/" not in model and model not in runs and not Path(model).is_dir():
-            raise InputError(f"run '{name}' of the preset starts from '{model}', which is no run{suggest(model, runs)}")
+            raise InputError(f"model {model} of run {name}: is no run, folder or hub id{suggest(model, runs)}")
     ordered: dict[str, FinetuneSettings] = {}
     while len(ordered) < len(runs):
         ready = {n: s for n, s in runs.items() if n not in ordered and (s.model not in runs or s.model in ordered)}
         if not ready:
             circle = ", ".join(name for name in runs if name not in ordered)
-            raise InputError(
-                f"the runs {circle} start from each other -> one starts from a model -> correct the preset"
-            )
+            raise InputError(f"runs {circle}: start from each other; one must start from a model.")
         ordered |= ready
     return ordered
 
@@ -86,7 +84,7 @@ def train_runs(
     from filelock import FileLock, Timeout
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("a preset of several runs under torchrun -> start the same command once a process -> do that")
+        raise InputError("torchrun: cannot go with a preset of several runs; start the same command once a process.")
     out = Path(output)
     known = read_object(out / RUN_FILE, "Choose another --output") if (out / RUN_FILE).is_file() else {}
     record = {**known, **_record(runs)}

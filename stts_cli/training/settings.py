@@ -109,8 +109,8 @@ def check_flags(flags: Iterable[str], allowed: Sequence[str], what: str) -> None
     """
     if wrong := [_flag(name) for name in flags if name not in allowed]:
         raise InputError(
-            f"{wrong[0]}: each of a preset of {what} has its own; must be {', '.join(map(_flag, allowed))}, or a value "
-            "in a copy of the preset, given by its path as --preset."
+            f"{wrong[0]}: cannot go with a preset of {what}, which each have their own; only "
+            f"{', '.join(map(_flag, allowed))} can. Change it in a copy of the preset, and give its path as --preset."
         )
 
 

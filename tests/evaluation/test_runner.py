@@ -401,7 +401,7 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
         (["--scoring", "official"], "--scoring official: is not a rule of this benchmark; shapes has strict, relaxed."),
         (["--split", "train"], "--split train: is no split of shapes"),
         (["--bench", "shappes"], "did you mean 'shapes'"),
-        (["--bench", "all-short", "--split", "test"], "for one benchmark"),
+        (["--bench", "all-short", "--split", "test"], "--split: must be left out, or one benchmark named"),
         (["--bench", "nextqa", "--data-dir", "nowhere"], "--data-dir nowhere: is no folder"),
         (["--limit", "0"], "--limit 0: must be at least 1."),
         (["--max-new-tokens", "0"], "--max-new-tokens 0: must be at least 1."),

@@ -8,12 +8,8 @@ import shutil
 import pytest
 import torch
 
-<<<<<<< HEAD
-from stts_cli.engine.model import load
-=======
 from stts_cli.config.training import read_stages
-from stts_cli.engine import pipeline
->>>>>>> ab5bed7 (Presets, suites, shapes and training presets are pydantic models behind one YAML loader: one wording, with the key's line)
+from stts_cli.engine.model import load
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.training import finetune as module

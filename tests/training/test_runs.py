@@ -92,11 +92,19 @@ def test_a_run_that_another_process_is_at_is_left_to_it(trained, tmp_path, monke
 @pytest.mark.parametrize(
     ("stages", "flags", "sentence"),
     [
-        ({"a": {"model": "b"}, "b": {"model": "a"}}, {}, "the runs a, b start from each other"),
-        ({"a": {}}, {}, "run 'a' of the preset has no model -> --model"),
-        ({"first": {"model": "x/y"}, "b": {"model": "frist"}}, {}, "'frist', which is no run; did you mean 'first'"),
-        ({"a": {"model": "x/y"}}, {"steps": 3}, "--steps for a preset of several runs"),
-        ({"a": {"model": "x/y", "frames": 0}}, {}, "frames 0"),
+        (
+            {"a": {"model": "b"}, "b": {"model": "a"}},
+            {},
+            "runs a, b: start from each other; one must",
+        ),
+        ({"a": {}}, {}, "--model: is missing; run a of the preset starts from it"),
+        (
+            {"first": {"model": "x/y"}, "b": {"model": "frist"}},
+            {},
+            "model frist of run b: is no run, .*; did you mean 'first'",
+        ),
+        ({"a": {"model": "x/y"}}, {"steps": 3}, "--steps: cannot go with a preset of several runs"),
+        ({"a": {"model": "x/y", "frames": 0}}, {}, "--frames 0: must be at least 1"),
     ],
 )
 def test_what_makes_no_plan(stages, flags, sentence):
@@ -106,7 +114,7 @@ def test_what_makes_no_plan(stages, flags, sentence):
 
 def test_torchrun_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="start the same command once a process"):
+    with pytest.raises(InputError, match="torchrun: cannot go with a preset of several runs; start the same"):
         train_runs(plan(one="some/where"), tmp_path)
 
 

@@ -56,7 +56,9 @@ def test_betas_are_the_runs_own_or_those_of_its_optimizer():
 
 def test_flags_that_a_preset_decides():
     check_flags(["model", "workers"], ("model", "workers"), "several runs")
-    with pytest.raises(InputError, match=r"^--lr-llm: each of a preset of stages has its own; must be --seed, or "):
+    with pytest.raises(
+        InputError, match=r"^--lr-llm: cannot go with a preset of stages, which each have their own; only --seed "
+    ):
         check_flags(["seed", "lr_llm"], ("seed",), "stages")
 
 
