@@ -14,6 +14,8 @@ from stts_cli.config.files import STRICT, NotNegative, Positive, Ratio
 from stts_cli.errors import InputError
 from stts_cli.settings import BIAS_RESCALES, SCORERS
 
+SEVERAL = ("stages", "runs")  # the one key of a file of several trainings
+
 
 def keep_ratios(text: str) -> tuple[tuple[float, float], ...]:
     """Read "0.5" or "0.5:6,1:2": keep ratios and the share of the steps that each gets, shares adding up to 1.
@@ -108,7 +110,8 @@ class Stage:
         lr_vit: of the ViT.
         lr_connector: of the connector.
         lr_lora: of adapters, wherever they are.
-        lr_llm: of the language model. With "muon" the last three are Muon's, AdamW's are `muon_adamw` of them.
+        lr_llm: of the language model. With "muon" the last three are Muon's.
+        muon_adamw: AdamW's rates beside Muon's, as a share of them.
         adam_betas: of AdamW, as "0.9,0.95"; null for these, or 0.9 and 0.98 beside Muon.
         adam_eps: of AdamW.
         weight_decay: of matrices that are no embeddings.
@@ -206,7 +209,7 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
         InputError: what `files.load` refuses.
     """
     document = files.read(path)
-    several = next((key for key in ("stages", "runs") if set(document.values) == {key}), None)
+    several = next((key for key in SEVERAL if set(document.values) == {key}), None)
     if several is None:
         return {"": _given(document, document.values, ())}
     stages = document.values[several]

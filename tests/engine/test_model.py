@@ -172,9 +172,7 @@ def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
         "scorer": "learned",
         "packed_patches": [36, 18, 18],
     }
-    assert counted == [
-        {**behind, "lengths": (1 + 12 + 2, 1 + 8 + 2), "new_tokens": 2}
-    ]
+    assert counted == [{**behind, "lengths": (1 + 12 + 2, 1 + 8 + 2), "new_tokens": 2}]
     assert answer.text == "j"  # the tenth letter for a prefix of 1 + 8 tokens; the decoder's space is gone
     assert answer.num_prompt_tokens == 11
     assert video.savings
