@@ -133,7 +133,7 @@ def finetune(
     if skip_invalid and set(stages) != {""}:
         raise InputError(f"--skip-invalid: --preset {preset} has several trainings. Give a preset of one.")
     if push_to_hub and tuple(stages) == NANO_STAGES and first:
-        from stts_cli.training.results import check_push
+        from stts_cli.training.model_card import check_push
 
         check_push(push_to_hub, "", "full")
     with FinetuneProgress() as progress:
@@ -158,12 +158,12 @@ def finetune(
 
             settings = files.from_flags(FinetuneSettings, resolve({**stages[""], **flags}))
             if push_to_hub and settings.model and first:
-                from stts_cli.training.results import check_push
+                from stts_cli.training.model_card import check_push
 
                 check_push(push_to_hub, settings.model, settings.train)
             document = run(settings, place, resume=resume, skip_invalid=skip_invalid, device=device, report=progress)
         if push_to_hub and first:
-            from stts_cli.training.results import push_to_hub as push
+            from stts_cli.training.model_card import push_to_hub as push
 
             progress({"event": "stage", "name": "uploading"})
             push(place, push_to_hub)

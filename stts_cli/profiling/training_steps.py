@@ -100,7 +100,7 @@ class Trainee:
             seconds=seconds,
             kept_per_frame=step.keep_mask.sum(1).tolist(),
             packed_patches=seen.packed_patches,
-            prompt_tokens=(step.num_inputs + step.num_total - step.num_kept, step.num_inputs),
+            prompt_tokens=(step.num_inputs + int((~step.keep_mask).sum()), step.num_inputs),
             scorer=seen.scored_by,
             kernel=seen.kernel,
             kernel_reason=seen.kernel_reason,
@@ -130,8 +130,8 @@ class Trainee:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 step: Step = self.model([given], arm.keep_ratio, scorer=arm.scorer)
         except EnvironmentFailure as error:  # it names finetune's flags
-            what = str(error).partition(" -> ")[0]
-            raise EnvironmentFailure(f"{what} -> lower --frames or --keep-ratio, or use --dtype bfloat16") from error
+            what = str(error).partition("; ")[0]
+            raise EnvironmentFailure(f"{what}; lower --frames or --keep-ratio, or use --dtype bfloat16.") from error
         finally:
             note.remove()
         return step

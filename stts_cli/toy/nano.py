@@ -13,17 +13,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stts_cli.config import files
 from stts_cli.errors import InputError, writing
-from stts_cli.training.finetune import Data, checkpoint_of, describe, finetune, load_base
-from stts_cli.training.run_folder import CHECKPOINTS, FREE, LOG_FILE, RUN_FILE, Report, RunLog, check_folder, claim
+from stts_cli.training.finetune import Data, describe, finetune, load_base
+from stts_cli.training.run_folder import (
+    CHECKPOINTS,
+    LOG_FILE,
+    RUN_FILE,
+    Files,
+    Report,
+    RunLog,
+    check_folder,
+    checkpoint_of,
+    claim,
+    process,
+    record_of,
+)
 from stts_cli.training.settings import NANO_STAGES as STAGES
 from stts_cli.training.settings import FinetuneSettings, check_flags
 
@@ -58,9 +68,9 @@ def train_nano(
     Raises:
         InputError: other stages or flags, or a folder that holds another run.
     """
-    out, first = Path(output), int(os.environ.get("RANK", "0")) == 0
+    out, first = Path(output), process()[0] == 0
     plan = _plan(stages, flags)
-    record = {name: {k: v for k, v in dataclasses.asdict(plan[name]).items() if k not in FREE} for name in STAGES}
+    record = {name: record_of(plan[name]) for name in STAGES}
     plan = _deal_out(plan)
     check_folder(out, record, resume=resume, first=first)
     from accelerate import PartialState
@@ -73,7 +83,7 @@ def train_nano(
         claim(out, record)
         if not _is_done(folders["start"]):
             _write_start(folders["start"], plan["language"].seed)
-    log: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
+    log = RunLog(out / LOG_FILE if first else None, report)
     document: dict[str, Any] = {}
     for before, name in zip(folders, STAGES, strict=False):
         PartialState().wait_for_everyone()
@@ -101,7 +111,7 @@ def _plan(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str,
 
 def _deal_out(plan: dict[str, FinetuneSettings]) -> dict[str, FinetuneSettings]:
     """Divide the forward passes of a step among the processes, of which there may be others in the next stage."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    _, world = process()
     return {name: settings.override(accumulate=max(1, settings.accumulate // world)) for name, settings in plan.items()}
 
 
@@ -136,8 +146,9 @@ def _pretrain(settings: FinetuneSettings, folder: Path, *, resume: bool, device:
     from stts_cli.toy.nano_vision import VisionFrames, VisionModel
     from stts_cli.training.trainer import SttsTrainer, trainer_arguments
 
-    first, world = int(os.environ.get("RANK", "0")) == 0, int(os.environ.get("WORLD_SIZE", "1"))
-    record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in (*FREE, "model")}
+    rank, world = process()
+    first = rank == 0
+    record = {key: value for key, value in record_of(settings).items() if key != "model"}
     check_folder(folder, record, resume=resume, first=first)
     checkpoint = checkpoint_of(folder, world, report) if resume else None
     if first:
@@ -149,11 +160,11 @@ def _pretrain(settings: FinetuneSettings, folder: Path, *, resume: bool, device:
     model: Any = VisionModel(family) if joins else LanguageModel(family)
     extra = model.probe if joins else model.stand_in
     items: Any = (VisionFrames if joins else LabelClips)(settings.steps, seed=settings.seed, world=world)
-    write, read = _files(settings, family, extra)
+    files = _files(settings, family, extra)
     trainer = SttsTrainer(
-        settings, model, arguments, train_dataset=items, eval_dataset=None, write=write, read=read, report=report
+        settings, model, arguments, train_dataset=items, eval_dataset=None, files=files, report=report
     )
-    data = Data(items, None, True, "window labels of the procedural world", "shapes")
+    data = Data(items, None, "window labels of the procedural world")
     report({"event": "start", "steps": settings.steps, **describe(model, settings, data, world)})
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -161,12 +172,12 @@ def _pretrain(settings: FinetuneSettings, folder: Path, *, resume: bool, device:
     if first:
         if joins:
             document["variance_explained"] = _join(family, Path(settings.model), settings.seed)
-        write(folder, None)
+        files.write(folder, None)
     report({"event": "done", **document})
     return document
 
 
-def _files(settings: FinetuneSettings, family: Any, extra: Any) -> tuple[Callable[..., None], Callable[[Path], None]]:
+def _files(settings: FinetuneSettings, family: Any, extra: Any) -> Files:
     """Return what writes a stage's weights into a folder, and what reads them back."""
     from safetensors.torch import load_file, save_file
 
@@ -175,13 +186,13 @@ def _files(settings: FinetuneSettings, family: Any, extra: Any) -> tuple[Callabl
     def write(folder: Path, state_dict: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(extra.state_dict(), folder / EXTRA_FILE)
-        write_checkpoint(folder, family, train="full", base_model=settings.model, settings=family.settings, training={})
+        write_checkpoint(folder, family, train="full", base_model=settings.model, training={})
 
     def read(folder: Path) -> None:
         load_weights(folder, family, "full")
         extra.load_state_dict(load_file(folder / EXTRA_FILE))
 
-    return write, read
+    return Files(write, read)
 
 
 def _join(family: Any, language: Path, seed: int) -> float:

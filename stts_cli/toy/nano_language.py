@@ -22,6 +22,7 @@ from stts_cli.toy.world_clips import draw_clip
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.samples import Conversation
+from stts_cli.training.settings import FinetuneSettings
 
 NUM_WINDOWS = 16
 QUESTIONS = 8
@@ -114,7 +115,7 @@ class LanguageModel(TrainingModel):
     """The language model behind the stand-in; nothing else is trained."""
 
     def __init__(self, family: Family) -> None:
-        super().__init__(family, scorer="none")
+        super().__init__(family, FinetuneSettings(train="full", scorer="none"))
         width = family.model.config.text_config.hidden_size
         self.stand_in = LabelEmbedding(width).to(family.model.device, family.model.dtype)
         for name, parameter in self.stock.named_parameters():

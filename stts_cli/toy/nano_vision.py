@@ -27,6 +27,7 @@ from stts_cli.toy.world import COLORS, SHAPES, make_scene
 from stts_cli.toy.world_clips import MAX_NOISE
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import Step, TrainingModel
+from stts_cli.training.settings import FinetuneSettings
 
 FRAMES = 64  # a step
 
@@ -107,7 +108,7 @@ class VisionModel(TrainingModel):
     """ViT and connector, up to the probe in the place of the connector's last matrix; nothing else is trained."""
 
     def __init__(self, family: Family) -> None:
-        super().__init__(family, scorer="none")
+        super().__init__(family, FinetuneSettings(train="full", scorer="none"))
         width = family.model.config.adapter_config.intermediate_size
         self.probe = WindowProbe(width, family.layout.num_windows).to(family.model.device, family.model.dtype)
         for name, parameter in self.stock.named_parameters():
@@ -141,7 +142,7 @@ class VisionModel(TrainingModel):
         places = torch.arange(labels.shape[1], device=features.device).repeat(len(labels))
         loss, right = self.probe(features, labels.flatten(0, 1), places)
         nothing, count = loss.new_zeros(()), keep_mask.numel()
-        return Step(loss * count, loss * count, count, nothing, 0, right, count, count, count, keep_mask)
+        return Step(loss * count, loss * count, count, nothing, 0, right, count, keep_mask)
 
     def count(self, clips: Sequence[TrainingClip]) -> tuple[float, int]:
         """Return (windows, 0): the loss is a mean over windows."""

@@ -18,6 +18,8 @@ from stts_cli.cost import savings
 from stts_cli.training.clips import TrainingClip, collate
 from stts_cli.training.model import Step, TrainingModel
 
+Figures = dict[str, dict[str, float]]  # arm -> name -> value
+
 
 @torch.no_grad()
 def evaluate_arms(
@@ -29,8 +31,7 @@ def evaluate_arms(
     world: int = 1,
     workers: int = 0,
     reduce: Callable[[Tensor], Tensor] = lambda values: values,
-    on_clip: Callable[[int], None] = lambda done: None,
-) -> dict[str, dict[str, float]]:
+) -> Figures:
     """Answer every held-out question in each of several ways.
 
     Args:
@@ -41,7 +42,6 @@ def evaluate_arms(
         world: processes.
         workers: processes that read clips ahead.
         reduce: adds a float64 tensor up over all processes.
-        on_clip: told how many items are done.
 
     Returns:
         By arm: "accuracy", "loss" (nats a token), "answers" (how many), "flops_ratio" to dense and "kept", the share of
@@ -50,65 +50,50 @@ def evaluate_arms(
     was_training = model.training
     model.eval()
     num_items: int = len(dataset)  # type: ignore[arg-type]
-    mine = list(range(rank, num_items, world))
+    own = list(range(rank, num_items, world))
     # where weights are sharded, all processes run forward together: one that has fewer items runs one for nothing
-    idle = -(-num_items // world) - len(mine)
-    # right, answers, loss, tokens, kept, total, FLOPs, FLOPs dense
-    sums = {arm: torch.zeros(8, dtype=torch.float64) for arm in arms}
-    subset = Subset(dataset, mine + [0] * idle)
+    idle = -(-num_items // world) - len(own)
+    sums = {arm: torch.zeros(11, dtype=torch.float64) for arm in arms}  # of `Step.sums`, then FLOPs, pruned and dense
+    subset = Subset(dataset, own + [0] * idle)
     loader: Any = DataLoader(subset, batch_size=1, collate_fn=collate, num_workers=workers)
-    for done, batch in enumerate(loader, start=1):
+    for number, batch in enumerate(loader):
         for arm, (ratio, scorer) in arms.items():
-            out = model(batch["clips"], ratio, scorer=scorer)
-            if done > len(mine):
-                continue
-            flops = _flops(model, batch["clips"], out, scorer)
-            sums[arm] += torch.tensor(
-                [
-                    out.right.sum().item(),
-                    len(out.right),
-                    out.lm_sum.item(),
-                    out.num_tokens,
-                    out.num_kept,
-                    out.num_total,
-                    *flops,
-                ],
-                dtype=torch.float64,
-            )
-        on_clip(done)
+            step = model(batch["clips"], ratio, scorer=scorer)
+            if number < len(own):
+                sums[arm] += torch.cat([step.sums(), _flops(model, batch["clips"], step, scorer)])
     model.train(was_training)
     result = {}
     for arm, values in sums.items():
-        right, answers, loss, tokens, kept, total, flops_pruned, flops_dense = reduce(values).tolist()
+        lm, tokens, _, _, kept, total, _, right, answers, pruned, dense = reduce(values).tolist()
         result[arm] = {
             "accuracy": right / max(1, answers),
-            "loss": loss / max(1, tokens),
+            "loss": lm / max(1, tokens),
             "answers": answers,
-            "flops_ratio": flops_pruned / flops_dense,
+            "flops_ratio": pruned / dense,
             "kept": kept / total,
         }
     return result
 
 
-def _flops(model: TrainingModel, clips: Sequence[TrainingClip], out: Step, scorer: str) -> tuple[float, float]:
-    """Return FLOPs of answering each clip's first question as it is, and dense."""
+def _flops(model: TrainingModel, clips: Sequence[TrainingClip], step: Step, scorer: str) -> Tensor:
+    """Return FLOPs of answering each clip's first question as it is, and dense, float64 (2,)."""
     family, start = model.family, 0
-    pruned = dense = 0.0
+    flops = torch.zeros(2, dtype=torch.float64)
     for clip in clips:
         part = slice(start, start + len(clip.frames))
-        mask, start = out.keep_mask[part].cpu(), part.stop
+        mask, start = step.keep_mask[part].cpu(), part.stop
         ids, is_answer = family.conversation_ids(clip.conversations[0].turns[:1], clip.conversations[0].subtitles)
         prefix, _ = family.video_prefix(list(clip.timestamps_s), mask)
-        asked, dropped = len(prefix) + len(ids) - sum(is_answer), int((~mask).sum())
+        asked = len(prefix) + len(ids) - sum(is_answer)
         count = savings.count(
             family.shape(),
             mask.sum(1).tolist(),
-            (asked + dropped, asked),
+            (asked + int((~mask).sum()), asked),
             family.settings.prune_layer,
             new_tokens=sum(is_answer),
             scorer=scorer,
-            packed_patches=out.packed_patches[part],
+            packed_patches=step.packed_patches[part],
         )
-        dense += sum(before for before, _ in count.flops.values())
-        pruned += sum(after for _, after in count.flops.values())
-    return pruned, dense
+        dense, pruned = (sum(each) for each in zip(*count.flops.values(), strict=True))
+        flops += torch.tensor([pruned, dense], dtype=torch.float64)
+    return flops

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,39 +19,24 @@ from stts_cli import __version__
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.settings import check_prune_layer
-from stts_cli.training.run_folder import (
-    CHECKPOINTS,
-    FREE,
-    LOG_FILE,
-    Report,
-    RunLog,
-    check_checkpoint,
-    check_folder,
-    checkpoints_of,
-    claim,
-    read_object,
-    write_whole,
-)
+from stts_cli.training import run_folder
+from stts_cli.training.run_folder import CHECKPOINTS, LOG_FILE, Document, Report, RunLog, process
 from stts_cli.training.settings import FinetuneSettings, main_keep_ratio, without_effect
 
 
-@dataclass
+@dataclass(frozen=True)
 class Data:
     """What a run trains and measures on.
 
     Attributes:
         train: items are lists of clips.
         held_out: the same; None for no evaluation.
-        sequential: items come in their own order.
         name: for people.
-        fingerprint: changes when the rows do.
     """
 
     train: Any
     held_out: Any
-    sequential: bool
     name: str
-    fingerprint: str
 
 
 def finetune(
@@ -63,7 +47,7 @@ def finetune(
     skip_invalid: bool = False,
     device: str = "auto",
     report: Report = lambda event: None,
-) -> dict[str, Any]:
+) -> Document:
     """Train, and leave the result in a folder.
 
     Args:
@@ -72,7 +56,7 @@ def finetune(
         resume: go on with the run that the folder holds.
         skip_invalid: leave out the questions that the check of the data finds fault with.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        report: told of what happens, as documents with "event".
+        report: takes what happens, as documents with "event".
 
     Returns:
         A document with "before" and "after" (accuracy and loss by arm), "steps", "seconds" and the settings.
@@ -81,66 +65,51 @@ def finetune(
         InputError: bad data, an unknown base model, or a folder that holds another run.
         EnvironmentFailure: a missing package, or too little memory.
     """
-    out = Path(output)
-    first = int(os.environ.get("RANK", "0")) == 0
+    out, (rank, world) = Path(output), process()
+    log = RunLog(out / LOG_FILE if rank == 0 else None, report)
     settings = _settle(settings, device)
     notes = without_effect(settings)
-    settings, rows, fingerprint = _read_rows(settings, notes, skip_invalid)
-    record = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE} | {"rows": fingerprint}
-    check_folder(out, record, resume=resume, first=first)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    settings = _deal_out(settings, world)
-    write: Report = RunLog(out / LOG_FILE, report) if first else (lambda event: None)
-    noted: list[str] = []
-
-    def log(event: dict[str, Any]) -> None:
-        if event["event"] == "note":
-            if event["text"] in noted:
-                return
-            noted.append(event["text"])
-        write(event)
-
+    settings, rows = _read_rows(settings, notes, skip_invalid)
+    record = run_folder.record_of(settings) | {"rows": _fingerprint(rows)}
+    run_folder.check_folder(out, record, resume=resume, first=rank == 0)
+    settings = _divide_batch(settings, world)
     for text in notes:
-        log({"event": "note", "text": text})
-    checkpoint = checkpoint_of(out, world, log) if resume else None
+        log.note(text)
+    checkpoint = run_folder.checkpoint_of(out, world, log) if resume else None
     log({"event": "stage", "name": "loading"})
     from stts_cli.training.trainer import trainer_arguments
 
-    arguments = trainer_arguments(
-        settings, out / CHECKPOINTS, device=device, has_eval=bool(settings.eval_videos or settings.eval_data)
-    )
+    has_eval = bool(settings.eval_videos or settings.eval_data)
+    arguments = trainer_arguments(settings, out / CHECKPOINTS, device=device, has_eval=has_eval)
     family, had_scorer = load_base(settings, arguments.device)
-    for note in family.notes:
-        log({"event": "note", "text": note})
+    for text in family.notes:
+        log.note(text)
     if had_scorer and settings.scorer != "learned":
-        text = f"--scorer {settings.scorer}: the trained scorer of {family.model_name} is left out of the result."
-        log({"event": "note", "text": text})
+        log.note(f"--scorer {settings.scorer}: the trained scorer of {family.model_name} is left out of the result.")
     data = _data(settings, family, rows, world, skip_invalid, log)
-    steps = _steps(settings, data, world)
-    if first:
-        claim(out, record)
-    arguments.max_steps = steps
-    arguments.save_steps = arguments.save_steps or steps
-    trainer = _trainer(settings, family, arguments, data, log, out)
-    log({"event": "start", "steps": steps, **describe(trainer.training_model, settings, data, world)})
-    before = _before(out, trainer, had_scorer, data, checkpoint is not None, log, first)
+    arguments.max_steps = _steps(settings, data, world)
+    arguments.save_steps = arguments.save_steps or arguments.max_steps
+    if rank == 0:
+        run_folder.claim(out, record)
+    trainer = _trainer(settings, family, arguments, data, log)
+    log({"event": "start", "steps": arguments.max_steps, **describe(trainer.training_model, settings, data, world)})
+    before = {} if data.held_out is None else _before(out, trainer, had_scorer, checkpoint is not None, log)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - began
-    after = trainer.measured() if data.held_out is not None else {}
     document = {
         "stts": __version__,
         "model": settings.model,
         "train": settings.train,
         "data": data.name,
         "is_demonstration": family.is_demonstration,
-        "notes": noted,
-        "steps": steps,
+        "notes": log.notes,
+        "steps": arguments.max_steps,
         "resumed_from": checkpoint.name if checkpoint else None,
         "best_step": trainer.state.best_global_step,
         "seconds": round(seconds, 1),
         "before": before,
-        "after": after,
+        "after": {} if data.held_out is None else trainer.measured(),
         "settings": dataclasses.asdict(settings),
     }
     _finish(out, trainer, document)
@@ -150,39 +119,20 @@ def finetune(
 
 def _settle(settings: FinetuneSettings, device: str) -> FinetuneSettings:
     """Replace "auto" by what it means here, and check what goes together."""
-    if not settings.model or not settings.data:
-        missing = "--model" if not settings.model else "--data"
-        raise InputError(f"{missing} is missing -> a model to start from and data to train on, or a --preset -> add it")
+    for name in ("model", "data"):
+        if not getattr(settings, name):
+            raise InputError(f"--{name}: is missing; give a model to start from and data to train on, or a --preset.")
     from stts_cli.engine.device import resolve_device
 
     if "tensorboard" in settings.report_to.split(",") and importlib.util.find_spec("tensorboard") is None:
         raise EnvironmentFailure(f"--report-to tensorboard: the package is not installed; {install_hint('train')}")
     if settings.precision == "auto":
         on_gpu = resolve_device(device).startswith("cuda")
-        settings = dataclasses.replace(settings, precision="bf16" if on_gpu else "float32")
+        settings = settings.override(precision="bf16" if on_gpu else "float32")
     return settings
 
 
-def checkpoint_of(out: Path, world: int, log: Report) -> Path | None:
-    """Return the checkpoint that a run goes on from.
-
-    Args:
-        out: the run's folder.
-        world: processes.
-        log: is given a note where there is none.
-
-    Raises:
-        InputError: it is damaged; see `run_folder.check_checkpoint`.
-    """
-    found = checkpoints_of(out / CHECKPOINTS)
-    if not found:
-        log({"event": "note", "text": f"--resume: {out} holds no checkpoint, so the run starts from its beginning."})
-        return None
-    check_checkpoint(found[-1], world)
-    return found[-1]
-
-
-def _deal_out(settings: FinetuneSettings, world: int) -> FinetuneSettings:
+def _divide_batch(settings: FinetuneSettings, world: int) -> FinetuneSettings:
     """Divide the videos of a step among the processes and their forward passes."""
     if settings.global_batch is None:
         return settings
@@ -195,36 +145,37 @@ def _deal_out(settings: FinetuneSettings, world: int) -> FinetuneSettings:
             f"--global-batch {settings.global_batch}: must be a multiple of --batch-size {settings.batch_size} x "
             f"{world} processes."
         )
-    return dataclasses.replace(settings, accumulate=passes)
+    return settings.override(accumulate=passes)
 
 
 def _read_rows(
     settings: FinetuneSettings, notes: list[str], skip_invalid: bool
-) -> tuple[FinetuneSettings, tuple[Any, Any], str]:
-    """Read the rows of the data files: the settings with the number of held-out videos decided, rows, fingerprint."""
+) -> tuple[FinetuneSettings, tuple[Any, Any]]:
+    """Read the data files: the settings with the number of held-out videos decided, samples to train on, held-out."""
     if settings.data == "shapes":
-        return settings.override(eval_videos=20 if settings.eval_videos is None else None), (None, None), "shapes"
+        return settings.override(eval_videos=20 if settings.eval_videos is None else None), (None, None)
     from stts_cli.training.samples import read_samples, split_held_out
 
-    def read(source: str) -> Any:
-        return read_samples(
-            source,
-            video_root=settings.video_root,
-            max_questions=settings.max_questions,
-            notes=notes,
-            skip_invalid=skip_invalid,
-        )
-
+    read = functools.partial(
+        read_samples,
+        video_root=settings.video_root,
+        max_questions=settings.max_questions,
+        notes=notes,
+        skip_invalid=skip_invalid,
+    )
     rows = read(settings.data)
     if settings.eval_videos is None:
         num_videos = len({row.video for row in rows})
         tenth = min(20, max(1, num_videos // 10)) if num_videos > 1 else 0
         settings = settings.override(eval_videos=20 if settings.eval_data else tenth)
-    if settings.eval_data is not None:
-        held_out = None if settings.eval_data == "shapes" else read(settings.eval_data)
-    else:
-        rows, held_out = split_held_out(rows, settings.eval_videos or 0, settings.seed)
-    return settings, (rows, held_out), hashlib.sha256(repr((rows, held_out)).encode()).hexdigest()[:16]
+    if settings.eval_data is None:
+        return settings, split_held_out(rows, settings.eval_videos or 0, settings.seed)
+    return settings, (rows, None if settings.eval_data == "shapes" else read(settings.eval_data))
+
+
+def _fingerprint(rows: tuple[Any, Any]) -> str:
+    """Return what changes when the rows do."""
+    return "shapes" if rows[0] is None else hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
@@ -234,66 +185,59 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
 
     from stts_cli.families import load_family
     from stts_cli.pruning import TokenScorer
+    from stts_cli.training.adapters import add_lora
 
-    half = settings.precision != "float32"
-    whole = torch.bfloat16 if settings.precision == "bf16-master" else torch.float32
+    half, master = settings.precision != "float32", settings.precision == "bf16-master"
     # frozen weights need no float32
-    dtype = whole if settings.train == "full" else torch.bfloat16 if half else torch.float32
+    dtype = torch.bfloat16 if master or (half and settings.train != "full") else torch.float32
     # bfloat16 attention without explicit products has a slow backward pass on a CPU
-    attention = "eager" if settings.precision == "bf16-master" and device.type == "cpu" else "sdpa"
+    attention = "eager" if master and device.type == "cpu" else "sdpa"
     logging.disable_progress_bar()
     family = load_family(settings.model, device=device, dtype=dtype, attn_implementation=attention)
     had_scorer = family.scorer is not None and not settings.new_scorer
-    chosen: dict[str, Any] = {
-        "prune_layer": settings.prune_layer,
-        "bias_rescale": settings.bias_rescale,
-        "keep_ratio": main_keep_ratio(settings.keep_ratio),
-        "scorer": settings.scorer if settings.scorer != "none" else None,
-    }
-    family.settings = dataclasses.replace(family.settings, **{k: v for k, v in chosen.items() if v is not None})
+    family.settings = family.settings.override(
+        prune_layer=settings.prune_layer,
+        bias_rescale=settings.bias_rescale,
+        keep_ratio=main_keep_ratio(settings.keep_ratio),
+        scorer=settings.scorer if settings.scorer != "none" else None,
+    )
     check_prune_layer(family.settings.prune_layer, len(family.vit_blocks))
     torch.manual_seed(settings.seed)
-    if settings.scorer != "learned":
-        family.scorer = None
-    elif not had_scorer:
-        family.scorer = TokenScorer(**family.scorer_sizes).to(device)
-    if family.scorer is not None:
-        family.scorer.to(whole if settings.precision == "bf16-master" else torch.float32)
     family.model.requires_grad_(settings.train == "full")
-    if settings.train == "lora":
-        from stts_cli.training.adapters import add_lora
-
-        add_lora(family, rank=settings.lora_rank, alpha=settings.lora_alpha, vit=settings.lora_vit)
-    if family.scorer is not None:
-        family.scorer.requires_grad_(True)
     for block in family.idle_vit_blocks:
         block.requires_grad_(False)
+    if settings.scorer != "learned":
+        family.scorer = None
+    else:
+        scorer = family.scorer if had_scorer and family.scorer else TokenScorer(**family.scorer_sizes)
+        family.scorer = scorer.to(device, torch.bfloat16 if master else torch.float32)
+        family.scorer.requires_grad_(True)
+    if settings.train == "lora":
+        add_lora(family, rank=settings.lora_rank, alpha=settings.lora_alpha, vit=settings.lora_vit)
     if settings.gradient_checkpointing:
         family.enable_gradient_checkpointing()
     return family, had_scorer
 
 
 def _data(
-    settings: FinetuneSettings, family: Any, rows: tuple[Any, Any], world: int, skip_invalid: bool, log: Report
+    settings: FinetuneSettings, family: Any, rows: tuple[Any, Any], world: int, skip_invalid: bool, log: RunLog
 ) -> Data:
+    """Check every row and video, and make the data sets."""
     from stts_cli.toy.world_clips import ShapesClips, shapes_held_out
     from stts_cli.training.clips import VideoClips
 
-    def shapes_to_measure() -> Any:
-        if not settings.eval_videos:
-            return None
-        return shapes_held_out(
+    held_out: Any = None
+    if "shapes" in (settings.data, settings.eval_data) and settings.eval_videos:
+        held_out = shapes_held_out(
             settings.eval_videos,
             seed=settings.seed,
             frames=settings.frames,
             frame_size=family.frame_size,
             long=settings.shapes_mix == "long",
         )
-
     if settings.data == "shapes":
-        items = (settings.steps + settings.scorer_warmup) * settings.accumulate * world
         train = ShapesClips(
-            items,
+            (settings.steps + settings.scorer_warmup) * settings.accumulate * world,
             seed=settings.seed,
             num_frames=settings.frames,
             mix=settings.shapes_mix,
@@ -302,19 +246,25 @@ def _data(
             scale=settings.batch_size,
             alike=world,
         )
-        return Data(train, shapes_to_measure(), True, "the procedural world, training seeds", "shapes")
-    checked = [None if r is None else _check(settings, family, r, skip_invalid, log) for r in rows]
+        return Data(train, held_out, "the procedural world, training seeds")
     if settings.resize == DECODER:
-        log({"event": "note", "text": NOTE})
-    budget = {"num_frames": settings.frames, "max_fps": settings.max_fps, "frame_size": family.frame_size}
-    budget["resample"] = choose_filter(settings.resize, family.resample)
-    cache = Path(settings.cache) if settings.cache else None
-    clips = [None if not r else VideoClips(r, cache_dir=cache, **budget) for r in checked]
-    held_out = shapes_to_measure() if settings.eval_data == "shapes" else clips[1]
-    return Data(clips[0], held_out, False, settings.data, "")
+        log.note(NOTE)
+    clips = [
+        VideoClips(
+            _check(settings, family, samples, skip_invalid, log),
+            num_frames=settings.frames,
+            max_fps=settings.max_fps,
+            frame_size=family.frame_size,
+            resample=choose_filter(settings.resize, family.resample),
+            cache_dir=Path(settings.cache) if settings.cache else None,
+        )
+        for samples in rows
+        if samples
+    ]
+    return Data(clips[0], clips[1] if len(clips) > 1 else held_out, settings.data)
 
 
-def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: bool, log: Report) -> Any:
+def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: bool, log: RunLog) -> Any:
     """Look at every row and video before the first step."""
     import torch
 
@@ -322,7 +272,6 @@ def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: 
 
     windows = family.shape().num_windows
     most = family.model.config.get_text_config().max_position_embeddings
-    limit = min(settings.seq_len or most, most)
 
     @functools.cache
     def before(num_frames: int) -> int:
@@ -331,125 +280,91 @@ def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: 
             return num_frames * windows
         return len(family.video_prefix([9999.9] * num_frames, torch.ones(num_frames, windows, dtype=torch.bool))[0])
 
-    def measure(num_frames: int, conversation: Any) -> int:
-        ids, _ = conversation.tokens(family)
-        return before(num_frames) + len(ids) - 1
-
     problems = validate(
         samples,
         max_frames=settings.frames,
         max_fps=settings.max_fps,
-        measure=measure,
-        limit=limit,
+        measure=lambda num_frames, conversation: before(num_frames) + len(conversation.tokens(family)[0]) - 1,
+        limit=min(settings.seq_len or most, most),
         progress=lambda done, total: log({"event": "checking", "done": done, "total": total}),
     )
     if not problems:
         return samples
     text = report_problems(problems)
     if not skip_invalid:
-        raise InputError(f"{text} -> mend the data, or add --skip-invalid to train without them")
-    log({"event": "note", "text": f"left out: {text}"})
+        raise InputError(f"{text}; correct the data, or add --skip-invalid to train without them.")
+    log.note(f"left out: {text}")
     rest = leave_out(samples, problems)
     if not rest:
-        raise InputError("no sample is left -> mend the data")
+        raise InputError(f"--data {settings.data}: no sample is left; correct the data.")
     return rest
 
 
 def _steps(settings: FinetuneSettings, data: Data, world: int) -> int:
     if settings.data == "shapes" and not settings.steps:
-        raise InputError("--data shapes has no end -> give --steps")
+        raise InputError("--data shapes: has no end; give --steps.")
     if settings.steps:
         return settings.steps + settings.scorer_warmup
     each = settings.batch_size * settings.accumulate * world
     return max(1, round(settings.epochs * -(-len(data.train) // each))) + settings.scorer_warmup
 
 
-def _trainer(settings: FinetuneSettings, family: Any, arguments: Any, data: Data, log: Report, out: Path) -> Any:
+def _trainer(settings: FinetuneSettings, family: Any, arguments: Any, data: Data, log: RunLog) -> Any:
     from stts_cli.training.model import TrainingModel
     from stts_cli.training.results import load_weights, write_checkpoint
-    from stts_cli.training.trainer import SttsTrainer
+    from stts_cli.training.trainer import Files, SttsTrainer
 
-    model = TrainingModel(
-        family,
-        scorer=settings.scorer,
-        seq_len=settings.seq_len,
-        checkpoint_blocks=settings.gradient_checkpointing,
-        clamp_scorer_gradient=settings.clamp_scorer_gradient,
-        target_gradient=settings.target_gradient,
-        answer_weights=settings.answer_weights,
-        z_loss=settings.z_loss,
-        note=lambda text: log({"event": "note", "text": text}),
-    )
+    def write(folder: Path, state_dict: Any, **options: Any) -> None:
+        """Write the result or, without its "training", a checkpoint."""
+        options = {"training": {"unfinished": True}, **options}
+        base_model = settings.model
+        write_checkpoint(folder, family, train=settings.train, base_model=base_model, state_dict=state_dict, **options)
 
-    def write(folder: Path, state_dict: Any, dtype: Any = None, training: dict[str, Any] | None = None) -> None:
-        write_checkpoint(
-            folder,
-            family,
-            train=settings.train,
-            base_model=settings.model,
-            settings=family.settings,
-            training=training or {"unfinished": True},
-            dtype=dtype,
-            state_dict=state_dict,
-        )
-
+    files = Files(write, lambda folder: load_weights(folder, family, settings.train))
+    model = TrainingModel(family, settings, log.note)
     return SttsTrainer(
-        settings,
-        model,
-        arguments,
-        train_dataset=data.train,
-        eval_dataset=data.held_out,
-        write=write,
-        read=lambda folder: load_weights(folder, family, settings.train),
-        report=log,
+        settings, model, arguments, train_dataset=data.train, eval_dataset=data.held_out, files=files, report=log
     )
 
 
-def _before(
-    out: Path, trainer: Any, had_scorer: bool, data: Data, resumed: bool, log: Report, first: bool
-) -> dict[str, Any]:
+def _before(out: Path, trainer: Any, had_scorer: bool, resumed: bool, log: RunLog) -> Document:
     """Measure the model as it came; a resumed run keeps what it measured at its start."""
-    if data.held_out is None:
-        return {}
     record = out / CHECKPOINTS / "before.json"
     if resumed and record.is_file():
-        return read_object(record, "Delete it to measure what the run has now as its start")
+        return run_folder.read_object(record, "Delete it to measure what the run has now as its start")
     log({"event": "stage", "name": "measuring the model as it is"})
     arms = trainer.arms()
     if "pruned" in arms and trainer.settings.scorer == "learned" and not had_scorer:
         arms["temporal"] = (arms["pruned"][0], "temporal")  # what an untrained model does without training
-    before: dict[str, Any] = trainer.measure(arms)
-    if first:
+    before: Document = trainer.measure(arms)
+    if trainer.is_world_process_zero():
         with writing(record):
             record.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(record, before)
+        run_folder.write_whole(record, before)
     return before
 
 
-def _finish(out: Path, trainer: Any, document: dict[str, Any]) -> None:
+def _finish(out: Path, trainer: Any, document: Document) -> None:
     """Write the result and its card into the output folder."""
     import torch
 
-    from stts_cli.training.results import model_card
+    from stts_cli.training.model_card import model_card
 
     state_dict = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if not trainer.is_world_process_zero():
         return
     half = trainer.settings.train == "full" and _stored_dtype(trainer.settings.model) == "bfloat16"
     with writing(out):
-        trainer._write(out, state_dict, torch.bfloat16 if half else None, _without_paths(document))
+        trainer.files.write(out, state_dict, dtype=torch.bfloat16 if half else None, training=_without_paths(document))
         (out / "README.md").write_text(model_card(document), encoding="utf-8")
 
 
-def _without_paths(document: dict[str, Any]) -> dict[str, Any]:
+def _without_paths(value: Any) -> Any:
     """Return a run's document with folders and files of this machine by their names only: it may be published."""
-    kept = {k: v for k, v in document.items() if k != "notes"}  # they name files
-    settings = {k: v for k, v in document["settings"].items() if k not in ("cache", "video_root", "workers")}
-
-    def named(values: dict[str, Any]) -> dict[str, Any]:
-        return {k: Path(v).name if isinstance(v, str) and Path(v).exists() else v for k, v in values.items()}
-
-    return {**named(kept), "settings": named(settings)}
+    left_out = ("notes", "cache", "video_root", "workers")  # notes name files
+    if isinstance(value, dict):
+        return {key: _without_paths(each) for key, each in value.items() if key not in left_out}
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
 
 
 def _stored_dtype(model: str) -> str:
@@ -463,11 +378,10 @@ def _stored_dtype(model: str) -> str:
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
-def describe(model: Any, settings: FinetuneSettings, data: Data, world: int) -> dict[str, Any]:
+def describe(model: Any, settings: FinetuneSettings, data: Data, world: int) -> Document:
     """Return what a run sets out to do, for its "start" event."""
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
-        "trainable": trainable,
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "parameters": sum(p.numel() for p in model.parameters()),
         "train": settings.train,
         "data": data.name,

@@ -2,58 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_command
 from stts_cli.families.checkpoints import base_chain
 from stts_cli.families.settings import SETTINGS_FILE, read_settings
+from stts_cli.training.run_folder import Document
 
 TRAINED = {
     "scorer": "the token scorer alone; every other weight is the base model's",
     "lora": "LoRA adapters and the token scorer; the base model's weights are frozen",
     "full": "every weight, the token scorer's included",
+    "dense": "every weight of the vision encoder, the connector and the language model",
 }
 LIBRARY = {"scorer": "stts", "lora": "peft", "full": "transformers"}
 NOT_UPLOADED = ("checkpoints/*", "stages/*", "runs/*", "run.json", "log.jsonl", ".*", "*/.*")
+FIGURES = {  # measured value: (heading, how it is written)
+    "accuracy": ("accuracy", "{:.1%}"),
+    "loss": ("loss (nats a token)", "{:.3f}"),
+    "kept": ("windows kept", "{:.0%}"),
+    "flops_ratio": ("FLOPs, dense = 1", "{:.3f}"),
+}
+CARD = """\
+---
+{fields}
+---
+
+# {name}, trained {how} with stts
+
+{demonstration}{method}
+
+Trained: {trained}. Base model: {base}.
+
+## Results
+
+{results}
+
+## Training
+
+Data: {data}. {steps:,} steps{took}.
+
+{settings}## Use
+
+In a clone of stts:
+
+```
+{install}
+stts ask video.mp4 "What happens?" --model FOLDER
+```
+
+FOLDER is this folder, or its name on the hub.
+{needs}
+## Limits
+
+{limits}
+"""
+DEMONSTRATION = (
+    "**A demonstration.** The base model knows a procedural world of moving coloured shapes and nothing else: no real "
+    "video, no objects, no people.\n\n"
+)
+PRUNED = (
+    "A learned scorer inside the vision encoder drops the windows of a video that matter least, and the language model "
+    "never sees them (arXiv 2603.18004)."
+)
+NEEDS = "\nThe weights that were not trained are those of {base}, which is loaded with it.\n"
+DENSE = "No scorer was trained: windows are chosen without training, or all kept."
 
 
-def model_card(document: dict[str, Any]) -> str:
+def model_card(document: Document) -> str:
     """Describe a finetuning run for people and for the hub.
 
     Args:
         document: of `finetune.finetune`: "model" (the base), "train", "data", "steps", "seconds", "settings",
-            "before" and "after" (name of an arm -> accuracy, loss, flops_ratio, kept, answers), "is_demonstration".
-            What is missing is left out.
+            "before" and "after" (by arm: accuracy, loss, flops_ratio, kept, answers), "is_demonstration". What is
+            missing is left out.
 
     Returns:
         Markdown with the hub's front matter. Of paths on this machine only the last part is named.
     """
     base, train = str(document.get("model", "")), document.get("train", "full")
-    demonstration = bool(document.get("is_demonstration"))
-    without_scorer = document.get("settings", {}).get("scorer") == "none"
-    sections = [
-        _front_matter(base, train, demonstration),
-        f"# {_short(base)}, trained {'dense' if without_scorer else 'to be pruned'} with stts\n",
-    ]
-    if demonstration:
-        sections.append(
-            "**A demonstration.** The base model knows a procedural world of moving coloured shapes and nothing else: "
-            "no real video, no objects, no people.\n"
-        )
-    what = "every weight of the vision encoder, the connector and the language model" if without_scorer else ""
-    sections += [
-        "A learned scorer inside the vision encoder drops the windows of a video that matter least, and the language "
-        "model never sees them (arXiv 2603.18004).\n"
-        if not without_scorer
-        else "No scorer was trained: windows are chosen without training, or all kept.\n",
-        f"Trained: {what if what and train == 'full' else TRAINED[train]}. Base model: {_link(base)}.\n",
-        *_results(document),
-        *_training(document),
-        _use(train, base),
-        _limits(document, demonstration),
-    ]
-    return "\n".join(sections)
+    settings, demonstration = document.get("settings", {}), bool(document.get("is_demonstration"))
+    dense, seconds = settings.get("scorer") == "none", document.get("seconds") or 0
+    return CARD.format(
+        fields=_front_matter(base, train, demonstration),
+        name=_short(base),
+        how="dense" if dense else "to be pruned",
+        demonstration=DEMONSTRATION if demonstration else "",
+        method=DENSE if dense else PRUNED,
+        trained=TRAINED["dense" if dense and train == "full" else train],
+        base=_link(base),
+        results=_results(document),
+        data=_path_free(document.get("data", "")) or "unknown",
+        steps=document.get("steps", 0),
+        took=f", {seconds / 60:.0f} min" if seconds >= 120 else f", {seconds:.0f} s" if seconds else "",
+        settings=_table(
+            ("setting", "value"), [(k, _path_free(v)) for k, v in settings.items() if v not in (None, "", False)]
+        ),
+        install=install_command("train" if train == "lora" else ""),
+        needs="" if train == "full" else NEEDS.format(base=_link(base)),
+        limits="\n".join(_limits(settings, demonstration)),
+    )
 
 
 def check_push(repo: str, base_model: str, train: str) -> None:
@@ -74,29 +124,22 @@ def check_push(repo: str, base_model: str, train: str) -> None:
 
     try:
         validate_repo_id(repo)
-    except HFValidationError as error:
-        raise InputError(f"'{repo}' is no name of a hub repository -> OWNER/NAME -> change it") from error
-    if repo.count("/") != 1:
-        raise InputError(f"'{repo}' is no name of a hub repository -> OWNER/NAME -> change it")
+        is_name = repo.count("/") == 1
+    except HFValidationError:
+        is_name = False
+    if not is_name:
+        raise InputError(f"--push-to-hub {repo}: is no name of a hub repository; must be OWNER/NAME.")
     if train != "full" and any(checkpoint.is_local for checkpoint in base_chain(base_model)):
         raise InputError(
-            f"the base model '{base_model}' is on this machine only, and what --train {train} writes is of no use "
-            "without it -> push the base first and start from its hub id, or use --train full"
+            f"--push-to-hub {repo}: the base model {base_model} is on this machine only, and what --train {train} "
+            "writes is of no use without it; push the base first and start from its hub id, or use --train full."
         )
     if get_token() is None:
-        raise EnvironmentFailure(f"nobody is logged in to the hub, '{repo}' cannot be written -> hf auth login")
+        raise EnvironmentFailure(f"--push-to-hub {repo}: nobody is logged in to the hub; run hf auth login.")
 
 
-def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
-    """Upload a result folder, without its training checkpoints and logs.
-
-    Args:
-        folder: what a run wrote.
-        repo: OWNER/NAME on the hub; made if needed.
-        private: for a repository that is made now.
-
-    Returns:
-        The repository's address.
+def push_to_hub(folder: str | Path, repo: str) -> str:
+    """Upload a run's result, without its checkpoints and logs; return the address of the repository, private if new.
 
     Raises:
         InputError: see `check_push`.
@@ -106,20 +149,16 @@ def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
 
     _, document = read_settings(Path(folder) / SETTINGS_FILE)
     check_push(repo, str(document.get("base_model") or folder), document.get("train", "full"))
-    api = HfApi()
+    api, message = HfApi(), "Upload a model trained with stts finetune"
     try:
-        address = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo,
-            folder_path=str(folder),
-            ignore_patterns=list(NOT_UPLOADED),
-            commit_message="Upload a model trained with stts finetune",
-        )
+        address = api.create_repo(repo, private=True, exist_ok=True)
+        ignored = list(NOT_UPLOADED)
+        api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=ignored, commit_message=message)
     except Exception as error:  # of the network's many kinds; all mean the same to a user
         line = " ".join(str(error).split())[:160] or type(error).__name__
         raise EnvironmentFailure(
-            f"'{repo}' cannot be written ({line}) -> the result is whole in {folder} -> check the network and the "
-            "token, then `hf upload` it"
+            f"--push-to-hub {repo}: cannot be written ({line}), the result is whole in {folder}; check the network and "
+            "the token, then `hf upload` it."
         ) from error
     return str(address)
 
@@ -137,33 +176,33 @@ def _link(model: str) -> str:
 
 
 def _front_matter(base: str, train: str, demonstration: bool) -> str:
-    import yaml
+    from huggingface_hub import ModelCardData
 
-    fields: dict[str, Any] = {"license": license_of(base), "library_name": LIBRARY[train]}
-    fields["pipeline_tag"] = "video-text-to-text"
-    if _is_hub_id(base):  # the hub refuses a card that names any other base
-        fields |= {"base_model": base, "base_model_relation": "adapter" if train == "lora" else "finetune"}
-    fields["tags"] = ["stts", "token-pruning", "video", *(["lora"] if train == "lora" else [])]
-    fields["tags"] += ["demonstration"] if demonstration else []
-    known = {name: value for name, value in fields.items() if value}
-    return f"---\n{yaml.safe_dump(known, sort_keys=False, default_flow_style=None)}---\n"
+    lora = train == "lora"
+    # the hub refuses a card that names a base model which is not there
+    base_fields = {"base_model": base, "base_model_relation": "adapter" if lora else "finetune"}
+    fields = ModelCardData(
+        license=license_of(base),
+        library_name=LIBRARY[train],
+        pipeline_tag="video-text-to-text",
+        tags=["stts", "token-pruning", "video", *["lora"] * lora, *["demonstration"] * demonstration],
+        **(base_fields if _is_hub_id(base) else {}),
+    )
+    return str(fields.to_yaml())
 
 
 def license_of(model: str) -> str | None:
     """Return the license that a model's own card names, else that of the model it stands on; None if unknown."""
-    import yaml
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, metadata_load
 
     try:
         seen = {""}
         while model not in seen and Path(model).is_dir():
             seen.add(model)
-            card = Path(model) / "README.md"
-            parts = card.read_text(encoding="utf-8").split("---\n", 2) if card.is_file() else []
-            fields = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-            if isinstance(fields, dict) and isinstance(fields.get("license"), str):
-                return str(fields["license"])
-            settings = Path(model) / SETTINGS_FILE
+            card, settings = Path(model) / "README.md", Path(model) / SETTINGS_FILE
+            named = ((metadata_load(card) if card.is_file() else None) or {}).get("license")
+            if isinstance(named, str):
+                return named
             model = str(read_settings(settings if settings.is_file() else None)[1].get("base_model", ""))
         card_data = HfApi().model_info(model, timeout=10).card_data if _is_hub_id(model) else None
         return getattr(card_data, "license", None)
@@ -171,48 +210,25 @@ def license_of(model: str) -> str | None:
         return None
 
 
-def _results(document: dict[str, Any]) -> list[str]:
+def _results(document: Document) -> str:
+    arms = [(arm, when, figures) for when in ("before", "after") for arm, figures in document.get(when, {}).items()]
+    if not arms:
+        return "Nothing was measured: the run had no held-out questions."
     rows = [
-        (f"{'pruned by the temporal scorer' if arm == 'temporal' else arm}, {when}", values)
-        for when in ("before", "after")
-        for arm, values in (document.get(when) or {}).items()
-        if isinstance(values, dict)
-    ]
-    if not rows:
-        return ["## Results\n\nNothing was measured: the run had no held-out questions.\n"]
-    formats = {  # measured value -> (heading, how it is written)
-        "accuracy": ("accuracy", "{:.1%}"),
-        "loss": ("loss (nats a token)", "{:.3f}"),
-        "kept": ("windows kept", "{:.0%}"),
-        "flops_ratio": ("FLOPs, dense = 1", "{:.3f}"),
-    }
-    known = [key for key in formats if any(key in values for _, values in rows)]
-    lines = [
-        "## Results",
-        "",
-        "| | " + " | ".join(formats[key][0] for key in known) + " |",
-        "| --- |" + " ---: |" * len(known),
-    ]
-    for name, values in rows:
-        cells = [formats[key][1].format(values[key]) if values.get(key) is not None else "" for key in known]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    counts = {int(values["answers"]) for _, values in rows if "answers" in values}
-    asked = f"{max(counts):,} held-out answers" if counts else "Held-out answers"
-    lines += ["", f"{asked}; an answer is right when greedy decoding gives it word for word.", ""]
-    return ["\n".join(lines)]
+        (f"{'pruned by the temporal scorer' if arm == 'temporal' else arm}, {when}",
+         *(form.format(figures[key]) for key, (_, form) in FIGURES.items()))
+        for arm, when, figures in arms
+    ]  # fmt: skip
+    table = _table((" ", *(heading for heading, _ in FIGURES.values())), rows, "---:")
+    asked = f"{int(arms[0][2]['answers']):,} held-out answers"
+    return f"{table}{asked}; an answer is right when greedy decoding gives it word for word."
 
 
-def _training(document: dict[str, Any]) -> list[str]:
-    settings = {k: v for k, v in document.get("settings", {}).items() if v not in (None, "", False)}
-    lines = ["## Training", ""]
-    data = _path_free(document.get("data", "")) or "unknown"
-    seconds = document.get("seconds") or 0
-    took = f", {seconds / 60:.0f} min" if seconds >= 120 else f", {seconds:.0f} s" if seconds else ""
-    lines.append(f"Data: {data}. {document.get('steps', 0):,} steps{took}.")
-    if settings:
-        lines += ["", "| setting | value |", "| --- | --- |"]
-        lines += [f"| {name} | {_path_free(value)} |" for name, value in settings.items()]
-    return ["\n".join([*lines, ""])]
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---") -> str:
+    """Return a Markdown table and an empty line; nothing where there are no rows."""
+    head = (headings, ["---", *[align] * (len(headings) - 1)])
+    lines = [f"| {' | '.join(row)} |".replace("|   |", "| |") for row in (*head, *rows)]
+    return "\n".join([*lines, "", ""]) if len(lines) > len(head) else ""
 
 
 def _path_free(value: Any) -> str:
@@ -222,24 +238,11 @@ def _path_free(value: Any) -> str:
     return (_short(text) if is_path else text).replace("|", "\\|")
 
 
-def _use(train: str, base: str) -> str:
-    needs = f"\nThe weights that were not trained are those of {_link(base)}, which is loaded with it.\n"
-    needs = "" if train == "full" else needs
-    install = install_command("train" if train == "lora" else "")
-    return (
-        f'## Use\n\nIn a clone of stts:\n\n```\n{install}\nstts ask video.mp4 "What happens?" --model FOLDER\n```\n\n'
-        f"FOLDER is this folder, or its name on the hub.\n{needs}"
-    )
-
-
-def _limits(document: dict[str, Any], demonstration: bool) -> str:
-    settings = document.get("settings", {})
-    lines = ["## Limits", ""]
-    lines.append("It has the base model's limits, and was measured on the questions above only.")
+def _limits(settings: Document, demonstration: bool) -> Iterator[str]:
+    yield "It has the base model's limits, and was measured on the questions above only."
     if demonstration:
-        lines.append("Asked about a real video, it gives a confident wrong answer.")
+        yield "Asked about a real video, it gives a confident wrong answer."
     if settings.get("keep_ratio") and settings.get("scorer") != "none":
-        lines.append(f"Other keep ratios than those of its training ({settings['keep_ratio']}) were not measured.")
+        yield f"Other keep ratios than those of its training ({settings['keep_ratio']}) were not measured."
     if settings.get("frames"):
-        lines.append(f"It was trained on at most {settings['frames']} frames of a video.")
-    return "\n".join([*lines, ""])
+        yield f"It was trained on at most {settings['frames']} frames of a video."

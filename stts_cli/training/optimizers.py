@@ -14,20 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from stts_cli.training.model import part_of
-from stts_cli.training.settings import PARTS, FinetuneSettings, adam_betas
+from stts_cli.training.settings import FinetuneSettings, adam_betas
 
 _OUTER = ("embed", "lm_head", "positional", "label_", "probe")
+Group = dict[str, Any]  # as torch has it: "params", "lr", "weight_decay", "betas", "eps"; ours are "part" and "rule"
 
 
 class MixedOptimizer(torch.optim.Optimizer):
-    """Step every group by its own rule, in float32.
+    """Step every group by its own "rule", "muon" or "adamw", in float32; groups whose "lr" is 0 keep their moments."""
 
-    Args:
-        groups: torch's parameter groups with "lr", "weight_decay", "rule", "muon" or "adamw", and AdamW's "betas" and
-            "eps". A group whose "lr" stands at 0 is left alone, its moments too.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, groups: list[Group]) -> None:
         super().__init__(groups, {})
         self._masters: list[list[nn.Parameter]] = []
         self._inner: list[torch.optim.Optimizer] = []
@@ -44,7 +40,7 @@ class MixedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step on the gradients that are there."""
         if closure is not None:
-            raise ValueError("a closure was given -> this optimizer takes none")
+            raise ValueError("closure: must be None.")
         for group, masters, inner in zip(self.param_groups, self._masters, self._inner, strict=True):
             if group["lr"] == 0:
                 continue
@@ -86,7 +82,7 @@ def is_hidden(name: str, parameter: Tensor) -> bool:
 
 def make_groups(
     named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSettings, part_names: Mapping[str, str]
-) -> list[dict[str, Any]]:
+) -> list[Group]:
     """Sort trainable parameters by part and kind.
 
     Args:
@@ -95,39 +91,31 @@ def make_groups(
         part_names: the family's, see `part_of`.
 
     Returns:
-        Groups with "part", "rule", "lr", "weight_decay", "betas" and "eps". Only matrices that are no embeddings decay.
+        The groups. Only matrices that are no embeddings decay.
     """
-    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
+    kinds: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            kind = "matrix" if is_hidden(name, parameter) else "other"
-            groups.setdefault((part_of(name, part_names), kind), []).append(parameter)
-    rates = {part: getattr(settings, f"lr_{part}") for part in PARTS}
-    made = []
-    for part, kind in sorted(groups):
+            kinds.setdefault((part_of(name, part_names), not is_hidden(name, parameter)), []).append(parameter)
+    groups = []
+    for (part, other), parameters in sorted(kinds.items(), key=lambda item: item[0]):
         # the scorer, small and fragile, and adapters keep AdamW
-        own_adamw = part in ("scorer", "lora")
-        muon = settings.optimizer == "muon" and kind == "matrix" and not own_adamw
-        lr = rates[part]
-        if settings.optimizer == "muon" and not muon and not own_adamw:
-            lr = rates["llm"] * settings.muon_adamw
-        decay = settings.weight_decay if kind == "matrix" else 0.0
-        rule = "muon" if muon else "adamw"
-        made.append(
+        mixed = settings.optimizer == "muon" and part not in ("scorer", "lora")
+        groups.append(
             {
-                "params": groups[part, kind],
+                "params": parameters,
                 "part": part,
-                "rule": rule,
-                "lr": lr,
-                "weight_decay": decay,
+                "rule": "muon" if mixed and not other else "adamw",
+                "lr": settings.lr_llm * settings.muon_adamw if mixed and other else getattr(settings, f"lr_{part}"),
+                "weight_decay": 0.0 if other else settings.weight_decay,
                 "betas": adam_betas(settings),
                 "eps": settings.adam_eps,
             }
         )
-    return made
+    return groups
 
 
-def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[Group]) -> torch.optim.Optimizer:
     """Return torch's AdamW where it does alone, which sharding over GPUs can take apart, else `MixedOptimizer`."""
     plain = all(g["rule"] == "adamw" and all(p.dtype == torch.float32 for p in g["params"]) for g in groups)
     return torch.optim.AdamW(groups) if plain else MixedOptimizer(groups)

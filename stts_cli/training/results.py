@@ -23,9 +23,7 @@ from stts_cli.families.settings import FORMAT, SETTINGS_FILE, is_in_old_order, r
 from stts_cli.families.weights import local_names
 from stts_cli.settings import Pruning
 from stts_cli.training.adapters import ADAPTER, has_lora
-from stts_cli.training.model_card import check_push, model_card, push_to_hub
 
-__all__ = ["check_push", "load_weights", "model_card", "push_to_hub", "read_weights", "write_checkpoint"]
 KINDS = ("scorer", "lora", "full")
 SCORER_FILE = "scorer.safetensors"
 PEFT_PREFIX = "base_model.model."  # of every name in an adapter's file
@@ -45,20 +43,18 @@ def write_checkpoint(
     *,
     train: str,
     base_model: str,
-    settings: Pruning,
     training: dict[str, Any],
     dtype: torch.dtype | None = None,
     state_dict: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write what was trained as a checkpoint that `families.load_family` reads.
+    """Write what was trained, and the family's pruning settings, as a checkpoint that `families.load_family` reads.
 
     Args:
         folder: made if needed; files of the same names are replaced.
         family: the trained model; not changed.
         train: what was trained, one of `KINDS`.
         base_model: the folder or hub id that the run started from.
-        settings: how it was trained to be pruned.
-        training: summary for `stts.json`, plain data.
+        training: summary for `stts.json`, written as JSON.
         dtype: of the weights in the files; None to leave them as they are.
         state_dict: the weights, named "stock.…" and "scorer.…"; None to take them from the family.
 
@@ -70,34 +66,30 @@ def write_checkpoint(
     base_model = os.path.abspath(base_model) if Path(base_model).is_dir() else base_model
     chain = family.chain if family.chain and family.chain[0].model == base_model else base_chain(base_model)
     folder.mkdir(parents=True, exist_ok=True)
-    if state_dict is None:
-        stock, scorer = family.model.state_dict(), family.scorer.state_dict() if family.scorer is not None else {}
-    else:
-        stock, scorer = (_part(state_dict, part) for part in ("stock.", "scorer."))
+    weights = _named(family) if state_dict is None else state_dict
+    stock, scorer = (_cast(_part(weights, part), dtype) for part in ("stock.", "scorer."))
     if train == "full":
-        _write_whole(folder, family, chain[-1], _cast(stock, dtype))
         base = chain[0]
+        _write_whole(folder, family, chain[-1], stock)
+        stands_on = {"trained_from": Path(base.model).name if base.is_local else base.model}
     else:
         base = next(checkpoint for checkpoint in chain if checkpoint.document.get("train") != "scorer")
+        stands_on = {"base_model": base.model}
     if train == "lora":
-        _write_adapter(folder, family, base, _cast(stock, dtype))
+        _write_adapter(folder, family, base, stock)
     document = {
         "format": FORMAT,
         "family": family.model.config.model_type,
         "train": train,
-        **({"trained_from": Path(base.model).name if base.is_local else base.model} if train == "full" else {}),
-        "base_model": base.model if train != "full" else None,
+        **stands_on,
         "base_revision": base.revision,
         "demonstration": family.is_demonstration,
-        **settings.to_dict(),
+        **family.settings.to_dict(),
     }
     if scorer:
-        from safetensors.torch import save_file
-
         document |= {"scorer": "learned", "scorer_file": SCORER_FILE}
-        weights = {name: value.contiguous() for name, value in _cast(scorer, dtype).items()}
-        save_file(weights, folder / SCORER_FILE, metadata={"format": "pt"})
-    elif settings.scorer == "learned":
+        _save(folder / SCORER_FILE, scorer)
+    elif document["scorer"] == "learned":
         document["scorer"] = Pruning.scorer
     _write(folder / SETTINGS_FILE, {k: v for k, v in document.items() if v is not None} | {"training": training})
 
@@ -129,9 +121,10 @@ def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Te
             )
         weights |= {f"scorer.{name}": value for name, value in _read(folder / SCORER_FILE).items()}
     if train == "lora":
+        # peft leaves the adapter's name out of its file
+        names = {PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."): name for name in family.model.state_dict()}
         saved = _read(folder / ADAPTER_FILE)
-        names = {_saved_name(name): f"stock.{name}" for name in family.model.state_dict() if f".{ADAPTER}." in name}
-        weights |= {names.get(name, f"stock.{name}"): value for name, value in saved.items()}
+        weights |= {f"stock.{names.get(name, name)}": value for name, value in saved.items()}
     if train == "full":
         weights |= {f"stock.{name}": value for name, value in _read_whole(folder, family).items()}
     return weights
@@ -148,31 +141,38 @@ def load_weights(folder: str | Path, family: Family, train: str) -> None:
     Raises:
         InputError: a file is missing or broken, or does not fit the model to the last weight.
     """
-    weights = read_weights(folder, family, train)
-    targets = {f"scorer.{k}": v for k, v in (family.scorer.state_dict() if family.scorer is not None else {}).items()}
-    if train != "scorer":
-        stock = family.model.state_dict()
-        targets |= {f"stock.{k}": v for k, v in stock.items() if train == "full" or f".{ADAPTER}." in k}
+    weights, targets = read_weights(folder, family, train), _named(family)
+    if train != "full":
+        targets = {
+            k: v for k, v in targets.items() if k.startswith("scorer.") or (train == "lora" and f".{ADAPTER}." in k)
+        }
     wrong = sorted(targets.keys() ^ weights.keys())
     wrong += sorted(k for k in targets.keys() & weights.keys() if targets[k].shape != weights[k].shape)
     if wrong:
         raise InputError(
-            f"{folder} does not fit {family.model_name} ({len(wrong)} weights, such as {wrong[0]}) -> "
-            "use the model that it was trained from, and the same settings"
+            f"{folder}: does not fit {family.model_name} ({len(wrong)} weights, such as {wrong[0]}); use the model "
+            "that it was trained from, and the same settings."
         )
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(weights[name])
 
 
+def _named(family: Family) -> dict[str, Tensor]:
+    """Return a family's weights by the names of the training module."""
+    scorer = {} if family.scorer is None else family.scorer.state_dict()
+    named = {f"stock.{name}": value for name, value in family.model.state_dict().items()}
+    return named | {f"scorer.{name}": value for name, value in scorer.items()}
+
+
 def _check_kind(train: str, family: Family) -> None:
     if train not in KINDS:
-        raise InputError(f"train is '{train}'{suggest(train, KINDS)}")
+        raise InputError(f"--train {train}: is unknown{suggest(train, KINDS)}.")
     if has_lora(family) != (train == "lora"):
-        what = "has no adapters" if train == "lora" else "has adapters"
-        raise InputError(f"{family.model_name} {what} -> 'lora' goes with them, '{train}' was asked for -> change one")
+        has = "no adapters" if train == "lora" else "adapters, which go with lora"
+        raise InputError(f"--train {train}: {family.model_name} has {has}; use another model or kind.")
     if train == "scorer" and family.scorer is None:
-        raise InputError(f"{family.model_name} has no scorer to train -> give it one first")
+        raise InputError(f"--train scorer: {family.model_name} has no scorer to train; give it one first.")
 
 
 def _write_whole(folder: Path, family: Family, root: Checkpoint, state_dict: dict[str, Tensor]) -> None:
@@ -192,19 +192,18 @@ def _write_whole(folder: Path, family: Family, root: Checkpoint, state_dict: dic
 
 def _write_adapter(folder: Path, family: Family, base: Checkpoint, state_dict: dict[str, Tensor]) -> None:
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     config = copy.copy(family.model.peft_config[ADAPTER])
     config.base_model_name_or_path, config.revision, config.inference_mode = base.model, base.revision, True
     config.save_pretrained(folder)
     state = get_peft_model_state_dict(family.model, state_dict, ADAPTER, save_embedding_layers=False)
-    weights = {f"{PEFT_PREFIX}{name}": value.contiguous() for name, value in state.items()}
-    save_file(weights, folder / ADAPTER_FILE, metadata={"format": "pt"})
+    _save(folder / ADAPTER_FILE, {f"{PEFT_PREFIX}{name}": value for name, value in state.items()})
 
 
-def _saved_name(name: str) -> str:
-    """Return what peft calls an adapter's weight in its file."""
-    return PEFT_PREFIX + name.replace(f".{ADAPTER}.", ".")
+def _save(path: Path, weights: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in weights.items()}, path, metadata={"format": "pt"})
 
 
 def _read_whole(folder: Path, family: Family) -> dict[str, Tensor]:
@@ -219,10 +218,10 @@ def _read_whole(folder: Path, family: Family) -> dict[str, Tensor]:
     try:
         model, info = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise InputError(f"{folder} holds no whole model ({_line(error)}) -> use another checkpoint") from error
+        raise InputError(f"{folder}: holds no whole model ({_line(error)}); use another checkpoint.") from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:
-        raise InputError(f"{folder} lacks weights or has too many, such as {wrong[0]} -> use another checkpoint")
+        raise InputError(f"{folder}: lacks weights or has too many, such as {wrong[0]}; use another checkpoint.")
     state: dict[str, Tensor] = model.state_dict()
     return state
 
@@ -234,7 +233,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read ({_line(error)}) -> use another checkpoint") from error
+        raise InputError(f"{path}: cannot be read ({_line(error)}); use another checkpoint.") from error
     return weights
 
 

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stts_cli.errors import EnvironmentFailure, InputError, writing
+from stts_cli.training.settings import FinetuneSettings
 
 RUN_FILE, LOG_FILE, CHECKPOINTS = "run.json", "log.jsonl", "checkpoints"
 SAVING = ".saving"  # a checkpoint stands here until it is whole
-Report = Callable[[dict[str, Any]], None]
+Document = dict[str, Any]  # what is written as JSON: a line of the log, a run's record or result
+Report = Callable[[Document], None]
 # settings that change nothing about the result: a run may go on with others
 FREE = ("workers", "cache", "report_to", "log_every", "keep_checkpoints", "video_root")
 
 
-def check_folder(folder: Path, settings: dict[str, Any], *, resume: bool, first: bool) -> None:
+class Files(NamedTuple):
+    """How a model's weights travel.
+
+    Attributes:
+        write: writes them into a folder; takes (folder, state dict or None for the model's own).
+        read: puts the weights of such a folder back.
+    """
+
+    write: Callable[..., None]
+    read: Callable[[Path], None]
+
+
+def process() -> tuple[int, int]:
+    """Return this process's number and how many there are, as torchrun and `accelerate launch` give them.
+
+    accelerate's PartialState would join the processes first, and one that then refuses its input would leave the others
+    waiting.
+    """
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def record_of(settings: FinetuneSettings) -> Document:
+    """Return the settings that a run has to be resumed with."""
+    return {key: value for key, value in dataclasses.asdict(settings).items() if key not in FREE}
+
+
+def check_folder(folder: Path, settings: Document, *, resume: bool, first: bool) -> None:
     """Refuse a folder that holds another run, or something else.
 
     Args:
@@ -33,31 +62,23 @@ def check_folder(folder: Path, settings: dict[str, Any], *, resume: bool, first:
     """
     record = folder / RUN_FILE
     if record.is_file():
-        theirs = read_object(record, "Choose another --output")
-        differing = [k for k in settings if theirs.get(k) != settings[k]]
-        if differing:
-            key = differing[0]
-            raise InputError(
-                f"{folder} holds another run ({key} {theirs.get(key)!r} there, {settings[key]!r} here) -> choose "
-                "another --output, or give the same settings"
-            )
+        there = read_object(record, "Choose another --output")
+        for key, value in settings.items():
+            if there.get(key) != value:
+                raise InputError(
+                    f"--output {folder}: holds another run ({key} {there.get(key)!r} there, {value!r} here); choose "
+                    "another, or give the same settings."
+                )
         if not resume and first:
-            raise InputError(
-                f"{folder} holds this run already -> add --resume to go on with it, or choose another --output"
-            )
+            raise InputError(f"--output {folder}: holds this run already; add --resume, or choose another.")
     elif folder.exists() and not folder.is_dir():
         raise EnvironmentFailure(f"--output {folder}: cannot be written, it is a file.")
     elif folder.is_dir() and any(folder.iterdir()) and first:
-        raise InputError(f"{folder} is not empty and holds no run -> choose another --output, or empty it")
+        raise InputError(f"--output {folder}: is not empty and holds no run; choose another, or empty it.")
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Make a folder this run's, and clear away a checkpoint that was never finished.
-
-    Args:
-        folder: made if needed.
-        settings: plain data that says which run this is.
-    """
+def claim(folder: Path, settings: Document) -> None:
+    """Make a folder this run's, and clear away a checkpoint that was never finished."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RUN_FILE, settings)
@@ -74,27 +95,29 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("checkpoint-*") if p.name[11:].isdecimal()), key=step_of)
 
 
-def check_checkpoint(checkpoint: Path, processes: int) -> None:
-    """Refuse a checkpoint that a run cannot go on from just as if it had never stopped.
+def checkpoint_of(folder: Path, processes: int, log: Report) -> Path | None:
+    """Return the newest checkpoint of a run, from which it can go on just as if it had never stopped.
 
     Args:
-        checkpoint: its folder; weights are checked when they are loaded.
+        folder: the run's.
         processes: how many train.
+        log: takes a note where there is no checkpoint.
+
+    Returns:
+        Its folder, whose weights are checked when they are loaded; None where there is none.
 
     Raises:
         InputError: a file is missing, the state is damaged, or another number of processes wrote it.
     """
-    earlier = [one.name for one in checkpoints_of(checkpoint.parent) if step_of(one) < step_of(checkpoint)]
-    do = f"Delete {checkpoint.name} to go on from {earlier[-1]}" if earlier else "Train into another --output"
+    *earlier, checkpoint = [None, *checkpoints_of(folder / CHECKPOINTS)]
+    if checkpoint is None:
+        log({"event": "note", "text": f"--resume: {folder} holds no checkpoint, so the run starts from its beginning."})
+        return None
+    before = earlier[-1]
+    do = f"Delete {checkpoint.name} to go on from {before.name}" if before else "Train into another --output"
     state = read_object(checkpoint / "trainer_state.json", do)
     if state.get("global_step") != step_of(checkpoint):
         raise InputError(f"{checkpoint}/trainer_state.json: is of step {state.get('global_step')!r}. {do}.")
-    best = state.get("best_global_step")
-    needed = [checkpoint / "scheduler.pt"]
-    if not any(checkpoint.glob("optimizer*")):  # sharded runs write another file, or a folder
-        needed.append(checkpoint / "optimizer.pt")
-    if best:
-        needed.append(checkpoint.with_name(f"checkpoint-{best}"))
     wanted = {f"rng_state_{k}.pth" for k in range(processes)} if processes > 1 else {"rng_state.pth"}
     found = {path.name for path in checkpoint.glob("rng_state*.pth")}
     if found and (not found & wanted or found - wanted):
@@ -102,13 +125,19 @@ def check_checkpoint(checkpoint: Path, processes: int) -> None:
             f"{checkpoint}: was written by {len(found)} processes, these are {processes}, which would train on other "
             "batches. Start as many."
         )
-    needed += [checkpoint / name for name in sorted(wanted)]
-    for path in needed:
-        if not path.exists():
+    names = ["scheduler.pt", *sorted(wanted)]
+    if not any(checkpoint.glob("optimizer*")):  # sharded runs write another file, or a folder
+        names.append("optimizer.pt")
+    if best := state.get("best_global_step"):
+        names.append(f"../checkpoint-{best}")
+    for name in names:
+        if not (checkpoint / name).exists():
+            path = os.path.normpath(checkpoint / name)
             raise InputError(f"{path}: is missing, and the run would go on otherwise without it. {do}.")
+    return checkpoint
 
 
-def read_object(path: Path, do: str) -> dict[str, Any]:
+def read_object(path: Path, do: str) -> Document:
     """Read a JSON object that a run wrote.
 
     Args:
@@ -128,13 +157,8 @@ def read_object(path: Path, do: str) -> dict[str, Any]:
     return document
 
 
-def write_whole(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON file that is there as a whole or not at all: other processes may be reading it.
-
-    Args:
-        path: replaced when it is there.
-        document: plain data.
-    """
+def write_whole(path: Path, document: Document) -> None:
+    """Write a JSON file that is there as a whole or not at all: other processes may be reading it."""
     part = path.with_name(f".{path.name}")
     with writing(path):
         part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -142,19 +166,33 @@ def write_whole(path: Path, document: dict[str, Any]) -> None:
 
 
 class RunLog:
-    """Append what is measured to a file, and pass everything on.
+    """Append what is measured to a file, and pass everything on; a note is passed on once.
 
     Args:
-        path: the file, a JSON object a line.
-        report: told of every event.
+        path: the file, a JSON object a line; None in a process that is not the first, which stays silent.
+        report: takes every event.
+
+    Attributes:
+        notes: the notes so far.
     """
 
-    def __init__(self, path: Path, report: Report) -> None:
+    def __init__(self, path: Path | None, report: Report) -> None:
         self.path, self.report = path, report
+        self.notes: list[str] = []
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Document) -> None:
         """Take one event."""
+        if event["event"] == "note":
+            if event["text"] in self.notes:
+                return
+            self.notes.append(event["text"])
+        if self.path is None:
+            return
         if event["event"] in ("start", "log", "evaluation", "done"):
             with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
         self.report(event)
+
+    def note(self, text: str) -> None:
+        """Take something that a user should know."""
+        self({"event": "note", "text": text})

@@ -29,12 +29,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotat
 
 from stts_cli.config.training import keep_ratios
 from stts_cli.engine.device import keep_freed_memory, resident_bytes, resolve_device
-from stts_cli.errors import EnvironmentFailure, InputError, suggest, writing
+from stts_cli.errors import EnvironmentFailure, InputError, is_out_of_memory, suggest, writing
 from stts_cli.training.clips import collate
-from stts_cli.training.evaluation import evaluate_arms
-from stts_cli.training.model import Step, TrainingModel, is_out_of_memory
+from stts_cli.training.evaluation import Figures, evaluate_arms
+from stts_cli.training.model import Step, TrainingModel
 from stts_cli.training.optimizers import make_groups, make_optimizer, rate_factor
-from stts_cli.training.run_folder import SAVING, Report, checkpoints_of, step_of
+from stts_cli.training.run_folder import SAVING, Files, Report, checkpoints_of, step_of
 from stts_cli.training.settings import FinetuneSettings, main_keep_ratio
 
 RANK = "accuracy_then_loss"  # what the best checkpoint is best in: of equal accuracies the lower loss wins
@@ -49,9 +49,8 @@ class SttsTrainer(Trainer):
         arguments: Trainer's own, from `trainer_arguments`.
         train_dataset: items are lists of clips.
         eval_dataset: the same, held out; None for no evaluation.
-        write: writes the model's weights into a folder; takes (folder, state dict or None).
-        read: puts the weights of such a folder back.
-        report: is told of every logged line and evaluation, on the first process.
+        files: how the model's weights are written and read.
+        report: takes every logged line and evaluation, on the first process.
     """
 
     optimizer: Any
@@ -66,15 +65,14 @@ class SttsTrainer(Trainer):
         *,
         train_dataset: Any,
         eval_dataset: Any,
-        write: Callable[[Path, dict[str, Tensor] | None], None],
-        read: Callable[[Path], None],
+        files: Files,
         report: Report,
     ) -> None:
         self.settings, self.training_model = settings, model
-        self._write, self._read, self._report = write, read, report
+        self.files, self._report = files, report
         self._ratios = keep_ratios(settings.keep_ratio)
-        self._sums = np.zeros(9)
-        self._measured: dict[int | None, dict[str, dict[str, float]]] = {}
+        self._sums = torch.zeros(9, dtype=torch.float64)
+        self._measured: dict[int | None, Figures] = {}
         self._since = time.perf_counter()
         super().__init__(
             model=model, args=arguments, train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=collate
@@ -90,7 +88,7 @@ class SttsTrainer(Trainer):
             checkpoint = Path(resume_from_checkpoint)
             self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             best = self.state.best_global_step if self.args.load_best_model_at_end else None
-            self._read(checkpoint if best is None else checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{best}"))
+            self.files.read(checkpoint if best is None else checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{best}"))
             return TrainOutput(self.state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint, *args, **options)
 
@@ -118,11 +116,8 @@ class SttsTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """Draw an optimizer step's batches, and count over all processes what the losses are divided by."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = np.array([self.training_model.count(batch["clips"]) for batch in batches]).sum(0)
-        total = torch.tensor(counts, dtype=torch.float64).float().to(device)
-        if self.args.world_size > 1:
-            total = self.accelerator.reduce(total, "sum")
-        return batches, total
+        counts = [self.training_model.count(batch["clips"]) for batch in batches]
+        return batches, self._add_up(torch.tensor(counts, dtype=torch.float64).sum(0)).float().to(device)
 
     def compute_loss(
         self,
@@ -148,17 +143,7 @@ class SttsTrainer(Trainer):
         )
         temporal = self.settings.temporal_weight * out.temporal_sum / windows
         loss = temporal if alone else out.answer_sum / weights + temporal
-        self._sums += [
-            out.lm_sum.item(),
-            out.num_tokens,
-            out.temporal_sum.item(),
-            out.num_windows,
-            out.num_kept,
-            out.num_total,
-            out.num_inputs,
-            out.right.sum().item(),
-            len(out.right),
-        ]
+        self._sums += out.sums()
         return loss * self.accelerator.num_processes  # processes' gradients are averaged, and these are sums
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -178,34 +163,24 @@ class SttsTrainer(Trainer):
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise EnvironmentFailure(
-                    "out of memory in the backward pass -> lower --batch-size, --frames or --keep-ratio, or add "
-                    "--gradient-checkpointing"
+                    "the backward pass: out of memory; lower --batch-size, --frames or --keep-ratio, or add "
+                    "--gradient-checkpointing."
                 ) from error
             raise
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss's parts, the share of windows kept and the speed to a line of the log."""
         if "loss" in logs:
-            sums = torch.tensor(self._sums, dtype=torch.float64).float().to(self.args.device)
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums, "sum")
-            lm, tokens, temporal, windows, kept, total, inputs, right, answers = sums.tolist()
-            now = time.perf_counter()
-            if tokens:
-                logs["lm_loss"] = lm / tokens
-            if windows:
-                logs["temporal_loss"] = temporal / windows
-            if answers:
-                logs["accuracy"] = right / answers
-            logs["kept"] = kept / max(1, total)
-            logs["tokens_per_s"] = inputs / (now - self._since)
-            if self.args.device.type == "cuda":
-                held: int | None = torch.cuda.max_memory_allocated(self.args.device)
-            else:
-                held = resident_bytes()
+            now, device = time.perf_counter(), self.args.device
+            lm, tokens, temporal, windows, kept, total, inputs, right, answers = self._add_up(self._sums).tolist()
+            parts = {"lm_loss": (lm, tokens), "temporal_loss": (temporal, windows), "accuracy": (right, answers)}
+            logs |= {name: value / count for name, (value, count) in parts.items() if count}
+            logs |= {"kept": kept / max(1, total), "tokens_per_s": inputs / (now - self._since)}
+            cuda = device.type == "cuda"
+            held: int | None = torch.cuda.max_memory_allocated(device) if cuda else resident_bytes()
             if held is not None:
                 logs["memory_gib"] = held / 2**30
-            self._sums, self._since = np.zeros_like(self._sums), now
+            self._sums, self._since = torch.zeros_like(self._sums), now
         super().log(logs, start_time)
         if self.is_world_process_zero() and "loss" in logs:
             self._report({"event": "log", "step": self.state.global_step, **logs})
@@ -228,14 +203,14 @@ class SttsTrainer(Trainer):
         pruned = ratio < 1 and self.settings.scorer != "none"
         return {"dense": (1.0, "none")} | ({"pruned": (ratio, self.settings.scorer)} if pruned else {})
 
-    def measured(self) -> dict[str, dict[str, float]]:
+    def measured(self) -> Figures:
         """Return what the weights that training ended with give on the held-out clips, measured once."""
         step = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
         if step not in self._measured:
             self._measured[step] = self.measure(self.arms())
         return self._measured[step]
 
-    def measure(self, arms: dict[str, tuple[float, str]]) -> dict[str, dict[str, float]]:
+    def measure(self, arms: dict[str, tuple[float, str]]) -> Figures:
         """Measure the held-out clips; see `evaluation.evaluate_arms`."""
         began = time.perf_counter()
         # before training, Trainer has not put its own autocast around the model yet
@@ -255,6 +230,7 @@ class SttsTrainer(Trainer):
         return result
 
     def _add_up(self, values: Tensor) -> Tensor:
+        """Add a tensor up over all processes."""
         if self.args.world_size == 1:
             return values
         total: Tensor = self.accelerator.reduce(values.to(self.args.device), "sum")
@@ -262,12 +238,11 @@ class SttsTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside the others and move it in when it is whole; then delete old ones."""
-        run = Path(self.args.output_dir)
-        place = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self.args.output_dir = str(run / SAVING)
+        run, limit = Path(self.args.output_dir), self.args.save_total_limit
+        part, name = run / SAVING, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self.args.output_dir, self.args.save_total_limit = str(part), None
         try:
-            with writing(run / SAVING):
+            with writing(part):
                 super()._save_checkpoint(model, trial)
         finally:
             self.args.output_dir, self.args.save_total_limit = str(run), limit
@@ -276,22 +251,21 @@ class SttsTrainer(Trainer):
         if best:
             self.state.best_model_checkpoint = str(run / f"{PREFIX_CHECKPOINT_DIR}-{best}")
         if self.args.should_save:
-            with writing(run / place):
-                self.state.save_to_json(str(run / SAVING / place / "trainer_state.json"))
-                shutil.rmtree(run / place, ignore_errors=True)
-                os.replace(run / SAVING / place, run / place)
-            shutil.rmtree(run / SAVING, ignore_errors=True)
+            with writing(run / name):
+                self.state.save_to_json(str(part / name / "trainer_state.json"))
+                shutil.rmtree(run / name, ignore_errors=True)
+                os.replace(part / name, run / name)
+            shutil.rmtree(part, ignore_errors=True)
             latest = [step_of(one) for one in checkpoints_of(run)][-(limit or 1) :]
-            rotate_checkpoints(
-                str(run), limit and limit + (best is not None and best not in latest), self.state.best_model_checkpoint
-            )
+            more = best is not None and best not in latest  # the best is kept beside the latest
+            rotate_checkpoints(str(run), limit and limit + more, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self._write(folder, state_dict)
+            self.files.write(folder, state_dict)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both, or say which file is damaged; Trainer would go on without a file that is missing."""
@@ -314,14 +288,14 @@ class SttsTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self._read(Path(resume_from_checkpoint))
+            self.files.read(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
             # not the path that the state holds: a resumed run may have been started from another folder
-            self._read(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            self.files.read(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
 
 
 @contextmanager
@@ -340,7 +314,7 @@ def _readable(checkpoint: str | None, name: str) -> Iterator[None]:
 
 
 class _Heartbeat(TrainerCallback):
-    """Tell the progress bar of every step."""
+    """Report every step to the progress bar."""
 
     def __init__(self, report: Report) -> None:
         self.report = report

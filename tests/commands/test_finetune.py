@@ -41,10 +41,10 @@ def rows(tmp_path, *lines):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "--model is missing -> a model to start from and data to train on, or a --preset -> add it"),
+        ([], "--model: is missing; give a model to start from and data to train on, or a --preset."),
         (
             ["--model", "nano"],
-            "--data is missing -> a model to start from and data to train on, or a --preset -> add it",
+            "--data: is missing; give a model to start from and data to train on, or a --preset.",
         ),
         (["--train", "scorrer"], "--train scorrer: must be scorer, lora or full; did you mean 'scorer'?"),
         (
@@ -67,14 +67,14 @@ def rows(tmp_path, *lines):
             "README.md: ends otherwise: must be a file that ends in .jsonl, .json or .csv, or hf:OWNER/NAME[:split], "
             "or shapes.",
         ),
-        (["--model", "nano", "--data", "shapes"], "--data shapes has no end -> give --steps"),
+        (["--model", "nano", "--data", "shapes"], "--data shapes: has no end; give --steps."),
         (
             ["--preset", "nano", "--skip-invalid"],
             "--skip-invalid: --preset nano has several trainings. Give a preset of one.",
         ),
         (
             ["--preset", "nano", "--push-to-hub", "nobody"],
-            "'nobody' is no name of a hub repository -> OWNER/NAME -> change it",
+            "--push-to-hub nobody: is no name of a hub repository; must be OWNER/NAME.",
         ),
     ],
 )

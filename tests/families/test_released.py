@@ -88,9 +88,7 @@ def test_what_is_trained_upon_it_keeps_its_settings(lite, tmp_path):
     family = load_family(lite)
     with torch.no_grad():
         family.scorer.mlp.fc3.bias += 1
-    write_checkpoint(
-        tmp_path / "mine", family, train="scorer", base_model=str(lite), settings=family.settings, training={}
-    )
+    write_checkpoint(tmp_path / "mine", family, train="scorer", base_model=str(lite), training={})
     mine = load_family(tmp_path / "mine")
     assert mine.settings == family.settings
     assert torch.equal(encode(mine).scores, encode(family).scores)

@@ -109,7 +109,7 @@ def test_the_step_is_the_trainers(nano):
     """Frozen parts, another loss or another row would make it cheaper: gradients and kept windows tell."""
     model, clip = nano
     step = model.forward(clip, PRUNED)
-    assert step.num_kept == sum(model.run(clip, PRUNED).kept_per_frame) == 32
+    assert int(step.keep_mask.sum()) == sum(model.run(clip, PRUNED).kept_per_frame) == 32
     assert step.num_windows == 4 * 16
     assert step.lm_sum.requires_grad
     assert step.temporal_sum.requires_grad
@@ -179,7 +179,7 @@ def test_too_little_memory_is_told(nano, monkeypatch):
         measured()
     model, clip = nano
     monkeypatch.setattr(model.watched.family, "encode", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(EnvironmentFailure, match="out of memory in the vision encoder -> lower --frames or --keep"):
+    with pytest.raises(EnvironmentFailure, match="the vision encoder: out of memory; lower --frames or --keep"):
         model.run(clip, DENSE)
 
 

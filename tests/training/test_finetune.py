@@ -15,6 +15,7 @@ from stts_cli.families import load_family
 from stts_cli.training import finetune as module
 from stts_cli.training.finetune import finetune
 from stts_cli.training.model import TrainingModel
+from stts_cli.training.run_folder import RunLog
 from stts_cli.training.samples import read_samples
 from stts_cli.training.settings import FinetuneSettings, adam_betas
 from tests.training.conftest import base_settings, noise_clip
@@ -70,15 +71,15 @@ def test_missing_videos_and_empty_answers_are_listed_by_line(untrained, base, go
     data = rows_file(tmp_path, good[0], *bad)
     message = (
         rf"line 2: {tmp_path}/lost.mp4: does not exist line 3: .*train_1.mp4: the answer is empty line 4: {broken}: "
-        r"cannot be read as a video.* missing video: 1, empty answer: 1, unreadable video: 1 -> mend the data, or add "
-        "--skip-invalid to train without them"
+        r"cannot be read as a video.* missing video: 1, empty answer: 1, unreadable video: 1; correct the data, or add "
+        r"--skip-invalid to train without them\."
     )
     refused(base_settings(base, data), tmp_path / "run", message)
 
 
 def test_an_answer_longer_than_the_sequence(untrained, base, good, tmp_path):
     data = rows_file(tmp_path, good[0], {**good[1], "answer": "long " * 100})
-    message = r"line 2: .*: (\d+) tokens with 4 frames, a sequence takes 400 too long: 1 -> mend the data, or add .*"
+    message = r"line 2: .*: (\d+) tokens with 4 frames, a sequence takes 400 too long: 1; correct the data, or add .*"
     refused(base_settings(base, data, seq_len=400), tmp_path / "run", message)
 
 
@@ -115,7 +116,7 @@ def test_what_passes_the_check_fits_the_sequence(base, good, tmp_path, seq_len, 
         question = {"video": good[5]["video"], "question": "What color?", "answer": "x" * letters}
         samples = read_samples(str(rows_file(tmp_path, question)))
         try:
-            module._check(base_settings(base, "x", seq_len=seq_len), family, samples, False, lambda event: None)
+            module._check(base_settings(base, "x", seq_len=seq_len), family, samples, False, RunLog(None, print))
         except InputError:
             return False
         return True
@@ -129,7 +130,7 @@ def test_a_text_that_cannot_be_tokenized_is_refused_with_its_line(untrained, bas
     refused(
         base_settings(base, data),
         tmp_path / "run",
-        r"line 1: .*: text before the question: holds U\+FDD0, which is not a character. .* unusable text: 1 -> .*",
+        r"line 1: .*: text before the question: holds U\+FDD0, which is not a character. .* unusable text: 1; .*",
     )
 
 
@@ -149,7 +150,12 @@ def test_what_is_wrong_can_be_left_out(base, good, tmp_path):
     assert start["items"] == 6
     assert document["notes"] == [note]
     only_bad = rows_file(tmp_path, lost)
-    refused(base_settings(base, only_bad), tmp_path / "other", "no sample is left -> mend the data", skip_invalid=True)
+    refused(
+        base_settings(base, only_bad),
+        tmp_path / "other",
+        rf"--data {only_bad}: no sample is left; correct the data\.",
+        skip_invalid=True,
+    )
 
 
 def test_a_base_model_that_no_family_handles(untrained, base, videos_jsonl, tmp_path):
@@ -170,14 +176,14 @@ def test_a_base_model_that_no_family_handles(untrained, base, videos_jsonl, tmp_
 
 
 def test_no_data_and_no_model(untrained, base):
-    message = "--{} is missing -> a model to start from and data to train on, or a --preset -> add it"
+    message = "--{}: is missing; give a model to start from and data to train on, or a --preset."
     for given, missing in (({"model": str(base)}, "data"), ({"data": "shapes"}, "model")):
         with pytest.raises(InputError, match=message.format(missing)):
             finetune(FinetuneSettings(**given), "nowhere")
 
 
 def test_shapes_without_an_end(untrained, base, tmp_path):
-    refused(base_settings(base, "shapes", steps=0), tmp_path / "run", "--data shapes has no end -> give --steps")
+    refused(base_settings(base, "shapes", steps=0), tmp_path / "run", r"--data shapes: has no end; give --steps\.")
 
 
 def test_output_folders_that_hold_something_else(untrained, base, videos_jsonl, tmp_path):
@@ -185,7 +191,7 @@ def test_output_folders_that_hold_something_else(untrained, base, videos_jsonl, 
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine")
-    refused(one, full, rf"{full} is not empty and holds no run -> choose another --output, or empty it")
+    refused(one, full, rf"--output {full}: is not empty and holds no run; choose another, or empty it\.")
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(EnvironmentFailure, match=r"file: cannot be written, it is a file\."):
@@ -212,7 +218,7 @@ def done(base, videos_jsonl, tmp_path_factory):
 )
 def test_a_folder_that_holds_another_run(untrained, done, change, key, values):
     folder, one, _ = done
-    message = rf"{folder} holds another run \({key} {values}\) -> choose another --output, or give the same settings"
+    message = rf"--output {folder}: holds another run \({key} {values}\); choose another, or give the same settings\."
     for resume in (False, True):
         refused(one.override(**change), folder, message, resume=resume)
 
@@ -223,14 +229,14 @@ def test_another_runs_rows(untrained, done, good, tmp_path, videos_jsonl):
     shutil.copy(videos_jsonl, tmp_path / "before.jsonl")
     try:
         videos_jsonl.write_text(changed.read_text())
-        refused(one, folder, rf"{folder} holds another run \(rows '\w+' there, '\w+' here\) -> .*", resume=True)
+        refused(one, folder, rf"--output {folder}: holds another run \(rows '\w+' there, '\w+' here\); .*", resume=True)
     finally:
         shutil.copy(tmp_path / "before.jsonl", videos_jsonl)
 
 
 def test_the_same_run_again_wants_resume(untrained, done):
     folder, one, _ = done
-    refused(one, folder, rf"{folder} holds this run already -> add --resume to go on with it, or choose another .*")
+    refused(one, folder, rf"--output {folder}: holds this run already; add --resume, or choose another\.")
 
 
 def test_a_run_that_has_ended_can_be_resumed_and_stays_what_it_is(done):
@@ -382,14 +388,14 @@ def test_the_presets_of_the_embedded_model_clamp_the_scorers_gradient_as_they_di
 def test_a_global_batch_is_dealt_out(processes, passes):
     one = FinetuneSettings(model="x", data="y", global_batch=64, batch_size=2)
     if passes:
-        assert module._deal_out(one, processes) == dataclasses.replace(one, accumulate=passes)
+        assert module._divide_batch(one, processes) == dataclasses.replace(one, accumulate=passes)
     else:
         message = rf"--global-batch 64: must be a multiple of --batch-size 2 x {processes} processes\."
         with pytest.raises(InputError, match=message):
-            module._deal_out(one, processes)
+            module._divide_batch(one, processes)
     for other, named in (({"data": "shapes"}, "--data shapes"), ({"accumulate": 4}, "--accumulate 4")):
         with pytest.raises(InputError, match=f"--global-batch 64: cannot go with {named}, which"):
-            module._deal_out(dataclasses.replace(one, **other), 1)
+            module._divide_batch(dataclasses.replace(one, **other), 1)
 
 
 def test_what_has_no_effect_and_what_is_left_out_is_said(base, videos_jsonl, tmp_path):

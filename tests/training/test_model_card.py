@@ -9,8 +9,7 @@ import yaml
 
 from stts_cli.config.presets import presets_folder
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.training.model_card import license_of
-from stts_cli.training.results import check_push, model_card, push_to_hub
+from stts_cli.training.model_card import check_push, license_of, model_card, push_to_hub
 
 NANO = str(presets_folder() / "nano")
 RUN = {
@@ -192,8 +191,6 @@ def test_the_result_goes_up_without_the_runs_own_files(hub, result):
         ("create", "me/mine", {"private": True, "exist_ok": True}),
         ("upload", "me/mine", ["README.md", "scorer.safetensors", "stts.json"]),
     ]
-    push_to_hub(result, "me/mine", private=False)
-    assert hub.calls[2][2]["private"] is False
 
 
 def test_a_hub_that_cannot_be_reached(hub, result, monkeypatch):
@@ -207,7 +204,7 @@ def test_a_hub_that_cannot_be_reached(hub, result, monkeypatch):
     with pytest.raises(EnvironmentFailure) as error:
         push_to_hub(result, "me/mine")
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith("'me/mine' cannot be written ([Errno -2] Name or service not known) -> ")
+    assert str(error.value).startswith("--push-to-hub me/mine: cannot be written ([Errno -2] Name or service not known), ")
     assert f"the result is whole in {result}" in str(error.value)
 
 
@@ -220,14 +217,14 @@ def test_offline(result, monkeypatch):
 
 def test_nobody_is_logged_in(hub, result, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(EnvironmentFailure, match=r"nobody is logged in to the hub.* -> hf auth login"):
+    with pytest.raises(EnvironmentFailure, match=r"--push-to-hub me/mine: nobody is logged in to the hub; run hf auth login\."):
         push_to_hub(result, "me/mine")
     assert not hub.calls
 
 
 @pytest.mark.parametrize("repo", ["mine", "me/mine/yours", "me/mi ne", "me/-mine", ""])
 def test_no_name_of_a_repository(hub, repo):
-    with pytest.raises(InputError, match="is no name of a hub repository -> OWNER/NAME"):
+    with pytest.raises(InputError, match=r"is no name of a hub repository; must be OWNER/NAME\."):
         check_push(repo, "someone/base", "full")
 
 

@@ -38,7 +38,8 @@ def train(family, kind, seed=1, **lora):
 
 
 def write(folder, family, kind, base, **options):
-    options = {"settings": SETTINGS, "training": {"steps": 3}, **options}
+    family.settings = SETTINGS
+    options = {"training": {"steps": 3}, **options}
     write_checkpoint(folder, family, train=kind, base_model=str(base), **options)
     return folder
 
@@ -419,8 +420,8 @@ def test_a_run_on_the_hub_stands_on_its_base_there(hub, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("scorers", "train is 'scorers'; did you mean 'scorer'"),
-        ("lora", "tiny has no adapters"),
+        ("scorers", "--train scorers: is unknown; did you mean 'scorer'"),
+        ("lora", "--train lora: tiny has no adapters; use"),
     ],
 )
 def test_what_cannot_be_written(tiny_checkpoint, tmp_path, kind, message):
@@ -432,11 +433,11 @@ def test_what_cannot_be_written(tiny_checkpoint, tmp_path, kind, message):
 def test_kinds_that_do_not_go_with_the_model(tiny_checkpoint, tmp_path):
     family = load_family(tiny_checkpoint)
     add_lora(family)
-    with pytest.raises(InputError, match="tiny has adapters -> 'lora' goes with them, 'full' was asked for"):
+    with pytest.raises(InputError, match="--train full: tiny has adapters, which go with lora; use"):
         write(tmp_path / "out", family, "full", tiny_checkpoint)
     family = load_family(tiny_checkpoint)
     family.scorer = None
-    with pytest.raises(InputError, match="tiny has no scorer"):
+    with pytest.raises(InputError, match="--train scorer: tiny has no scorer"):
         write(tmp_path / "out", family, "scorer", tiny_checkpoint)
 
 
@@ -460,7 +461,7 @@ def test_a_checkpoint_of_other_sizes_changes_nothing(tiny_checkpoint, tmp_path):
     other = load_family(tiny_checkpoint)
     add_lora(other, rank=3, vit=True)
     before = snapshot(other)
-    with pytest.raises(InputError, match=r"does not fit tiny \(\d+ weights, such as stock\..*lora_A"):
+    with pytest.raises(InputError, match=r": does not fit tiny \(\d+ weights, such as stock\..*lora_A"):
         load_weights(folder, other, "lora")
     assert all(torch.equal(value, before[name]) for name, value in snapshot(other).items())
     other = load_family(tiny_checkpoint)

@@ -51,7 +51,7 @@ def test_a_run_comes_after_what_it_starts_from(trained, tmp_path):
     ]
     assert list(documents) == ["first", "middle", "last"]
     assert [event["run"] for event in events if event["event"] == "log"] == ["first", "middle", "last"]
-    with pytest.raises(InputError, match="holds this run already -> add --resume"):
+    with pytest.raises(InputError, match="holds this run already; add --resume"):
         train_runs(runs, tmp_path / "out")
     assert train_runs(runs, tmp_path / "out", resume=True) == documents
     assert len(trained) == 3, "nothing is done twice"

@@ -12,6 +12,7 @@ from stts_cli.families import load_family
 from stts_cli.toy.world_clips import shapes_held_out
 from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import TrainingModel
+from stts_cli.training.settings import FinetuneSettings
 from tests.training.conftest import TALKS, alone, noise_clip
 
 # float32 sums of some thirty cross-entropies of about 10 nats each, in another order
@@ -23,7 +24,7 @@ def sums_by_conversation(model, clips, keep_ratio, scorer):
     lengths = [len(clip.frames) for clip in clips]
     encoded = model._encode(clips, keep_ratio, scorer, 0)
     rows = model.write(clips, encoded.keep_mask)
-    logits, labels, answers = model._read(rows, encoded.visual_tokens, encoded.keep_mask, lengths)
+    logits, labels, answers = model._read(rows, encoded, lengths)
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     by_answer = torch.zeros(rows.num_answers).index_add(0, answers, each)
     turns = [len(talk.turns) for clip in clips for talk in clip.conversations]
@@ -44,7 +45,7 @@ def gradients(model, loss):
 @pytest.mark.parametrize("seq_len", [None, 350, 10_000])
 @torch.no_grad()
 def test_packed_losses_are_those_of_each_conversation_alone(family, batch, keep_ratio, scorer, seq_len):
-    model = TrainingModel(family, seq_len=seq_len)
+    model = TrainingModel(family, FinetuneSettings(seq_len=seq_len))
     packed = sums_by_conversation(model, batch, keep_ratio, scorer)
     separate = [alone(family, clip, t, keep_ratio, scorer)[0] for clip in batch for t in clip.conversations]
     torch.testing.assert_close(torch.stack(packed), torch.stack(separate), **CLOSE)
@@ -66,7 +67,7 @@ def test_a_short_clip_is_clamped_alone_and_said(family, batch):
 @pytest.mark.parametrize(("keep_ratio", "scorer"), [(1.0, "none"), (0.5, "learned")])
 def test_packed_gradients_are_those_of_each_conversation_alone(family, batch, keep_ratio, scorer):
     family.model.train()
-    model = TrainingModel(family, seq_len=10_000)
+    model = TrainingModel(family, FinetuneSettings(seq_len=10_000))
     packed = gradients(model, model(batch, keep_ratio, scorer=scorer).lm_sum)
     apart = gradients(
         model, sum(alone(family, clip, t, keep_ratio, scorer)[0] for clip in batch for t in clip.conversations)
@@ -89,8 +90,8 @@ def test_counts_are_those_of_the_batch(family, batch):
     letters = sum(len(a) + 1 for c in batch for t in c.conversations for _, a in t.turns)  # bytes and an end each
     assert tokens == letters
     assert windows == (3 + 1 + 5) * 9
-    assert step.num_total == 12 * 9
-    assert step.num_kept == int(step.keep_mask.sum()) == 12 * 9 - 18 - 9 - 27
+    assert step.keep_mask.shape == (12, 9)
+    assert int(step.keep_mask.sum()) == 12 * 9 - 18 - 9 - 27
     assert len(step.right) == 9
 
 
@@ -114,7 +115,7 @@ def test_keep_ratio_one_is_the_stock_models_own_forward(family):
     expected = torch.nn.functional.cross_entropy(logits, answer, reduction="sum")
     step = TrainingModel(family)([clip], 1.0)
     torch.testing.assert_close(step.lm_sum, expected, **CLOSE)
-    assert (step.num_windows, step.num_kept) == (0, 36)
+    assert (step.num_windows, int(step.keep_mask.sum())) == (0, 36)
 
 
 def test_dropped_windows_get_no_gradient_behind_the_scoring(family, monkeypatch):
@@ -174,11 +175,11 @@ def test_weighted_answers_and_the_z_loss_are_those_of_each_answer_alone(family, 
                 expected += weight * float((denominator - answer[range(len(said)), said]).sum())
                 expected += weight * z_loss * float((denominator**2).sum())
                 weights += weight * len(said)
-    model = TrainingModel(family, seq_len=seq_len, answer_weights=answer_weights, z_loss=z_loss)
+    model = TrainingModel(family, FinetuneSettings(seq_len=seq_len, answer_weights=answer_weights, z_loss=z_loss))
     assert model.count(batch)[0] == pytest.approx(weights)
     step = model(batch, 0.5)
     assert float(step.answer_sum) == pytest.approx(expected, rel=1e-5)
-    plain = TrainingModel(family, seq_len=seq_len)(batch, 0.5)
+    plain = TrainingModel(family, FinetuneSettings(seq_len=seq_len))(batch, 0.5)
     assert torch.equal(step.lm_sum, plain.lm_sum), "what is logged and measured has no weights"
     assert plain.answer_sum is plain.lm_sum
 
@@ -188,7 +189,7 @@ def test_the_targets_gradient_reaches_the_scored_blocks_where_asked_for(family, 
     family.settings = dataclasses.replace(family.settings, prune_layer=1)
     sums, reached = [], []
     for on in (False, True):
-        model = TrainingModel(family, target_gradient=on)
+        model = TrainingModel(family, FinetuneSettings(target_gradient=on))
         encoded = model._encode(batch, 0.5, "learned", 0)
         encoded.scores = encoded.scores.detach()  # what is left is the target's own way back
         loss, _ = model._temporal(encoded, [4, 2, 6], None)
@@ -202,7 +203,7 @@ def test_the_targets_gradient_reaches_the_scored_blocks_where_asked_for(family, 
 
 
 def test_the_scorers_gradient_is_bounded_by_window(family, batch):
-    bounded, free = (TrainingModel(family, clamp_scorer_gradient=on) for on in (True, False))
+    bounded, free = (TrainingModel(family, FinetuneSettings(clamp_scorer_gradient=on)) for on in (True, False))
     pulls = []
     for model in (bounded, free):
         original = family.encode
@@ -239,7 +240,7 @@ def test_the_trainers_bound_is_that_of_the_whole_step(family, batch):
         return out
 
     family.encode = encode
-    model = TrainingModel(family, clamp_scorer_gradient=True)
+    model = TrainingModel(family, FinetuneSettings(clamp_scorer_gradient=True))
     (1000 * model(batch, 0.5, score_bound=0.0025).lm_sum).backward()
     assert float(held["scores"].grad.abs().max()) == pytest.approx(0.0025)
 
@@ -249,7 +250,7 @@ def test_checkpointed_gradients_are_identical(base, batch, keep_ratio):
     found = []
     for checkpointed in (False, True):
         family = load_family(base)
-        model = TrainingModel(family, checkpoint_blocks=checkpointed).train()
+        model = TrainingModel(family, FinetuneSettings(gradient_checkpointing=checkpointed)).train()
         if checkpointed:
             family.enable_gradient_checkpointing()
         step = model(batch, keep_ratio)
@@ -265,7 +266,7 @@ def test_checkpointed_gradients_are_identical(base, batch, keep_ratio):
 def test_pruned_training_skips_dropped_windows_in_the_backward_pass_too(family):
     """Counted, not timed: matrix products of forward and backward, dense and at keep 0.5."""
     clips = [noise_clip(8, TALKS[:2])]
-    model = TrainingModel(family, scorer="learned")
+    model = TrainingModel(family, FinetuneSettings(scorer="learned"))
     counted = {}
     for keep_ratio, scorer in ((1.0, "none"), (0.5, "temporal")):
         with FlopCounterMode(display=False) as forward:
