@@ -180,7 +180,7 @@ def _front_matter(base: str, train: str, demonstration: bool) -> str:
 
     lora = train == "lora"
     # the hub refuses a card that names a base model which is not there
-    base_fields = {"base_model": base, "base_model_relation": "adapter" if lora else "finetune"}
+    base_fields: Document = {"base_model": base, "base_model_relation": "adapter" if lora else "finetune"}
     fields = ModelCardData(
         license=license_of(base),
         library_name=LIBRARY[train],

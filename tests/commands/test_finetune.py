@@ -100,12 +100,12 @@ def test_a_missing_video_is_one_line(no_training, capsys, tmp_path):
     code, out, err = typed(capsys, *words)
     assert (code, out) == (2, "")
     assert err == (
-        f"stts: line 1: {tmp_path}/a.mp4: does not exist missing video: 1 -> mend the data, or add --skip-invalid to "
-        "train without them\n"
+        f"stts: line 1: {tmp_path}/a.mp4: does not exist missing video: 1; correct the data, or add --skip-invalid "
+        "to train without them.\n"
     )
     code, out, err = typed(capsys, *words, "--skip-invalid")
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == "stts: no sample is left -> mend the data"
+    assert err.splitlines()[-1] == f"stts: --data {tmp_path}/rows.jsonl: no sample is left; correct the data."
 
 
 def test_a_base_of_an_unknown_family(no_training, capsys, tmp_path, base, videos_jsonl):  # noqa: F811
@@ -125,7 +125,7 @@ def test_push_is_checked_before_training(no_training, capsys, tmp_path):
     words = ("--model", "nano", "--data", "shapes", "--steps", 1, "--output", tmp_path / "run")
     code, out, err = typed(capsys, *words, "--push-to-hub", "only-a-name")
     assert (code, out) == (2, "")
-    assert "'only-a-name' is no name of a hub repository -> OWNER/NAME" in err
+    assert "--push-to-hub only-a-name: is no name of a hub repository" in err
     code, _, err = typed(capsys, *words, "--push-to-hub", "me/mine")
     assert code == 2
     assert "is on this machine only" in err

@@ -204,7 +204,9 @@ def test_a_hub_that_cannot_be_reached(hub, result, monkeypatch):
     with pytest.raises(EnvironmentFailure) as error:
         push_to_hub(result, "me/mine")
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith("--push-to-hub me/mine: cannot be written ([Errno -2] Name or service not known), ")
+    assert str(error.value).startswith(
+        "--push-to-hub me/mine: cannot be written ([Errno -2] Name or service not known), "
+    )
     assert f"the result is whole in {result}" in str(error.value)
 
 
@@ -217,7 +219,9 @@ def test_offline(result, monkeypatch):
 
 def test_nobody_is_logged_in(hub, result, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(EnvironmentFailure, match=r"--push-to-hub me/mine: nobody is logged in to the hub; run hf auth login\."):
+    with pytest.raises(
+        EnvironmentFailure, match=r"--push-to-hub me/mine: nobody is logged in to the hub; run hf auth login\."
+    ):
         push_to_hub(result, "me/mine")
     assert not hub.calls
 
