@@ -2,86 +2,75 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stts_cli.report.terminal import Screen, print_error, print_json
+from stts_cli.report.progress import Progress
+from stts_cli.report.terminal import Document, Screen, print_json
 
-Document = dict[str, Any]
 DEMONSTRATION = "a demonstration on a procedural world: says nothing about real video"
-ROWS = (
-    ("before", "dense", "dense, before"),
-    ("before", "temporal", "temporal scorer, before"),
-    ("before", "pruned", "pruned, before"),
-    ("after", "dense", "dense, after"),
-    ("after", "pruned", "pruned, after"),
-)
+FIGURES = {"accuracy": "{:.1%}", "loss": "{:.3f}", "kept": "{:.0%}", "flops_ratio": "{:.3f}"}
+LOGGED = {
+    "lm_loss": "lm {:.3f}",
+    "temporal_loss": "temporal {:.4f}",
+    "accuracy": "right {:.0%}",
+    "kept": "kept {:.0%}",
+    "tokens_per_s": "{:,.0f} tokens/s",
+    "memory_gib": "{:.1f} GiB",
+}
 
 
 class FinetuneProgress:
-    """Tell of a run on stderr: a bar on a terminal, lines elsewhere."""
+    """A run on stderr, to be entered: on a terminal a bar with the time left, elsewhere a line for every logged step."""
 
     def __init__(self) -> None:
-        self._console = Screen(stderr=True)
-        self._live = self._console.is_terminal
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=self._console,
-            transient=True,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("starting", total=None, figures="")
+        self._bar, self._figures = Progress(), ""
+        self._began: tuple[int, float] | None = None  # a step, and when it was done
+        self._step = self._total = 0
 
     def __enter__(self) -> FinetuneProgress:
-        """Start the bar."""
-        self._bar.start()
+        """Show the bar."""
+        self._bar.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the bar and clear its line."""
-        self._bar.stop()
+    def __exit__(self, *error: Any) -> None:
+        """Take the bar away."""
+        self._bar.__exit__(*error)
 
     def __call__(self, event: Document) -> None:
-        """Show one event of a run.
-
-        Args:
-            event: from `training.finetune`.
-        """
+        """Show one event of `training.finetune`."""
         kind = event["event"]
         if kind == "stage":
-            self._bar.update(self._task, description=event["name"])
+            self._bar(event["name"])
         elif kind == "checking":
-            self._bar.update(self._task, description="checking", completed=event["done"], total=event["total"])
+            self._bar("checking", event["done"], event["total"])
         elif kind == "step":
-            self._bar.update(self._task, description="training", completed=event["step"], total=event["total"])
+            self._step, self._total = event["step"], event["total"]
+            self._began = self._began or (self._step, time.monotonic())
+            self._bar("training", self._step, self._total, self._figures)
         elif kind == "start":
-            self._say(start_line(event))
+            self._figures, self._began = "", None
+            self._bar.say(start_line(event))
         elif kind == "note":
-            self._say(event["text"])
+            self._bar.say(event["text"])
         elif kind == "log":
-            figures = figures_line(event)
-            self._bar.update(self._task, figures=figures)
-            if not self._live:
-                self._say(f"step {event['step']}: {figures}")
+            self._figures = figures_line(event)
+            self._bar("training", self._step, self._total, self._figures)
+            if not self._bar.is_live:
+                self._bar.say(f"step {event['step']} of {self._total}: {self._figures}{self._time_left()}")
         elif kind == "evaluation":
-            self._say(f"step {event['step']}: {evaluation_line(event['arms'])}")
+            self._bar.say(f"step {event['step']}: {evaluation_line(event['arms'])}")
 
-    def _say(self, text: str) -> None:
-        if self._live:
-            self._bar.console.print(text)
-        else:
-            print_error(text)
+    def _time_left(self) -> str:
+        first, began = self._began or (0, 0.0)
+        if not first < self._step < self._total:
+            return ""
+        seconds = (time.monotonic() - began) / (self._step - first) * (self._total - self._step)
+        return f", {timedelta(seconds=round(seconds))} left"
 
 
 def start_line(event: Document) -> str:
@@ -96,18 +85,8 @@ def start_line(event: Document) -> str:
 
 def figures_line(event: Document) -> str:
     """Return a logged line's figures: the loss's parts, the kept share, the speed and the memory held."""
-    names = {
-        "lm_loss": "lm {:.3f}",
-        "temporal_loss": "temporal {:.4f}",
-        "accuracy": "right {:.0%}",
-        "kept": "kept {:.0%}",
-    }
-    parts = [form.format(event[name]) for name, form in names.items() if name in event]
-    if event.get("tokens_per_s"):
-        parts.append(f"{event['tokens_per_s']:,.0f} tokens/s")
-    if event.get("memory_gib"):
-        parts.append(f"{event['memory_gib']:.1f} GiB")
-    return ", ".join(parts)
+    unknown = [name for name in ("tokens_per_s", "memory_gib") if not event.get(name)]
+    return ", ".join(form.format(event[name]) for name, form in LOGGED.items() if name in event.keys() - unknown)
 
 
 def evaluation_line(arms: Document) -> str:
@@ -131,19 +110,14 @@ def show_finetune(document: Document, output: str, *, json_only: bool = False) -
     parts: list[Table | str] = []
     if document["after"]:
         name = Path(document["model"]).name if Path(document["model"]).is_dir() else document["model"]
-        table = Table(title=f"{name}, {document['steps']} steps")
-        for column in ("held-out answers", "accuracy", "loss", "kept", "FLOPs / dense"):
-            table.add_column(column, justify="left" if column == "held-out answers" else "right")
-        for when, arm, label in ROWS:
-            one = document[when].get(arm)
-            if one:
-                figures = (
-                    f"{one['accuracy']:.1%}",
-                    f"{one['loss']:.3f}",
-                    f"{one['kept']:.0%}",
-                    f"{one['flops_ratio']:.3f}",
-                )
-                table.add_row(label, *figures)
+        table = _table(
+            f"{name}, {document['steps']} steps", "held-out answers", "accuracy", "loss", "kept", "FLOPs / dense"
+        )
+        for when in ("before", "after"):
+            for arm in ("dense", "temporal", "pruned"):
+                if one := document[when].get(arm):
+                    label = "temporal scorer" if arm == "temporal" else arm
+                    table.add_row(f"{label}, {when}", *(form.format(one[key]) for key, form in FIGURES.items()))
         answers = int(document["after"]["dense"]["answers"])
         parts += [table, f"{answers:,} answers, right when greedy decoding gives them word for word"]
     if document["is_demonstration"]:
@@ -162,15 +136,18 @@ def show_runs(documents: dict[str, Document], output: str, *, json_only: bool = 
     if json_only:
         print_json({"output": output, "runs": documents})
         return
-    table = Table(title="held-out answers after training")
-    for column in ("run", "steps", "dense", "pruned", "kept", "minutes"):
-        table.add_column(column, justify="left" if column == "run" else "right")
+    table = _table("held-out answers after training", "run", "steps", "dense", "pruned", "kept", "minutes")
     for name, document in documents.items():
         after = document["after"]
         shares = [f"{after[arm]['accuracy']:.1%}" if arm in after else "" for arm in ("dense", "pruned")]
         kept = f"{after['pruned']['kept']:.0%}" if "pruned" in after else ""
         table.add_row(name, str(document["steps"]), *shares, kept, f"{document['seconds'] / 60:.1f}")
-    parts: list[Table | str] = [table]
-    if any(document["is_demonstration"] for document in documents.values()):
-        parts.append(DEMONSTRATION)
-    Screen().show(*parts, f"the results: {output}")
+    notes = [DEMONSTRATION] if any(document["is_demonstration"] for document in documents.values()) else []
+    Screen().show(table, *notes, f"the results: {output}")
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from stts_cli.data.conversations import Conversation
 from stts_cli.families.base import EncodedVideo, Family
 from stts_cli.toy.labels import NUM_LABELS, window_labels
 from stts_cli.toy.world_clips import draw_clip
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import TrainingModel
-from stts_cli.training.samples import Conversation
 from stts_cli.training.settings import FinetuneSettings
 
 NUM_WINDOWS = 16

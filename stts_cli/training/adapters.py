@@ -6,8 +6,6 @@ changes. The paper (arXiv 2603.18004) trains everything; LoRA is ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 
@@ -34,19 +32,20 @@ def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, dropout: float 
         InputError: a value out of range, or a family that has adapters already.
         EnvironmentFailure: peft is not installed.
     """
-    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-        raise InputError(
-            f"LoRA of rank {rank}, alpha {alpha}, dropout {dropout:g} -> rank at least 1, alpha above 0, dropout in "
-            "[0, 1) -> change it"
-        )
-    if hasattr(family.model, "peft_config"):
-        raise InputError(f"{family.model_name} has adapters already -> load it again")
+    given = (("--lora-rank", rank, rank >= 1, "at least 1"), ("--lora-alpha", alpha, alpha > 0, "greater than 0"))
+    for name, value, fits, wanted in (*given, ("LoRA dropout", dropout, 0 <= dropout < 1, "at least 0 and below 1")):
+        if not fits:
+            raise InputError(f"{name} {value}: must be {wanted}.")
+    if has_lora(family):
+        raise InputError(f"{family.model_name}: has adapters already; load it again.")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise EnvironmentFailure(f"LoRA needs peft -> {install_hint('train')}") from error
-    parts: list[nn.Module] = [family.model.get_decoder(), *(family.vit_blocks if vit else ())]
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_linear_names(family, parts))
+        raise EnvironmentFailure(f"--train lora: needs the peft package; {install_hint('train')}") from error
+    parts = [family.model.get_decoder(), *(family.vit_blocks if vit else ())]
+    linear = {id(module) for part in parts for module in part.modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in family.model.named_modules() if id(module) in linear]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
     inject_adapter_in_model(config, family.model, adapter_name=ADAPTER)
     for parameter in family.model.parameters():
         if parameter.requires_grad:
@@ -56,8 +55,3 @@ def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, dropout: float 
 def has_lora(family: Family) -> bool:
     """Return whether `add_lora` was called on a family."""
     return ADAPTER in getattr(family.model, "peft_config", {})
-
-
-def _linear_names(family: Family, parts: Iterable[nn.Module]) -> list[str]:
-    wanted = {id(module) for part in parts for module in part.modules() if isinstance(module, nn.Linear)}
-    return [name for name, module in family.model.named_modules() if id(module) in wanted]

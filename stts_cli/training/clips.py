@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stts_cli.data.conversations import Conversation
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.media.reader import ReadRequest, read_source
 from stts_cli.media.source import Source
-from stts_cli.training.samples import Conversation, VideoSample
+from stts_cli.training.samples import VideoSample
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,12 @@ class VideoClips(Dataset[list[TrainingClip]]):
 
     def __getitem__(self, index: int) -> list[TrainingClip]:
         sample = self.samples[index]
-        frames, times = self._frames(sample)
-        heard = tuple(conversation.heard(times) for conversation in sample.conversations)
-        return [TrainingClip(torch.from_numpy(frames), times, heard, sample.video)]
-
-    def _frames(self, sample: VideoSample) -> tuple[np.ndarray, tuple[float, ...]]:
         entry = self._entry(sample)
-        if entry is not None and (kept := _load_entry(entry, self.frame_size)) is not None:
-            return kept
+        frames, times = (entry and _load_entry(entry, self.frame_size)) or self._decode(sample, entry)
+        talks = tuple(conversation.heard(times) for conversation in sample.conversations)
+        return [TrainingClip(torch.from_numpy(frames), times, talks, sample.video)]
+
+    def _decode(self, sample: VideoSample, entry: Path | None) -> tuple[np.ndarray, tuple[float, ...]]:
         source = Source(Path(sample.video), sample.start, sample.end)
         try:
             clip = read_source(ReadRequest(source, self.num_frames, self.max_fps, self.frame_size, self.resample))
@@ -106,7 +105,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
             raise UnreadableVideo(str(error)) from error
         except (OSError, ValueError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-            raise UnreadableVideo(f"{sample.video} cannot be read ({reason}) -> check the file") from error
+            raise UnreadableVideo(f"{sample.video}: cannot be read ({reason}); check the file.") from error
         times = tuple(clip.timestamps_s)
         if entry is not None:
             _save_entry(entry, clip.frames, times)
@@ -120,7 +119,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
             found = os.stat(sample.video)
         except OSError as error:
             raise UnreadableVideo(
-                f"{sample.video} cannot be read ({error.strerror}) -> put it back, or take it out of the data"
+                f"{sample.video}: cannot be read ({error.strerror}); put it back, or take it out of the data."
             ) from error
         path = os.path.abspath(sample.video)
         budget = (sample.start, sample.end, self.num_frames, self.max_fps, *self.frame_size, self.resample)
@@ -129,19 +128,12 @@ class VideoClips(Dataset[list[TrainingClip]]):
 
 
 def collate(items: list[list[TrainingClip]]) -> dict[str, Any]:
-    """Put the clips of several items into one batch; for a DataLoader.
-
-    Args:
-        items: of a data set of this file.
-
-    Returns:
-        "clips": all of them, in order.
-    """
+    """Put the clips of several items into one batch, in order; for a DataLoader."""
     return {"clips": [clip for item in items for clip in item]}
 
 
 def _load_entry(entry: Path, frame_size: tuple[int, int]) -> tuple[np.ndarray, tuple[float, ...]] | None:
-    """Return what a cache entry holds, or None where there is none or it is damaged (zip sums tell)."""
+    """Return what a cache entry holds, or None where there is none or it is damaged, which zip's sums show."""
     try:
         with np.load(entry) as kept:
             frames, times = kept["frames"], tuple(kept["timestamps_s"].tolist())
@@ -161,9 +153,9 @@ def _save_entry(entry: Path, frames: np.ndarray, times: tuple[float, ...]) -> No
             np.savez(file, frames=frames, timestamps_s=np.array(times))
         os.replace(part, entry)
     except OSError as error:
-        if part is not None and os.path.exists(part):
-            os.unlink(part)
+        if part is not None:
+            Path(part).unlink(missing_ok=True)
         raise UnwritableCache(
-            f"frames cannot be kept in {entry.parent.parent} ({error.strerror or error}) -> free some space, choose "
-            "another folder, or train without a cache"
+            f"--cache {entry.parent.parent}: frames cannot be kept there ({error.strerror or error}); free some space, "
+            "choose another folder, or train without a cache."
         ) from error

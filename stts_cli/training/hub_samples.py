@@ -11,8 +11,8 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from stts_cli.data.conversations import Row
 from stts_cli.data.own_rows import NumberedRow
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
@@ -20,7 +20,7 @@ _DOWNLOADS_AT_ONCE = 8
 
 
 def hub_rows(source: str, video_root: str | None) -> tuple[list[NumberedRow], Path]:
-    """Read a dataset, and fetch its videos unless they are at hand.
+    """Read a dataset, and fetch its videos unless they are on this machine.
 
     Args:
         source: "hf:OWNER/NAME", with ":split" behind it unless it is "train"; instead of a name on the hub also the
@@ -36,7 +36,7 @@ def hub_rows(source: str, video_root: str | None) -> tuple[list[NumberedRow], Pa
     """
     name, _, split = source.removeprefix("hf:").partition(":")
     if not name:
-        raise InputError(f"{source} names no dataset -> hf:OWNER/NAME, or hf:OWNER/NAME:SPLIT -> check --data")
+        raise InputError(f"--data {source}: names no dataset; must be hf:OWNER/NAME or hf:OWNER/NAME:SPLIT.")
     rows = _load(name, split or "train")
     if video_root is not None or Path(name).is_dir():
         folder = Path(video_root if video_root is not None else name)
@@ -48,30 +48,31 @@ def hub_rows(source: str, video_root: str | None) -> tuple[list[NumberedRow], Pa
     return [NumberedRow(f"{source}, row {number}", number, row) for number, row in enumerate(rows, start=1)], folder
 
 
-def _load(name: str, split: str) -> list[dict[str, Any]]:
+def _load(name: str, split: str) -> list[Row]:
     try:
         import datasets
     except ImportError as error:
         raise EnvironmentFailure(
-            f"hf:{name} needs the datasets package, which is not installed -> {install_hint('train')}"
+            f"--data hf:{name}: needs the datasets package, which is not installed; {install_hint('train')}"
         ) from error
     try:
         table = datasets.load_dataset(name, split=split)
         for column, feature in (table.features or {}).items():
             if isinstance(feature, datasets.Video):  # the path or the bytes; frames are read later, and few of them
                 table = table.cast_column(column, datasets.Video(decode=False))
-        return [_at_hand(row) for row in table]
+        return [_with_file(row) for row in table]
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
         raise InputError(
-            f"hf:{name}, split '{split}', cannot be loaded ({_first_line(error)}) -> check the name and the split"
+            f"--data hf:{name}, split '{split}': cannot be loaded ({_first_line(error)}); check the name and the split."
         ) from error
     except OSError as error:  # every failure of the network is one
         raise EnvironmentFailure(
-            f"hf:{name} cannot be fetched ({_first_line(error)}) -> go online without HF_HUB_OFFLINE, or give a .jsonl"
+            f"--data hf:{name}: cannot be fetched ({_first_line(error)}); go online without HF_HUB_OFFLINE, or give a "
+            ".jsonl."
         ) from error
 
 
-def _at_hand(row: dict[str, Any]) -> dict[str, Any]:
+def _with_file(row: Row) -> Row:
     """Replace a video that is stored in its row by the path of a file."""
     video = row.get("video")
     if not isinstance(video, dict) or not {"path", "bytes"} & set(video):
@@ -99,12 +100,12 @@ def _fetch(repo: str, names: list[str]) -> dict[str, str]:
             return hf_hub_download(repo, name, repo_type="dataset")
         except RemoteEntryNotFoundError as error:
             raise InputError(
-                f"hf:{repo} has no file {name} -> unpack its archives yourself, name the folder with --video-root"
+                f"--data hf:{repo}: has no file {name}; unpack its archives, and name the folder with --video-root."
             ) from error
         except OSError as error:  # the network's failures, and the disk's
             raise EnvironmentFailure(
-                f"{name} cannot be fetched from {repo} ({_first_line(error)}) -> go online without HF_HUB_OFFLINE, or "
-                "name a folder that holds it with --video-root"
+                f"--data hf:{repo}: {name} cannot be fetched ({_first_line(error)}); go online without HF_HUB_OFFLINE, "
+                "or name a folder that holds it with --video-root."
             ) from error
 
     names = [name for name in names if not Path(name).is_absolute()]

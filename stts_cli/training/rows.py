@@ -45,7 +45,7 @@ class Rows:
         input_ids: int64 (B, L).
         position_ids: int64 (B, L); every conversation goes on from the end of its own video.
         attention_mask: float (B, 1, L, L), 0 where a token may look, else the lowest number of its dtype.
-        is_visual: int64 (B, L), 1 where transformers' mm_token_type_ids is 1.
+        is_visual: int64 (B, L), 1 for the tokens of a video.
         labels: int64 (B, L), the token that should follow, IGNORED where no loss is taken.
         answer_ids: int64 (B, L), which answer a label belongs to, counted over the videos in the order given; -1 none.
         order: which videos stand in the rows, row after row; visual tokens have to come in this order.
@@ -62,8 +62,8 @@ class Rows:
     num_answers: int
 
 
-def deal_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
-    """Deal videos out to rows, first fit, the longest first.
+def assign_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
+    """Assign videos to rows, first fit, the longest first.
 
     Args:
         lengths: tokens of each video.
@@ -75,15 +75,13 @@ def deal_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
     if seq_len is None:
         return [[k] for k in range(len(lengths))]
     rows: list[list[int]] = []
-    free: list[int] = []
     for k in sorted(range(len(lengths)), key=lambda k: -lengths[k]):
-        at = next((r for r, room in enumerate(free) if room >= lengths[k]), None)
-        if at is None:
-            rows.append([])
-            free.append(seq_len)
-            at = len(rows) - 1
-        rows[at].append(k)
-        free[at] -= lengths[k]
+        fitting = (row for row in rows if sum(lengths[j] for j in row) + lengths[k] <= seq_len)
+        row = next(fitting, None)
+        if row is None:
+            rows.append([k])
+        else:
+            row.append(k)
     return rows
 
 
@@ -99,37 +97,32 @@ def write_rows(videos: Sequence[VideoTokens], pad_id: int, dtype: torch.dtype, s
     Returns:
         The rows, on the CPU.
     """
-    dealt = deal_rows([len(v) for v in videos], seq_len)
-    answers_before = [0]
-    for video in videos:
-        answers_before.append(answers_before[-1] + sum(_num_answers(is_answer) for _, is_answer in video.conversations))
-    width = max(sum(len(videos[k]) for k in row) for row in dealt)
-    shape = (len(dealt), width)
+    rows = assign_rows([len(v) for v in videos], seq_len)
+    counts = [sum(_num_answers(is_answer) for _, is_answer in video.conversations) for video in videos]
+    shape = (len(rows), max(sum(len(videos[k]) for k in row) for row in rows))
     ids, positions = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     visual, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
     answers, owner, block = torch.full(shape, -1), torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
-    for r, row in enumerate(dealt):
+    for r, row in enumerate(rows):
         at = 0
         for k in row:
-            video, answer = videos[k], answers_before[k]
-            start, n = at, len(video.prefix)
-            owner[r, start : start + len(video)] = k
+            video, answer, n = videos[k], sum(counts[:k]), len(videos[k].prefix)
+            owner[r, at : at + len(video)] = k
             ids[r, at : at + n], visual[r, at : at + n] = video.prefix, video.is_visual.long()
             positions[r, at : at + n] = torch.arange(n)
             at += n
             for number, (tokens, is_answer) in enumerate(video.conversations, start=1):
-                m = len(tokens) - 1
+                m, asked = len(tokens) - 1, torch.tensor(is_answer)
                 place = slice(at, at + m)
                 ids[r, place], block[r, place] = torch.tensor(tokens[:-1]), number
                 positions[r, place] = torch.arange(n, n + m)
-                asked = torch.tensor(is_answer)
                 labels[r, place] = torch.where(asked[1:], torch.tensor(tokens[1:]), IGNORED)
                 begins = asked[1:] & ~asked[:-1]
                 answers[r, place] = torch.where(asked[1:], begins.long().cumsum(0) - 1 + answer, -1)
                 answer += _num_answers(is_answer)
                 at += m
     mask = _mask(owner, block, visual.bool(), dtype)
-    return Rows(ids, positions, mask, visual, labels, answers, [k for row in dealt for k in row], answers_before[-1])
+    return Rows(ids, positions, mask, visual, labels, answers, [k for row in rows for k in row], sum(counts))
 
 
 def _num_answers(is_answer: list[bool]) -> int:

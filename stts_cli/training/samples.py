@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,15 +25,6 @@ from stts_cli.data.questions import TALK, read_items
 from stts_cli.errors import InputError
 from stts_cli.media.video import VideoInfo, probe
 
-__all__ = [
-    "Conversation",
-    "Problem",
-    "VideoSample",
-    "read_samples",
-    "report_problems",
-    "split_held_out",
-    "validate",
-]
 MAX_QUESTIONS = 8
 PROBES_AT_ONCE = 8
 PROBLEMS_SHOWN = 20
@@ -98,7 +90,7 @@ def read_samples(
         EnvironmentFailure: the hub cannot be reached, or the `datasets` package is missing.
     """
     if max_questions < 1:
-        raise InputError(f"{max_questions} questions a video -> at least 1 -> raise it")
+        raise InputError(f"--max-questions {max_questions}: must be at least 1.")
     if source.startswith("hf:"):
         from stts_cli.training.hub_samples import hub_rows
 
@@ -110,10 +102,9 @@ def read_samples(
     rows = [supported(row) for row in rows]
     files = DataFolder(folder, name=source, where="your own data")
     notes = [] if notes is None else notes
-    items = read_items(rows, files.own, notes, more_keys=TALK)
     grouped: dict[tuple[str, float | None, float | None], list[Conversation]] = {}
     unread: list[InputError] = []
-    for row, item in zip(rows, items, strict=True):
+    for row, item in zip(rows, read_items(rows, files.own, notes, more_keys=TALK), strict=True):
         try:
             if isinstance(item, InputError):
                 raise item
@@ -126,11 +117,10 @@ def read_samples(
         key = (str(item.source.path), item.source.start_s, item.source.end_s)
         grouped.setdefault(key, []).append(conversation)
     if unread:
-        shown = [str(error) for error in unread[:PROBLEMS_SHOWN]]
-        more = [f"... and {len(unread) - PROBLEMS_SHOWN} more"] if len(unread) > PROBLEMS_SHOWN else []
-        notes.append("\n".join([f"left out: {len(unread)} of {len(rows)} rows cannot be read:", *shown, *more]))
+        first = f"left out: {len(unread)} of {len(rows)} rows cannot be read:"
+        notes.append("\n".join([first, *_first_of([str(error) for error in unread])]))
     if not grouped:
-        raise InputError(f"{source} holds no sample -> {FORM} a line -> check the file")
+        raise InputError(f"{source}: holds no sample; must be {FORM} a line.")
     return [
         VideoSample(*key, tuple(conversations[first : first + max_questions]))
         for key, conversations in grouped.items()
@@ -157,8 +147,7 @@ def split_held_out(
     videos = list(dict.fromkeys(sample.video for sample in samples))
     if not 0 <= num_videos < len(videos):
         raise InputError(
-            f"{num_videos} of {len(videos)} videos held out -> at least 0, and fewer than there are "
-            "-> hold out fewer, or give more videos"
+            f"--eval-videos {num_videos}: must be at least 0 and fewer than the {len(videos)} videos of the data."
         )
     chosen = {videos[k] for k in np.random.default_rng(seed).permutation(len(videos))[:num_videos]}
     return [s for s in samples if s.video not in chosen], [s for s in samples if s.video in chosen]
@@ -192,13 +181,12 @@ def validate(
     problems: list[Problem] = []
     with ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
         headers = pool.map(_header, by_video)
-        for done, (video, header) in enumerate(zip(by_video, headers, strict=True), start=1):
-            mine = by_video[video]
-            if isinstance(header, tuple):
-                lines = [conversation.line for sample in mine for conversation in sample.conversations]
+        for done, (cuts, header) in enumerate(zip(by_video.values(), headers, strict=True), start=1):
+            if isinstance(header, Problem):
+                lines = [conversation.line for sample in cuts for conversation in sample.conversations]
                 more = f" (named in {len(lines)} lines)" if len(lines) > 1 else ""
-                problems.append(Problem(min(lines), video, header[1] + more, header[0]))
-            for sample in mine:
+                problems.append(dataclasses.replace(header, line=min(lines), what=header.what + more))
+            for sample in cuts:
                 if isinstance(header, VideoInfo):
                     problems += _check_sample(sample, header, max_frames, max_fps, measure, limit)
                 problems += _check_texts(sample)
@@ -207,19 +195,16 @@ def validate(
 
 
 def report_problems(problems: Sequence[Problem]) -> str:
-    """Word problems for a person: the first of them, then how many there are of each kind.
-
-    Args:
-        problems: at least one.
-
-    Returns:
-        Several lines.
-    """
-    lines = [f"line {p.line}: {p.video}: {p.what}" for p in problems[:PROBLEMS_SHOWN]]
-    if len(problems) > PROBLEMS_SHOWN:
-        lines.append(f"... and {len(problems) - PROBLEMS_SHOWN} more")
+    """Word problems, at least one, for a person: a line each of the first, then how many there are of each kind."""
+    lines = _first_of([f"line {p.line}: {p.video}: {p.what}." for p in problems])
     counts = Counter(problem.kind for problem in problems)
     return "\n".join([*lines, ", ".join(f"{kind}: {count}" for kind, count in counts.most_common())])
+
+
+def _first_of(lines: list[str]) -> list[str]:
+    """Return as many lines as a person reads, and how many more there are."""
+    more = len(lines) - PROBLEMS_SHOWN
+    return [*lines[:PROBLEMS_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
 
 
 def leave_out(samples: Sequence[VideoSample], problems: Sequence[Problem]) -> list[VideoSample]:
@@ -239,13 +224,18 @@ def leave_out(samples: Sequence[VideoSample], problems: Sequence[Problem]) -> li
     return rest
 
 
-def _header(video: str) -> VideoInfo | tuple[str, str]:
-    """Return what the file's header says, or the kind of problem and the problem."""
+def _what(error: InputError, subject: str = "") -> str:
+    """Return what an error says is wrong, without its subject and without what to do."""
+    return re.split(r" -> |; ", str(error).removeprefix(f"{subject}:").removeprefix(subject))[0].strip().rstrip(".")
+
+
+def _header(video: str) -> VideoInfo | Problem:
+    """Return what the file's header says, or what is wrong with it."""
     try:
         return probe(video)
     except InputError as error:
-        what = str(error).removeprefix(video).split(" -> ")[0].strip()
-        return ("unreadable video" if Path(video).exists() else "missing video"), what
+        kind = "unreadable video" if Path(video).exists() else "missing video"
+        return Problem(0, video, _what(error, video), kind)
 
 
 def _check_texts(sample: VideoSample) -> Iterator[Problem]:
@@ -276,7 +266,7 @@ def _check_sample(
         try:
             tokens = measure(len(times), conversation.heard(times))
         except InputError as error:
-            yield Problem(conversation.line, sample.video, str(error).split(" -> ")[0], "unusable text")
+            yield Problem(conversation.line, sample.video, _what(error), "unusable text")
             continue
         if tokens > limit:
             what = f"{tokens} tokens with {len(times)} frames, a sequence takes {limit}"
@@ -287,7 +277,7 @@ def _check_cut(sample: VideoSample, info: VideoInfo) -> str:
     """Return what is wrong with start and end, or ""."""
     start, end = sample.start or 0.0, math.inf if sample.end is None else sample.end
     if not (math.isfinite(start) and start >= 0) or math.isnan(end):
-        return f"start {start:g} and end {end:g} -> times in seconds from 0 on"
+        return f"start {start:g} and end {end:g} are no times in seconds from 0 on"
     if end <= start:
         return f"end {end:g} s does not lie behind start {start:g} s"
     last = _last_frame_s(info)
@@ -299,7 +289,7 @@ def _check_cut(sample: VideoSample, info: VideoInfo) -> str:
 
 
 def _last_frame_s(info: VideoInfo) -> float | None:
-    """Return when the last frame is shown, as far as the header tells."""
+    """Return when the last frame is shown, as far as the header says."""
     duration = info.duration_s or info.container_duration_s
     return None if duration is None else max(0.0, duration - (1 / info.fps if info.fps else 0.0))
 

@@ -117,10 +117,27 @@ def test_lines_go_to_stderr_where_there_is_no_terminal(capsys):
     out = capsys.readouterr()
     assert out.out == ""
     assert out.err.splitlines() == [
-        start_line(START),
-        "left out: line 3: [gone]",
-        "step 1: lm 2.000, kept 50%",
-        "step 1: held out: dense 50.0%, loss 1.000",
+        f"stts: {start_line(START)}",
+        "stts: left out: line 3: [gone]",
+        "stts: step 1 of 120: lm 2.000, kept 50%",
+        "stts: step 1: held out: dense 50.0%, loss 1.000",
+    ]
+
+
+def test_the_time_left_follows_from_the_steps_of_this_process(capsys, monkeypatch):
+    """A run that is resumed at step 50 has not done fifty steps in this process."""
+    now = [100.0]
+    monkeypatch.setattr("stts_cli.report.finetune.time.monotonic", lambda: now[0])
+    with FinetuneProgress() as progress:
+        progress(START)
+        for step in (51, 61, 120):
+            progress({"event": "step", "step": step, "total": 120})
+            progress({"event": "log", "step": step, "lm_loss": 2.0})
+            now[0] += 120
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "stts: step 51 of 120: lm 2.000",
+        "stts: step 61 of 120: lm 2.000, 0:11:48 left",
+        "stts: step 120 of 120: lm 2.000",
     ]
 
 
@@ -130,7 +147,7 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
     with FinetuneProgress() as progress:
         for event in EVENTS[:-1]:
             progress(event)
-        (task,) = progress._bar.tasks
+        (task,) = progress._bar._bar.tasks
         assert (task.description, task.completed, task.total) == ("training", 1, 120)
         assert task.fields["figures"] == "lm 2.000, kept 50%"
     text = capsys.readouterr().err
@@ -147,4 +164,4 @@ def test_the_bar_ends_with_the_run(error):
                 raise error
     except ValueError:
         pass
-    assert not progress._bar.live.is_started
+    assert not progress._bar._bar.live.is_started

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from stts_cli.data.conversations import Conversation
 from stts_cli.families import load_family
 from stts_cli.training.clips import TrainingClip
-from stts_cli.training.samples import Conversation
 from stts_cli.training.settings import FinetuneSettings
 from tests.families.conftest import save_released
 

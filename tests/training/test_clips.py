@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from stts_cli.data.conversations import Conversation
 from stts_cli.data.items import Cue
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.media.reader import ReadRequest, read_source
@@ -17,7 +18,7 @@ from stts_cli.toy.clips import write_clip
 from stts_cli.toy.world import make_scene
 from stts_cli.training import clips as clips_module
 from stts_cli.training.clips import TrainingClip, UnreadableVideo, VideoClips, collate
-from stts_cli.training.samples import Conversation, VideoSample
+from stts_cli.training.samples import VideoSample
 
 SIZE = (48, 48)
 ASKED = (Conversation((("Q?", "A"),)),)
@@ -172,8 +173,8 @@ def test_a_write_that_breaks_off_leaves_nothing_and_says_so(shape_files, tmp_pat
         next(batches)
     batches._shutdown_workers()
     assert str(caught.value) == (
-        f"frames cannot be kept in {tmp_path} (No space left on device) -> free some space, choose another folder, or "
-        "train without a cache"
+        f"--cache {tmp_path}: frames cannot be kept there (No space left on device); free some space, choose another "
+        "folder, or train without a cache."
     )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -190,18 +191,18 @@ def test_a_video_that_fails_in_training_is_named_in_one_line(shape_files, tmp_pa
     if workers:
         batches._shutdown_workers()  # the error holds on to it; left to the garbage collector, this takes ten seconds
     assert isinstance(caught.value, InputError)
-    assert str(caught.value).startswith(f"{broken} ")
+    assert str(caught.value).startswith(str(broken))
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_of_the_decoder_itself_is_told_in_one_line(shape_files, monkeypatch):
+def test_an_error_of_the_decoder_itself_is_one_line(shape_files, monkeypatch):
     def fail(request):
         raise RuntimeError("decoder broke\nat line 3")
 
     monkeypatch.setattr(clips_module, "read_source", fail)
     with pytest.raises(UnreadableVideo) as caught:
         video_clips(samples_of(shape_files[:1]))[0]
-    assert str(caught.value) == f"{shape_files[0]} cannot be read (decoder broke) -> check the file"
+    assert str(caught.value) == f"{shape_files[0]}: cannot be read (decoder broke); check the file."
 
 
 @pytest.mark.parametrize("workers", [0, 2])

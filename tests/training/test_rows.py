@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stts_cli.training.rows import IGNORED, VideoTokens, deal_rows, write_rows
+from stts_cli.training.rows import IGNORED, VideoTokens, assign_rows, write_rows
 
 PAD = 99
 
@@ -48,7 +48,7 @@ def may_look(one, other):
 @pytest.mark.parametrize("seq_len", [None, 1, 12, 20, 100])
 def test_the_mask_is_a_naive_loops(three, seq_len):
     rows = write_rows(three, PAD, torch.float32, seq_len)
-    dealt = deal_rows([len(v) for v in three], seq_len)
+    dealt = assign_rows([len(v) for v in three], seq_len)
     assert rows.order == [k for row in dealt for k in row]
     blocked = torch.finfo(torch.float32).min
     for r, row in enumerate(dealt):
@@ -98,7 +98,7 @@ def test_answers_are_counted_over_the_videos_as_given_not_as_they_stand_in_the_r
     ],
 )
 def test_rows_are_filled_first_fit_the_longest_first(lengths, seq_len, rows):
-    assert deal_rows(lengths, seq_len) == rows
+    assert assign_rows(lengths, seq_len) == rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

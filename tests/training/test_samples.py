@@ -8,12 +8,12 @@ import types
 
 import pytest
 
+from stts_cli.data.conversations import Conversation
 from stts_cli.data.prompts import subtitle_block
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.evaluation.benchmarks.own_file import open_file
 from stts_cli.training import samples as samples_module
 from stts_cli.training.samples import (
-    Conversation,
     Problem,
     VideoSample,
     leave_out,
@@ -148,7 +148,7 @@ def test_many_questions_become_several_samples_of_one_video(write):
     path = write(*({**OPEN, "question": str(k)} for k in range(9)))
     assert [len(s.conversations) for s in read_samples(path)] == [8, 1]
     assert [len(s.conversations) for s in read_samples(path, max_questions=4)] == [4, 4, 1]
-    with pytest.raises(InputError, match=r"^0 questions a video"):
+    with pytest.raises(InputError, match=r"^--max-questions 0: must be at least 1"):
         read_samples(path, max_questions=0)
 
 
@@ -231,7 +231,7 @@ def test_sources_that_hold_nothing_are_refused(write, tmp_path):
         (str(tmp_path / "no.jsonl"), "no.jsonl: does not exist: must be a file that ends in .jsonl, .json or .csv, or"),
         (str(tmp_path), ": is a folder: must be a file"),
         (write(OPEN, name="data.yaml"), r"data.yaml: ends otherwise: must be a file that ends in .jsonl"),
-        (write("", name="empty.jsonl"), "empty.jsonl holds no sample -> "),
+        (write("", name="empty.jsonl"), "empty.jsonl: holds no sample; must be an object with"),
         (write(json.dumps(OPEN), name="one.json"), "one.json: holds an object: must be a list of objects."),
     ]:
         with pytest.raises(InputError, match=message):
@@ -298,9 +298,9 @@ def test_every_kind_of_problem_is_found_with_its_line(clip_file, tmp_path):
         (6, "unreadable video", "is empty (0 bytes)"),
         (7, "bad start or end", "start 5 s lies behind the last frame, at 4.9 s"),
         (8, "bad start or end", "end 2 s does not lie behind start 2 s"),
-        (9, "bad start or end", "start -1 and end inf -> times in seconds from 0 on"),
+        (9, "bad start or end", "start -1 and end inf are no times in seconds from 0 on"),
         (10, "bad start or end", "no frame lies between 1.01 and 1.09 s"),
-        (11, "bad start or end", "start 0 and end nan -> times in seconds from 0 on"),
+        (11, "bad start or end", "start 0 and end nan are no times in seconds from 0 on"),
         (12, "empty question", "the question is empty (exchange 2 of 2)"),
     ]
     assert found[2].what.startswith("cannot be read as a video (")
@@ -319,7 +319,7 @@ def test_what_the_check_says_of_a_cut_is_what_reading_says(clip_file):
         assert (check([sample(clip_file, start=start, end=end)]) == []) == readable, (start, end)
 
 
-def test_too_long_a_sample_is_told_with_both_counts(clip_file):
+def test_too_long_a_sample_is_named_with_both_counts(clip_file):
     """Five seconds at two a second would be eleven frames; eight are the most, a cut of two seconds has five."""
     seen = []
 
@@ -335,7 +335,7 @@ def test_too_long_a_sample_is_told_with_both_counts(clip_file):
 
 def test_a_text_that_cannot_be_used_is_a_problem(clip_file):
     def measure(frames, conversation):
-        raise InputError("the template rewrites answers -> strip them")
+        raise InputError("the template rewrites answers; strip them.")
 
     (found,) = check([sample(clip_file)], measure=measure)
     assert (found.kind, found.what) == ("unusable text", "the template rewrites answers")
@@ -358,7 +358,7 @@ def test_the_report_shows_twenty_problems_and_counts_the_rest():
     problems.append(Problem(30, "x.mp4", "the answer is empty", "empty answer"))
     lines = report_problems(problems).splitlines()
     assert len(lines) == 22
-    assert lines[0] == "line 1: 1.mp4: does not exist"
+    assert lines[0] == "line 1: 1.mp4: does not exist."
     assert lines[20:] == ["... and 5 more", "missing video: 24, empty answer: 1"]
     assert report_problems(problems[:1]).splitlines() == [lines[0], "missing video: 1"]
 
@@ -395,7 +395,7 @@ def test_held_out_videos_share_nothing_with_the_rest():
 
 @pytest.mark.parametrize("number", [-1, 2, 5])
 def test_something_must_be_left_to_train_on(number):
-    with pytest.raises(InputError, match=f"^{number} of 2 videos held out -> "):
+    with pytest.raises(InputError, match=f"^--eval-videos {number}: must be at least 0 and fewer than the 2 videos"):
         split_held_out([sample("a.mp4"), sample("b.mp4")], number, seed=0)
 
 
@@ -419,7 +419,7 @@ def test_a_dataset_in_a_folder_is_read_by_split(dataset_folder):
     assert (found.video, len(found.conversations)) == (str(dataset_folder / "a.mp4"), 2)
     (found,) = read_samples(f"hf:{dataset_folder}:validation")
     assert found.video == str(dataset_folder / "b.mp4")
-    with pytest.raises(InputError, match=r"hf:.*, split 'tset', cannot be loaded \(.*tset.*\) -> check the name"):
+    with pytest.raises(InputError, match=r"--data hf:.*, split 'tset': cannot be loaded \(.*tset.*\); check the name"):
         read_samples(f"hf:{dataset_folder}:tset")
 
 
@@ -431,14 +431,14 @@ def test_a_dataset_row_that_is_wrong_is_named(dataset_folder):
 
 def test_without_a_network_a_dataset_of_the_hub_is_an_environment_failure():
     pytest.importorskip("datasets")
-    with pytest.raises(EnvironmentFailure, match=r"^hf:some/data cannot be fetched \(.*\) -> go online"):
+    with pytest.raises(EnvironmentFailure, match=r"^--data hf:some/data: cannot be fetched \(.*\); go online"):
         read_samples("hf:some/data")
 
 
 def test_without_the_datasets_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        EnvironmentFailure, match=r"needs the datasets package, .* -> in a clone of stts: pip install '\.\[train\]'"
+        EnvironmentFailure, match=r"needs the datasets package, .*; in a clone of stts: pip install '\.\[train\]'"
     ):
         read_samples("hf:some/data")
 
@@ -496,7 +496,7 @@ def test_videos_of_a_dataset_are_fetched_once_each(fake_hub, clip_file):
 def test_a_video_that_the_repository_lacks_is_named(fake_hub):
     rows, _, _ = fake_hub
     rows.append({**OPEN, "video": "v/a.mp4"})
-    with pytest.raises(InputError, match=r"^hf:some/data has no file v/a.mp4 -> unpack"):
+    with pytest.raises(InputError, match=r"^--data hf:some/data: has no file v/a.mp4; unpack"):
         read_samples("hf:some/data")
 
 
@@ -505,7 +505,7 @@ def test_a_video_that_cannot_be_fetched_is_an_environment_failure(fake_hub):
     rows.append({**OPEN, "video": "v/a.mp4"})
     files["v/a.mp4"] = None
     with pytest.raises(
-        EnvironmentFailure, match=r"^v/a.mp4 cannot be fetched from some/data \(no connection, .*\) -> go"
+        EnvironmentFailure, match=r"^--data hf:some/data: v/a.mp4 cannot be fetched \(no connection, .*\); go"
     ):
         read_samples("hf:some/data")
 

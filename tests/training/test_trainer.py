@@ -140,7 +140,7 @@ def test_two_processes_are_one(name, request, base, videos_jsonl, tmp_path):
     assert log_of(tmp_path / "run", "start")[0]["processes"] == 2
     assert len(log_of(tmp_path / "run")) == 4, "one process writes the log"
     assert_same_run(tmp_path / "run", one_process)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("training full")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("stts: training full")]
     assert line.endswith("float32, 2 processes")
 
 
@@ -278,7 +278,7 @@ def test_a_damaged_file_of_a_checkpoint_is_named(stopped, tmp_path, name, damage
 
 
 def test_a_checkpoint_without_its_weights_is_not_resumed(stopped, tmp_path):
-    message = "checkpoint-2/scorer.safetensors cannot be read"
+    message = "checkpoint-2/scorer.safetensors: cannot be read"
     resume_refused(stopped, tmp_path, lambda checkpoint: (checkpoint / "scorer.safetensors").unlink(), message)
 
 
@@ -496,7 +496,8 @@ def test_each_parts_gradient_is_clipped_by_itself(base, videos_jsonl, tmp_path, 
     monkeypatch.setattr(SttsTrainer, "_clip_grad_norm", clip)
     finetune(settings(base, videos_jsonl, steps=1, clamp_scorer_gradient=True, **RECIPE), tmp_path / "run")
     model = seen["model"]
-    assert (model.clamp, model.target_gradient, model.root_length, model.z_loss) == (True, True, True, 0.05)
+    one = model.settings
+    assert (one.clamp_scorer_gradient, one.target_gradient, one.z_loss) == (True, True, 0.05)
     assert seen["before"].keys() == {"scorer", "vit", "connector", "llm"}
     norms = {part: float(gradient.norm()) for part, gradient in seen["before"].items()}
     assert min(norms.values()) < 0.2 < max(norms.values()), "some are to be left alone"
