@@ -100,7 +100,7 @@ def test_a_missing_video_is_one_line(no_training, capsys, tmp_path):
     code, out, err = typed(capsys, *words)
     assert (code, out) == (2, "")
     assert err == (
-        f"stts: line 1: {tmp_path}/a.mp4: does not exist missing video: 1; correct the data, or add --skip-invalid "
+        f"stts: line 1: {tmp_path}/a.mp4: does not exist. missing video: 1; correct the data, or add --skip-invalid "
         "to train without them.\n"
     )
     code, out, err = typed(capsys, *words, "--skip-invalid")
@@ -170,11 +170,11 @@ def test_a_run_prints_its_table_and_its_json(capsys, tmp_path, base, videos_json
     )
     code, out, err = typed(capsys, *words, "--output", tmp_path / "run")
     assert code == 0, err
-    told = [line for line in err.splitlines() if re.match("training |step ", line)]
-    assert told[0].startswith("training scorer: ")
-    assert re.fullmatch(r"step 0: held out: dense [\d.]+%, loss [\d.]+, pruned [\d.]+%, loss [\d.]+", told[1])
-    assert re.match(r"step 1: lm [\d.]+, temporal [\d.]+, .*kept 5\d%, .* tokens/s", told[2])
-    assert re.match("step 2: lm", told[3])
+    lines = [line for line in err.splitlines() if re.match("stts: (training|step) ", line)]
+    assert lines[0].startswith("stts: training scorer: ")
+    assert re.fullmatch(r"stts: step 0: held out: dense [\d.]+%, loss [\d.]+, pruned [\d.]+%, loss [\d.]+", lines[1])
+    assert re.match(r"stts: step 1 of 2: lm [\d.]+, temporal [\d.]+, .*kept 5\d%, .* tokens/s", lines[2])
+    assert re.match("stts: step 2 of 2: lm", lines[3])
     assert "pruned, after" in out
     assert f"stts ask VIDEO QUESTION --model {tmp_path}/run" in out.replace("\n", " ").replace("  ", " ")
     code, out, err = typed(capsys, *words, "--output", tmp_path / "run", "--resume", "--json")

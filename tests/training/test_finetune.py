@@ -70,7 +70,7 @@ def test_missing_videos_and_empty_answers_are_listed_by_line(untrained, base, go
     bad = [lost, {"video": good[1]["video"], "conversations": talk}, {**lost, "video": str(broken)}]
     data = rows_file(tmp_path, good[0], *bad)
     message = (
-        rf"line 2: {tmp_path}/lost.mp4: does not exist line 3: .*train_1.mp4: the answer is empty line 4: {broken}: "
+        rf"line 2: {tmp_path}/lost.mp4: does not exist\. line 3: .*train_1.mp4: the answer is empty\. line 4: {broken}: "
         r"cannot be read as a video.* missing video: 1, empty answer: 1, unreadable video: 1; correct the data, or add "
         r"--skip-invalid to train without them\."
     )
@@ -79,13 +79,13 @@ def test_missing_videos_and_empty_answers_are_listed_by_line(untrained, base, go
 
 def test_an_answer_longer_than_the_sequence(untrained, base, good, tmp_path):
     data = rows_file(tmp_path, good[0], {**good[1], "answer": "long " * 100})
-    message = r"line 2: .*: (\d+) tokens with 4 frames, a sequence takes 400 too long: 1; correct the data, or add .*"
+    message = r"line 2: .*: (\d+) tokens with 4 frames, a sequence takes 400\. too long: 1; correct the data, or add .*"
     refused(base_settings(base, data, seq_len=400), tmp_path / "run", message)
 
 
 def test_an_answer_longer_than_the_model_takes(untrained, base, good, tmp_path):
     data = rows_file(tmp_path, good[0], {**good[1], "answer": "x" * 2100})
-    refused(base_settings(base, data), tmp_path / "run", r"line 2: .* tokens with 4 frames, a sequence takes 2048 .*")
+    refused(base_settings(base, data), tmp_path / "run", r"line 2: .* tokens with 4 frames, a sequence takes 2048\. .*")
 
 
 def test_rows_that_cannot_be_read_are_left_out_too_and_counted(base, good, tmp_path):
