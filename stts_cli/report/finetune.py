@@ -25,7 +25,7 @@ LOGGED = {
 
 
 class FinetuneProgress:
-    """A run on stderr, to be entered: on a terminal a bar with the time left, elsewhere a line for every logged step."""
+    """A run on stderr, to be entered: on a terminal a bar with the time left, elsewhere a line a logged step."""
 
     def __init__(self) -> None:
         self._bar, self._figures = Progress(), ""

@@ -70,8 +70,8 @@ def test_missing_videos_and_empty_answers_are_listed_by_line(untrained, base, go
     bad = [lost, {"video": good[1]["video"], "conversations": talk}, {**lost, "video": str(broken)}]
     data = rows_file(tmp_path, good[0], *bad)
     message = (
-        rf"line 2: {tmp_path}/lost.mp4: does not exist\. line 3: .*train_1.mp4: the answer is empty\. line 4: {broken}: "
-        r"cannot be read as a video.* missing video: 1, empty answer: 1, unreadable video: 1; correct the data, or add "
+        rf"line 2: {tmp_path}/lost.mp4: does not exist\. line 3: .*train_1.mp4: the answer is empty\. line 4: "
+        rf"{broken}: cannot be read as a video.* missing video: 1, empty answer: 1, unreadable video: 1; correct the data, or add "
         r"--skip-invalid to train without them\."
     )
     refused(base_settings(base, data), tmp_path / "run", message)
