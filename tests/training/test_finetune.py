@@ -71,8 +71,8 @@ def test_missing_videos_and_empty_answers_are_listed_by_line(untrained, base, go
     data = rows_file(tmp_path, good[0], *bad)
     message = (
         rf"line 2: {tmp_path}/lost.mp4: does not exist\. line 3: .*train_1.mp4: the answer is empty\. line 4: "
-        rf"{broken}: cannot be read as a video.* missing video: 1, empty answer: 1, unreadable video: 1; correct the data, or add "
-        r"--skip-invalid to train without them\."
+        rf"{broken}: cannot be read as a video.* missing video: 1, empty answer: 1, unreadable video: 1; "
+        r"correct the data, or add --skip-invalid to train without them\."
     )
     refused(base_settings(base, data), tmp_path / "run", message)
 
