@@ -1,22 +1,18 @@
-"""Find a benchmark's files in a folder however it was unpacked, and read its rows.
+"""Find the files of a benchmark, or of a user's rows, in a folder however it was unpacked.
 
 Everyone unpacks differently, so a video is looked for in the usual sub-folders, doubled ones too, and under several
-extensions; the error about a missing file names everything that was tried. pyarrow (the `eval` extra) reads parquet.
+extensions; the error about a missing file names everything that was tried.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from stts_cli.errors import EnvironmentFailure, InputError, install_hint
+from stts_cli.data.rows import Row, read_rows
+from stts_cli.errors import InputError
 from stts_cli.media.source import Source
 
-Row = dict[str, Any]  # as a file holds it: a JSON object, or a record of a table
 EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 FOLDERS = ("", "videos", "video", "data")
 ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tar.part*", "*.tar.gz.part*", "*_part_*.tar.gz")
@@ -131,73 +127,3 @@ def cache_folder(*names: str) -> Path:
 def find_archives(*roots: Path) -> list[Path]:
     """Return zips, tars and parts of split tars anywhere in folders, sorted."""
     return sorted({path for root in roots for pattern in ARCHIVES for path in root.glob(f"**/{pattern}")})
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read a table: parquet, jsonl, csv, or a json list; the ending says which.
-
-    Raises:
-        InputError: the file is damaged, or not what its ending says.
-        EnvironmentFailure: pyarrow is needed and missing.
-    """
-    try:
-        if path.suffix == ".parquet":
-            return _read_parquet(path)
-        if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file))
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    except (ValueError, csv.Error) as error:
-        raise _damaged(path, error) from error
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: holds no list of rows; check that it is the right file.")
-    return rows
-
-
-def read_json(path: Path) -> Any:
-    """Read a json file; InputError where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise _damaged(path, error) from error
-
-
-def flatten(tree: Mapping[str, Any] | Iterable[Row], *names: str) -> Iterator[Row]:
-    """Yield the rows of nested JSON objects.
-
-    Args:
-        tree: objects in objects, as deep as there are names; inside a list of rows, or one row.
-        *names: fields that the keys become, the outermost first.
-
-    Yields:
-        Each row with the keys above it, and with its "number" in its list, from 0.
-    """
-    if names and isinstance(tree, Mapping):
-        for key, branch in tree.items():
-            yield from ({**row, names[0]: key} for row in flatten(branch, *names[1:]))
-        return
-    for number, row in enumerate([tree] if isinstance(tree, Mapping) else tree):
-        yield {**row, "number": number}
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says first, for a message of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise EnvironmentFailure(f"{path}: needs pyarrow, which is not installed; {install_hint('eval')}.") from error
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(first_line(error)) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read ({first_line(error)}); if it is half downloaded, fetch it again.")

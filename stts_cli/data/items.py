@@ -75,26 +75,12 @@ def bare(option: str) -> str:
 
 
 def bare_options(options: Sequence[str]) -> tuple[str, ...]:
-    """Strip the letters where every option carries the one its place gives it, else only outer spaces.
-
-    Args:
-        options: texts as the benchmark writes them.
-
-    Returns:
-        As many bare texts.
-    """
-    labels = [_LABEL.match(option) for option in options]
-    letters = [match and (match[1] or match[2]) for match in labels]
-    if options and letters == list(ascii_uppercase[: len(options)]):
-        return tuple(bare(option) for option in options)
-    return tuple(str(option).strip() for option in options)
+    """Strip the letters where every option carries the one that its place gives it, else only outer spaces."""
+    return tuple(bare(option) if _are_lettered(options) else str(option).strip() for option in options)
 
 
 def split_question(text: str) -> tuple[str, tuple[str, ...]]:
-    """Part a question that carries its options, one a line, behind the stem.
-
-    Args:
-        text: the stem, then one line an option, lettered "A." or "(A)" in order.
+    """Part a question from its options, which follow the stem one a line, lettered "A." or "(A)" in order.
 
     Returns:
         The stem and the bare options; () where there are none.
@@ -102,23 +88,13 @@ def split_question(text: str) -> tuple[str, tuple[str, ...]]:
     lines = text.strip().splitlines()
     for start in range(len(lines)):
         tail = [line for line in lines[start:] if line.strip()]
-        found = [_LABEL.match(line) for line in tail]
-        letters = "".join((match[1] or match[2]) if match else "?" for match in found)
-        if len(tail) > 1 and letters == ascii_uppercase[: len(tail)]:
-            return "\n".join(lines[:start]).strip(), tuple(bare(line) for line in tail)
+        if len(tail) > 1 and _are_lettered(tail):
+            return "\n".join(lines[:start]).strip(), tuple(map(bare, tail))
     return text.strip(), ()
 
 
 def letter(index: int | str, num_options: int) -> str:
-    """Return the letter of an option.
-
-    Args:
-        index: 0-based, an integer or its digits.
-        num_options: how many there are.
-
-    Raises:
-        ValueError: no such option.
-    """
+    """Return the letter of a 0-based index, an integer or its digits; ValueError where there is no such option."""
     number = int(index)
     if not 0 <= number < num_options:
         raise ValueError(f"answer {number} of {num_options} options")
@@ -126,15 +102,7 @@ def letter(index: int | str, num_options: int) -> str:
 
 
 def given_letter(answer: str, num_options: int) -> str:
-    """Return the letter an answer such as "b", "B." or "(B)" names.
-
-    Args:
-        answer: the benchmark's own form.
-        num_options: how many options there are.
-
-    Raises:
-        ValueError: it names none.
-    """
+    """Return the letter that an answer such as "b", "B." or "(B)" names; ValueError where it names none."""
     name = answer.strip().strip("().: ").upper()
     if len(name) != 1 or name not in ascii_uppercase[:num_options]:
         raise ValueError(f"answer '{answer}' of {num_options} options")
@@ -145,3 +113,8 @@ def letters_of_text(answer: str, options: Sequence[str]) -> tuple[str, ...]:
     """Return the letters of every option whose text is the answer's; () where none is."""
     wanted = answer.strip()
     return tuple(ascii_uppercase[index] for index, option in enumerate(options) if option.strip() == wanted)
+
+
+def _are_lettered(lines: Sequence[str]) -> bool:
+    labels = [_LABEL.match(line) for line in lines]
+    return "".join(match[1] or match[2] if match else "?" for match in labels) == ascii_uppercase[: len(lines)]

@@ -1,8 +1,8 @@
 """Word a question as the paper's base model was evaluated: the question, one option a line, then how to answer.
 
-In: a `QaItem` and, where there are subtitles, the times of the frames seen. Out: the text of the user's turn, and the
-block of subtitles; the video itself stands before both (`families`). The wordings follow Molmo2's in substance; another
-wording is another benchmark, so a hash of every prompt is kept with its answer. Standard library only.
+In: a `QaItem`, or subtitles and the times of the frames seen. Out: the text of the user's turn, and the block of
+subtitles; the video itself stands before both (`families`). The wordings follow Molmo2's in substance; another wording
+is another benchmark, so a hash of every prompt is kept with its answer. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from stts_cli.data.items import QaItem
+from stts_cli.data.items import Cue, QaItem
 
 LETTER_FROM_CHOICES = "Answer with the option's letter from the given choices directly."
 ONLY_THE_LETTER = "Respond with only the letter of the correct answer."
-SUBTITLE_REACH_S = 1.0  # a cue is shown if it is heard within this many seconds of a frame
+SUBTITLE_REACH_S = 1.0  # a cue is shown if it is spoken within this many seconds of a frame
 
 
 def option_lines(item: QaItem) -> str:
@@ -22,19 +22,19 @@ def option_lines(item: QaItem) -> str:
     return "\n".join(f"{name}. {option}" for name, option in zip(item.letters, item.options, strict=True))
 
 
+def bare_question(item: QaItem) -> str:
+    """The question and its options, nothing asked beyond them."""
+    return f"{item.question}\n{option_lines(item)}" if item.options else item.question
+
+
 def letter_from_choices(item: QaItem) -> str:
     """The question, the options, and a request for the option's letter."""
-    return f"{item.question}\n{option_lines(item)}\n{LETTER_FROM_CHOICES}" if item.options else item.question
+    return f"{bare_question(item)}\n{LETTER_FROM_CHOICES}" if item.options else item.question
 
 
 def only_the_letter(item: QaItem) -> str:
     """The question, the options, and a request for only the letter."""
-    return f"{item.question}\n{option_lines(item)}\n{ONLY_THE_LETTER}" if item.options else item.question
-
-
-def bare_question(item: QaItem) -> str:
-    """The question and its options, nothing asked beyond them."""
-    return f"{item.question}\n{option_lines(item)}" if item.options else item.question
+    return f"{bare_question(item)}\n{ONLY_THE_LETTER}" if item.options else item.question
 
 
 def best_answer(item: QaItem) -> str:
@@ -45,23 +45,22 @@ def best_answer(item: QaItem) -> str:
     )
 
 
-def subtitle_block(item: QaItem, timestamps_s: Sequence[float]) -> str:
-    """Return the subtitles heard around the frames seen, or "".
+def subtitle_block(cues: Sequence[Cue], timestamps_s: Sequence[float]) -> str:
+    """Return the subtitles spoken around the frames seen, or "".
 
     Args:
-        item: the question.
+        cues: in the order of time.
         timestamps_s: times of the frames in seconds.
 
     Returns:
         A line "subtitle", then "start - end text" a cue. As in Molmo2's evaluation it stands between the video and the
         user's turn (`build_prompt`'s context).
     """
-    heard = [
-        cue
-        for cue in item.subtitles
+    lines = [
+        f"{cue.start_s:.1f} - {cue.end_s:.1f} {cue.text}"
+        for cue in cues
         if any(cue.start_s <= time + SUBTITLE_REACH_S and cue.end_s >= time - SUBTITLE_REACH_S for time in timestamps_s)
     ]
-    lines = [f"{cue.start_s:.1f} - {cue.end_s:.1f} {cue.text}" for cue in heard]
     return "\n".join(["subtitle", *lines]) + "\n" if lines else ""
 
 

@@ -19,13 +19,12 @@ from typing import Any
 
 from stts_cli.data.gold import Gold, choose_reading, open_answers, plain, read_gold, shown
 from stts_cli.data.items import Cue, QaItem, bare_options
-from stts_cli.data.own_rows import NumberedRow, kind_of
+from stts_cli.data.rows import NumberedRow, Row, kind_of
 from stts_cli.data.subtitles import SUFFIXES, cut, read_subtitles
 from stts_cli.data.times import read_time
 from stts_cli.errors import InputError
 from stts_cli.media.source import Source
 
-Row = dict[str, Any]
 KEYS = ("id", "video", "question", "options", "answer", "start", "end", "subtitles", "groups")
 TALK = ("conversations", "messages")
 _SUBTITLES = "the path of an .srt or .vtt file, or a list of [start, end, text]"

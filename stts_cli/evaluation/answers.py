@@ -108,7 +108,7 @@ def answer(
         for item in asked:
             keep(_row(model, item, error=read.error or "no clip"))
         return None
-    contexts = {item.id: subtitle_block(item, clip.timestamps_s) for item in asked}
+    contexts = {item.id: subtitle_block(item.subtitles, clip.timestamps_s) for item in asked}
     order = list(dict.fromkeys(contexts.values()))
     open_ones = sorted(asked, key=lambda item: order.index(contexts[item.id]))  # those with one prefix in a row
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stts_cli.data.items import QaItem
-from stts_cli.data.own_rows import is_own_file
+from stts_cli.data.rows import is_own_file
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.archives import check_whole
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark

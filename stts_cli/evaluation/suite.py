@@ -17,7 +17,7 @@ from typing import Any
 
 from stts_cli import __version__
 from stts_cli.config.suites import Suite
-from stts_cli.data.own_rows import is_own_file
+from stts_cli.data.rows import is_own_file
 from stts_cli.engine.device import resolve_device
 from stts_cli.errors import InputError
 from stts_cli.evaluation.answers import same_arms

@@ -94,7 +94,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
         sample = self.samples[index]
         entry = self._entry(sample)
         frames, times = (entry and _load_entry(entry, self.frame_size)) or self._decode(sample, entry)
-        talks = tuple(conversation.heard(times) for conversation in sample.conversations)
+        talks = tuple(conversation.with_subtitles(times) for conversation in sample.conversations)
         return [TrainingClip(torch.from_numpy(frames), times, talks, sample.video)]
 
     def _decode(self, sample: VideoSample, entry: Path | None) -> tuple[np.ndarray, tuple[float, ...]]:

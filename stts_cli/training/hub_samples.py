@@ -12,8 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stts_cli.data.conversations import Row
-from stts_cli.data.own_rows import NumberedRow
+from stts_cli.data.rows import NumberedRow, Row
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
 _DOWNLOADS_AT_ONCE = 8

@@ -20,8 +20,8 @@ import numpy as np
 
 from stts_cli.data.conversations import FORM, Conversation, converse, supported
 from stts_cli.data.files import DataFolder
-from stts_cli.data.own_rows import own_rows
 from stts_cli.data.questions import TALK, read_items
+from stts_cli.data.rows import own_rows
 from stts_cli.errors import InputError
 from stts_cli.media.video import VideoInfo, probe
 
@@ -76,7 +76,7 @@ def read_samples(
     """Read every sample of a file or a dataset.
 
     Args:
-        source: a .jsonl, .json or .csv file (own_rows.py), or "hf:OWNER/NAME[:split]".
+        source: a .jsonl, .json or .csv file (rows.py of data), or "hf:OWNER/NAME[:split]".
         video_root: folder that relative paths of videos start from; None for the file's own, or the dataset's.
         max_questions: the most conversations of one sample; a video with more becomes several samples.
         notes: gets what was guessed, put right or not read.
@@ -264,7 +264,7 @@ def _check_sample(
     times = _expected_times(sample, info, max_frames, max_fps)
     for conversation in sample.conversations:
         try:
-            tokens = measure(len(times), conversation.heard(times))
+            tokens = measure(len(times), conversation.with_subtitles(times))
         except InputError as error:
             yield Problem(conversation.line, sample.video, _what(error), "unusable text")
             continue

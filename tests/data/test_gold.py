@@ -5,8 +5,8 @@ import json
 import pytest
 
 from stts_cli.data.gold import FROM_ZERO_AFTER, shown
-from stts_cli.data.own_rows import own_rows
 from stts_cli.data.questions import read_items
+from stts_cli.data.rows import own_rows
 from stts_cli.errors import InputError
 
 COLORS = ["red", "green", "blue"]

@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from stts_cli.data.items import Cue
-from stts_cli.data.own_rows import own_rows
 from stts_cli.data.prompts import subtitle_block
 from stts_cli.data.questions import read_items
+from stts_cli.data.rows import own_rows
 from stts_cli.errors import InputError
 from stts_cli.evaluation.gather import gather
 from stts_cli.media.reader import ReadRequest, read_source
@@ -170,13 +170,13 @@ def test_eval_and_finetune_show_the_same_subtitles_at_the_same_times(write, writ
     (item,) = gather(str(path)).items
     clip = read_source(ReadRequest(item.source, 8, 2.0, None))
     assert clip.timestamps_s == [0.0, 0.5, 1.0, 1.5, 2.0]
-    block = subtitle_block(item, clip.timestamps_s)
+    block = subtitle_block(item.subtitles, clip.timestamps_s)
     assert block == "subtitle\n0.0 - 0.5 into\n1.0 - 1.5 inside\n"
     (sample,) = read_samples(str(path))
     (conversation,) = sample.conversations
     assert (sample.start, sample.end) == (1.0, 3.0)
-    heard = conversation.heard(clip.timestamps_s)
-    assert (heard.subtitles, heard.turns) == (block, (("Who?", "a tree"),))
+    shown = conversation.with_subtitles(clip.timestamps_s)
+    assert (shown.subtitles, shown.turns) == (block, (("Who?", "a tree"),))
 
 
 def test_training_takes_the_first_of_several_right_answers(write):

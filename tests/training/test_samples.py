@@ -173,7 +173,6 @@ def test_a_json_list_is_read_as_well(tmp_path):
     assert str(caught.value) == (f"{path}:2: no JSON (Expecting value at column 11): must be JSON, a list of objects.")
 
 
-FORM = "an object with 'video', 'question' and 'answer', or with 'video' and 'conversations'"
 TALK = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
 BAD = [
     ('{"video": "a.mp4",', "no JSON (Expecting property name enclosed in double quotes at column 19): must be a JSON "
@@ -183,38 +182,38 @@ BAD = [
     ({"video": "a.mp4", "question": "Q"}, "field 'answer' is missing; it has video, question."),
     ({"video": "a.mp4", "question": "Q", "answer": None}, "field 'answer' is missing; it has video, question."),
     ({"video": "a.mp4", "conversations": "hello"},
-     "'conversations' is a text -> a list of objects with 'from' and 'value' -> correct it"),
+     "conversations 'hello': must be a list of objects with 'from' and 'value'."),
     ({"video": "a.mp4", "conversations": TALK[:1]},
-     "'conversations' has 1 turns -> the user and the model in turn, the model last -> correct it"),
-    ({"video": "a.mp4", "conversations": TALK[::-1]}, "turn 1 is from 'gpt' -> human or user -> correct it"),
+     "conversations: 1 turns; must be the user and the model in turn, the model last."),
+    ({"video": "a.mp4", "conversations": TALK[::-1]}, "turn 1 from 'gpt': must be from human or user."),
     ({"video": "a.mp4", "conversations": [TALK[0], {"from": "gpt", "text": "A"}]},
-     f"turn 2 has no 'value'; it has from, text -> {FORM} -> correct it"),
+     "turn 2: field 'value' is missing; it has from, text."),
     ({"conversations": TALK}, "field 'video' is missing; it has conversations."),
-    ({"conversations": TALK, "image": "a.jpg"}, "'image' is a text -> training takes one video a row -> correct it"),
+    ({"conversations": TALK, "image": "a.jpg"}, "image 'a.jpg': training takes one video a row; leave it out."),
     ({"video": "a.mp4", "images": ["a.jpg"], "messages": TALK},
-     "'images' is a list -> training takes one video a row -> correct it"),
+     'images ["a.jpg"]: training takes one video a row; leave it out.'),
     ({"videos": ["a.mp4", "b.mp4"], "conversations": TALK},
-     "'videos' is a list of 2 -> a list of one: training takes one video a row -> correct it"),
+     'videos ["a.mp4", "b.mp4"]: must be a list of one; training takes one video a row.'),
     ({"video": "a.mp4", "system": "Be brief.", "conversations": TALK},
-     "'system' is a text -> put its words into the first user's turn -> correct it"),
+     "system 'Be brief.': training takes no system turn; put its words into the first user's turn."),
     ({"video": "a.mp4", "conversations": [{"from": "system", "value": "Be brief."}, *TALK]},
-     "turn 1 is from 'system' -> put its words into the first user's turn -> correct it"),
+     "turn 1: training takes no system turn; put its words into the first user's turn."),
     ({"video": "a.mp4", "conversations": TALK, "messages": TALK},
-     "it has both 'conversations' and 'messages' -> one of them -> correct it"),
+     "'conversations' and 'messages': must be one of them; leave the other out."),
     ({"video": "a.mp4", "conversations": [{**TALK[0], "value": "<video><video>\nQ"}, TALK[1]]},
-     "<video> or <image> stands in turn 1, 1 -> once, in turn 1: a row is about one video -> correct it"),
+     "<video> or <image> in turn 1, 1: must stand once, in turn 1; a row is about one video."),
     ({"video": "a.mp4", "conversations": [*TALK, {**TALK[0], "value": "Q\n<video>"}, TALK[1]]},
-     "<video> or <image> stands in turn 3 -> once, in turn 1: a row is about one video -> correct it"),
+     "<video> or <image> in turn 3: must stand once, in turn 1; a row is about one video."),
     ({"video": "a.mp4", "conversations": [TALK[0], {**TALK[1], "loss": False}]},
-     "every turn of the model's is without loss -> train on at least one, or drop the row -> correct it"),
+     "conversations: no turn of the model's has a loss; must be one at least, or drop the row."),
     ({"video": "a.mp4", "conversations": [TALK[0], {**TALK[1], "loss": 0.5}]},
-     "'loss' of turn 2 is 0.5 -> true or false, 1 or 0 -> correct it"),
+     "turn 2, loss 0.5: must be true or false, 1 or 0."),
     ({"video": "a.mp4", "conversations": [{**TALK[0], "loss": True}, TALK[1]]},
-     "turn 1 is the user's and has a loss -> only the model's turns are trained -> correct it"),
+     "turn 1: the user's turn must have no loss; only the model's turns are trained."),
     ({"video": "a.mp4", "messages": [{"role": "user", "content": [{"type": "image_url"}]}, TALK[1]]},
-     "turn 1 has a part of type 'image_url' -> 'text' and 'video' are read -> correct it"),
+     'turn 1, part {"type": "image_url"}: must be of type \'text\' or \'video\'.'),
     ({"video": "a.mp4", "messages": [TALK[0], {"role": "assistant", "content": None}]},
-     "turn 2 says null -> a text, or a list of parts -> correct it"),
+     "turn 2 null: must be a text, or a list of parts."),
 ]  # fmt: skip
 
 
@@ -246,12 +245,12 @@ def test_subtitles_are_put_where_the_evaluation_puts_them(write, tmp_path):
     path = write({**OPEN, "subtitles": cues})
     benchmark = open_file(samples_module.Path(path))
     (item,) = benchmark.load(benchmark.folder(tmp_path), "all")
-    heard = only(path).heard([0.5, 1.5])
-    assert heard.subtitles == subtitle_block(item, [0.5, 1.5]) == "subtitle\n0.0 - 1.0 hello\n"
-    assert heard.turns[0][0] == benchmark.prompt(item)
+    shown = only(path).with_subtitles([0.5, 1.5])
+    assert shown.subtitles == subtitle_block(item.subtitles, [0.5, 1.5]) == "subtitle\n0.0 - 1.0 hello\n"
+    assert shown.turns[0][0] == benchmark.prompt(item)
 
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
-    assert only(write({**OPEN, "subtitles": "a.srt"})).heard([0.5]).subtitles == "subtitle\n0.0 - 1.0 hello\n"
+    assert only(write({**OPEN, "subtitles": "a.srt"})).with_subtitles([0.5]).subtitles == "subtitle\n0.0 - 1.0 hello\n"
 
 
 def test_groups_come_from_the_row(write):

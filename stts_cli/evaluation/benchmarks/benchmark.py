@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stts_cli.data import prompts
-from stts_cli.data.files import DataFolder, Row
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem
+from stts_cli.data.rows import Row
 from stts_cli.errors import InputError, suggest
 from stts_cli.evaluation import scoring
 

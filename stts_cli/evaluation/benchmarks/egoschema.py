@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, letter
+from stts_cli.data.rows import Row, read_json
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stts_cli.data.files import cache_folder, find_archives, first_line
+from stts_cli.data.files import cache_folder, find_archives
+from stts_cli.data.rows import first_line
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.evaluation.benchmarks.archives import unpack_all
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark

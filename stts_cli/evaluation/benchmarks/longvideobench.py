@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import Cue, QaItem, letter
+from stts_cli.data.rows import Row, read_json
 from stts_cli.data.times import read_time
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of

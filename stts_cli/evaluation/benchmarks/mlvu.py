@@ -6,8 +6,9 @@ shown.
 
 from __future__ import annotations
 
-from stts_cli.data.files import DataFolder, Row, flatten, read_rows
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, given_letter, letters_of_text, split_question
+from stts_cli.data.rows import Row, flatten, read_rows
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from stts_cli.data import prompts
-from stts_cli.data.files import DataFolder, Row
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, given_letter, split_question
+from stts_cli.data.rows import Row
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from stts_cli.data import prompts
-from stts_cli.data.files import DataFolder, Row, flatten, read_json, read_rows
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, letters_of_text
+from stts_cli.data.rows import Row, flatten, read_json, read_rows
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.media.source import Source

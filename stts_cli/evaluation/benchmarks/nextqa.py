@@ -5,8 +5,9 @@ The parquet names videos by number; the CSV of the publishers' repository needs 
 
 from __future__ import annotations
 
-from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, letter
+from stts_cli.data.rows import Row, read_json
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 
@@ -28,7 +29,7 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
             video=video,
             source=folder.source(vidor.get(video, video), "NExTVideo", "NExTVideo-all-videos"),
             question=text_of(row, "question"),
-            options=tuple(text_of(row, f"a{index}") for index in range(5)),
+            options=tuple(str(row.get(f"a{index}", "")).strip() for index in range(5)),
             answer=letter(row["answer"], 5),
             groups={"kind": (FAMILIES.get(kind, kind),), "type": ("TN" if kind == "TP" else kind,)},
         )

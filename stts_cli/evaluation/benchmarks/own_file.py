@@ -7,8 +7,8 @@ from pathlib import Path
 
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem
-from stts_cli.data.own_rows import own_rows
 from stts_cli.data.questions import read_items
+from stts_cli.data.rows import own_rows
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, collect
 

@@ -7,8 +7,9 @@ The test split's answers are not public: replies are kept, not scored.
 
 from __future__ import annotations
 
-from stts_cli.data.files import DataFolder, Row, flatten, read_json
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, letter
+from stts_cli.data.rows import Row, flatten, read_json
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 from stts_cli.media.source import Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from stts_cli.data.own_rows import is_own_file
+from stts_cli.data.rows import is_own_file
 from stts_cli.errors import InputError, suggest
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 

@@ -10,9 +10,10 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-from stts_cli.data.files import DataFolder, Row, flatten, read_json, read_rows
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare, letters_of_text, split_question
 from stts_cli.data.prompts import option_lines
+from stts_cli.data.rows import Row, flatten, read_json, read_rows
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 

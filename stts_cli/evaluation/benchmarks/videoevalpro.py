@@ -6,8 +6,9 @@ Its publishers ask it open-ended, with a language model as judge; what is measur
 from __future__ import annotations
 
 from stts_cli.data import prompts
-from stts_cli.data.files import DataFolder, Row, flatten
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, given_letter
+from stts_cli.data.rows import Row, flatten
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of
 

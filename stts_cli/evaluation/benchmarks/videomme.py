@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from stts_cli.data import prompts
-from stts_cli.data.files import DataFolder, Row, read_json
+from stts_cli.data.files import DataFolder
 from stts_cli.data.items import Cue, QaItem, bare_options, given_letter
+from stts_cli.data.rows import Row, read_json
 from stts_cli.data.subtitles import read_published
 from stts_cli.evaluation import published, scoring
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, build_items, text_of

@@ -340,8 +340,8 @@ def test_videomme_with_subtitles(tmp_path, form):
         (1.5, 2.25, "hello there"),
         (3610.0, 3612.0, "bye"),
     ]
-    assert subtitle_block(item, [0.0, 3.0]) == "subtitle\n1.5 - 2.2 hello there\n"
-    assert subtitle_block(item, [20.0]) == ""
+    assert subtitle_block(item.subtitles, [0.0, 3.0]) == "subtitle\n1.5 - 2.2 hello there\n"
+    assert subtitle_block(item.subtitles, [20.0]) == ""
 
 
 def longvideobench_row(**more) -> dict:

@@ -1,7 +1,8 @@
-"""Read the rows of a user's own file, each with where it stands: .jsonl, .json or .csv in, `NumberedRow`s out.
+"""Read rows: of a user's own .jsonl, .json or .csv file, each with where it stands, and of benchmarks' files.
 
 A .json file holds a list of objects. A .csv file has a header; its empty cells are left out, "options", "subtitles",
 "groups" and "answer" may hold JSON (a cell that begins with a bracket), and columns option0, option1, ... are options.
+Benchmarks also come as parquet, which pyarrow (the `eval` extra) reads, and as nested JSON.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stts_cli.data.gold import shown
-from stts_cli.errors import InputError
+from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
+Row = dict[str, Any]  # as a file holds it: a JSON object, or a record of a table
 SUFFIXES = (".jsonl", ".json", ".csv")
 _OPTION = re.compile(r"option_?([0-9]+)")
 
@@ -69,6 +71,75 @@ def own_rows(path: Path, instead: str = "") -> list[NumberedRow]:
     return list(read(path, text))
 
 
+def read_rows(path: Path) -> list[Row]:
+    """Read a benchmark's table, parquet or as `own_rows` does.
+
+    Raises:
+        InputError: the file is damaged, or not what its ending says.
+        EnvironmentFailure: pyarrow is needed and missing.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return _read_parquet(path)
+        rows = [row.fields for row in own_rows(path)]
+        for error in rows:
+            if isinstance(error, InputError):
+                raise error
+    except InputError as error:
+        raise InputError(f"{error} If the file is half downloaded, fetch it again.") from error
+    return rows
+
+
+def read_json(path: Path) -> Any:
+    """Read a benchmark's JSON of any form; InputError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        what = first_line(error)
+        raise InputError(f"{path}: {what}: must be JSON. If the file is half downloaded, fetch it again.") from error
+
+
+def flatten(tree: Mapping[str, Any] | Iterable[Row], *names: str) -> Iterator[Row]:
+    """Yield the rows of nested JSON objects.
+
+    Args:
+        tree: objects in objects, as deep as there are names; inside a list of rows, or one row.
+        *names: fields that the keys become, the outermost first.
+
+    Yields:
+        Each row with the keys above it, and with its "number" in its list, from 0.
+    """
+    if names and isinstance(tree, Mapping):
+        for key, branch in tree.items():
+            yield from ({**row, names[0]: key} for row in flatten(branch, *names[1:]))
+        return
+    for number, row in enumerate([tree] if isinstance(tree, Mapping) else tree):
+        yield {**row, "number": number}
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first, for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def kind_of(value: Any) -> str:
+    """Name the sort of a JSON value, for messages."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise EnvironmentFailure(f"{path}: needs pyarrow, which is not installed; {install_hint('eval')}.") from error
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)}).") from error
+
+
 def _lines(path: Path, text: str) -> Iterator[NumberedRow]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -112,11 +183,11 @@ def _records(path: Path, text: str) -> Iterator[NumberedRow]:
         raise InputError(f"{path}:{line}: {error}: must be comma-separated values, with double quotes.") from error
 
 
-def _fields(header: list[str], cells: list[str]) -> dict[str, Any]:
+def _fields(header: list[str], cells: list[str]) -> Row:
     """Return a record as the object that a .jsonl file would hold."""
     if len(cells) != len(header):
         raise ValueError(f"{len(cells)} cells: must be {len(header)}, as in the header.")
-    row: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()}
+    row: Row = {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()}
     for name in ("options", "subtitles", "groups", "answer"):
         if name in row and row[name].lstrip()[0] in "[{":
             try:
@@ -140,16 +211,10 @@ def _fault(error: ValueError) -> str:
     return f"no JSON ({error.msg} at column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> Row:
     """Refuse a key that stands twice, of which Python would keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"key {shown(twice)} stands twice")
     return found
-
-
-def kind_of(value: Any) -> str:
-    """Name the sort of a JSON value, for messages."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
