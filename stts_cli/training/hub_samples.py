@@ -12,7 +12,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stts_cli.data.rows import NumberedRow, Row
+from stts_cli.data.files import cache_folder
+from stts_cli.data.rows import NumberedRow, Row, first_line
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 
 _DOWNLOADS_AT_ONCE = 8
@@ -62,11 +63,11 @@ def _load(name: str, split: str) -> list[Row]:
         return [_with_file(row) for row in table]
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
         raise InputError(
-            f"--data hf:{name}, split '{split}': cannot be loaded ({_first_line(error)}); check the name and the split."
+            f"--data hf:{name}, split '{split}': cannot be loaded ({first_line(error)}); check the name and the split."
         ) from error
     except OSError as error:  # every failure of the network is one
         raise EnvironmentFailure(
-            f"--data hf:{name}: cannot be fetched ({_first_line(error)}); go online without HF_HUB_OFFLINE, or give a "
+            f"--data hf:{name}: cannot be fetched ({first_line(error)}); go online without HF_HUB_OFFLINE, or give a "
             ".jsonl."
         ) from error
 
@@ -79,7 +80,7 @@ def _with_file(row: Row) -> Row:
     if video.get("bytes") is None:
         return {**row, "video": video.get("path")}
     suffix = Path(video.get("path") or "video.mp4").suffix
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stts" / "videos"
+    cache = cache_folder("videos")
     path = cache / (hashlib.sha256(video["bytes"]).hexdigest()[:32] + suffix)
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -103,14 +104,10 @@ def _fetch(repo: str, names: list[str]) -> dict[str, str]:
             ) from error
         except OSError as error:  # the network's failures, and the disk's
             raise EnvironmentFailure(
-                f"--data hf:{repo}: {name} cannot be fetched ({_first_line(error)}); go online without HF_HUB_OFFLINE, "
+                f"--data hf:{repo}: {name} cannot be fetched ({first_line(error)}); go online without HF_HUB_OFFLINE, "
                 "or name a folder that holds it with --video-root."
             ) from error
 
     names = [name for name in names if not Path(name).is_absolute()]
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
         return dict(zip(names, pool.map(fetch, names), strict=True))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
