@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stts_cli.config.architectures import Architecture
 from stts_cli.cost import estimate
+from stts_cli.cost.savings import Savings
 from stts_cli.evaluation.gather import Questions
 from stts_cli.families.random_molmo2 import read_architecture
 from stts_cli.settings import Arm
@@ -35,14 +37,19 @@ def estimate_cost(
         InputError: a checkpoint that is no Molmo2, or a setting out of range.
         EnvironmentFailure: a hub that cannot be reached.
     """
-    videos = [len({item.source for item in each.items}) for each in gathered]
-    tokens = [
+    videos = sum(len({item.source for item in each.items}) for each in gathered)
+    tokens = sum(
         len(each.items) * (QUESTION_TOKENS + (max_new_tokens or each.benchmark.max_new_tokens)) for each in gathered
-    ]
-    flops = {arm.name: sum(videos) * encoding + sum(tokens) * token for arm, (encoding, token) in _costs(arms).items()}
+    )
+    architectures = {arm.model: read_architecture(arm.model) for arm in arms}
+    flops = {}
+    for arm in arms:
+        saved = _count_video(architectures[arm.model], arm)
+        assert saved.decode_per_token is not None
+        flops[arm.name] = videos * saved.total[1] + tokens * saved.decode_per_token[1]
     rate = ASSUMED[on_gpu]
     return {
-        "videos": sum(videos),
+        "videos": videos,
         "questions": sum(len(each.items) for each in gathered),
         "flops": flops,
         "assumed_flops_per_s": rate,
@@ -50,21 +57,13 @@ def estimate_cost(
     }
 
 
-def _costs(arms: Sequence[Arm]) -> dict[Arm, tuple[float, float]]:
-    """Return an arm's FLOPs of a video, and of one token behind it."""
-    architectures = {arm.model: read_architecture(arm.model) for arm in arms}
-    costs: dict[Arm, tuple[float, float]] = {}
-    for arm in arms:
-        architecture = architectures[arm.model]
-        scorer = arm.scorer if arm.scorer == "none" else estimate.resolve_scorer(architecture, arm.scorer)[0]
-        ratio = 1.0 if scorer == "none" else arm.keep_ratio or architecture.keep_ratio
-        frames = round(arm.frames / ratio) if arm.spend_savings else arm.frames
-        windows = estimate.kept_windows(architecture, frames, ratio, merges=scorer == "tome")
-        layer = architecture.prune_layer if arm.prune_layer is None else arm.prune_layer
-        saved = estimate.count(architecture, windows, layer, scorer)
-        assert saved.decode_per_token is not None
-        costs[arm] = (saved.total[1], saved.decode_per_token[1])
-    return costs
+def _count_video(architecture: Architecture, arm: Arm) -> Savings:
+    scorer = arm.scorer if arm.scorer == "none" else estimate.resolve_scorer(architecture, arm.scorer)[0]
+    ratio = 1.0 if scorer == "none" else arm.keep_ratio or architecture.keep_ratio
+    frames = round(arm.frames / ratio) if arm.spend_savings else arm.frames
+    windows = estimate.kept_windows(architecture, frames, ratio, merges=scorer == "tome")
+    layer = architecture.prune_layer if arm.prune_layer is None else arm.prune_layer
+    return estimate.count(architecture, windows, layer, scorer)
 
 
 def cost_line(cost: dict[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """Several processes on one evaluation, as torchrun and accelerate launch start them: which one is this, wait, collect.
 
-Videos are dealt out to the processes like cards; each answers and keeps its own, and the first one sums up. With one
-process nothing here does anything. accelerate's PartialState is no replacement: without LOCAL_RANK, or with mpirun's
-names on a GPU, it takes every process for the only one; it reads mpirun's names with `cpu=True` only, which then holds
-for the rest of the process; and its NCCL group refuses two processes on one GPU.
+Of N processes each takes every Nth video, answers and keeps its own, and the first one sums up. With one process
+nothing here does anything. accelerate's PartialState is no replacement: unless it is made with `cpu=True`, which then
+holds for every later training in the process, it takes each process of mpirun, and on a CPU of torchrun, for the only
+one; and its NCCL group refuses two processes on one GPU.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Ranks:
                 # gloo's threads, left to the interpreter's end, now and then abort the process
                 atexit.register(distributed.destroy_process_group)
 
-    def deal(self, items: Sequence[T]) -> list[T]:
+    def share(self, items: Sequence[T]) -> list[T]:
         """Return this process's share of a list that all processes hold in the same order."""
         return list(items[self.rank :: self.size])
 

@@ -177,7 +177,7 @@ def _answer_all(
         todo = {name: [i for i in items if not journal.is_done(name, i.id)] for name in (a.arm.name for a in arms)}
         if any(todo.values()):
             work.append((source, todo))
-    work = ranks.deal(work)
+    work = ranks.share(work)
     requests = [list(dict.fromkeys(arm.request(src) for arm in arms if todo[arm.arm.name])) for src, todo in work]
     clips = read_ahead(
         [one for some in requests for one in some],

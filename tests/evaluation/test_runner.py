@@ -166,7 +166,7 @@ def test_both_processes_have_work():
 
     ranks = [Ranks({"RANK": "0", "WORLD_SIZE": "1"}) for _ in range(2)]
     ranks[1].rank, ranks[0].size, ranks[1].size = 1, 2, 2
-    assert [each.deal("abcde") for each in ranks] == [["a", "c", "e"], ["b", "d"]]
+    assert [each.share("abcde") for each in ranks] == [["a", "c", "e"], ["b", "d"]]
 
 
 @pytest.mark.slow
