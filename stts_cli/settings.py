@@ -55,13 +55,9 @@ class Pruning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_keep_ratio(self.keep_ratio)
-        if not is_scorer(self.scorer):
-            raise InputError(f"scorer '{self.scorer}' is unknown{suggest(self.scorer, SCORERS)}")
-        if self.bias_rescale not in BIAS_RESCALES:
-            raise InputError(
-                f"bias rescale '{self.bias_rescale}' is unknown{suggest(self.bias_rescale, BIAS_RESCALES)}"
-            )
+        for name, value in vars(self).items():
+            if allowed := what_is_allowed(name, value):
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be {allowed}.")
 
     def to_dict(self) -> dict[str, object]:
         """Return what a checkpoint stores: everything but the seed, which belongs to a run."""
@@ -207,6 +203,22 @@ def is_scorer(name: str) -> bool:
     """Return whether a name is one of `SCORERS` or "module:function", a function of the user's own."""
     module, colon, function = name.partition(":")
     return name in SCORERS or (bool(colon) and all(map(str.isidentifier, [*module.split("."), function])))
+
+
+def what_is_allowed(name: str, value: object) -> str:
+    """Return what a field of `Pruning` must be, in words, where a value is not; empty where it is."""
+    is_number, is_whole = type(value) in (int, float), type(value) is int
+    fits, allowed = {
+        "prune_layer": (is_whole and value >= 0, "a whole number, at least 0"),  # type: ignore[operator]
+        "keep_ratio": (is_number and 0 < value <= 1, "greater than 0 and at most 1"),  # type: ignore[operator]
+        "bias_rescale": (value in BIAS_RESCALES, "row, frame or off"),
+        "bias_floor": (is_number and 0 < value <= 1, "greater than 0 and at most 1"),  # type: ignore[operator]
+        "prune_from_frame": (is_whole and value >= 0, "a whole number, at least 0"),  # type: ignore[operator]
+        "refill_lone_frames": (type(value) is bool, "true or false"),
+        "scorer": (isinstance(value, str) and is_scorer(value), f"one of {', '.join(SCORERS)}, or module:function"),
+        "seed": (is_whole, "a whole number"),
+    }[name]
+    return "" if fits else allowed
 
 
 def check_keep_ratio(keep_ratio: float) -> None:

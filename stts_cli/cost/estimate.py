@@ -1,4 +1,4 @@
-"""What a video will cost, told before anything runs: tokens, FLOPs and memory of an architecture. No torch.
+"""What a video will cost, counted before anything runs: tokens, FLOPs and memory of an architecture. No torch.
 
 `stts profile --analytic` prints this and nothing else; a measured profile checks with it that the run makes sense and
 fits in memory. The plan of kept windows here spreads the budget evenly over the frames that may drop any; a real scorer

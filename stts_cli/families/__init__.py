@@ -1,7 +1,6 @@
-"""Model families: which video VLMs can be loaded, and by what file.
+"""Model families: which video VLMs can be loaded, and by what file; README.md says how to add one.
 
-`load_family` looks at a checkpoint's `model_type` and hands over to that family's own file. transformers is imported
-only inside functions, so that importing this room stays cheap.
+transformers is imported only inside functions, so that importing this room stays cheap.
 """
 
 from __future__ import annotations
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stts_cli.errors import EnvironmentFailure, InputError, suggest
+from stts_cli.errors import InputError, suggest
 from stts_cli.families.broken import check_json_files, check_words, loads_checkpoint
-from stts_cli.families.checkpoints import base_chain
+from stts_cli.families.checkpoints import base_chain, load_stock, read_config
+from stts_cli.families.settings import SETTINGS_FILE, is_in_old_order, load_scorer
+from stts_cli.settings import Pruning
 
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
@@ -29,20 +30,18 @@ def load_family(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     attn_implementation: str = "sdpa",
-    trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> Family:
     """Load a checkpoint with the method built in.
 
     A folder whose stts.json names a base model (written by a scorer-only or LoRA training) is loaded through it: the
-    base's weights, a LoRA merged into them, the folder's own scorer.
+    base's weights, a LoRA merged into them, the folder's own scorer. Code that comes with a checkpoint never runs.
 
     Args:
         model: a checkpoint folder or a hub id.
         device: where the weights go.
         dtype: dtype of the weights.
         attn_implementation: attention of all but the vision encoder, whose own is ours: "sdpa" or "eager".
-        trust_remote_code: let transformers run code that came with the checkpoint; off by default.
         revision: commit, branch or tag of a hub id; None for the newest.
 
     Returns:
@@ -52,39 +51,32 @@ def load_family(
         InputError: no such folder, no model in it or in its base, a broken file, or a type that no family handles.
         EnvironmentFailure: a model or a base model on the hub that cannot be reached, or a LoRA and no peft.
     """
-    from transformers import PretrainedConfig
+    from transformers import AutoTokenizer
 
     name = str(model)
     if isinstance(model, Path) and not model.is_absolute():
         name = f"./{name}"
     chain = base_chain(name, revision)
     check_json_files(chain)
-    root = chain[-1]
-    try:
-        config = PretrainedConfig.get_config_dict(root.model, revision=root.revision or "main")[0]
-    except OSError as error:
-        if len(chain) == 1 or root.is_local:
-            raise
-        raise EnvironmentFailure(
-            f"the base model '{root.model}' of '{model}' cannot be loaded -> it holds the weights that were not "
-            "trained -> check the network, or the name in its stts.json"
-        ) from error
-    if "transformers_weights" in config:  # it names another file of weights, which would go unchecked
-        raise InputError(f"{root.model}/config.json: transformers_weights; must not be there: rename the file instead.")
-    model_type = config.get("model_type")
-    if model_type not in FAMILIES:
-        raise InputError(
-            f"model '{root.model}' is of type {model_type!r}, which no family handles"
-            f"{suggest(str(model_type), FAMILIES)} -> choose a checkpoint of a known type"
-        )
-    module, cls = FAMILIES[model_type]
-    family: Family = getattr(importlib.import_module(module), cls).load(
-        chain,
-        device=torch.device(device),
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
+    top, root = chain[0], chain[-1]
+    cls = _class_of(read_config(chain).get("model_type"), f"model {root.model}")
+    stock, notes = load_stock(chain, cls.model_class, cls.part_names["vit"], dtype, attn_implementation)
+    own = cls.processing(stock.config, root, {})
+    notes += [*top.notes, *own.pop("notes")]
+    if is_in_old_order(top.document):
+        swapped = "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
+        notes.append(f"{top.model}/{SETTINGS_FILE}: format 1; {swapped}")
+    family = cls(
+        stock.to(device).eval(),
+        AutoTokenizer.from_pretrained(root.model, revision=root.revision or "main", trust_remote_code=False),
+        settings=top.settings,
+        model_name=top.name,
+        is_demonstration=any(checkpoint.document.get("demonstration", False) for checkpoint in chain),
+        notes=notes,
+        **own,
     )
+    if (scorer := load_scorer(chain, family.scorer_sizes)) is not None:
+        family.scorer = scorer.to(device, dtype).eval()
     check_words(family)
     family.chain = tuple(chain)
     return family
@@ -106,10 +98,18 @@ def family_of(model: Any, tokenizer: Any, *, scorer: Any = None, video_processor
     Raises:
         InputError: a model of a type that no family handles.
     """
-    model_type = model.config.model_type
-    if model_type not in FAMILIES:
-        raise InputError(f"a model of type {model_type}: no family handles it{suggest(model_type, FAMILIES)}")
-    module, cls = FAMILIES[model_type]
-    family: Family = getattr(importlib.import_module(module), cls).wrap(model, tokenizer, scorer, video_processor)
+    cls = _class_of(model.config.model_type, "a model")
+    settings = Pruning(scorer="temporal" if scorer is None else "learned")
+    own = cls.processing(model.config, None, {} if video_processor is None else video_processor.to_dict())
+    name = model.config.name_or_path or cls.__name__
+    family = cls(model, tokenizer, settings=settings, model_name=name, scorer=scorer, **own)
     check_words(family)
     return family
+
+
+def _class_of(model_type: str | None, model: str) -> type[Family]:
+    if model_type not in FAMILIES:
+        raise InputError(f"{model} of type {model_type}: no family handles it{suggest(str(model_type), FAMILIES)}")
+    module, name = FAMILIES[model_type]
+    cls: type[Family] = getattr(importlib.import_module(module), name)
+    return cls

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -99,15 +99,16 @@ class Family(ABC):
     Args:
         model: the stock transformers model.
         tokenizer: its tokenizer.
-        scorer: the learned scorer, or None.
         frames: from pixels to patches.
         layout_rule: how each video is cut.
         settings: how it was trained to be pruned.
         model_name: what to call it in reports.
+        scorer: the learned scorer, or None.
         is_demonstration: True for the embedded model of the procedural world.
         notes: what a user should know about how it was loaded.
 
     Attributes:
+        model_class: name of its class in transformers.
         video_tag: what stands for the video in the chat template's text.
         placeholder: the token of one window.
         visual_words: the tokens of a video, placeholders and marks.
@@ -117,6 +118,7 @@ class Family(ABC):
         chain: what it was loaded from, the whole model last; empty for one made here.
     """
 
+    model_class: ClassVar[str]
     video_tag: str
     placeholder: str
     visual_words: tuple[str, ...]
@@ -128,11 +130,11 @@ class Family(ABC):
         model: Any,
         tokenizer: Any,
         *,
-        scorer: TokenScorer | None,
         frames: FrameProcessor,
         layout_rule: LayoutRule,
         settings: Pruning,
         model_name: str,
+        scorer: TokenScorer | None = None,
         is_demonstration: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
@@ -144,15 +146,24 @@ class Family(ABC):
         use_registered_attention(model)
         self._window_index: dict[Layout, Tensor] = {}
 
-    @property
+    @classmethod
     @abstractmethod
-    def vit_blocks(self) -> list[nn.Module]:
-        """Blocks of the ViT in order, up to the deepest that the connector reads."""
+    def processing(cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Read how frames become patches and a prompt is worded.
+
+        Args:
+            config: the stock model's.
+            checkpoint: where its processor's settings are; None for none.
+            given: settings of a video processor that count more than the model's defaults.
+
+        Returns:
+            Arguments of the constructor: "frames", "layout_rule", "notes" and the family's own.
+        """
 
     @property
     @abstractmethod
-    def idle_vit_blocks(self) -> list[nn.Module]:
-        """Blocks of the ViT that nothing reads."""
+    def blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the ViT in order."""
 
     @property
     @abstractmethod
@@ -167,10 +178,6 @@ class Family(ABC):
     @abstractmethod
     def embed(self, patches: Tensor) -> Tensor:
         """Turn patches (U, N, patch_dim) into what block 0 takes, (U, N, D)."""
-
-    @abstractmethod
-    def run_block(self, number: int, hidden: Tensor) -> Tensor:
-        """Run one stock block on (B, S, D)."""
 
     @abstractmethod
     def connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
@@ -207,6 +214,21 @@ class Family(ABC):
     @abstractmethod
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""
+
+    def run_block(self, number: int, hidden: Tensor) -> Tensor:
+        """Run one stock block on (B, S, D)."""
+        out: Tensor = self.blocks[number](hidden)
+        return out
+
+    @property
+    def vit_blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the ViT in order, up to the deepest that the connector reads."""
+        return self.blocks[: max(self.taps) + 1]
+
+    @property
+    def idle_vit_blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the ViT that nothing reads."""
+        return self.blocks[max(self.taps) + 1 :]
 
     @property
     def layout(self) -> Layout:
@@ -277,9 +299,7 @@ class Family(ABC):
             InputError: a setting that cannot be honoured, or no learned scorer where one is asked for.
         """
         if pruning.scorer == "learned" and self.scorer is None:
-            raise InputError(
-                f"{self.model_name} has no trained scorer -> choose temporal, reference, random, tome or none"
-            )
+            raise InputError(f"--scorer learned: {self.model_name} has no trained scorer; choose another.")
         execution = execution or Execution()
         if execution.chunk_frames is None and not torch.is_grad_enabled():
             execution = dataclasses.replace(
@@ -315,7 +335,7 @@ class Family(ABC):
         """
         self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.enable_input_require_grads()
-        for block in (*self.vit_blocks, *self.idle_vit_blocks):
+        for block in self.blocks:
             block.gradient_checkpointing = False  # type: ignore[assignment]
 
     def build_prompt(
@@ -358,9 +378,7 @@ class Family(ABC):
             raise InputError(str(error)) from error
         limit = self.model.config.text_config.max_position_embeddings
         if len(ids) > limit:
-            raise InputError(
-                f"the prompt has {len(ids)} tokens, the model takes {limit} -> use fewer frames or a lower keep ratio"
-            )
+            raise InputError(f"the prompt: has {len(ids)} tokens, the model takes {limit}; use fewer frames.")
         visual = torch.tensor([self._token_id(token) for token in self.visual_words])
         positions = self.positions(dense[None], layout)
         return Prompt(
@@ -414,10 +432,8 @@ class Family(ABC):
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
             closed = self._render(messages, False)
             if not asked.startswith(so_far) or not closed.startswith(asked + answer):
-                raise InputError(
-                    f"the chat template of {self.model_name} rewrites answers ('{answer[:40]}') -> "
-                    "strip blanks around them, or use a checkpoint whose template leaves them as they are"
-                )
+                template = f"the chat template of {self.model_name}"
+                raise InputError(f"answer '{answer[:40]}': {template} rewrites it; strip blanks around it.")
             prompt = asked[len(so_far) :] if so_far else asked.partition(self.video_tag)[2]
             end = next((e for e in ends if closed[len(asked + answer) :].startswith(e)), "")
             so_far = asked + answer + end

@@ -84,11 +84,10 @@ def _explain(model: str, error: Exception) -> SttsError:
     line = " ".join(str(error).split())[:200]
     if isinstance(error, OSError) and needs_hub:
         return EnvironmentFailure(
-            f"model '{model}' cannot be loaded ({line}) -> a checkpoint folder or a hub id -> check the name and the "
-            "network"
+            f"--model {model}: cannot be loaded ({line}). Check the name, a folder or a hub id, and the network."
         )
     files = _stumbled_over(folders[-1]) if folders else "one of its files"
-    return InputError(f"model '{model}': {files} cannot be loaded ({type(error).__name__}: {line}). Restore it.")
+    return InputError(f"--model {model}: {files} cannot be loaded ({type(error).__name__}: {line}). Restore it.")
 
 
 def _folders(model: str) -> tuple[list[Path], bool]:

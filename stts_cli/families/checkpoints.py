@@ -9,19 +9,22 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
 from stts_cli.families.settings import SETTINGS_FILE, read_settings
-from stts_cli.families.weights import INDEX_FILE, hub_names, local_names
+from stts_cli.families.weights import INDEX_FILE, check_files, check_loaded, hub_names, local_names
 from stts_cli.pruning import SCORER_PART, is_scorer_weight
 from stts_cli.settings import Pruning
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLE = "allenai/Molmo2-4B"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -104,7 +107,7 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
     """
     model = str(Path(model).expanduser()) if model.startswith("~") else model
     if model.startswith((".", "/")) and not Path(model).is_dir():
-        raise InputError(f"model '{model}' is no folder -> a checkpoint folder or a hub id such as {EXAMPLE}")
+        raise InputError(f"--model {model}: is no folder; must be a checkpoint folder or a hub id such as {EXAMPLE}.")
     chain: list[Checkpoint] = []
     while True:
         model, revision = (os.path.abspath(model), None) if Path(model).is_dir() else (model, _commit(model, revision))
@@ -115,16 +118,13 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
             break
         where = f"{model}/{SETTINGS_FILE}"
         if not isinstance(base, str) or not base:
-            raise InputError(f"{where} names the base model {base!r} -> a folder or a hub id -> write the path there")
+            raise InputError(f"{where}: base_model {base!r}; must be a folder or a hub id.")
         if base.startswith(("./", "../")) and Path(model).is_dir():
             base = os.path.abspath(Path(model) / base)
         if Path(base).is_absolute() and not Path(base).is_dir():
-            raise InputError(
-                f"the base model '{base}' of '{model}' is not there -> it holds the weights that were not trained -> "
-                f"put it back, or write its new place into {where}"
-            )
+            raise InputError(f"{where}: base_model {base}; is not there. Put it back, or write its new place there.")
         if any(base == seen.model for seen in chain):
-            raise InputError(f"{where} names the base model '{base}', which stands on it -> name a whole model there")
+            raise InputError(f"{where}: base_model {base}; stands on this one itself. Name a whole model there.")
         model, revision = base, document.get("base_revision")
     if chain[-1].find_file("config.json"):
         chain[-1] = _with_stored_scorer(chain[-1])
@@ -132,13 +132,85 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         asked = chain[-1].is_local or chain[-1].revision is not None  # else the hub was out of reach, and stays so
         if asked and chain[-1].find_file(TRAINING_CONFIG_FILE) and chain[-1].find_file(TRAINING_WEIGHTS_FILE):
             raise InputError(
-                f"model '{model}' is in the training code's own format ({TRAINING_CONFIG_FILE} and model_and_optim). "
+                f"--model {model}: is in the training code's own format ({TRAINING_CONFIG_FILE} and model_and_optim). "
                 f"Convert it: python -m stts_cli.families.convert {model} FOLDER"
             )
         if chain[-1].is_local:
-            whose = f"model '{model}'" if len(chain) == 1 else f"the base model '{model}' of '{chain[-2].model}'"
-            raise InputError(f"{whose} holds no config.json -> a checkpoint folder or a hub id such as {EXAMPLE}")
+            whose = f"--model {model}" if len(chain) == 1 else f"{chain[-2].model}/{SETTINGS_FILE}: base_model {model}"
+            raise InputError(f"{whose}: holds no config.json; must be a checkpoint or a hub id such as {EXAMPLE}.")
     return chain
+
+
+def read_config(chain: Sequence[Checkpoint]) -> dict[str, Any]:
+    """Read config.json of the whole model at the end of a chain.
+
+    Raises:
+        InputError: it names weights elsewhere.
+        EnvironmentFailure: a base model on the hub that cannot be reached.
+    """
+    from transformers import PretrainedConfig
+
+    root = chain[-1]
+    try:
+        config: dict[str, Any] = PretrainedConfig.get_config_dict(root.model, revision=root.revision or "main")[0]
+    except OSError as error:
+        if len(chain) == 1 or root.is_local:
+            raise
+        raise EnvironmentFailure(
+            f"base_model {root.model}: cannot be loaded; it holds the weights of {chain[-2].model} that were not "
+            "trained. Check the network, or the name in its stts.json."
+        ) from error
+    if "transformers_weights" in config:  # it names another file of weights, which would go unchecked
+        raise InputError(f"{root.model}/config.json: transformers_weights; must not be there: rename the file instead.")
+    return config
+
+
+def load_stock(
+    chain: Sequence[Checkpoint], model_class: str, vit: str, dtype: torch.dtype, attn_implementation: str
+) -> tuple[Any, list[str]]:
+    """Load the stock model at the end of a chain, the LoRAs of the others merged into it.
+
+    Args:
+        chain: from `base_chain`.
+        model_class: name of its class in transformers.
+        vit: what the names of the ViT's weights hold.
+        dtype: of the weights.
+        attn_implementation: "sdpa" or "eager".
+
+    Returns:
+        The model on the CPU, and notes on what was passed over without harm.
+
+    Raises:
+        InputError: weights that are not safetensors, incomplete, or that do not fit the config.
+    """
+    import transformers
+    from safetensors import SafetensorError
+
+    root = chain[-1]
+    if root.is_local:
+        check_files(Path(root.model))
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # its report of the weights is read below
+    try:
+        stock, info = getattr(transformers, model_class).from_pretrained(
+            root.model,
+            revision=root.revision or "main",
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # checked below, with names
+        )
+    except SafetensorError as error:
+        raise InputError(f"the weights of model '{root.model}' are broken ({error}). Restore the files.") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    ends = [name[name.index(SCORER_PART) :] for name in root.stored_scorer]
+    notes = check_loaded(root.model, info, stock, vit, ends)
+    for checkpoint in reversed(chain):
+        if checkpoint.document.get("train") == "lora":
+            merge_lora(stock, checkpoint)
+    return stock, notes
 
 
 def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -246,12 +318,12 @@ def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
     config_path, weights_path = checkpoint.find_file(ADAPTER_CONFIG_FILE), checkpoint.find_file(ADAPTER_FILE)
     if config_path is None or weights_path is None:
         missing = ADAPTER_CONFIG_FILE if config_path is None else ADAPTER_FILE
-        raise InputError(f"'{checkpoint.model}' was trained with LoRA but holds no {missing} -> restore it")
+        raise InputError(f"{checkpoint.model}/{missing}: is missing; it holds the LoRA. Restore it.")
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise EnvironmentFailure(
-            f"'{checkpoint.model}' was trained with LoRA -> loading it needs peft -> {install_hint('train')}"
+            f"--model {checkpoint.model}: was trained with LoRA, which needs peft; {install_hint('train')}."
         ) from error
     config = LoraConfig.from_pretrained(str(config_path.parent))
     config.base_model_name_or_path = None
@@ -283,4 +355,4 @@ def put_lora(model: Any, path: Path) -> None:
     except (RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:160]
     if detail:
-        raise InputError(f"{path} does not fit the model ({detail}) -> load it on the base model it was trained on")
+        raise InputError(f"{path}: does not fit the model ({detail}). Name the base that it was trained on.")

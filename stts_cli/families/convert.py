@@ -36,6 +36,7 @@ from torch.distributed.checkpoint import filesystem, metadata
 
 from stts_cli.errors import InputError, SttsError, writing
 from stts_cli.families.checkpoints import EXAMPLE, TRAINING_CONFIG_FILE, TRAINING_WEIGHTS_FILE, base_chain
+from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, build_scorer
 from stts_cli.families.weights import INDEX_FILE, check_loaded
@@ -284,7 +285,7 @@ def _check_sizes(source: str, names: Mapping[str, str], stored: Mapping[str, Any
         )
     finally:
         logging.set_verbosity(verbosity)
-    return check_loaded(source, info, len(model.model.vision_tower.layers))
+    return check_loaded(source, info, model, Molmo2Family.part_names["vit"])
 
 
 def _groups(names: Mapping[str, str], stored: Mapping[str, Any], limit: int) -> Iterator[list[str]]:
@@ -340,8 +341,6 @@ def _write_scorer(
     reader: _Reader, stored: Mapping[str, Any], config: Any, folder: Path, where: str, dtype: str | None
 ) -> None:
     from safetensors.torch import save_file
-
-    from stts_cli.families.molmo2 import scorer_sizes
 
     weights = reader.read(stored)
     kept = _DTYPES[dtype] if dtype else next(iter(weights.values())).dtype

@@ -71,7 +71,7 @@ def read_frame_processor(
     """Read a checkpoint's video-processor settings.
 
     Args:
-        find_file: name of a file of the checkpoint -> where it is, or None.
+        find_file: tells where a file of the checkpoint is, or None.
         default: values of keys that the checkpoint does not give (size, patch_size, pooling_size).
 
     Returns:
@@ -91,14 +91,10 @@ def read_frame_processor(
     given = {**default, **given, **{k: v for k, v in video.items() if v is not None}}
     resample = given.get("resample", 2)
     if resample not in _RESAMPLE:
-        raise InputError(
-            f"the checkpoint resizes with filter {resample} -> 2 (bilinear) or 3 (bicubic) -> change its settings"
-        )
+        raise InputError(f"{_FILES[0]}: resample {resample}; must be 2 (bilinear) or 3 (bicubic).")
     size, side = (given["size"]["height"], given["size"]["width"]), given["patch_size"]
     if size[0] % side or size[1] % side:
-        raise InputError(
-            f"frames of {size[0]}x{size[1]} px do not divide into patches of {side} px -> fix the checkpoint"
-        )
+        raise InputError(f"{_FILES[0]}: size {size[0]}x{size[1]}; must divide into patches of {side} px.")
     mean, std = (tuple(given.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
     layout = Layout(size, (size[0] // side, size[1] // side), tuple(given["pooling_size"]))
     return FrameProcessor(mean, std, _RESAMPLE[resample]), layout

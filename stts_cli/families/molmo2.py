@@ -6,22 +6,19 @@ alike. Source: Molmo2; the method is arXiv 2603.18004's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from stts_cli.config.architectures import ADAPTER_KEYS, TEXT_KEYS, VISION_KEYS, Architecture
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
 from stts_cli.families.base import Family
-from stts_cli.families.checkpoints import Checkpoint, merge_lora, read_processor
+from stts_cli.families.checkpoints import Checkpoint, read_processor
 from stts_cli.families.frames import read_frame_processor
-from stts_cli.families.settings import SETTINGS_FILE, build_scorer, is_in_old_order, load_scorer
-from stts_cli.families.weights import check_files, check_loaded, read_tensors
-from stts_cli.pruning import SCORER_PART
-from stts_cli.settings import FixedLayout, Layout, Pruning
+from stts_cli.settings import FixedLayout, Layout
 
 _CHUNK_TOKENS = 4_096  # visual tokens that go through the connector at once
 
@@ -36,6 +33,7 @@ class Molmo2Family(Family):
         given: as for `Family`.
     """
 
+    model_class = "Molmo2ForConditionalGeneration"
     video_tag = "<|video|>"
     placeholder = "<im_patch>"
     visual_words = (
@@ -64,109 +62,24 @@ class Molmo2Family(Family):
         self._column = "<im_col>" if marks.get("video_use_col_tokens", False) else ""
 
     @classmethod
-    def load(
-        cls,
-        chain: Sequence[Checkpoint],
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        attn_implementation: str,
-        trust_remote_code: bool,
-    ) -> Molmo2Family:
-        """Load a checkpoint from `checkpoints.base_chain`; see `families.load_family` for the other arguments.
-
-        Raises:
-            InputError: weights that are not safetensors, incomplete, or that do not fit the config.
-        """
-        from safetensors import SafetensorError
-        from transformers import AutoTokenizer, Molmo2ForConditionalGeneration
-        from transformers.utils import logging
-
-        top, root = chain[0], chain[-1]
-        model, revision = root.model, root.revision or "main"
-        if root.is_local:
-            check_files(Path(model))
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # its report of the weights is read below
-        try:
-            stock, info = Molmo2ForConditionalGeneration.from_pretrained(
-                model,
-                revision=revision,
-                dtype=dtype,
-                attn_implementation=attn_implementation,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # checked below, with names
-            )
-        except SafetensorError as error:
-            raise InputError(f"the weights of model '{model}' are broken ({error}) -> restore the files") from error
-        finally:
-            logging.set_verbosity(verbosity)
-        stored = {name: root.find_file(file) for name, file in root.stored_scorer.items()}
-        ends = [name[name.index(SCORER_PART) :] for name in stored]
-        notes = check_loaded(model, info, len(stock.model.vision_tower.layers), ends)
-        for layer in reversed(chain):
-            if layer.document.get("train") == "lora":
-                merge_lora(stock, layer)
-        vision = stock.config.vision_config
-        scorer = load_scorer(top.document, top.find_file, scorer_sizes(vision))
-        if scorer is None and top is root and top.settings.scorer == "learned" and stored:
-            files = {name: path for name, path in stored.items() if path is not None}
-            scorer = build_scorer(read_tensors(files), scorer_sizes(vision), model)
-        frames, layout = read_frame_processor(root.find_file, _frame_defaults(vision))
-        processor, more = read_processor(root)
-        notes += [*top.notes, *more]
-        if is_in_old_order(top.document):
-            swapped = (
-                "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
-            )
-            notes.append(f"{top.model}/{SETTINGS_FILE}: format 1; {swapped}")
-        return cls(
-            stock.to(device).eval(),
-            AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code),
-            scorer=scorer.to(device, dtype).eval() if scorer is not None else None,
-            frames=frames,
-            layout_rule=FixedLayout(layout),
-            settings=top.settings,
-            model_name=top.name,
-            is_demonstration=any(checkpoint.document.get("demonstration", False) for checkpoint in chain),
-            processor=processor,
-            notes=notes,
-        )
-
-    @classmethod
-    def wrap(cls, model: Any, tokenizer: Any, scorer: Any, video_processor: Any) -> Molmo2Family:
-        """Take a model that is loaded already; see `families.family_of`."""
-        given = {} if video_processor is None else video_processor.to_dict()
-        defaults = {**_frame_defaults(model.config.vision_config), **given}
-        frames, layout = read_frame_processor(lambda name: None, defaults)
-        settings = Pruning(scorer="temporal" if scorer is None else "learned")
-        name = model.config.name_or_path or cls.__name__
-        return cls(
-            model,
-            tokenizer,
-            scorer=scorer,
-            frames=frames,
-            layout_rule=FixedLayout(layout),
-            settings=settings,
-            model_name=name,
-        )
+    def processing(cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Read how frames become patches and are marked in the prompt; see `Family`."""
+        vision = config.vision_config
+        size = dict(zip(("height", "width"), vision.image_size, strict=True))
+        defaults = {"size": size, "patch_size": vision.patch_size, "pooling_size": (3, 3), **given}
+        frames, layout = read_frame_processor(checkpoint.find_file if checkpoint else lambda name: None, defaults)
+        processor, notes = read_processor(checkpoint) if checkpoint else ({}, [])
+        return {"frames": frames, "layout_rule": FixedLayout(layout), "processor": processor, "notes": notes}
 
     @property
-    def vit_blocks(self) -> list[nn.Module]:
-        """Blocks of the ViT in order, up to the deepest that the connector reads."""
-        return list(self.model.model.vision_tower.layers[: max(self.taps) + 1])
-
-    @property
-    def idle_vit_blocks(self) -> list[nn.Module]:
-        """Blocks of the ViT that nothing reads."""
-        return list(self.model.model.vision_tower.layers[max(self.taps) + 1 :])
+    def blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the ViT in order."""
+        return list(self.model.model.vision_tower.layers)
 
     @property
     def taps(self) -> list[int]:
         """Blocks whose outputs the connector reads, 0-based, in its order."""
-        num_blocks = len(self.model.model.vision_tower.layers)
-        return [layer % num_blocks for layer in self.model.config.adapter_config.vision_feature_layer]
+        return [layer % len(self.blocks) for layer in self.model.config.adapter_config.vision_feature_layer]
 
     @property
     def scorer_sizes(self) -> dict[str, int]:
@@ -181,7 +94,7 @@ class Molmo2Family(Family):
 
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
         """Run one stock block on (B, S, D)."""
-        out: Tensor = self.model.model.vision_tower.layers[number](hidden, attention_mask=None)
+        out: Tensor = self.blocks[number](hidden, attention_mask=None)
         return out
 
     def connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
@@ -210,12 +123,30 @@ class Molmo2Family(Family):
 
     def shape(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""
-        return model_shape(self.model.config, self.layout)
+        return architecture_of(self.model.config, self.layout, name=self.model_name).sizes()
 
 
-def _frame_defaults(vision: Any) -> dict[str, Any]:
-    size = dict(zip(("height", "width"), vision.image_size, strict=True))
-    return {"size": size, "patch_size": vision.patch_size, "pooling_size": (3, 3)}
+def architecture_of(config: Any, layout: Layout, **more: Any) -> Architecture:
+    """Read the sizes of a model from its config.
+
+    Args:
+        config: transformers' Molmo2Config.
+        layout: how videos are cut.
+        **more: the other fields.
+
+    Returns:
+        The architecture; no weights are needed.
+    """
+    vision = {key: getattr(config.vision_config, key) for key in VISION_KEYS}
+    return Architecture(
+        description="",
+        vision={**vision, "image_size": layout.frame_size, "patch_size": layout.frame_size[0] // layout.grid[0]},
+        adapter={key: getattr(config.adapter_config, key) for key in ADAPTER_KEYS},
+        text={key: getattr(config.text_config, key) for key in TEXT_KEYS},
+        pooling=layout.window,
+        num_added_tokens=config.text_config.additional_vocab_size,
+        **more,
+    )
 
 
 def scorer_sizes(vision: Any) -> dict[str, int]:
@@ -226,40 +157,3 @@ def scorer_sizes(vision: Any) -> dict[str, int]:
         "mlp_size": vision.intermediate_size,
         "head_dim": vision.head_dim,
     }
-
-
-def model_shape(config: Any, layout: Layout) -> ModelShape:
-    """Read the sizes that FLOPs depend on from a config.
-
-    Args:
-        config: transformers' Molmo2Config.
-        layout: how videos are cut.
-
-    Returns:
-        The sizes; no weights are needed.
-    """
-    vision, adapter, text = config.vision_config, config.adapter_config, config.text_config
-    deepest = max(layer % vision.num_hidden_layers for layer in adapter.vision_feature_layer)
-    return ModelShape(
-        patch_dim=vision.patch_size**2 * vision.num_channels,
-        num_patches=layout.num_patches,
-        num_windows=layout.num_windows,
-        window_size=layout.window[0] * layout.window[1],
-        vit_blocks=deepest + 1,
-        vit_width=vision.hidden_size,
-        vit_heads=vision.num_attention_heads,
-        vit_head_dim=vision.head_dim,
-        vit_mlp=vision.intermediate_size,
-        num_feature_layers=len(adapter.vision_feature_layer),
-        connector_width=adapter.hidden_size,
-        connector_heads=adapter.num_attention_heads,
-        connector_head_dim=adapter.head_dim,
-        connector_mlp=adapter.intermediate_size,
-        llm_layers=text.num_hidden_layers,
-        llm_width=text.hidden_size,
-        llm_heads=text.num_attention_heads,
-        llm_kv_heads=text.num_key_value_heads,
-        llm_head_dim=text.head_dim,
-        llm_mlp=text.intermediate_size,
-        vocab_size=text.vocab_size,
-    )

@@ -6,20 +6,17 @@ measured without downloading its weights. What such a model says is noise.
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AddedToken
 
-from stts_cli.config.architectures import ADAPTER_KEYS, TEXT_KEYS, VISION_KEYS, Architecture
+from stts_cli.config.architectures import Architecture
 from stts_cli.errors import InputError
 from stts_cli.families.broken import loads_checkpoint
-from stts_cli.families.checkpoints import base_chain
+from stts_cli.families.checkpoints import base_chain, read_config
 from stts_cli.families.frames import FrameProcessor
-from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
+from stts_cli.families.molmo2 import Molmo2Family, architecture_of, scorer_sizes
 from stts_cli.pruning import TokenScorer
 from stts_cli.settings import FixedLayout, Layout, Pruning
 
@@ -36,58 +33,24 @@ VISION_TOKENS = (  # in the order of the released checkpoints, from the end of t
     "<frame_end>",
     "<|video|>",
 )
-_NUM_BYTES = 256
 
 
-class ByteTokenizer:
-    """A tokenizer without a vocabulary file: a token a byte, and Molmo2's special tokens.
+def byte_tokenizer(vocab_size: int) -> Any:
+    """Make a tokenizer without a file: a token a byte, then `BASE_TOKENS`, and `VISION_TOKENS` from `vocab_size` on.
 
     Timestamps come out as long as under Qwen's tokenizer, which also splits numbers into digits.
-
-    Args:
-        vocab_size: where the vision tokens start.
     """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    bos_token, eos_token, chat_template = None, "<|im_end|>", None
-
-    def __init__(self, vocab_size: int) -> None:
-        self._ids = {token: _NUM_BYTES + i for i, token in enumerate(BASE_TOKENS)}
-        self._ids |= {token: vocab_size + i for i, token in enumerate(VISION_TOKENS)}
-        self._split = re.compile("(" + "|".join(map(re.escape, self._ids)) + ")")
-        self.added_tokens_decoder = {k: AddedToken(token, special=True) for token, k in self._ids.items()}
-
-    def __call__(
-        self, text: str, add_special_tokens: bool = False, split_special_tokens: bool = False
-    ) -> dict[str, list[int]]:
-        """Return {"input_ids": …} of a text; special tokens in it as their bytes with `split_special_tokens`."""
-        if split_special_tokens:
-            return {"input_ids": list(text.encode())}
-        ids: list[int] = []
-        for part in self._split.split(text):
-            ids += [self._ids[part]] if part in self._ids else part.encode()
-        return {"input_ids": ids}
-
-    def convert_tokens_to_ids(self, token: str) -> int:
-        """Return the id of a special token."""
-        return self._ids[token]
-
-    def convert_ids_to_tokens(self, token_id: int) -> str:
-        """Return the special token of an id."""
-        return next(token for token, known in self._ids.items() if known == token_id)
-
-    @property
-    def pad_token_id(self) -> int:
-        """Return the id that fills rows; any will do."""
-        return self.eos_token_id
-
-    @property
-    def eos_token_id(self) -> int:
-        """Return the id that ends an answer."""
-        return self._ids[self.eos_token]
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
-        """Return the text of byte tokens; others are left out."""
-        return bytes(i for i in ids if i < _NUM_BYTES).decode(errors="replace")
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *BASE_TOKENS]
+    words += [f"<unused {k}>" for k in range(len(words), vocab_size)]
+    tokenizer = Tokenizer(models.BPE({word: k for k, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (*BASE_TOKENS, *VISION_TOKENS)])
+    end = "<|im_end|>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
 
 
 def random_family(
@@ -113,7 +76,7 @@ def random_family(
         scorer = TokenScorer(**scorer_sizes(config.vision_config))
     return Molmo2Family(
         model.eval(),
-        ByteTokenizer(architecture.text["vocab_size"]),
+        byte_tokenizer(architecture.text["vocab_size"]),
         scorer=scorer.to(device, dtype).eval(),
         frames=FrameProcessor(),
         layout_rule=FixedLayout(Layout(architecture.frame_size, architecture.grid, architecture.pooling)),
@@ -133,7 +96,10 @@ def random_config(architecture: Architecture) -> Any:
     from transformers import Molmo2Config
 
     vision, adapter, text = architecture.vision, architecture.adapter, architecture.text
-    ids = ByteTokenizer(text["vocab_size"]).convert_tokens_to_ids
+
+    def ids(token: str) -> int:
+        return int(text["vocab_size"]) + VISION_TOKENS.index(token)
+
     return Molmo2Config(
         vision_config={**vision, "num_key_value_heads": vision["num_attention_heads"]},
         adapter_config={
@@ -174,28 +140,21 @@ def read_architecture(model: str) -> Architecture:
 
     hub_logging.set_verbosity_error()
     if "/" not in model and not Path(model).is_dir():
-        raise InputError(f"model '{model}' is no folder and no hub id -> a checkpoint or OWNER/NAME -> check --model")
+        raise InputError(f"--model {model}: is no folder and no hub id; must be a checkpoint folder or OWNER/NAME.")
     chain = base_chain(model)
     top, root = chain[0], chain[-1]
+    if (model_type := read_config(chain).get("model_type")) != "molmo2":
+        raise InputError(f"--model {model}: is of type {model_type}; must be a molmo2.")
     config = AutoConfig.from_pretrained(root.model, revision=root.revision or "main")
-    if config.model_type != "molmo2":
-        raise InputError(f"model '{model}' is of type '{config.model_type}' -> molmo2 can be profiled -> change it")
-    processor = root.find_file("video_preprocessor_config.json")
-    pooling = json.loads(processor.read_text(encoding="utf-8")).get("pooling_size") if processor else None
-    settings = top.settings
-    has_scorer = bool(top.document.get("scorer_file") or top.stored_scorer)
-    return Architecture(
+    settings, has_scorer = top.settings, bool(top.document.get("scorer_file") or top.stored_scorer)
+    return architecture_of(
+        config,
+        Molmo2Family.processing(config, root, {})["layout_rule"].layout,
         name=top.name,
-        description="",
-        vision={key: getattr(config.vision_config, key) for key in VISION_KEYS},
-        adapter={key: getattr(config.adapter_config, key) for key in ADAPTER_KEYS},
-        text={key: getattr(config.text_config, key) for key in TEXT_KEYS},
-        pooling=tuple(pooling) if pooling else (3, 3),
         prune_layer=settings.prune_layer,
         keep_ratio=settings.keep_ratio,
         prune_from_frame=settings.prune_from_frame,
         refill_lone_frames=settings.refill_lone_frames,
         scorer="temporal" if settings.scorer == "learned" and not has_scorer else settings.scorer,
-        num_added_tokens=config.text_config.additional_vocab_size,
         notes=top.notes,
     )

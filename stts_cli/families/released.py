@@ -9,50 +9,29 @@ was written.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from stts_cli.errors import InputError
-from stts_cli.settings import Pruning
+from stts_cli.settings import Pruning, what_is_allowed
 
 PAPER = Pruning(scorer="learned", refill_lone_frames=True)
 FRAME_TOKENS = "use_frame_special_tokens"
 _LAYER = "prune_at"
 _METHODS = {"scorer": "learned", "random": "random", "heuristic": "reference", "easy": "temporal"}
+_ALLOWED = {
+    "topk": "the share that is dropped, at least 0 and less than 1",
+    "prune_method": f"one of {', '.join(_METHODS)}",
+}
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# their key -> (our field, what is allowed, whether a value is, their value -> ours)
-_Rule = tuple[str, str, Callable[[Any], bool], Callable[[Any], Any]]
-_RULES: dict[str, _Rule] = {
-    _LAYER: ("prune_layer", "a whole number, at least 0", _is_count, int),
-    "topk": (
-        "keep_ratio",
-        "the share that is dropped, at least 0 and less than 1",
-        lambda value: _is_number(value) and 0 <= value < 1,
-        lambda value: round(1 - value, 9),
-    ),
-    "prune_method": (
-        "scorer",
-        f"one of {', '.join(_METHODS)}",
-        lambda value: isinstance(value, str) and value in _METHODS,
-        lambda value: _METHODS[value],
-    ),
-    "prune_from_frame": ("prune_from_frame", "a whole number, at least 0", _is_count, int),
-    "rescale_bias_min": (
-        "bias_floor",
-        "greater than 0 and at most 1",
-        lambda value: _is_number(value) and 0 < value <= 1,
-        float,
-    ),
+# their key: our field, their value as ours
+_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    _LAYER: ("prune_layer", lambda value: value),
+    "topk": ("keep_ratio", lambda value: round(1 - value, 9)),
+    "prune_method": ("scorer", lambda value: _METHODS[value]),
+    "prune_from_frame": ("prune_from_frame", lambda value: value),
+    "rescale_bias_min": ("bias_floor", float),
 }
 
 
@@ -97,20 +76,23 @@ def released_settings(configs: Mapping[str, Any]) -> tuple[Pruning, list[str]]:
     said: list[str] = []
     missing: list[str] = []
     notes: list[str] = []
-    for key, (field, allowed, fits, convert) in _RULES.items():
+    for key, (field, convert) in _FIELDS.items():
         places = find_values(configs, key)
         if pruned is not None and key in pruned[1]:
             where = _place(pruned[0][0], [*pruned[0][1:], key])
         elif places:
             where = next(iter(places))
         else:
-            missing.append(f"{field} {getattr(PAPER, field):.4g}" if field != "scorer" else "scorer learned")
+            missing.append(_named(field, getattr(PAPER, field)))
             continue
         value = places[where]
-        if not fits(value):
-            raise InputError(f"{where}: {value!r}; must be {allowed}.")
-        values[field] = convert(value)
-        said.append(f"{field} {values[field]:.4g}" if field != "scorer" else f"scorer {values[field]}")
+        try:
+            values[field] = None if isinstance(value, bool) else convert(value)
+        except (TypeError, ValueError, LookupError):
+            values[field] = None
+        if allowed := what_is_allowed(field, values[field]):
+            raise InputError(f"{where}: {value!r}; must be {_ALLOWED.get(key, allowed)}.")
+        said.append(_named(field, values[field]))
         notes += [
             f"{other} is {there!r} where {where} is {value!r}: the second is used"
             for other, there in places.items()
@@ -122,9 +104,9 @@ def released_settings(configs: Mapping[str, Any]) -> tuple[Pruning, list[str]]:
     if pruned is not None and not pruned[1].get("pruning_in_scorer", True):
         notes.append(f"{_place(pruned[0][0], pruned[0][1:])}: trained without dropping (pruning_in_scorer is false)")
     settings = Pruning(**{**vars(PAPER), **values})
-    told = [f"from {', '.join(configs)}: {', '.join(said)}"] if said else []
-    told += [f"the paper's values, which it does not carry: {', '.join(missing)}"] if missing else []
-    return settings, [f"weights of the training code; {'; '.join([*told, 'lone frames refilled'])}", *notes]
+    sources = [f"from {', '.join(configs)}: {', '.join(said)}"] if said else []
+    sources += [f"the paper's values, which it does not carry: {', '.join(missing)}"] if missing else []
+    return settings, [f"weights of the training code; {'; '.join([*sources, 'lone frames refilled'])}", *notes]
 
 
 def frame_tokens(processor: Mapping[str, Any], configs: Mapping[str, Any]) -> tuple[bool, list[str]]:
@@ -147,6 +129,10 @@ def frame_tokens(processor: Mapping[str, Any], configs: Mapping[str, Any]) -> tu
     for where, value in find_values(configs, FRAME_TOKENS).items():
         return bool(value), [f"frame tokens: {bool(value)}, from {where}"]
     return True, [f"frame tokens: True, the paper's value; no file carries {FRAME_TOKENS}"]
+
+
+def _named(field: str, value: Any) -> str:
+    return f"{field} {value}" if field == "scorer" else f"{field} {value:.4g}"
 
 
 def _mappings(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:

@@ -6,10 +6,11 @@ read from safetensors only.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,29 +18,14 @@ from torch import Tensor
 from stts_cli.errors import InputError
 from stts_cli.families.weights import is_own_file, read_names, read_tensors
 from stts_cli.pruning import TokenScorer, scorer_from_state_dict
-from stts_cli.settings import BIAS_RESCALES, SCORERS, Pruning
+from stts_cli.settings import SCORERS, Pruning, what_is_allowed
+
+if TYPE_CHECKING:
+    from stts_cli.families.checkpoints import Checkpoint
 
 SETTINGS_FILE = "stts.json"
 FORMAT = 2  # 1: the learned scorer read [current, previous] instead of [previous, current]; else the same
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_share(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value <= 1
-
-
-ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "prune_layer": (_is_count, "a whole number, at least 0"),
-    "keep_ratio": (_is_share, "greater than 0 and at most 1"),
-    "bias_rescale": (lambda value: value in BIAS_RESCALES, "row, frame or off"),
-    "bias_floor": (_is_share, "greater than 0 and at most 1"),
-    "prune_from_frame": (_is_count, "a whole number, at least 0"),
-    "refill_lone_frames": (lambda value: isinstance(value, bool), "true or false"),
-    "scorer": (lambda value: isinstance(value, str) and value in SCORERS, "one of " + ", ".join(SCORERS)),
-}
+_FIELDS = {field.name for field in dataclasses.fields(Pruning)} - {"seed"}  # the seed belongs to a run
 
 
 def read_settings(path: Path | None) -> tuple[Pruning, dict[str, Any]]:
@@ -59,28 +45,25 @@ def read_settings(path: Path | None) -> tuple[Pruning, dict[str, Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}) -> write the checkpoint again") from error
-    if not isinstance(document, dict) or document.get("format") not in (1, FORMAT):
-        found = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise InputError(
-            f"{path} has format {found!r} -> this version reads formats 1 and {FORMAT} -> update stts or the file"
-        )
-    settings = {key: value for key, value in document.items() if key in ALLOWED}
+        raise InputError(f"{path}: is not valid JSON ({error}). Write the checkpoint again.") from error
+    found = document.get("format") if isinstance(document, dict) else type(document).__name__
+    if found not in (1, FORMAT):
+        raise InputError(f"{path}: format {found!r}; must be 1 or {FORMAT}. Update stts, or write the file again.")
+    settings = {key: value for key, value in document.items() if key in _FIELDS}
     for key, value in settings.items():
-        fits, allowed = ALLOWED[key]
-        if not fits(value):
+        allowed = what_is_allowed(key, value)
+        if key == "scorer" and not allowed and value not in SCORERS:  # a checkpoint names no code to run
+            allowed = f"one of {', '.join(SCORERS)}"
+        if allowed:
             raise InputError(f"{path}: {key} {value!r}; must be {allowed}.")
     return Pruning(**settings), document
 
 
-def load_scorer(
-    document: dict[str, Any], find_file: Callable[[str], Path | None], sizes: dict[str, int]
-) -> TokenScorer | None:
-    """Load the learned scorer that a checkpoint carries.
+def load_scorer(chain: Sequence[Checkpoint], sizes: dict[str, int]) -> TokenScorer | None:
+    """Load the scorer that a checkpoint carries: the file that its `stts.json` names, else one beside the model.
 
     Args:
-        document: the checkpoint's `stts.json`.
-        find_file: name of a file of the checkpoint -> where it is, or None.
+        chain: from `checkpoints.base_chain`.
         sizes: arguments of `TokenScorer`.
 
     Returns:
@@ -89,33 +72,28 @@ def load_scorer(
     Raises:
         InputError: the file is missing, is no safetensors file, or does not fit the model.
     """
-    name = document.get("scorer_file")
-    if document.get("scorer") != "learned" or name is None:
+    top = chain[0]
+    name, is_learned = top.document.get("scorer_file"), top.settings.scorer == "learned"
+    if is_learned and name is None and top is chain[-1] and top.stored_scorer:
+        files = {tensor: path for tensor, file in top.stored_scorer.items() if (path := top.find_file(file))}
+        return build_scorer(read_tensors(files), sizes, top.model)
+    if not is_learned or name is None:
         return None
     if not is_own_file(name):
         raise InputError(
             f"{SETTINGS_FILE}: scorer_file {name!r}; must be a .safetensors file of the checkpoint's own folder."
         )
-    path = find_file(name)
+    path = top.find_file(name)
     if path is None:
-        raise InputError(f"the checkpoint's scorer file '{name}' is missing -> restore it")
+        raise InputError(f"{top.model}: the scorer's file {name} is missing. Restore it.")
     weights = read_tensors(dict.fromkeys(read_names(path), path))
-    if is_in_old_order(document) and (first := "mlp.fc1.weight") in weights:
+    if is_in_old_order(top.document) and (first := "mlp.fc1.weight") in weights:
         weights[first] = torch.cat(weights[first].chunk(2, dim=1)[::-1], 1)
     return build_scorer(weights, sizes, str(path))
 
 
 def build_scorer(weights: Mapping[str, Tensor], sizes: Mapping[str, int], where: str) -> TokenScorer:
-    """Build a scorer from stored weights, as `pruning.scorer_from_state_dict` does.
-
-    Args:
-        weights: its tensors.
-        sizes: arguments of `TokenScorer`.
-        where: what to call their place in the complaint.
-
-    Raises:
-        InputError: they are not those of a scorer for this model.
-    """
+    """Build a scorer from stored weights; an InputError that names `where` says what does not fit."""
     try:
         return scorer_from_state_dict(weights, sizes)
     except ValueError as error:

@@ -59,31 +59,18 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def read_names(path: Path) -> list[str]:
-    """Return the names of a safetensors file's tensors, from its header.
-
-    Raises:
-        InputError: the file is broken.
-    """
+    """Return the names of a safetensors file's tensors, from its header; a broken file is an InputError."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             return list(file.keys())
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"the weights of model '{path.parent}' are broken: {path.name} ({error}) -> restore it"
-        ) from error
+        raise InputError(f"{path}: is broken ({error}). Restore the file.") from error
 
 
 def read_tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
-    """Read single tensors.
-
-    Args:
-        files: tensor name -> the file that holds it.
-
-    Returns:
-        The tensors, on the CPU.
-    """
+    """Read single tensors, given the file that holds each, onto the CPU."""
     from safetensors import safe_open
 
     tensors: dict[str, Tensor] = {}
@@ -116,16 +103,12 @@ def local_names(folder: Path, ignored: Iterable[str] = ()) -> dict[str, str]:
 
 
 def check_files(folder: Path) -> None:
-    """Check that the weights of a whole model are in its folder.
-
-    Raises:
-        InputError: there are none, or one that the index names is missing.
-    """
+    """Refuse the folder of a whole model that has no weights, or not all that its index names."""
     if (folder / WEIGHTS_FILE).is_file():
         return
     index = folder / INDEX_FILE
     if not index.is_file():
-        raise InputError(f"model '{folder}' holds no {SUFFIX} weights -> only that format is loaded")
+        raise InputError(f"model '{folder}': holds no {SUFFIX} weights; only that format is loaded.")
     for file in sorted(set(read_index(index).values())):
         if not (folder / file).is_file():
             raise InputError(f"{index}: names {file}, which is not in the folder. Restore it.")
@@ -159,13 +142,14 @@ def hub_names(model: str, revision: str | None, index: Path | None) -> dict[str,
     return dict.fromkeys(header.tensors, WEIGHTS_FILE)
 
 
-def check_loaded(model: str, info: Mapping[str, Any], num_blocks: int, elsewhere: Sequence[str] = ()) -> list[str]:
+def check_loaded(model: str, info: Mapping[str, Any], stock: Any, vit: str, elsewhere: Sequence[str] = ()) -> list[str]:
     """Check that a model took all that its files hold, and that they hold all of it.
 
     Args:
         model: its name, for the complaint.
         info: from_pretrained's loading info, with `ignore_mismatched_sizes`.
-        num_blocks: blocks of the ViT that were built; checkpoints may hold deeper ones, which nothing reads.
+        stock: what was loaded.
+        vit: what the names of the ViT's weights hold; checkpoints may hold deeper blocks than were built, unread.
         elsewhere: ends of the names of tensors that are loaded in another way.
 
     Returns:
@@ -175,25 +159,24 @@ def check_loaded(model: str, info: Mapping[str, Any], num_blocks: int, elsewhere
         InputError: weights are missing, of another shape, or not known; some are named.
     """
     if info["missing_keys"]:
-        raise InputError(
-            f"model '{model}' lacks {len(info['missing_keys'])} weights, such as {_few(info['missing_keys'])} -> load "
-            "a whole checkpoint"
-        )
+        missing = info["missing_keys"]
+        raise InputError(f"model '{model}': lacks {len(missing)} weights, such as {_few(missing)}.")
     if info["mismatched_keys"]:
         wrong = [f"{name} is {_shape(theirs)}, not {_shape(ours)}" for name, theirs, ours in info["mismatched_keys"]]
         raise InputError(f"model '{model}': {len(wrong)} weights do not fit its config, such as {_few(wrong)}.")
+    block_of = re.compile(rf"{re.escape(vit)}\D*\.(\d+)\.")
+    num_blocks = 1 + max(int(found[1]) for found in map(block_of.search, stock.state_dict()) if found)
     unknown: list[str] = []
     idle: list[str] = []
     for name in info["unexpected_keys"]:
-        block = re.search(r"vision_tower\.layers\.(\d+)\.", name)
+        block = block_of.search(name)
         if block and int(block[1]) >= num_blocks:
             idle.append(name)
         elif not any(name.endswith(end) for end in elsewhere):
             unknown.append(name)
     if unknown:
-        raise InputError(
-            f"model '{model}' holds {len(unknown)} tensors that it has no place for, such as {_few(unknown)}."
-        )
+        count = f"{len(unknown)} tensors that it has no place for"
+        raise InputError(f"model '{model}': holds {count}, such as {_few(unknown)}.")
     return [f"{len(idle)} tensors of ViT blocks from {num_blocks} on are not read by this model"] if idle else []
 
 

@@ -1,7 +1,7 @@
 """A person's words in a prompt: what looks like a special token in them is tokenized as the characters it is made of.
 
 A question may ask about "<video>" or hold another model's "<|im_end|>". Chat templates paste words into one text, where
-they could no longer be told from the template's own tokens; so they are marked before (`quote`) and the mark is undone
+they would look like the template's own tokens; so they are marked before (`quote`) and the mark is undone
 when the text becomes tokens (`tokenize`). Texts without such words are tokenized as the tokenizer alone would.
 """
 

@@ -118,7 +118,9 @@ def test_a_hub_that_cannot_be_reached_is_the_environments_fault(monkeypatch):
         raise OSError("We could not connect.\nSecond line.")
 
     monkeypatch.setattr(families, "base_chain", fail)
-    with pytest.raises(EnvironmentFailure, match=r"'owner/name' cannot be loaded \(We could not connect\. Second"):
+    with pytest.raises(
+        EnvironmentFailure, match=r"--model owner/name: cannot be loaded \(We could not connect\. Second"
+    ):
         load_family("owner/name")
 
 

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(state, released, tmp_path, change, message
 
 def test_ask_names_the_command(source, released, tmp_path):
     message = (
-        rf"model '{source}' is in the training code's own format .*: python -m stts_cli\.families\.convert {source} "
+        rf"--model {source}: is in the training code's own format .*: python -m stts_cli\.families\.convert {source} "
     )
     with pytest.raises(InputError, match=message):
         load_family(source)

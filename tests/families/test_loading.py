@@ -103,7 +103,7 @@ def test_not_a_model(tmp_path):
     with pytest.raises(InputError, match=r"holds no config\.json"):
         load_family(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "molmo"}')
-    with pytest.raises(InputError, match=r"type 'molmo'.*did you mean 'molmo2'"):
+    with pytest.raises(InputError, match=r"of type molmo: no family .*did you mean 'molmo2'"):
         load_family(tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_missing_weights_are_refused(copy):
 @pytest.mark.parametrize("name", ["model.safetensors", "scorer.safetensors"])
 def test_weights_cut_short_are_refused(copy, name):
     (copy / name).write_bytes((copy / name).read_bytes()[:-50])
-    with pytest.raises(InputError, match=r"incomplete metadata.*-> (restore|use)"):
+    with pytest.raises(InputError, match=r"incomplete metadata.*Restore the file"):
         load_family(copy)
 
 
@@ -174,8 +174,8 @@ def test_scorer_of_another_model(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resample": 0}, "filter 0"),
-        ({"size": {"height": 11, "width": 10}}, "do not divide"),
+        ({"resample": 0}, "resample 0; must be"),
+        ({"size": {"height": 11, "width": 10}}, "must divide into patches"),
         ({"size": {"height": 20, "width": 20}}, "10x10 patches, the model has 25"),
     ],
 )

@@ -236,7 +236,7 @@ def test_visual_tokens_must_fit_the_placeholders(family, frames):
     [
         ({"keep_ratio": 0.0}, "greater than 0 and at most 1"),
         ({"prune_layer": 6}, "--prune-layer 6: must be 0 to 4; 7 ViT blocks run"),
-        ({"scorer": "leraned"}, "did you mean 'learned'"),
+        ({"scorer": "leraned"}, "--scorer leraned: must be one of learned, "),
         ({"kernel": "quick"}, "--kernel quick: must be auto"),
     ],
 )
