@@ -121,7 +121,7 @@ def test_names_of_scorers(name):
 @pytest.mark.parametrize("name", ["lerned", "a:", ":b", "a:b:c", "a-b:c", "a..b:c", "a b:c", "a.py:b()"])
 def test_what_is_no_name_of_a_scorer(name):
     assert not is_scorer(name)
-    with pytest.raises(InputError, match="must be one of learned, .* or module:function"):
+    with pytest.raises(InputError, match=r"must be one of learned, .* or module:function"):
         Pruning(scorer=name)
     with pytest.raises(InputError, match=r"must be auto, .* or module:function"):
         resolve_scorer(name, model="m", trained_with="temporal", has_learned=True)
