@@ -6,47 +6,32 @@ from typing import Annotated
 
 import typer
 
+from stts_cli.commands import flags
+
 
 def ask(
     video: Annotated[str, typer.Argument(help="A video file.", show_default=False)],
     question: Annotated[list[str], typer.Argument(help="One or more questions.", show_default=False)],
-    preset: Annotated[
-        str | None,
-        typer.Option(help="A preset's name or YAML file; else $STTS_PRESET, else the config file, else nano."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id, e.g. allenai/Molmo2-4B.")
-    ] = None,
+    preset: flags.Preset = None,
+    model: flags.Model = None,
     options: Annotated[
         list[str] | None,
         typer.Option(help="Multiple choice, the likeliest answers: --options A B C, behind the questions."),
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
-    max_fps: Annotated[float | None, typer.Option(help="The most frames a second to look at.")] = None,
-    resize: Annotated[
-        str, typer.Option(help="Who resizes frames: model, as its processor does, or decoder, fast and different.")
-    ] = "model",
-    keep_ratio: Annotated[
-        float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1; 1 is dense. (1 - the prune ratio.)")
-    ] = None,
-    scorer: Annotated[
-        str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, reference, random, tome, none.")
-    ] = None,
-    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    frames: flags.Frames = None,
+    max_fps: flags.MaxFps = None,
+    resize: flags.Resize = "model",
+    keep_ratio: flags.KeepRatio = None,
+    scorer: flags.Scorer = None,
+    prune_layer: flags.PruneLayer = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="More arms on the same video, several times or with commas, as in eval: dense (the default), 0.3, "
-            "random@0.3, dense@22f, a preset or a checkpoint. NAME=ARM names one."
-        ),
-    ] = None,
+    device: flags.Device = "auto",
+    dtype: flags.Dtype = None,
+    compare: flags.Compare = None,
     save_kept: Annotated[
         str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG file.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    json: flags.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answers only.")] = False,
 ) -> None:
     """Answer questions about a video, and show what pruning saved."""

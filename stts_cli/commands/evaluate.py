@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from stts_cli.commands import flags
 from stts_cli.errors import Interrupted
 
 
@@ -40,14 +41,7 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out questions whose video is not there.")
     ] = False,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="More arms on the same questions, several times or with commas: dense (the default), a keep ratio, a "
-            "scorer, a preset or a checkpoint, these also with a ratio: random@0.3, and frames: dense@22f. NAME=ARM "
-            "names one."
-        ),
-    ] = None,
+    compare: flags.Compare = None,
     test_time_scaling: Annotated[
         bool, typer.Option("--test-time-scaling", help="Dense at T frames against pruned at T and at T / keep ratio.")
     ] = False,
@@ -56,19 +50,19 @@ def evaluate(
         typer.Option(help="A folder for the answers and results; the same command, or one with more arms, goes on."),
     ] = None,
     plot: Annotated[str | None, typer.Option(help="Draw accuracy against FLOPs into FILE.png.")] = None,
-    preset: Annotated[str | None, typer.Option(help="As in ask.")] = None,
-    model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
-    frames: Annotated[int | None, typer.Option(help="The most frames to look at.")] = None,
-    max_fps: Annotated[float | None, typer.Option(help="The most frames a second to look at.")] = None,
-    resize: Annotated[str, typer.Option(help="As in ask.")] = "model",
-    keep_ratio: Annotated[float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="As in ask.")] = None,
-    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    preset: flags.Preset = None,
+    model: flags.Model = None,
+    frames: flags.Frames = None,
+    max_fps: flags.MaxFps = None,
+    resize: flags.Resize = "model",
+    keep_ratio: flags.KeepRatio = None,
+    scorer: flags.Scorer = None,
+    prune_layer: flags.PruneLayer = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="The most tokens of an answer; else the benchmark's own.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    device: flags.Device = "auto",
+    dtype: flags.Dtype = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that read videos ahead; 0 reads in this one, without a timeout.")
     ] = None,

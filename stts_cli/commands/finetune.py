@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stts_cli.commands import flags
 from stts_cli.errors import InputError
 
 
@@ -33,7 +34,7 @@ def finetune(
     new_scorer: Annotated[
         bool | None, typer.Option("--new-scorer", help="Start from an untrained scorer even if there is a trained one.")
     ] = None,
-    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    prune_layer: flags.PruneLayer = None,
     bias_rescale: Annotated[str | None, typer.Option(help="Soft bias over each row, frame, or off.")] = None,
     temporal_weight: Annotated[float | None, typer.Option(help="Weight of the temporal loss; 0.5.")] = None,
     target_gradient: Annotated[
@@ -106,8 +107,8 @@ def finetune(
         typer.Option("--skip-invalid", help="Leave out rows that cannot be read and questions that the check rejects."),
     ] = False,
     push_to_hub: Annotated[str | None, typer.Option(help="Upload the result to this repository of the hub.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    device: flags.Device = "auto",
+    json: flags.Json = False,
 ) -> None:
     """Train the scorer, an adapter or everything on your own questions about videos."""
     given = dict(locals())

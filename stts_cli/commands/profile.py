@@ -6,34 +6,31 @@ from typing import Annotated
 
 import typer
 
+from stts_cli.commands import flags
 from stts_cli.errors import EnvironmentFailure, InputError
 
 
 def profile(
     frames: Annotated[int | None, typer.Option(help="How many frames; the video is repeated if it has fewer.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file; else the embedded model's demo clip.")] = None,
-    resize: Annotated[
-        str, typer.Option(help="Who resizes frames: model, as its processor does, or decoder, fast and different.")
-    ] = "model",
+    resize: flags.Resize = "model",
     shape: Annotated[
         str | None,
         typer.Option(help="An architecture with random weights: mini, nano, molmo2-4b, -8b, -o-7b, or a YAML file."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A preset's name or YAML file, as for ask.")] = None,
+    model: flags.Model = None,
+    preset: flags.Preset = None,
     keep_ratio: Annotated[
         str | None, typer.Option(help="Fractions of visual tokens kept, e.g. 0.5 or 0.7,0.5,0.3.")
     ] = None,
     sweep_frames: Annotated[
         str | None, typer.Option(help="Several frame counts, e.g. 16,32,64: a row each, and the break-even.")
     ] = None,
-    scorer: Annotated[
-        str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, reference, random, tome, none.")
-    ] = None,
-    prune_layer: Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")] = None,
+    scorer: flags.Scorer = None,
+    prune_layer: flags.PruneLayer = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each arm, after one to warm up.")] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    device: flags.Device = "auto",
+    dtype: flags.Dtype = None,
     kernel: Annotated[
         str, typer.Option(help="Attention of the packed blocks: auto, flash_attn, torch_varlen, sdpa, eager.")
     ] = "auto",
@@ -41,7 +38,7 @@ def profile(
     train: Annotated[bool, typer.Option("--train", help="A training step, everything trained, not an answer.")] = False,
     analytic: Annotated[bool, typer.Option("--analytic", help="Count tokens, FLOPs and memory; run nothing.")] = False,
     plot: Annotated[str | None, typer.Option(help="Draw the figures into this PNG file.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    json: flags.Json = False,
 ) -> None:
     """Measure dense against pruned: tokens, FLOPs, time by stage and memory."""
     from stts_cli.config.architectures import load_architecture

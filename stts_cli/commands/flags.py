@@ -1,0 +1,37 @@
+"""Flags that several commands have, each declared once. A command that means something else declares its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Preset = Annotated[
+    str | None,
+    typer.Option(help="A preset's name or YAML file; else $STTS_PRESET, else the config file, else nano."),
+]
+Model = Annotated[
+    str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id, e.g. allenai/Molmo2-4B.")
+]
+Frames = Annotated[int | None, typer.Option(help="The most frames to look at.")]
+MaxFps = Annotated[float | None, typer.Option(help="The most frames a second to look at.")]
+Resize = Annotated[
+    str, typer.Option(help="Who resizes frames: model, as its processor does, or decoder, fast and different.")
+]
+KeepRatio = Annotated[
+    float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1; 1 is dense. (1 - the prune ratio.)")
+]
+Scorer = Annotated[
+    str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, reference, random, tome, none.")
+]
+PruneLayer = Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="More arms on the same videos, several times or with commas: dense (the default), a keep ratio, a scorer, "
+        "a preset or a checkpoint, these also with a ratio: random@0.3, and frames: dense@22f. NAME=ARM names one."
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
