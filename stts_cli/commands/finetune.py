@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from stts_cli.commands import flags
-from stts_cli.errors import InputError
 
 
 def finetune(
@@ -111,62 +108,26 @@ def finetune(
     json: flags.Json = False,
 ) -> None:
     """Train the scorer, an adapter or everything on your own questions about videos."""
-    given = dict(locals())
-    from stts_cli.config import files
-    from stts_cli.config.presets import load_preset, preset_names, presets_folder
-    from stts_cli.config.training import read_stages
+    given = {name: value for name, value in locals().items() if value is not None}
     from stts_cli.report.finetune import FinetuneProgress, show_finetune, show_runs
-    from stts_cli.training.settings import NANO_STAGES, FinetuneSettings
+    from stts_cli.training.request import Request, push
+    from stts_cli.training.request import train as train_request
+    from stts_cli.training.run_folder import process
+    from stts_cli.training.settings import FinetuneSettings
 
-    flags = {f.name: given[f.name] for f in dataclasses.fields(FinetuneSettings) if given.get(f.name) is not None}
-    training = presets_folder() / "training"
-    stages: dict[str, dict[str, Any]] = {"": {}}
-    if preset is not None:
-        stages = read_stages(files.find("training preset", preset, training))
-    place = Path(output or f"runs/{Path(preset).stem if preset else 'finetune'}")
-
-    def resolve(values: dict[str, Any]) -> dict[str, Any]:
-        if values.get("model") in preset_names():
-            return {**values, "model": load_preset(values["model"]).model}
-        return values
-
-    first = os.environ.get("RANK", "0") == "0"
-    if skip_invalid and set(stages) != {""}:
-        raise InputError(f"--skip-invalid: --preset {preset} has several trainings. Give a preset of one.")
-    if push_to_hub and tuple(stages) == NANO_STAGES and first:
-        from stts_cli.training.model_card import check_push
-
-        check_push(push_to_hub, "", "full")
+    settings = {field.name: given[field.name] for field in dataclasses.fields(FinetuneSettings) if field.name in given}
+    request = Request(preset, settings, output, device, resume, skip_invalid, push_to_hub)
+    request.check()
     with FinetuneProgress() as progress:
-        if tuple(stages) == NANO_STAGES:
+        if request.is_nano:
             from stts_cli.toy.nano import train_nano
 
-            document = train_nano(stages, flags, place, resume=resume, device=device, report=progress)
-        elif set(stages) != {""}:
-            from stts_cli.training.runs import plan_runs, train_runs
-
-            if push_to_hub:
-                raise InputError(
-                    "--push-to-hub of several runs -> one run -> upload the one you want by its own preset"
-                )
-            runs = plan_runs({name: resolve(values) for name, values in stages.items()}, resolve(flags))
-            show_runs(
-                train_runs(runs, place, resume=resume, device=device, report=progress), str(place), json_only=json
+            document = train_nano(
+                request.stages, request.flags, request.folder, resume=resume, device=device, report=progress
             )
-            return
         else:
-            from stts_cli.training.finetune import finetune as run
-
-            settings = files.from_flags(FinetuneSettings, resolve({**stages[""], **flags}))
-            if push_to_hub and settings.model and first:
-                from stts_cli.training.model_card import check_push
-
-                check_push(push_to_hub, settings.model, settings.train)
-            document = run(settings, place, resume=resume, skip_invalid=skip_invalid, device=device, report=progress)
-        if push_to_hub and first:
-            from stts_cli.training.model_card import push_to_hub as push
-
-            progress({"event": "stage", "name": "uploading"})
-            push(place, push_to_hub)
-    if first:
-        show_finetune(document, str(place), json_only=json)
+            document = train_request(request, progress)
+        push(request, progress)
+    if process()[0] == 0:
+        show = show_runs if request.has_runs else show_finetune
+        show(document, str(request.folder), json_only=json)

@@ -167,4 +167,4 @@ def test_the_command_prints_a_table(trained, tmp_path, capsys):
     assert list(json.loads(out)["runs"]) == ["a", "b"]
     code, _, err = typed(capsys, "--preset", mine, "--output", tmp_path / "out", "--push-to-hub", "me/mine")
     assert code == 2
-    assert "--push-to-hub of several runs" in err
+    assert "--push-to-hub: cannot go with several runs" in err
