@@ -61,7 +61,7 @@ def test_the_surface_is_what_is_promised():
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare "
             "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --scorer "
-            "--prune-layer --max-new-tokens --device --dtype --workers --timeout --times --seed --json",
+            "--prune-layer --max-new-tokens --device --dtype --workers --timeout --times --seed --seeds --json",
         ),
         (
             "finetune",
@@ -163,11 +163,15 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
         (["--shape", "mini", "--scorer", "lerned"], 2, "module:function; did you mean 'learned'?"),
         (["--shape", "mini", "--kernel", "sdpaa"], 2, "--kernel sdpaa: is unknown; did you mean 'sdpa'?"),
         (["--shape", "mini", "--keep-ratio", "0.5,1.5"], 2, "--keep-ratio 1.5: must be greater than 0 and at most 1."),
-        (["--shape", "mini", "--keep-ratio", "half"], 2, "--keep-ratio is 'half'"),
-        (["--shape", "mini", "--sweep-frames", "8,x"], 2, "--sweep-frames is '8,x'"),
-        (["--shape", "mini", "--sweep-frames", "8", "--frames", "8"], 2, "leave one out"),
+        (["--shape", "mini", "--keep-ratio", "half"], 2, "--keep-ratio half: must be numbers with commas"),
+        (["--shape", "mini", "--sweep-frames", "8,x"], 2, "--sweep-frames 8,x: must be whole numbers with commas"),
+        (
+            ["--shape", "mini", "--sweep-frames", "8", "--frames", "8"],
+            2,
+            "--sweep-frames: cannot go with --frames; leave one out.",
+        ),
         (["--shape", "mini", "--prune-layer", "10"], 2, "--prune-layer 10: must be 0 to 9"),
-        (["--shape", "mini", "--model", "m/m"], 2, "leave one out"),
+        (["--shape", "mini", "--model", "m/m"], 2, "--shape: cannot go with --model or --preset; leave one out."),
         (["--shape", "mini", "--video", "nowhere.mp4"], 2, "nowhere.mp4 does not exist"),
         (["--shape", "mini", "--plot", "x.svg"], 2, "ends in .png"),
         (["--shape", "mini", "--kernel", "torch_varlen", "--device", "cpu"], 2, "needs CUDA"),

@@ -52,12 +52,11 @@ def profile(
 
     check_resize(resize)
     if shape and (model or preset):
-        raise InputError("--shape and a model are given -> one of --shape, --model, --preset -> leave one out")
+        raise InputError("--shape: cannot go with --model or --preset; leave one out.")
     if frames is not None and sweep_frames:
-        raise InputError("--frames and --sweep-frames are given -> one of them -> leave one out")
+        raise InputError("--sweep-frames: cannot go with --frames; leave one out.")
     settings = Preset(model=shape) if shape else choose_preset(preset, model=model)
-    settings = settings.override(frames=frames, dtype=dtype, prune_layer=prune_layer)
-    own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
+    settings = settings.override(frames=frames, dtype=dtype, prune_layer=prune_layer, scorer=scorer)
     if plot:
         plots.check_target(plot, "--plot")
     probe(video or demo_video())
@@ -70,14 +69,14 @@ def profile(
 
             architecture = architecture_of(settings.model)
         counts = estimate.number_list(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
+        own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
         ratios = estimate.number_list(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios
-        scorer = settings.scorer if scorer is None else scorer
         if analytic:
             document = estimate.analytic(
                 architecture=architecture,
                 frames=counts,
                 keep_ratios=ratios,
-                scorer=scorer,
+                scorer=settings.scorer,
                 prune_layer=settings.prune_layer,
                 dtype=settings.dtype,
                 train=train,
@@ -98,10 +97,10 @@ def profile(
                 resize=resize,
             )
             document = profiling.profile(
-                job, counts, ratios, scorer=scorer, repeats=repeats, memory=memory, progress=progress
+                job, counts, ratios, scorer=settings.scorer, repeats=repeats, memory=memory, progress=progress
             )
     if plot:
         plots.plot_profile(document, plot)
     show(document, json_only=json)
     if missing := ", ".join(document.get("not_measured", [])):
-        raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured -> lower --frames or --keep-ratio")
+        raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured. Lower --frames or --keep-ratio.")
