@@ -13,7 +13,7 @@ from stts_cli.evaluation.output import write_results
 from stts_cli.report import pictures, plots
 from stts_cli.training.run_folder import RunLog, claim
 from tests.evaluation.test_journal import CONFIG, rows
-from tests.evaluation.test_suite import document
+from tests.report.evaluations import document
 
 resource = pytest.importorskip("resource")
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from stts_cli.evaluation.journal import Row
 from stts_cli.evaluation.statistics import mcnemar_p, mean_interval
 
-Row = dict[str, Any]
 Seconds = dict[str, float]  # of a clip, by arm
 
 

@@ -11,7 +11,6 @@ import pytest
 from stts_cli import cli
 from stts_cli.errors import InputError
 from stts_cli.evaluation.seeds import expand_seeds, summarize_seeds
-from stts_cli.report.evaluation_page import markdown
 from stts_cli.settings import Arm
 
 DENSE = Arm("dense", "m", keep_ratio=1.0, scorer="none")
@@ -86,23 +85,3 @@ def test_seeds_draw_other_windows_and_are_reported_each_and_together(tiny_checkp
         cli.main([*words[:-4], "--seeds", "2", *words[-2:]])
     assert end.value.code == 2
     assert "holds a run with the arm random@0.3, seed 2 too" in capsys.readouterr().err
-
-
-def test_a_suites_page_has_the_means_of_every_class():
-    from tests.evaluation.test_suite import arm_summary
-    from tests.evaluation.test_suite import document as benchmark
-
-    arms = expand_seeds([DENSE, RANDOM], 2)
-    summaries = {arm.name: arm_summary(accuracy=0.1 * k) for k, arm in enumerate(arms)}
-    averages = {name: {arm: each["accuracy"] for arm, each in summaries.items()} for name in ("short", "all")}
-    pair = {"difference": None, "interval": None, "tokens_ratio": 1.0, "flops_ratio": 1.0}
-    document = {
-        "suite": "s",
-        "benchmarks": [benchmark(arms=summaries, comparisons=[])],
-        "averages": averages,
-        "differences": {name: {arm.name: pair for arm in arms[1:]} for name in averages},
-        "seeds": {name: summarize_seeds(arms, means) for name, means in averages.items()},
-    }
-    page = "\n".join(markdown(document))
-    assert "\n| mean over seeds ± standard deviation | seeds | short | all |\n" in page
-    assert "\n| random@0.3 | 2 | 15.0% ± 7.1% | 15.0% ± 7.1% |\n" in page

@@ -20,8 +20,9 @@ from stts_cli.evaluation.settings import items_hash, weights_hash
 from stts_cli.evaluation.suite import DataSource, RunSettings, averages, plan_arms, run_benchmarks
 from stts_cli.families.random_molmo2 import read_architecture
 from stts_cli.report import evaluate as report_eval
-from stts_cli.report.evaluation_page import comparison_line, markdown, write_pages
+from stts_cli.report.evaluation_page import write_pages
 from stts_cli.settings import Arm
+from tests.report.evaluations import arm_summary, document
 
 QUICK = RunSettings(workers=0, max_new_tokens=2)
 
@@ -189,80 +190,6 @@ def test_the_headline_is_the_benchmarks_own(data, arms, monkeypatch):
     arm = document["arms"]["dense"]
     assert (arm["headline"], arm["n"]) == ("micro", 2)
     assert set(arm["groups"]) == {"reasoning", "demonstration"}
-
-
-def arm_summary(**values):
-    return {
-        "n": 4, "n_total": 5, "n_unscored": 0, "n_left_out": 0, "n_errors": 1, "unparsed_rate": 0.25, "accuracy": 0.5,
-        "headline": "task", "mean": "macro over task", "micro": 0.75, "interval": (0.5, 1.0), "macro": {"task": 0.5},
-        "chance": 0.25,
-        "groups": {"task": {"x|y": {"n": 4, "accuracy": 0.75, "chance": 0.25}}}, "videos": 2, "visual_tokens": 36.0,
-        "flops": 2e9, "peak_bytes": None, **values,
-    }  # fmt: skip
-
-
-def document(**values):
-    seen = {"model": "m", "frames": 4, "max_fps": 2.0, "dtype": "float32"}
-    comparison = {
-        "arm": "pruned", "against": "dense", "n": 4, "difference": -0.25, "interval": (-0.5, 0.0),
-        "accuracy_difference": -0.25, "accuracy_interval": (-0.5, 0.0), "only_a": 0, "only_b": 1,
-        "mcnemar_p": 1.0, "flops_ratio": 0.5,
-    }  # fmt: skip
-    return {
-        "bench": "x", "title": "X <bench>", "class": "short", "split": "test", "scoring": "strict", "remark": "read me",
-        "is_demonstration": False, "num_missing": 3, "notes": ["a note"], "missing": ["gone.mp4"], "samples": [],
-        "arms": {
-            "dense": arm_summary(flops=4e9, micro=1.0, accuracy=0.75, peak_bytes=2 << 20), "pruned": arm_summary(),
-        },
-        "comparisons": [comparison], "failed": {}, "seeds": {},
-        "config": {"device": "cpu", "arms": {
-            "dense": {**seen, "keep_ratio": 1.0, "scorer": "none"},
-            "pruned": {**seen, "keep_ratio": 0.5, "scorer": "learned"},
-        }}, **values,
-    }  # fmt: skip
-
-
-def test_the_page_and_the_table_say_the_same(capsys):
-    page = "\n".join(markdown(document()))
-    for line in (
-        "- dense: m, at most 4 frames and 2 a second, every window kept, float32 on cpu",
-        "| task | questions | chance | dense | pruned |",
-        "| x\\|y | 4 | 25.0% | 75.0% | 75.0% |",  # a bar in a name does not break the table
-        "| mean of these (macro, headline) |  |  | 50.0% | 50.0% |",
-        "| pruned | 75.0% | 50.0-100.0% | -25.0 | -50.0 to +0.0 | 1 | 25.0% |",
-        "| cost | visual tokens | FLOPs a question | ratio | peak memory |",
-        "| dense | 36 | 4.00 G |  | 2 MiB |",
-        "| pruned | 36 | 2.00 G | 0.50 x |  |",
-        "- 4 of 5 questions scored",
-        "- not scored: 1 questions failed, 3 questions about missing videos",
-    ):
-        assert f"\n{line}\n" in page, line
-    assert comparison_line(document()["comparisons"][0]) == (
-        "pruned - dense: -25.0 points (95% interval -50.0 to +0.0) over 4 questions; right alone 0 against 1, "
-        "McNemar p = 1; 0.50 x FLOPs"
-    )
-    report_eval.show_evaluation(document(), json_only=False)
-    said = capsys.readouterr()
-    for words in (
-        "mean of these (macro, headline)",
-        "against dense, on the same questions",
-        "-50.0 to +0.0",
-        "0.50 x",
-        "note: read me",
-        "50.0-100.0%",
-    ):
-        assert words in said.out
-    assert "not scored: 1 questions failed, 3 questions about missing videos" in said.out
-    assert "x: a note" in said.err
-    assert "1 videos are missing: gone.mp4" in said.err
-
-
-def test_an_arm_without_anything_scored_is_still_drawn(capsys):
-    nothing = arm_summary(micro=None, accuracy=None, interval=None, groups={}, macro={}, chance=None, n=0)
-    empty = document(arms={"pruned": nothing}, comparisons=[])
-    report_eval.show_evaluation(empty, json_only=False)
-    assert "all" in capsys.readouterr().out
-    assert markdown(empty)
 
 
 def test_averages_are_of_benchmarks_not_of_questions():

@@ -23,7 +23,7 @@ from stts_cli.report.evaluation_page import literal, markdown
 from stts_cli.report.progress import Progress
 from stts_cli.report.terminal import CLOSED_PIPE, Screen, print_json, print_lines, print_note
 from stts_cli.text import printable, to_json
-from tests.evaluation.test_suite import document as eval_document
+from tests.report.evaluations import document as eval_document
 from tests.report.test_finetune import EVENTS, make_document
 
 PACKAGE = Path(__file__).parents[2] / "stts_cli"
