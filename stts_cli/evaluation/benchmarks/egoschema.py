@@ -1,7 +1,5 @@
 """EgoSchema: five options about three minutes of egocentric video. The subset's 500 answers are public."""
 
-from __future__ import annotations
-
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, letter
 from stts_cli.data.rows import Row, read_json
@@ -13,15 +11,18 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
     """Read `Subset/*.parquet` or `MC/*.parquet`, else `questions.json` with `subset_answers.json`."""
     config = "Subset" if split == "subset" else "MC"
     path, rows = folder.rows(f"**/{config}/*.parquet", "**/questions.json")
-    if path.suffix == ".json":
-        rows = _json_rows(folder, rows, split)
+    own = path.suffix == ".json"
+    public: dict[str, int] = read_json(folder.find("**/subset_answers.json")) if own and split == "subset" else {}
 
-    def make(row: Row) -> QaItem:
-        video = text_of(row, "video_idx")
-        options = bare_options(row["option"])
-        answer = row["answer"]
+    def make(row: Row) -> QaItem | None:
+        name = text_of(row, "q_uid" if own else "question_idx")
+        if own and split == "subset" and name not in public:
+            return None
+        video = name if own else text_of(row, "video_idx")
+        options = bare_options([row[f"option {index}"] for index in range(5)] if own else row["option"])
+        answer = public.get(name) if own else row["answer"]
         return QaItem(
-            id=text_of(row, "question_idx"),
+            id=name,
             video=video,
             source=folder.source(video),
             question=text_of(row, "question"),
@@ -30,21 +31,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
         )
 
     return build_items(path, rows, make)
-
-
-def _json_rows(folder: DataFolder, rows: list[Row], split: str) -> list[Row]:
-    answers: dict[str, int] = read_json(folder.find("**/subset_answers.json")) if split == "subset" else {}
-    return [
-        {
-            "question_idx": row["q_uid"],
-            "video_idx": row["q_uid"],
-            "question": row["question"],
-            "option": [row[f"option {index}"] for index in range(5)],
-            "answer": answers.get(row["q_uid"]),
-        }
-        for row in rows
-        if split == "full" or row["q_uid"] in answers
-    ]
 
 
 BENCHMARK = Benchmark(

@@ -3,8 +3,6 @@
 Subtitles come in two forms, and their times count from the start of the video the clip was cut from.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 from stts_cli.data.files import DataFolder

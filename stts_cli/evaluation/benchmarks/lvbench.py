@@ -1,7 +1,5 @@
 """LVBench: 103 videos of an hour and more, four options; a question may count for several abilities."""
 
-from __future__ import annotations
-
 from stts_cli.data import prompts
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, given_letter, split_question

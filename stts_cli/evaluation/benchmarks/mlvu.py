@@ -4,8 +4,6 @@ The benchmark's own headline is the mean of the tasks' accuracies; others report
 shown.
 """
 
-from __future__ import annotations
-
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, given_letter, letters_of_text, split_question
 from stts_cli.data.rows import Row, flatten, read_rows

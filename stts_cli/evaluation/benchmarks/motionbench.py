@@ -1,7 +1,5 @@
 """MotionBench: fine-grained motion in clips of a few seconds. Rows answered "NA" are the hidden test, left out."""
 
-from __future__ import annotations
-
 from stts_cli.data import prompts
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, given_letter, split_question

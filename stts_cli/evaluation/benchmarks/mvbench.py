@@ -5,8 +5,6 @@ Two layouts. The branch `video` has every clip as an mp4, already cut, and `test
 not cut again.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from stts_cli.data import prompts

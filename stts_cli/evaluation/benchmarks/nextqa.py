@@ -3,8 +3,6 @@
 The parquet names videos by number; the CSV of the publishers' repository needs the map from numbers to VidOR paths.
 """
 
-from __future__ import annotations
-
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, letter
 from stts_cli.data.rows import Row, read_json

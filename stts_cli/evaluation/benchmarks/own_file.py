@@ -1,7 +1,5 @@
 """The user's own questions: a .jsonl, .json or .csv file as a benchmark; questions.py says what its rows may hold."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

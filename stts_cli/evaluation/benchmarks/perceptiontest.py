@@ -5,8 +5,6 @@ base model reads whole files, and so does the split "validation"; "validation_cu
 The test split's answers are not public: replies are kept, not scored.
 """
 
-from __future__ import annotations
-
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, letter
 from stts_cli.data.rows import Row, flatten, read_json

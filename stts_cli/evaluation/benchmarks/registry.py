@@ -1,4 +1,7 @@
-"""Every benchmark by its name. Modules are loaded when asked for; naming them costs nothing."""
+"""Every benchmark by its name: `BENCHMARK` of the module of that name, and for "name_more" its `VARIANT`.
+
+Modules are loaded when asked for; naming them costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,8 @@ def get_benchmark(name: str) -> Benchmark:
             f"--bench {name}: is neither a benchmark (stts eval --list) nor a .jsonl, .json or .csv file"
             f"{suggest(name, [*NAMES, *SUITES])}"
         )
-    if name in BUILT_IN:
-        from stts_cli.evaluation.benchmarks import shapes
-
-        return shapes.BENCHMARKS[name]
-    benchmark: Benchmark = importlib.import_module(f"stts_cli.evaluation.benchmarks.{name}").BENCHMARK
+    module = importlib.import_module(f"stts_cli.evaluation.benchmarks.{name.partition('_')[0]}")
+    benchmark: Benchmark = module.BENCHMARK if module.BENCHMARK.name == name else module.VARIANT
     return benchmark
 
 

@@ -5,14 +5,12 @@ first read and kept in a cache folder. The split `reworded` asks about the test 
 Results on them say nothing about real video.
 """
 
-from __future__ import annotations
-
-import functools
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from stts_cli.data.files import DataFolder, cache_folder
+from stts_cli.data.files import cache_folder
 from stts_cli.data.items import QaItem
 from stts_cli.data.prompts import bare_question
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
@@ -26,25 +24,22 @@ DEFAULT_VIDEOS = 100
 
 
 def make_items(long: bool, split: str, num_videos: int, folder: Path | None = None) -> list[QaItem]:
-    """Ask everything about the first scenes of a split; no file is written yet.
+    """Ask everything about the first scenes of a split, scene after scene; no file is written yet.
 
     Args:
         long: of `shapes_long`.
         split: of `SPLITS`.
         num_videos: how many scenes, from index 0 on.
         folder: where the files will go; "shapes" in the cache folder when not given.
-
-    Returns:
-        The items, scene after scene.
     """
     folder = folder or cache_folder("shapes")
-    name = "long" if long else "short"
+    bench, name = ("shapes_long", "long") if long else ("shapes", "short")
     scenes = "test" if split == "reworded" else split
     items = []
     for index in range(num_videos):
         scene = make_scene(scenes, index, long)
         source = Source(folder / f"v1-{scenes}-{name}-{index}.mp4", write=SceneClip(scene))
-        video = f"{'shapes_long' if long else 'shapes'}/{split}/{index}"
+        video = f"{bench}/{split}/{index}"
         rng = np.random.default_rng(index)
         for number, question in enumerate(ask(scene)):
             if split == "reworded":
@@ -63,22 +58,22 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
     return items
 
 
-def _load(long: bool, folder: DataFolder, split: str) -> list[QaItem]:
-    return make_items(long, split, DEFAULT_VIDEOS)
-
-
-BENCHMARKS = {
-    name: Benchmark(
-        name=name,
-        title=f"the built-in procedural world, {words}",
-        length=length,
-        splits=SPLITS,
-        load=functools.partial(_load, length == "long"),
-        download="none",
-        licence="Apache-2.0",
-        prompt=bare_question,
-        max_new_tokens=24,
-        remark="a demonstration: says nothing about real video",
-    )
-    for name, length, words in (("shapes", "short", "clips of 4-8 s"), ("shapes_long", "long", "clips of 1-3 min"))
-}
+BENCHMARK = Benchmark(
+    name="shapes",
+    title="the built-in procedural world, clips of 4-8 s",
+    length="short",
+    splits=SPLITS,
+    load=lambda folder, split: make_items(False, split, DEFAULT_VIDEOS),
+    download="none",
+    licence="Apache-2.0",
+    prompt=bare_question,
+    max_new_tokens=24,
+    remark="a demonstration: says nothing about real video",
+)
+VARIANT = dataclasses.replace(
+    BENCHMARK,
+    name="shapes_long",
+    title="the built-in procedural world, clips of 1-3 min",
+    length="long",
+    load=lambda folder, split: make_items(True, split, DEFAULT_VIDEOS),
+)

@@ -4,8 +4,6 @@ Multiple choice, yes/no and caption matching; the fourth task (captioning) needs
 out. Copies of a clip that are reversed or slowed down are different videos and stay so.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -40,18 +38,10 @@ def strict(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
     return scoring.Verdict(said, said in item.right)
 
 
-def official(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
-    """The publishers' rules, without the language model they ask where these fail."""
-    (task,) = item.groups["task"]
-    rules = {"yes_no": published.yes_or_no, "caption_matching": published.caption}
-    return rules.get(task, published.option_line)(text, item, rng)
-
-
-def molmo2(text: str, item: QaItem, rng: random.Random) -> scoring.Verdict:
-    """Molmo2's rules, also without the language model: caption matching is scored like multiple choice."""
-    (task,) = item.groups["task"]
-    rules = {"yes_no": published.yes_or_no, "caption_matching": published.option_line_molmo2}
-    return rules.get(task, published.option_line)(text, item, rng)
+def others(caption: scoring.Scorer) -> scoring.Scorer:
+    """Return the rules of others, a task each, without the language model that they ask where these fail."""
+    rules = dict(zip(TASKS, (published.option_line, published.yes_or_no, caption), strict=True))
+    return lambda text, item, rng: rules[item.groups["task"][0]](text, item, rng)
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
@@ -97,8 +87,8 @@ def _read(task: str, question: str, answer: str) -> tuple[str, tuple[str, ...], 
 def _rows(folder: DataFolder) -> Iterator[Row]:
     for task in TASKS:
         for path in folder.find_all(f"**/{task}/test-*.parquet", f"**/{task}.json"):
-            parquet = path.suffix == ".parquet"
-            rows = read_rows(path) if parquet else flatten(read_json(path), "video_id", "dim")
+            nested = path.suffix == ".json"
+            rows = flatten(read_json(path), "video_id", "dim") if nested else read_rows(path)
             yield from ({**row, "task": task} for row in rows)
 
 
@@ -116,7 +106,12 @@ BENCHMARK = Benchmark(
     media=("tempcompass_videos.zip",),
     where="https://huggingface.co/datasets/lmms-lab/TempCompass, or github.com/llyx97/TempCompass",
     prompt=prompt,
-    scorers=scoring.rules(strict=strict, relaxed=strict, molmo2=molmo2, official=official),
+    scorers=scoring.rules(
+        strict=strict,
+        relaxed=strict,
+        molmo2=others(published.option_line_molmo2),  # scored like multiple choice
+        official=others(published.caption),
+    ),
     max_new_tokens=192,
     remark="captioning, which needs a judge model, is left out; --scoring official and molmo2 ask none",
 )

@@ -1,7 +1,5 @@
 """TOMATO: visual temporal reasoning in clips of a few seconds; three to seven options."""
 
-from __future__ import annotations
-
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, letter
 from stts_cli.data.prompts import option_lines

@@ -3,8 +3,6 @@
 Its publishers ask it open-ended, with a language model as judge; what is measured here is the variant with options.
 """
 
-from __future__ import annotations
-
 from stts_cli.data import prompts
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem, bare_options, given_letter

@@ -1,7 +1,5 @@
 """Video-MME: 900 videos of 11 s to an hour, three questions each, four options; with and without subtitles."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from stts_cli.data import prompts
@@ -67,4 +65,13 @@ BENCHMARK = Benchmark(
     media=("videos_chunked_*.zip",),
     prompt=prompts.best_answer,
     scorers=scoring.rules(molmo2=published.videomme_molmo2, official=published.videomme),
+)
+VARIANT = dataclasses.replace(
+    BENCHMARK,
+    name="videomme_sub",
+    title="Video-MME (with subtitles)",
+    load=load_with_subtitles,
+    media=(*BENCHMARK.media, "subtitle.zip"),
+    subtitles=True,
+    remark="videos without a subtitle file are asked without",
 )
