@@ -9,46 +9,40 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from stts_cli.toy.questions import ask
 from stts_cli.toy.render import render
 from stts_cli.toy.world import Scene, Thing, make_scene
 
-SHORT_FPS, LONG_FPS = 12, 8
 SHORT_SIZE, LONG_SIZE = 288, 192
 
 
-def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | None = None, crf: int = 20) -> Path:
+def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | None = None) -> Path:
     """Encode a scene as an H.264 mp4 with libx264.
 
     Args:
         scene: what to draw.
         path: the file to write; written beside it first, so that a broken run leaves no half file.
         size: side in pixels, even; 288 for short scenes, 192 for long ones when not given.
-        fps: frames a second; 12 or 8 when not given.
-        crf: x264's quality, lower is better.
+        fps: frames a second; the scene's own when not given.
 
     Returns:
         `path`.
     """
     import av
 
+    fps = fps or scene.fps
     size = size or (LONG_SIZE if scene.long else SHORT_SIZE)
-    fps = fps or (LONG_FPS if scene.long else SHORT_FPS)
-    times = np.arange(max(1, round(scene.duration_s * fps))) / fps
+    times = scene.frame_times(fps)
     part = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     with av.open(os.path.abspath(part), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1"}
         for start in range(0, len(times), 64):  # a long clip is not held in memory at once
             for picture in render(scene, times[start : start + 64], size):
-                for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                    container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
     part.replace(path)
     return path
 
@@ -82,7 +76,7 @@ def main(arguments: list[str]) -> None:
     The questions are printed, and written into FOLDER/questions.jsonl as `stts eval --bench` and `stts finetune --data`
     take them.
     """
-    if not arguments or len(arguments) > 2 or (len(arguments) == 2 and not arguments[1].isdigit()):
+    if not arguments or len(arguments) > 2 or not all(count.isdigit() for count in arguments[1:]):
         sys.exit("usage: python -m stts_cli.toy.clips FOLDER [COUNT]")
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +88,7 @@ def main(arguments: list[str]) -> None:
         for question in ask(scene):
             print(f"  {question.text}  [{question.answer}]")
             row = {"video": clip.name, "question": question.text, "answer": question.answer}
-            rows.append(json.dumps({**row, "groups": {"family": question.family}}))
+            rows.append(json.dumps({**row, "groups": {"family": question.type}}))
     (folder / "questions.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 

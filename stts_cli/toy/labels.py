@@ -1,8 +1,7 @@
 """What is in each window of each frame: a `Scene` and times in, float labels (T, W, L) out.
 
 The labels supervise the ViT before it has a language model, and stand in for it while the language model learns to
-read a
-clip (`training`). They are never used to answer.
+read a clip. They are never used to answer.
 """
 
 from __future__ import annotations
@@ -27,25 +26,16 @@ def window_labels(scene: Scene, times_s: np.ndarray, grid: int = 4) -> np.ndarra
 
     Returns:
         float32 (T, W, NUM_LABELS): 40 flags "the centre of a thing of this colour and shape is here", 8 "this colour
-        covers a
-        good part", 5 "this shape does", and the centre's place (x, y) in the frame, in [-1, 1], 0 without a centre.
+        covers a good part", 5 "this shape does", and the centre's place (x, y) in the frame, in [-1, 1], 0 without one.
     """
     num_frames = len(times_s)
     labels = np.zeros((num_frames, grid, grid, NUM_LABELS), dtype=np.float32)
     frames = np.arange(num_frames)
-    edges = np.arange(grid) / grid
     for thing in scene.things:
         x, y, visible, turned = thing.at(times_s)
         color = np.where(turned, _COLOR_INDEX[thing.turn_color or thing.color], _COLOR_INDEX[thing.color])
         shape = SHAPES.index(thing.shape)
-        # share of each window's side that the thing's box covers, (T, grid) an axis
-        reach = thing.radius * 0.85
-        over_x = np.clip(
-            np.minimum(x[:, None] + reach, edges + 1 / grid) - np.maximum(x[:, None] - reach, edges), 0, None
-        )
-        over_y = np.clip(
-            np.minimum(y[:, None] + reach, edges + 1 / grid) - np.maximum(y[:, None] - reach, edges), 0, None
-        )
+        over_x, over_y = (_overlap(centre, thing.radius * 0.85, grid) for centre in (x, y))
         covered = (over_y[:, :, None] * over_x[:, None, :] * grid * grid > 0.15) & visible[:, None, None]
         t, row, col = np.nonzero(covered)
         labels[t, row, col, NUM_PAIRS + color[t]] = 1
@@ -57,3 +47,9 @@ def window_labels(scene: Scene, times_s: np.ndarray, grid: int = 4) -> np.ndarra
         labels[seen, row_c, col_c, NUM_BINARY] = x[seen] * 2 - 1
         labels[seen, row_c, col_c, NUM_BINARY + 1] = y[seen] * 2 - 1
     return labels.reshape(num_frames, grid * grid, NUM_LABELS)
+
+
+def _overlap(centre: np.ndarray, reach: float, grid: int) -> np.ndarray:
+    """Return how much of each window's side a thing's box covers along an axis, (T, grid), for centres (T,)."""
+    edges, middle = np.arange(grid) / grid, centre[:, None]
+    return np.clip(np.minimum(middle + reach, edges + 1 / grid) - np.maximum(middle - reach, edges), 0, None)

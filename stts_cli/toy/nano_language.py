@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset
 
-from stts_cli.data.conversations import Conversation
 from stts_cli.families.base import EncodedVideo, Family
 from stts_cli.toy.labels import NUM_LABELS, window_labels
-from stts_cli.toy.world_clips import draw_clip
+from stts_cli.toy.world_clips import Length, StepClips, draw_clip
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.settings import FinetuneSettings
@@ -27,19 +25,19 @@ from stts_cli.training.settings import FinetuneSettings
 NUM_WINDOWS = 16
 QUESTIONS = 8
 FEW_FRAMES_STEPS = 600  # few frames first
-# frames, share of steps, clips a step, long clips
+# of a step
 LENGTHS = (
-    (1, 0.02, 24, False),
-    (2, 0.04, 24, False),
-    (4, 0.16, 24, False),
-    (8, 0.46, 20, False),
-    (16, 0.20, 14, False),
-    (16, 0.03, 14, True),
-    (32, 0.05, 8, True),
-    (64, 0.03, 4, True),
-    (128, 0.01, 2, True),
+    Length(1, 0.02, 24, False),
+    Length(2, 0.04, 24, False),
+    Length(4, 0.16, 24, False),
+    Length(8, 0.46, 20, False),
+    Length(16, 0.20, 14, False),
+    Length(16, 0.03, 14, True),
+    Length(32, 0.05, 8, True),
+    Length(64, 0.03, 4, True),
+    Length(128, 0.01, 2, True),
 )
-# how often a family is asked: the slow learners more often
+# how often a type of question is asked: those learned slowly more often
 ASK_WEIGHTS = {
     "color": 1.0,
     "shape": 1.0,
@@ -65,34 +63,32 @@ class LabelClip(TrainingClip):
     keep_mask: Tensor
 
 
-class LabelClips(Dataset[list[LabelClip]]):
-    """A step's clips an item, or a process's share of them; a function of (seed, step, rank) alone.
+class LabelClips(StepClips[LabelClip]):
+    """A step's clips of the first stage."""
 
-    Args:
-        steps: optimizer steps.
-        seed: of everything in it.
-        world: processes; items of one step, as many as these, come one after the other.
-    """
-
-    def __init__(self, steps: int, *, seed: int, world: int = 1) -> None:
-        self.steps, self.seed, self.world = steps, seed, world
-
-    def __len__(self) -> int:
-        return self.steps * self.world
-
-    def __getitem__(self, index: int) -> list[LabelClip]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        step, rank = divmod(index, self.world)
+    def draw(self, step: int, rank: int) -> list[LabelClip]:
+        """Draw clips, label them as a ViT would see them, and keep some of their windows."""
         rng = np.random.default_rng([self.seed, 11, step])
         progress = min(1.0, step / FEW_FRAMES_STEPS)
-        shares = np.array([share for _, share, _, _ in LENGTHS]) * [
-            (4 - 3 * progress if frames == 4 else 1.0) if frames <= 8 else progress**2 for frames, *_ in LENGTHS
-        ]
-        frames, _, clips, long = LENGTHS[int(rng.choice(len(LENGTHS), p=shares / shares.sum()))]
+        shares = np.array([one.share * _growth(one.frames, progress) for one in LENGTHS])
+        length = LENGTHS[int(rng.choice(len(LENGTHS), p=shares / shares.sum()))]
         if rank:
             rng = np.random.default_rng([self.seed, 11, step, rank])
-        return draw_clips(rng, frames, max(1, clips // self.world), long)
+        clips = range(max(1, length.clips // self.world))
+        drawn = [draw_clip(rng, length, QUESTIONS, ASK_WEIGHTS) for _ in clips]
+        labels = [window_labels(clip.scene, clip.times_s) for clip in drawn]
+        keeps = [draw_keep(rng, one, 1.0 if rng.random() < 0.25 else rng.uniform(0.25, 0.75)) for one in labels]
+        blurred = [one * (rng.random(one.shape[:2]) > 0.01)[..., None] for one in labels]  # the ViT will err at times
+        noisy = [(one + rng.normal(size=one.shape) * 0.05).astype(np.float32) for one in blurred]
+        return [
+            LabelClip(torch.from_numpy(one), *clip.described(), torch.from_numpy(keep))
+            for clip, one, keep in zip(drawn, noisy, keeps, strict=True)
+        ]
+
+
+def _growth(frames: int, progress: float) -> float:
+    """Return a factor on a length's share: 4 frames come four times as often at first, long clips not at all."""
+    return progress**2 if frames > 8 else 4 - 3 * progress if frames == 4 else 1.0
 
 
 class LabelEmbedding(nn.Module):
@@ -126,25 +122,6 @@ class LanguageModel(TrainingModel):
         keep_mask = torch.cat([clip.keep_mask for clip in clips if isinstance(clip, LabelClip)]).to(device)
         visual = self.stand_in(torch.cat([clip.frames for clip in clips]).to(device))[keep_mask]
         return EncodedVideo(visual, keep_mask, self.family.layout, {}, scorer="none", kernel="dense")
-
-
-def draw_clips(rng: np.random.Generator, num_frames: int, num_clips: int, long: bool) -> list[LabelClip]:
-    """Draw clips, label them as a ViT would see them, and keep some of their windows."""
-    drawn = [draw_clip(rng, "train", num_frames, QUESTIONS, long, ASK_WEIGHTS) for _ in range(num_clips)]
-    labels = [window_labels(clip.scene, clip.times_s) for clip in drawn]
-    keeps = [draw_keep(rng, one, 1.0 if rng.random() < 0.25 else rng.uniform(0.25, 0.75)) for one in labels]
-    blurred = [one * (rng.random(one.shape[:2]) > 0.01)[..., None] for one in labels]  # the ViT will err now and then
-    noisy = [(one + rng.normal(size=one.shape) * 0.05).astype(np.float32) for one in blurred]
-    return [
-        LabelClip(
-            torch.from_numpy(one),
-            tuple(round(float(time), 4) for time in clip.times_s),
-            tuple(Conversation(((q.text, q.answer),), q.family) for q in clip.questions),
-            f"shapes:{clip.scene.split}/{clip.scene.index}",
-            torch.from_numpy(keep),
-        )
-        for clip, one, keep in zip(drawn, noisy, keeps, strict=True)
-    ]
 
 
 def draw_keep(rng: np.random.Generator, labels: np.ndarray, keep_ratio: float) -> np.ndarray:

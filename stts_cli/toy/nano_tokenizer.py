@@ -44,7 +44,7 @@ def corpus() -> list[str]:
         "yes",
         "no",
         *world_questions.PLACES,
-        *world_questions.EVENTS,
+        *world_questions.EVENTS.values(),
     ]
     numbers = [text for n in range(200) for d in range(10) for text in (f" {n}.{d} ", f"{n}.{d} ", f" {n}", f"{n}")]
     return [*texts, *answers * 50, *numbers, *["user\n", "assistant\n", "\n"] * 50]

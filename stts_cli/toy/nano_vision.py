@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset
 
 from stts_cli.families.base import Family
 from stts_cli.families.frames import FrameProcessor
@@ -24,7 +23,7 @@ from stts_cli.toy.labels import NUM_BINARY, NUM_PAIRS, window_labels
 from stts_cli.toy.nano_model import FRAME_SIZE, PATCH_SIZE, POOL
 from stts_cli.toy.render import render
 from stts_cli.toy.world import COLORS, SHAPES, make_scene
-from stts_cli.toy.world_clips import MAX_NOISE
+from stts_cli.toy.world_clips import MAX_NOISE, StepClips
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import Step, TrainingModel
 from stts_cli.training.settings import FinetuneSettings
@@ -43,27 +42,13 @@ class LabelledFrames(TrainingClip):
     labels: Tensor
 
 
-class VisionFrames(Dataset[list[LabelledFrames]]):
-    """A step's frames an item, or a process's share of them; a function of (seed, step, rank) alone.
+class VisionFrames(StepClips[LabelledFrames]):
+    """A step's frames of the second stage."""
 
-    Args:
-        steps: optimizer steps.
-        seed: of everything in it.
-        world: processes; items of one step, as many as these, come one after the other.
-    """
-
-    def __init__(self, steps: int, *, seed: int, world: int = 1) -> None:
-        self.steps, self.seed, self.world = steps, seed, world
-
-    def __len__(self) -> int:
-        return self.steps * self.world
-
-    def __getitem__(self, index: int) -> list[LabelledFrames]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        step, rank = divmod(index, self.world)
+    def draw(self, step: int, rank: int) -> list[LabelledFrames]:
+        """Draw them."""
         rng = np.random.default_rng([self.seed, 21, step, *([rank] if rank else [])])
-        frames, labels = draw_frames(rng, "train", max(1, FRAMES // self.world))
+        frames, labels = draw_frames(rng, max(1, FRAMES // self.world))
         return [LabelledFrames(frames, (), (), f"shapes:{step}", labels)]
 
 
@@ -161,13 +146,13 @@ def connector_features(family: Family, frames: Tensor) -> Tensor:
     return torch.cat(seen)
 
 
-def draw_frames(rng: np.random.Generator, split: str, count: int) -> tuple[Tensor, Tensor]:
-    """Return (frames uint8 (count, S, S, 3), labels float32 (count, W, L)) from random scenes."""
+def draw_frames(rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+    """Return (frames uint8 (count, S, S, 3), labels float32 (count, W, L)) from random training scenes."""
     frames: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     while sum(len(f) for f in frames) < count:
         crowd = bool(rng.random() < 0.6)
-        scene = make_scene(split, int(rng.integers(2**40)), crowd=crowd)
+        scene = make_scene("train", int(rng.integers(2**40)), crowd=crowd)
         times = np.sort(rng.uniform(0, scene.duration_s, size=1 if crowd else 2))
         noise = float(rng.uniform(0, MAX_NOISE))
         frames.append(render(scene, times, FRAME_SIZE, noise=noise, noise_seed=int(rng.integers(2**31))))
@@ -178,7 +163,7 @@ def draw_frames(rng: np.random.Generator, split: str, count: int) -> tuple[Tenso
 @torch.no_grad()
 def whiten_patch_embedding(model: Any, seed: int) -> None:
     """Start a fresh model's patch embedding at the whitened principal components of real patches."""
-    frames, _ = draw_frames(np.random.default_rng([seed, 20]), "train", 600)
+    frames, _ = draw_frames(np.random.default_rng([seed, 20]), 600)
     side = FRAME_SIZE // PATCH_SIZE
     layout = Layout((FRAME_SIZE, FRAME_SIZE), (side, side), (POOL, POOL))
     patches = FrameProcessor()(frames, layout, torch.float32, torch.device("cpu")).flatten(0, 1).double()
@@ -209,7 +194,7 @@ def fit_connector(family: Family, stand_in: Any, seed: int = 0, num_frames: int 
     rng = np.random.default_rng([seed, 30])
     inputs, targets = [], []
     for _ in range(num_frames // 100):
-        frames, labels = draw_frames(rng, "train", 100)
+        frames, labels = draw_frames(rng, 100)
         inputs.append(connector_features(family, frames).double())
         targets.append(stand_in(labels.to(inputs[0].device)).flatten(0, 1).double())
     x, y = torch.cat(inputs), torch.cat(targets)

@@ -1,13 +1,12 @@
 """Scenes of the procedural world: what is in a clip and what each thing does, before anything is drawn.
 
-In: a split, an index and a length class. Out: a frozen `Scene`. Coordinates are fractions of the frame's side (0, 0 is
-    the
-top left corner), times are seconds. Train, validation and test scenes come from disjoint seed sequences.
+In: a split, an index and a length class. Out: a frozen `Scene`. Coordinates are fractions of the frame's side from its
+top left corner, times are seconds. Train, validation and test scenes come from disjoint seed sequences.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -61,6 +60,11 @@ class Thing:
     turn_color: str = ""
     turn_s: float = 0.0
 
+    @property
+    def name(self) -> str:
+        """Its first colour and its shape."""
+        return f"{self.color} {self.shape}"
+
     def at(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return (x, y, visible, turned), each (T,), at the given times (T,)."""
         begin, end = self.move_s
@@ -83,7 +87,22 @@ class Scene:
     things: tuple[Thing, ...]
     background: str
     background_seed: int
-    background_rgb: tuple[tuple[int, int, int], tuple[int, int, int]] = field(default=((60, 60, 60), (60, 60, 60)))
+    background_rgb: tuple[tuple[int, int, int], tuple[int, int, int]] = ((60, 60, 60), (60, 60, 60))
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of its file."""
+        return 8 if self.long else 12
+
+    @property
+    def after_s(self) -> float:
+        """A time that comes after the last frame."""
+        return self.duration_s + 1.0
+
+    def frame_times(self, fps: int | None = None) -> np.ndarray:
+        """Return the times of the frames of its file, float64 (T,) seconds; at `fps` frames a second if given."""
+        fps = fps or self.fps
+        return np.arange(max(1, round(self.duration_s * fps))) / fps
 
 
 def scene_rng(split: str, index: int, long: bool, stream: int = 0) -> np.random.Generator:

@@ -7,8 +7,11 @@ that a run that is resumed sees what it would have seen.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,25 +20,41 @@ from torch.utils.data import Dataset
 from stts_cli.data.conversations import Conversation
 from stts_cli.errors import InputError, suggest
 from stts_cli.media.video import sample_indices
-from stts_cli.toy.clips import LONG_FPS, SHORT_FPS
-from stts_cli.toy.questions import MORE_WORDINGS, Question, ask, loosen, reword
+from stts_cli.toy.questions import MORE_WORDINGS, Question, as_typed, ask
 from stts_cli.toy.render import render
 from stts_cli.toy.world import Scene, make_scene
 from stts_cli.training.clips import TrainingClip
+from stts_cli.training.settings import FinetuneSettings
 
-# frames, share of items, clips an item, long clips
+
+class Length(NamedTuple):
+    """One length of clips that is trained on.
+
+    Attributes:
+        frames: the most frames of a clip.
+        share: of all items, or steps.
+        clips: in an item, or a step.
+        long: clips of 1-3 min, not of 4-8 s.
+    """
+
+    frames: int
+    share: float
+    clips: int
+    long: bool
+
+
 LENGTHS = (
-    (1, 0.02, 16, False),
-    (2, 0.04, 16, False),
-    (4, 0.10, 14, False),
-    (8, 0.42, 10, False),
-    (16, 0.28, 7, False),
-    (16, 0.03, 7, True),
-    (32, 0.06, 4, True),
-    (64, 0.04, 2, True),
-    (128, 0.01, 1, True),
+    Length(1, 0.02, 16, False),
+    Length(2, 0.04, 16, False),
+    Length(4, 0.10, 14, False),
+    Length(8, 0.42, 10, False),
+    Length(16, 0.28, 7, False),
+    Length(16, 0.03, 7, True),
+    Length(32, 0.06, 4, True),
+    Length(64, 0.04, 2, True),
+    Length(128, 0.01, 1, True),
 )
-# how often a family is asked: what is learned last is asked most
+# how often a type of question is asked: what is learned last is asked most
 ASK_WEIGHTS = {
     "color": 0.7,
     "shape": 0.5,
@@ -51,120 +70,128 @@ ASK_WEIGHTS = {
 MIXES = {"short": (False,), "long": (True,), "all": (False, True)}
 MAX_NOISE = 6.0  # grey levels: the strongest sensor noise of a training clip
 FIRST_HELD_OUT = 2_000_000  # scene index; `stts eval` measures those from 0 on
-_WORLD_FPS = 2.0  # frames a second that are looked at, at most
+_MAX_FPS = 2.0
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One training video: its scene, its sampled times and the questions asked about it."""
+    """One video before it is drawn: its scene, its sampled times (T,) and the questions asked about it."""
 
     scene: Scene
     times_s: np.ndarray
     questions: tuple[Question, ...]
 
+    def described(self) -> tuple[tuple[float, ...], tuple[Conversation, ...], str]:
+        """Return times, conversations and name, as a `TrainingClip` takes them."""
+        times = tuple(round(float(time), 4) for time in self.times_s)
+        asked = tuple(Conversation(((q.text, q.answer),), q.type) for q in self.questions)
+        return times, asked, f"shapes:{self.scene.split}/{self.scene.index}"
 
-def draw_clip(
-    rng: np.random.Generator,
-    split: str,
-    num_frames: int,
-    num_questions: int,
-    long: bool,
-    ask_weights: dict[str, float],
-) -> Clip:
-    """Draw a random clip of `split` with at most `num_frames` frames and questions that these frames can answer."""
+    def drawn(self, side: int, noise: float = 0.0, noise_seed: int = 0) -> TrainingClip:
+        """Return the clip with its frames, `side` pixels wide and high; see `render`."""
+        frames = render(self.scene, self.times_s, side, noise=noise, noise_seed=noise_seed)
+        return TrainingClip(torch.from_numpy(frames), *self.described())
+
+
+def sample_clip(scene: Scene, num_frames: int) -> Clip:
+    """Return a scene at the times that a reader would sample, with all questions that these can answer."""
+    times = scene.frame_times()
+    times = times[sample_indices(times, num_frames, _MAX_FPS)]
+    return Clip(scene, times, tuple(question for question in ask(scene) if question.answerable(times)))
+
+
+def draw_clip(rng: np.random.Generator, length: Length, num_questions: int, ask_weights: Mapping[str, float]) -> Clip:
+    """Draw a random training clip that has questions, and choose some of them.
+
+    Args:
+        rng: chooses.
+        length: how many frames it has at most, and of which scenes.
+        num_questions: the most questions.
+        ask_weights: how often each of `questions.TYPES` is asked.
+    """
     while True:
-        scene = make_scene(split, int(rng.integers(2**40)), long)
-        fps = LONG_FPS if long else SHORT_FPS
-        file_times = np.arange(max(1, round(scene.duration_s * fps))) / fps
-        times = file_times[sample_indices(file_times, num_frames, 2.0)]
-        pool = [q for q in ask(scene, stream=0) if q.answerable(times)]
-        if not pool:
-            continue
-        sizes: dict[str, int] = {}
-        for q in pool:
-            sizes[q.family] = sizes.get(q.family, 0) + 1
-        weights = np.array([ask_weights[q.family] / sizes[q.family] ** 0.5 for q in pool])
-        order = np.argsort(-np.log(weights) + np.log(rng.exponential(size=len(pool))))
-        return Clip(scene, times, tuple(_said_freely(pool[k], rng) for k in order[:num_questions]))
+        clip = sample_clip(make_scene("train", int(rng.integers(2**40)), length.long), length.frames)
+        if clip.questions:
+            sizes = Counter(q.type for q in clip.questions)
+            weights = np.array([ask_weights[q.type] / sizes[q.type] ** 0.5 for q in clip.questions])
+            order = np.argsort(-np.log(weights) + np.log(rng.exponential(size=len(weights))))
+            chosen = tuple(_vary(clip.questions[k], rng) for k in order[:num_questions])
+            return dataclasses.replace(clip, questions=chosen)
+
+
+def _vary(question: Question, rng: np.random.Generator) -> Question:
+    """Put a question in other words more often than not: people will ask in their own."""
+    if rng.random() < 0.6:
+        question = question.reworded(rng, MORE_WORDINGS)
+    return dataclasses.replace(question, text=as_typed(question.text, rng))
+
+
+ClipT = TypeVar("ClipT", bound=TrainingClip)
+
+
+class StepClips(Dataset[list[ClipT]]):
+    """A step's clips an item, or a process's share of them; a function of (seed, step, rank) alone.
+
+    Args:
+        steps: optimizer steps.
+        seed: of everything in it.
+        world: processes; items of one step, as many as these, come one after the other.
+    """
+
+    def __init__(self, steps: int, *, seed: int, world: int = 1) -> None:
+        self.steps, self.seed, self.world = steps, seed, world
+
+    def __len__(self) -> int:
+        return self.steps * self.world
+
+    def __getitem__(self, index: int) -> list[ClipT]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.draw(*divmod(index, self.world))
+
+    def draw(self, step: int, rank: int) -> list[ClipT]:
+        """Draw what one process looks at in one step."""
+        raise NotImplementedError
 
 
 class ShapesClips(Dataset[list[TrainingClip]]):
-    """Clips of the procedural world, drawn from seeds: as many items as one likes, each a function of (seed, index).
+    """Clips of the procedural world, drawn from seeds: as many items as a run takes, each a function of (seed, index).
 
     Args:
-        num_items: length of the data set.
-        seed: of everything in it.
-        num_frames: the most frames of a clip.
-        mix: a key of `MIXES`: "short" clips of 4-8 s, "long" ones of 1-3 min, or "all".
-        questions: the most questions about a clip.
+        settings: the run's; steps, accumulate and batch_size decide how many items there are, and clips in an item.
         frame_size: (height, width) in pixels, square.
-        scale: multiplies the number of clips of an item.
-        alike: so many items in a row have clips of like length; give it the number of processes that each take one of
-            them at the same time, and none waits for longer clips.
+        world: processes; so many items in a row have clips of like length, so that none waits for longer clips.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        *,
-        seed: int,
-        num_frames: int = 128,
-        mix: str = "all",
-        questions: int = 8,
-        frame_size: tuple[int, int],
-        scale: float = 1.0,
-        alike: int = 1,
-    ) -> None:
+    def __init__(self, settings: FinetuneSettings, frame_size: tuple[int, int], world: int = 1) -> None:
+        self.settings, self.world, self.side = settings, world, _side(frame_size)
+        mix, most = settings.shapes_mix, settings.frames
         if mix not in MIXES:
-            raise InputError(f"no mix '{mix}' of shapes{suggest(mix, MIXES)}")
+            raise InputError(f"--shapes-mix {mix}: is unknown{suggest(mix, MIXES)}.")
+        mixed = [length for length in LENGTHS if length.long in MIXES[mix]]
         # a length above the limit is cut to it, unless a shorter one stands for it already
-        self.lengths = [
-            (min(frames, num_frames), share, max(1, round(clips * scale)), long)
-            for frames, share, clips, long in LENGTHS
-            if long in MIXES[mix] and frames < 2 * num_frames
-        ]
+        self.lengths = [one._replace(frames=min(one.frames, most)) for one in mixed if one.frames < 2 * most]
         if not self.lengths:
-            least = min(frames for frames, _, _, long in LENGTHS if long in MIXES[mix]) // 2 + 1
-            raise InputError(f"{num_frames} frames of {mix} shapes -> at least {least} -> raise --frames")
-        self.num_items, self.seed, self.questions, self.alike = num_items, seed, questions, alike
-        self.side = _square(frame_size)
+            least = min(length.frames for length in mixed) // 2 + 1
+            raise InputError(f"--frames {most}: must be at least {least} for --shapes-mix {mix}.")
 
     def __len__(self) -> int:
-        return self.num_items
+        return (self.settings.steps + self.settings.scorer_warmup) * self.settings.accumulate * self.world
 
     def __getitem__(self, index: int) -> list[TrainingClip]:
-        if not 0 <= index < self.num_items:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        shares = np.array([share for _, share, _, _ in self.lengths])
-        shared = np.random.default_rng([self.seed, 40, index // self.alike])
-        frames, _, clips, long = self.lengths[int(shared.choice(len(shares), p=shares / shares.sum()))]
-        rng = np.random.default_rng([self.seed, 41, index])
-        drawn = [draw_clip(rng, "train", frames, self.questions, long, ASK_WEIGHTS) for _ in range(clips)]
-        return [
-            _drawn(
-                c.scene, c.times_s, c.questions, self.side, float(rng.uniform(0, MAX_NOISE)), int(rng.integers(2**31))
-            )
-            for c in drawn
-        ]
+        seed, shares = self.settings.seed, np.array([length.share for length in self.lengths])
+        shared = np.random.default_rng([seed, 40, index // self.world])
+        length = self.lengths[int(shared.choice(len(shares), p=shares / shares.sum()))]
+        rng = np.random.default_rng([seed, 41, index])
+        clips = range(length.clips * self.settings.batch_size)
+        drawn = [draw_clip(rng, length, self.settings.max_questions, ASK_WEIGHTS) for _ in clips]
+        return [clip.drawn(self.side, float(rng.uniform(0, MAX_NOISE)), int(rng.integers(2**31))) for clip in drawn]
 
 
 class HeldOutShapes(Dataset[list[TrainingClip]]):
-    """Scenes that nothing is trained on, one an item, with every question that their frames can answer; see below."""
-
-    def __init__(self, scenes: list[tuple[Scene, np.ndarray, tuple[Question, ...]]], side: int) -> None:
-        self.scenes, self.side = scenes, side
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> list[TrainingClip]:
-        return [_drawn(*self.scenes[index], self.side)]
-
-
-def shapes_held_out(
-    num_videos: int, *, seed: int, frames: int, frame_size: tuple[int, int], long: bool = False, split: str = "test"
-) -> HeldOutShapes:
-    """Return held-out clips of the procedural world; none of them is one that `stts eval` measures.
+    """Clips that nothing is trained on and `stts eval` does not measure, one an item, with all that they can answer.
 
     Args:
         num_videos: how many.
@@ -173,48 +200,32 @@ def shapes_held_out(
         frame_size: (height, width) in pixels, square.
         long: clips of 1-3 min instead of 4-8 s.
         split: "test" or "validation".
-
-    Returns:
-        The data set; a question's group is its family.
     """
-    side = _square(frame_size)
-    scenes: list[tuple[Scene, np.ndarray, tuple[Question, ...]]] = []
-    index = FIRST_HELD_OUT + seed * 100_000
-    while len(scenes) < num_videos:
-        scene = make_scene(split, index, long)
-        index += 1
-        fps = LONG_FPS if long else SHORT_FPS
-        times = np.arange(max(1, round(scene.duration_s * fps))) / fps
-        times = times[sample_indices(times, frames, _WORLD_FPS)]
-        questions = tuple(question for question in ask(scene) if question.answerable(times))
-        if questions:
-            scenes.append((scene, times, questions))
-    return HeldOutShapes(scenes, side)
+
+    def __init__(
+        self,
+        num_videos: int,
+        *,
+        seed: int,
+        frames: int,
+        frame_size: tuple[int, int],
+        long: bool = False,
+        split: str = "test",
+    ) -> None:
+        self.side = _side(frame_size)
+        indices = itertools.count(FIRST_HELD_OUT + seed * 100_000)
+        sampled = (sample_clip(make_scene(split, index, long), frames) for index in indices)
+        self.clips = list(itertools.islice((clip for clip in sampled if clip.questions), num_videos))
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> list[TrainingClip]:
+        return [self.clips[index].drawn(self.side)]
 
 
-def _drawn(
-    scene: Scene,
-    times_s: np.ndarray,
-    questions: Sequence[Question],
-    side: int,
-    noise: float = 0.0,
-    noise_seed: int = 0,
-) -> TrainingClip:
-    frames = render(scene, times_s, side, noise=noise, noise_seed=noise_seed)
-    times = tuple(round(float(time), 4) for time in times_s)
-    asked = tuple(Conversation(((q.text, q.answer),), q.family) for q in questions)
-    return TrainingClip(torch.from_numpy(frames), times, asked, f"shapes:{scene.split}/{scene.index}")
-
-
-def _square(frame_size: tuple[int, int]) -> int:
+def _side(frame_size: tuple[int, int]) -> int:
     height, width = frame_size
     if height != width:
-        raise InputError(f"shapes for frames of {height}x{width} px -> square frames only -> train on a file of videos")
+        raise InputError(f"--data shapes: has square frames only, the model takes {height}x{width}; give a file.")
     return height
-
-
-def _said_freely(question: Question, rng: np.random.Generator) -> Question:
-    """Put a question in other words more often than not: people will ask in their own."""
-    if rng.random() < 0.6:
-        question = reword(question, rng, MORE_WORDINGS)
-    return dataclasses.replace(question, text=loosen(str(question.text), rng))

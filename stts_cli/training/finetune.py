@@ -223,12 +223,12 @@ def _data(
     settings: FinetuneSettings, family: Any, rows: tuple[Any, Any], world: int, skip_invalid: bool, log: RunLog
 ) -> Data:
     """Check every row and video, and make the data sets."""
-    from stts_cli.toy.world_clips import ShapesClips, shapes_held_out
+    from stts_cli.toy.world_clips import HeldOutShapes, ShapesClips
     from stts_cli.training.clips import VideoClips
 
     held_out: Any = None
     if "shapes" in (settings.data, settings.eval_data) and settings.eval_videos:
-        held_out = shapes_held_out(
+        held_out = HeldOutShapes(
             settings.eval_videos,
             seed=settings.seed,
             frames=settings.frames,
@@ -236,16 +236,7 @@ def _data(
             long=settings.shapes_mix == "long",
         )
     if settings.data == "shapes":
-        train = ShapesClips(
-            (settings.steps + settings.scorer_warmup) * settings.accumulate * world,
-            seed=settings.seed,
-            num_frames=settings.frames,
-            mix=settings.shapes_mix,
-            questions=settings.max_questions,
-            frame_size=family.frame_size,
-            scale=settings.batch_size,
-            alike=world,
-        )
+        train = ShapesClips(settings, family.frame_size, world)
         return Data(train, held_out, "the procedural world, training seeds")
     if settings.resize == DECODER:
         log.note(NOTE)

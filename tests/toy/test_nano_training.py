@@ -19,6 +19,7 @@ from stts_cli.toy.nano_tokenizer import build_tokenizer
 from stts_cli.toy.nano_vision import VisionFrames, VisionModel, connector_features, fit_connector
 from stts_cli.toy.questions import ask
 from stts_cli.toy.world import make_scene
+from stts_cli.toy.world_clips import Length
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.optimizers import make_groups
 from stts_cli.training.settings import FinetuneSettings
@@ -53,8 +54,8 @@ def _tiny(**more):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(nano_language, "LENGTHS", ((2, 1.0, 2, False),))
-    monkeypatch.setattr(world_clips, "LENGTHS", ((4, 1.0, 1, False),))
+    monkeypatch.setattr(nano_language, "LENGTHS", (Length(2, 1.0, 2, False),))
+    monkeypatch.setattr(world_clips, "LENGTHS", (Length(4, 1.0, 1, False),))
     monkeypatch.setattr(nano_vision, "FRAMES", 8)
     monkeypatch.setattr(nano_vision.fit_connector, "__defaults__", (0, 100, 1e-3))
 

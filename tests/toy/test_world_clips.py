@@ -7,20 +7,23 @@ from torch.utils.data import DataLoader
 
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.shapes import DEFAULT_VIDEOS
-from stts_cli.toy.questions import FAMILIES
+from stts_cli.toy import world_clips
+from stts_cli.toy.questions import TYPES
 from stts_cli.toy.render import render
 from stts_cli.toy.world import make_scene
-from stts_cli.toy.world_clips import ASK_WEIGHTS, LENGTHS, MAX_NOISE, ShapesClips, shapes_held_out
+from stts_cli.toy.world_clips import ASK_WEIGHTS, LENGTHS, MAX_NOISE, HeldOutShapes, ShapesClips
 from stts_cli.training.clips import collate
+from stts_cli.training.settings import FinetuneSettings
 from tests.training.test_clips import SIZE, same
 
 
-def shapes(num_items=50, **settings):
-    return ShapesClips(num_items, **{"seed": 3, "num_frames": 8, "frame_size": SIZE, **settings})
+def shapes(steps=50, *, size=SIZE, world=1, **settings):
+    settings = {"seed": 3, "frames": 8, "shapes_mix": "all", **settings}
+    return ShapesClips(FinetuneSettings(data="shapes", steps=steps, **settings), size, world)
 
 
 def test_an_item_is_a_function_of_seed_and_index():
-    one, other = shapes(), shapes(num_items=10_000)
+    one, other = shapes(), shapes(10_000)
     for index in (7, 0, 7):
         assert len(one[index]) == len(other[index])
         assert all(same(a, b) for a, b in zip(one[index], other[index], strict=True))
@@ -32,7 +35,7 @@ def test_an_item_is_a_function_of_seed_and_index():
 
 
 def test_clips_of_an_item_are_of_like_length_and_within_the_limit():
-    dataset = shapes(num_frames=16, mix="short")
+    dataset = shapes(frames=16, shapes_mix="short")
     for index in range(12):
         item = dataset[index]
         assert len(item) == {1: 16, 2: 16, 4: 14, 8: 10, 16: 7}[min(n for n, *_ in LENGTHS if n >= _longest(item))]
@@ -61,24 +64,26 @@ def _longest(item):
     ],
 )
 def test_the_limit_and_the_mix_choose_the_lengths(mix, limit, expected):
-    dataset = shapes(mix=mix, num_frames=limit)
+    dataset = shapes(shapes_mix=mix, frames=limit)
     assert [(frames, long) for frames, _, _, long in dataset.lengths] == expected
 
 
 def test_long_clips_last_longer():
-    assert all(clip.timestamps_s[-1] > 30 for clip in shapes(mix="long", num_frames=16)[0])
-    assert all(clip.timestamps_s[-1] <= 8 for clip in shapes(mix="short", num_frames=16)[0])
+    assert all(clip.timestamps_s[-1] > 30 for clip in shapes(shapes_mix="long", frames=16)[0])
+    assert all(clip.timestamps_s[-1] <= 8 for clip in shapes(shapes_mix="short", frames=16)[0])
 
 
-def test_scale_multiplies_the_clips_of_an_item():
-    whole, quarter, none = shapes(), shapes(scale=0.25), shapes(scale=0.001)
-    for index in range(5):
-        assert len(quarter[index]) == max(1, round(len(whole[index]) / 4))
-        assert len(none[index]) == 1
+def test_the_batch_size_multiplies_the_clips_of_an_item_and_nothing_else_the_items():
+    one, three = shapes(), shapes(batch_size=3, accumulate=2, scorer_warmup=5)
+    assert (len(one), len(three)) == (50, 2 * 55)
+    for index in (4, 11):  # small ones
+        assert len(three[index]) == 3 * len(one[index])
 
 
-def test_items_that_are_taken_at_the_same_time_are_alike():
-    dataset = shapes(num_items=80, alike=4, num_frames=16, scale=0.1, questions=1)
+def test_items_that_are_taken_at_the_same_time_are_alike(monkeypatch):
+    monkeypatch.setattr(world_clips, "LENGTHS", [length._replace(clips=1) for length in LENGTHS])
+    dataset = shapes(20, world=4, frames=16, shapes_mix="short", max_questions=1)
+    assert len(dataset) == 80
     limits = [min(n for n, *_ in LENGTHS if n >= _longest(dataset[k])) for k in range(80)]
     assert all(len(set(limits[k : k + 4])) == 1 for k in range(0, 80, 4))
     assert len(set(limits)) > 2
@@ -86,7 +91,7 @@ def test_items_that_are_taken_at_the_same_time_are_alike():
 
 
 def test_training_clips_are_the_scene_with_some_noise():
-    (item,) = [shapes(mix="short", num_frames=16)[0]]
+    (item,) = [shapes(shapes_mix="short", frames=16)[0]]
     errors = []
     for clip in item:
         scene = make_scene("train", int(clip.name.split("/")[1]))
@@ -97,16 +102,15 @@ def test_training_clips_are_the_scene_with_some_noise():
 
 
 def test_fewer_questions_where_fewer_are_wanted():
-    assert {len(clip.conversations) for clip in shapes(questions=2)[0]} == {2}
+    assert {len(clip.conversations) for clip in shapes(max_questions=2)[0]} == {2}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mix": "shrt"}, r"^no mix 'shrt' of shapes; did you mean 'short'\?"),
-        ({"mix": "long", "num_frames": 8}, "^8 frames of long shapes -> at least 9 -> "),
-        ({"num_frames": 0}, "^0 frames of all shapes -> at least 1 -> "),
-        ({"frame_size": (48, 64)}, "^shapes for frames of 48x64 px -> square frames only"),
+        ({"shapes_mix": "shrt"}, r"^--shapes-mix shrt: is unknown; did you mean 'short'\?"),
+        ({"shapes_mix": "long", "frames": 8}, "^--frames 8: must be at least 9 for --shapes-mix long\\.$"),
+        ({"size": (48, 64)}, "^--data shapes: has square frames only, the model takes 48x64; "),
     ],
 )
 def test_shapes_that_cannot_be_drawn_are_refused(settings, message):
@@ -115,7 +119,7 @@ def test_shapes_that_cannot_be_drawn_are_refused(settings, message):
 
 
 def test_shapes_come_out_of_workers_as_they_are():
-    dataset = shapes(num_items=4)
+    dataset = shapes(4)
     batches = list(DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate))
     alone = [clip for k in range(4) for clip in dataset[k]]
     assert len(batches) == 2
@@ -126,21 +130,21 @@ def test_shapes_come_out_of_workers_as_they_are():
 
 
 def test_held_out_shapes_ask_everything_that_their_frames_can_answer():
-    dataset = shapes_held_out(60, seed=0, frames=16, frame_size=SIZE)
+    dataset = HeldOutShapes(60, seed=0, frames=16, frame_size=SIZE)
     assert len(dataset) == 60
     groups = {c.group for k in range(60) for c in dataset[k][0].conversations}
-    assert groups == set(FAMILIES)
+    assert groups == set(TYPES)
     (clip,) = dataset[5]
-    scene, times, questions = dataset.scenes[5]
+    scene, times, questions = vars(dataset.clips[5]).values()
     assert len(clip.conversations) == len(questions)
     assert all(question.answerable(times) for question in questions)
     assert np.array_equal(clip.frames.numpy(), render(scene, times, SIZE[0]))  # without noise
-    assert same(clip, shapes_held_out(60, seed=0, frames=16, frame_size=SIZE)[5][0])
+    assert same(clip, HeldOutShapes(60, seed=0, frames=16, frame_size=SIZE)[5][0])
 
 
 def test_held_out_shapes_are_neither_trained_on_nor_evaluated():
     for split in ("test", "validation"):
-        names = [shapes_held_out(20, seed=s, frames=8, frame_size=SIZE, split=split)[0][0].name for s in range(3)]
+        names = [HeldOutShapes(20, seed=s, frames=8, frame_size=SIZE, split=split)[0][0].name for s in range(3)]
         assert len(set(names)) == 3
         for name in names:
             part, index = name.removeprefix("shapes:").split("/")
@@ -149,6 +153,6 @@ def test_held_out_shapes_are_neither_trained_on_nor_evaluated():
 
 
 def test_long_held_out_shapes_are_long():
-    (clip,) = shapes_held_out(1, seed=0, frames=16, frame_size=SIZE, long=True)[0]
+    (clip,) = HeldOutShapes(1, seed=0, frames=16, frame_size=SIZE, long=True)[0]
     assert clip.frames.shape[0] == 16
     assert clip.timestamps_s[-1] > 30

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stts_cli.config.presets import load_preset
 from stts_cli.engine import generate
 from stts_cli.families import load_family
-from stts_cli.toy.world_clips import shapes_held_out
+from stts_cli.toy.world_clips import HeldOutShapes
 from stts_cli.training.evaluation import evaluate_arms
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.settings import FinetuneSettings
@@ -292,7 +292,7 @@ def nano():
 def test_right_is_what_generation_answers(nano, keep_ratio, scorer):
     """Greedy decoding by the pipeline, question by question, against one teacher-forced pass over all."""
     right, said = [], []
-    for (clip,) in (shapes_held_out(3, seed=5, frames=8, frame_size=nano.frame_size)[k] for k in range(3)):
+    for (clip,) in (HeldOutShapes(3, seed=5, frames=8, frame_size=nano.frame_size)[k] for k in range(3)):
         talks = clip.conversations[:5]
         clip = type(clip)(clip.frames, clip.timestamps_s, talks, clip.name)
         right += TrainingModel(nano)([clip], keep_ratio, scorer=scorer).right.tolist()

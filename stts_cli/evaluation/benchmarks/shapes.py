@@ -16,7 +16,7 @@ from stts_cli.data.prompts import bare_question
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.media.source import Source
 from stts_cli.toy.clips import SceneClip
-from stts_cli.toy.questions import UNSEEN_WORDINGS, ask, reword
+from stts_cli.toy.questions import UNSEEN_WORDINGS, ask
 from stts_cli.toy.world import make_scene
 
 SPLITS = ("test", "validation", "reworded")
@@ -43,7 +43,7 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
         rng = np.random.default_rng(index)
         for number, question in enumerate(ask(scene)):
             if split == "reworded":
-                question = reword(question, rng, UNSEEN_WORDINGS)
+                question = question.reworded(rng, UNSEEN_WORDINGS)
             items.append(
                 QaItem(
                     id=f"{video}/{number}",
@@ -51,7 +51,7 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
                     source=source,
                     question=question.text,
                     answer=question.answer,
-                    groups={"family": (question.family,)},
+                    groups={"family": (question.type,)},
                     guess=1 / len(question.options),
                 )
             )
