@@ -236,7 +236,7 @@ def test_four_stages_leave_a_model_that_answers(tmp_path, small):
 
 
 def test_only_the_flags_that_fit_all_stages(tmp_path):
-    with pytest.raises(InputError, match=r"--lr-llm .*--seed"):
+    with pytest.raises(InputError, match=r"^--lr-llm: .*--seed"):
         nano.train_nano(_tiny(), {"lr_llm": 0.1}, tmp_path)
     with pytest.raises(InputError, match="language, vision, dense, stts"):
         nano.train_nano({"language": {}, "dense": {}}, {}, tmp_path)

@@ -82,10 +82,10 @@ def test_the_batch_size_multiplies_the_clips_of_an_item_and_nothing_else_the_ite
 
 def test_items_that_are_taken_at_the_same_time_are_alike(monkeypatch):
     monkeypatch.setattr(world_clips, "LENGTHS", [length._replace(clips=1) for length in LENGTHS])
-    dataset = shapes(20, world=4, frames=16, shapes_mix="short", max_questions=1)
-    assert len(dataset) == 80
-    limits = [min(n for n, *_ in LENGTHS if n >= _longest(dataset[k])) for k in range(80)]
-    assert all(len(set(limits[k : k + 4])) == 1 for k in range(0, 80, 4))
+    dataset = shapes(10, world=4, frames=16, shapes_mix="short", max_questions=1)
+    assert len(dataset) == 40
+    limits = [min(n for n, *_ in LENGTHS if n >= _longest(dataset[k])) for k in range(40)]
+    assert all(len(set(limits[k : k + 4])) == 1 for k in range(0, 40, 4))
     assert len(set(limits)) > 2
     assert not same(dataset[0][0], dataset[1][0])
 
