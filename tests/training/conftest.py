@@ -14,6 +14,7 @@ from stts_cli.families import load_family
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.settings import FinetuneSettings
 from tests.families.conftest import save_released
+from tests.training.forked import Forker
 
 TALKS = (
     Conversation((("What color?", "red"),)),
@@ -43,6 +44,14 @@ def loaded(base):
 def family(loaded):
     """The checkpoint, a copy for every test."""
     return copy.deepcopy(loaded)
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Run a training in processes of its own; see `Forker`."""
+    forker = Forker()
+    yield forker
+    forker.close()
 
 
 def noise_clip(num_frames, talks=(TALKS[0],), seed=0, size=(10, 10), times_from=0.0):

@@ -130,17 +130,26 @@ def launch(arguments, processes, output):
     )
 
 
-@pytest.mark.parametrize("name", ["one_process", "recipe"])
-def test_two_processes_are_one(name, request, base, videos_jsonl, tmp_path):
+def test_two_processes_are_one(one_process, base, videos_jsonl, tmp_path):
     """DDP over gloo: each of two processes takes one of the step's two videos."""
-    one_process = request.getfixturevalue(name)
-    more = {} if name == "one_process" else {**RECIPE, "global_batch": 2}
-    done = launch(flags(settings(base, videos_jsonl, batch_size=1, **more)), 2, tmp_path / "run")
+    done = launch(flags(settings(base, videos_jsonl, batch_size=1)), 2, tmp_path / "run")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert log_of(tmp_path / "run", "start")[0]["processes"] == 2
-    assert len(log_of(tmp_path / "run")) == 4, "one process writes the log"
-    assert_same_run(tmp_path / "run", one_process)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("stts: training full")]
+    assert_both_trained(tmp_path / "run", one_process, done.stderr)
+
+
+def test_two_processes_take_the_recipe_as_one(recipe, base, videos_jsonl, tmp_path, forked):
+    words = flags(settings(base, videos_jsonl, batch_size=1, **RECIPE, global_batch=2))
+    command = ["finetune", *words, "--output", str(tmp_path / "run"), "--device", "cpu"]
+    codes, said = forked(tmp_path / "said.txt", processes=2, command=command)
+    assert codes == [0, 0], said[-2000:]
+    assert_both_trained(tmp_path / "run", recipe, said)
+
+
+def assert_both_trained(run, one_process, said):
+    assert log_of(run, "start")[0]["processes"] == 2
+    assert len(log_of(run)) == 4, "one process writes the log"
+    assert_same_run(run, one_process)
+    (line,) = [line for line in said.splitlines() if line.startswith("stts: training full")]
     assert line.endswith("float32, 2 processes")
 
 
@@ -158,58 +167,16 @@ CASES = {
     "ended": ({"train": "full", **MIXED}, {"result": True}),
     "lora": ({"train": "lora", "lora_rank": 2, "lora_vit": True, **MIXED}, {"step": 4}),
 }
-KILLER = """
-import json, os, signal, sys
-from pathlib import Path
-import stts_cli.training.trainer as trainer
-import stts_cli.training.clips, stts_cli.training.samples, stts_cli.families.molmo2
-import stts_cli.training.finetune as module
-from stts_cli.training.settings import FinetuneSettings
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def run(case):
-    if "save" in case["strike"]:
-        original, saved = trainer.SttsTrainer._save_optimizer_and_scheduler, []
-        def save(self, folder):
-            saved.append(folder)
-            if len(saved) == case["strike"]["save"]:
-                die()
-            original(self, folder)
-        trainer.SttsTrainer._save_optimizer_and_scheduler = save
-    if "result" in case["strike"]:
-        module._finish = lambda *arguments: die()
-    def report(event):
-        if event["event"] == "step" and event["step"] == case["strike"].get("step"):
-            die()
-    module.finetune(FinetuneSettings(**case["settings"]), Path(case["output"]), report=report)
-
-for case in json.load(sys.stdin):  # nothing has been computed yet, so that forking is safe
-    child = os.fork()
-    if child == 0:
-        run(case)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
 
 
 @pytest.fixture(scope="module")
-def killed(base, videos_jsonl, tmp_path_factory):
+def killed(base, videos_jsonl, tmp_path_factory, forked):
     """All cases' runs, struck by SIGKILL where they say."""
     folder = tmp_path_factory.mktemp("killed")
-    cases = [
-        {
-            "settings": dataclasses.asdict(settings(base, videos_jsonl, **changes)),
-            "output": str(folder / name),
-            "strike": strike,
-        }
-        for name, (changes, strike) in CASES.items()
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER], cwd=REPOSITORY, input=json.dumps(cases), capture_output=True, text=True
-    )
-    assert done.stdout.split() == [str(-signal.SIGKILL.value)] * len(cases), done.stderr[-3000:]
+    for name, (changes, strike) in CASES.items():
+        own = dataclasses.asdict(settings(base, videos_jsonl, **changes))
+        codes, said = forked(folder / f"{name}.txt", settings=own, output=str(folder / name), strike=strike)
+        assert codes == [-signal.SIGKILL], said[-3000:]
     return folder
 
 
