@@ -57,7 +57,7 @@ def small(monkeypatch):
     monkeypatch.setattr(nano_language, "LENGTHS", (Length(2, 1.0, 2, False),))
     monkeypatch.setattr(world_clips, "LENGTHS", (Length(4, 1.0, 1, False),))
     monkeypatch.setattr(nano_vision, "FRAMES", 8)
-    monkeypatch.setattr(nano_vision.fit_connector, "__defaults__", (0, 100, 1e-3))
+    monkeypatch.setattr(nano_vision.fit_connector.__wrapped__, "__defaults__", (0, 100, 1e-3))
 
 
 def test_tokenizer_survives_any_text_and_knows_every_answer():
