@@ -12,7 +12,8 @@ import pytest
 
 from stts_cli import cli
 from stts_cli.config import presets
-from stts_cli.config.architectures import shape_names
+from stts_cli.config.architectures import shapes_folder
+from stts_cli.config.files import names
 from stts_cli.config.suites import load_suite
 from stts_cli.cost import estimate
 from stts_cli.report import plots
@@ -128,7 +129,7 @@ def test_the_flags_that_a_section_names_exist(name):
 def test_what_a_page_names_exists(page):
     """Presets, modules that are run, and the targets of links, headings included."""
     text, folder = PAGES[page], (REPOSITORY / page).parent
-    assert set(re.findall(r"(?<!\.ci/)molmo2-\d+b|nano\b", text)) <= {*presets.preset_names(), *shape_names()}
+    assert set(re.findall(r"(?<!\.ci/)molmo2-\d+b|nano\b", text)) <= {*presets.preset_names(), *names(shapes_folder())}
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module), module
     for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]+)?\)", text):

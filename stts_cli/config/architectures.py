@@ -22,37 +22,34 @@ ADDED_TOKENS = 128  # rows of the embedding behind the vocabulary, for the token
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
-class VisionConfig(Model):
-    """Sizes of the ViT."""
+class Attention(Model):
+    """Sizes that the ViT, the connector and the language model each have."""
 
     hidden_size: Positive
     intermediate_size: Positive
-    num_hidden_layers: Positive
     num_attention_heads: Positive
     head_dim: Positive
+
+
+class VisionConfig(Attention):
+    """Sizes of the ViT."""
+
+    num_hidden_layers: Positive
     image_size: Pair
     patch_size: Positive
 
 
-class AdapterConfig(Model):
+class AdapterConfig(Attention):
     """Sizes of the connector."""
 
     vision_feature_layer: Annotated[list[Annotated[int, Field(ge=-1000)]], Field(min_length=1)]
-    hidden_size: Positive
-    num_attention_heads: Positive
-    head_dim: Positive
-    intermediate_size: Positive
 
 
-class TextConfig(Model):
+class TextConfig(Attention):
     """Sizes of the language model."""
 
-    hidden_size: Positive
-    intermediate_size: Positive
     num_hidden_layers: Positive
-    num_attention_heads: Positive
     num_key_value_heads: Positive
-    head_dim: Positive
     vocab_size: Positive
     max_position_embeddings: Positive
 
@@ -174,11 +171,6 @@ class Architecture:
 def shapes_folder() -> Path:
     """Return the folder of the architectures that ship."""
     return presets_folder() / "shapes"
-
-
-def shape_names() -> list[str]:
-    """Return the names of the architectures that ship, sorted."""
-    return files.names(shapes_folder())
 
 
 def load_architecture(name_or_path: str | Path) -> Architecture:

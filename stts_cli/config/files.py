@@ -11,13 +11,13 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stts_cli.errors import InputError, suggest
 
@@ -71,7 +71,18 @@ class Model(BaseModel):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, with 1e-4 a number, as YAML 1.2 and people have it."""
+    """YAML 1.1, with 1e-4 a number, as YAML 1.2 and people have it, and no key twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in first and name != "<<":
+                words = f"{name} is on line {first[name]} too; leave one out"
+                raise yaml.composer.ComposerError(None, None, words, key.start_mark)
+            first[name] = line
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -160,8 +171,6 @@ def read(path: Path) -> Document:
             raise InputError(f"{path}: is larger than {MAX_BYTES} bytes; must be a YAML file of settings.")
         loader = _Loader(path.read_text(encoding="utf-8-sig"))
         root = loader.get_single_node()
-        for mapping in _mappings(root, set()):
-            _check_twice(path, mapping)
         values = {} if root is None else loader.construct_document(root)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
@@ -202,38 +211,6 @@ def find(what: str, name: str, folder: Path) -> Path:
 def names(folder: Path) -> list[str]:
     """Return the names of the files that ship in a folder, sorted."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
-def among(choices: Sequence[str]) -> AfterValidator:
-    """Return the check that a text is one of some; `WithJsonSchema` names them."""
-
-    def check(value: str) -> str:
-        if value not in choices:
-            raise ValueError
-        return value
-
-    return AfterValidator(check)
-
-
-def _mappings(node: yaml.Node | None, seen: set[int]) -> Iterator[yaml.MappingNode]:
-    if node is None or id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        yield node
-    if isinstance(node, yaml.CollectionNode):
-        for child in node.value:
-            for one in child if isinstance(child, tuple) else (child,):
-                yield from _mappings(one, seen)
-
-
-def _check_twice(path: Path, mapping: yaml.MappingNode) -> None:
-    first: dict[str, int] = {}
-    for key, _ in mapping.value:
-        line = key.start_mark.line + 1
-        if isinstance(key, yaml.ScalarNode) and key.value in first and key.value != "<<":
-            raise InputError(f"{path}:{line}: {key.value}: is on line {first[key.value]} too; leave one out.")
-        first[str(key.value)] = line
 
 
 def _build(model: type[_T], values: Mapping[str, Any], subject: Callable[[_Location], str]) -> _T:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from stts_cli.config import files
@@ -52,20 +52,13 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _ratios_text(text: str) -> str:
-    keep_ratios(text)
-    return text
-
-
-def _betas_text(text: str) -> str:
-    betas(text)
-    return text
-
-
 Text = Annotated[str, BeforeValidator(_text)]  # a file may say keep_ratio: 0.5, cache: 2024
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Scorer = Annotated[str, files.among(tuple(SCORERS)), WithJsonSchema({"type": "string", "enum": list(SCORERS)})]
-Rescale = Annotated[str, files.among(BIAS_RESCALES), WithJsonSchema({"type": "string", "enum": list(BIAS_RESCALES)})]
+if TYPE_CHECKING:
+    Scorer = str
+    Rescale = str
+else:
+    Scorer, Rescale = Literal[tuple(SCORERS)], Literal[BIAS_RESCALES]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -143,7 +136,7 @@ class Stage:
     train: Literal["scorer", "lora", "full"] = "scorer"
     scorer: Scorer = "learned"
     new_scorer: bool = False
-    keep_ratio: Annotated[Text, AfterValidator(_ratios_text)] = "0.5"
+    keep_ratio: Annotated[Text, AfterValidator(lambda text: keep_ratios(text) and text)] = "0.5"
     prune_layer: NotNegative | None = None
     bias_rescale: Rescale | None = None
     temporal_weight: Weight = 0.5
@@ -173,7 +166,7 @@ class Stage:
     lr_llm: Weight = 1e-5
     lr_lora: Weight = 1e-4
     muon_adamw: float = 0.1
-    adam_betas: Annotated[Text, AfterValidator(_betas_text)] | None = None
+    adam_betas: Annotated[Text, AfterValidator(lambda text: betas(text) and text)] | None = None
     adam_eps: Weight = 1e-8
     weight_decay: Weight = 0.0
     clip: Weight = 1.0

@@ -8,15 +8,16 @@ import pytest
 import torch
 import yaml
 
-from stts_cli.config.architectures import load_architecture, shape_names, shapes_folder
+from stts_cli.config.architectures import load_architecture, shapes_folder
+from stts_cli.config.files import names
 from stts_cli.cost import estimate
 from stts_cli.errors import InputError
 from stts_cli.settings import Layout
 
 
 def test_the_shapes_that_ship():
-    assert shape_names() == ["mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano"]
-    for name in shape_names():
+    assert names(shapes_folder()) == ["mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano"]
+    for name in names(shapes_folder()):
         architecture = load_architecture(name)
         assert architecture.name == name
         assert architecture.frame_size[0] == architecture.grid[0] * architecture.vision["patch_size"]
@@ -49,7 +50,7 @@ def test_sizes_and_weights_are_those_of_the_model_built(name):
     """Built on the meta device, so that the big ones cost nothing."""
     from transformers import Molmo2ForConditionalGeneration
 
-    from stts_cli.families.molmo2 import model_shape
+    from stts_cli.families.molmo2 import architecture_of
     from stts_cli.families.random_molmo2 import random_config
 
     architecture = load_architecture(name)
@@ -57,9 +58,8 @@ def test_sizes_and_weights_are_those_of_the_model_built(name):
     with torch.device("meta"):
         model = Molmo2ForConditionalGeneration(config)
     assert architecture.num_parameters() == sum(p.numel() for p in model.parameters())
-    assert architecture.sizes() == model_shape(
-        model.config, Layout(architecture.frame_size, architecture.grid, architecture.pooling)
-    )
+    layout = Layout(architecture.frame_size, architecture.grid, architecture.pooling)
+    assert architecture.sizes() == architecture_of(model.config, layout, name=name).sizes()
 
 
 def test_the_8b_is_what_transformers_takes_for_granted():

@@ -320,7 +320,7 @@ def test_what_was_measured_outlives_a_frame_count_that_memory_does_not_suffice_f
     out, err = capsys.readouterr()
     assert end.value.code == 3
     assert [point["num_frames"] for point in json.loads(out)["points"]] == [4]
-    assert "stts: 8 frames, 6 frames: out of memory; the rest was measured -> lower --frames or --keep-ratio" in err
+    assert "stts: 8 frames, 6 frames: out of memory; the rest was measured. Lower --frames or --keep-ratio." in err
     with pytest.raises(SystemExit) as end:
         cli.main([*arguments, "8,4"])
     assert (end.value.code, capsys.readouterr().out) == (3, ""), "nothing was measured before"
