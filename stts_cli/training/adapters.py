@@ -15,7 +15,7 @@ from stts_cli.families.base import Family
 ADAPTER = "default"
 
 
-def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, dropout: float = 0.0, vit: bool = False) -> None:
+def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, vit: bool = False) -> None:
     """Freeze a family's stock model and put trainable adapters into it, in place.
 
     The adapters start as zero, so the model says what it said before. They are float32 whatever the model's dtype; the
@@ -25,17 +25,15 @@ def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, dropout: float 
         family: loaded.
         rank: of the adapters, at least 1.
         alpha: the adapters' output is scaled by alpha / rank.
-        dropout: share of their inputs that is dropped while training, in [0, 1).
         vit: adapters also in the ViT's blocks up to the deepest that the connector reads.
 
     Raises:
         InputError: a value out of range, or a family that has adapters already.
         EnvironmentFailure: peft is not installed.
     """
-    given = (("--lora-rank", rank, rank >= 1, "at least 1"), ("--lora-alpha", alpha, alpha > 0, "greater than 0"))
-    for name, value, fits, wanted in (*given, ("LoRA dropout", dropout, 0 <= dropout < 1, "at least 0 and below 1")):
-        if not fits:
-            raise InputError(f"{name} {value}: must be {wanted}.")
+    for name, value in (("--lora-rank", rank), ("--lora-alpha", alpha)):
+        if value <= 0:
+            raise InputError(f"{name} {value}: must be greater than 0.")
     if has_lora(family):
         raise InputError(f"{family.model_name}: has adapters already; load it again.")
     try:
@@ -45,7 +43,7 @@ def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, dropout: float 
     parts = [family.model.get_decoder(), *(family.vit_blocks if vit else ())]
     linear = {id(module) for part in parts for module in part.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in family.model.named_modules() if id(module) in linear]
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names)
     inject_adapter_in_model(config, family.model, adapter_name=ADAPTER)
     for parameter in family.model.parameters():
         if parameter.requires_grad:

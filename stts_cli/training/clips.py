@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stts_cli.data.conversations import Conversation
+from stts_cli.data.rows import first_line
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.media.reader import ReadRequest, read_source
 from stts_cli.media.source import Source
@@ -43,6 +43,9 @@ class TrainingClip:
     timestamps_s: tuple[float, ...]
     conversations: tuple[Conversation, ...]
     name: str
+
+
+Batch = dict[str, list[TrainingClip]]  # "clips"
 
 
 class _InOneLine(Exception):
@@ -104,8 +107,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
         except InputError as error:
             raise UnreadableVideo(str(error)) from error
         except (OSError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-            raise UnreadableVideo(f"{sample.video}: cannot be read ({reason}); check the file.") from error
+            raise UnreadableVideo(f"{sample.video}: cannot be read ({first_line(error)}); check the file.") from error
         times = tuple(clip.timestamps_s)
         if entry is not None:
             _save_entry(entry, clip.frames, times)
@@ -127,7 +129,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
         return self.cache_dir / key[:2] / f"{key}.npz"
 
 
-def collate(items: list[list[TrainingClip]]) -> dict[str, Any]:
+def collate(items: list[list[TrainingClip]]) -> Batch:
     """Put the clips of several items into one batch, in order; for a DataLoader."""
     return {"clips": [clip for item in items for clip in item]}
 

@@ -115,14 +115,14 @@ class TrainingModel(nn.Module):
         for length in lengths:
             if name != "none" and (text := clamp_note(self.family, length, keep_ratio, name)):
                 self.note(text)
-        with _stage("the vision encoder", "--frames, --batch-size or --keep-ratio"):
+        with stage("the vision encoder", "--frames, --batch-size or --keep-ratio"):
             encoded = self._encode(clips, keep_ratio, name if keep_ratio < 1 else "none", seed)
         temporal, num_windows = self._temporal(encoded, lengths, score_bound)
         if temporal_only:
             nothing, right = temporal.new_zeros(()), torch.zeros(0, dtype=torch.bool)
             return Step(nothing, nothing, 0, self._anchor(temporal), num_windows, right, 0, encoded.keep_mask)
         rows = self.write(clips, encoded.keep_mask.cpu())
-        with _stage("the language model", "--batch-size, --seq-len or --frames"):
+        with stage("the language model", "--batch-size, --seq-len or --frames"):
             logits, labels, answers = self._read(rows, encoded, lengths)
             lm_sum = self._anchor(functional.cross_entropy(logits, labels, reduction="sum"))
             answer_sum = self._weigh(logits, labels, answers)
@@ -245,12 +245,15 @@ def _bound(gradient: Tensor, limit: float) -> Tensor:
 
 
 @contextmanager
-def _stage(what: str, lower: str) -> Iterator[None]:
+def stage(what: str, lower: str) -> Iterator[None]:
+    """Say of a stage that it ran out of memory, and which flags to lower.
+
+    Raises:
+        EnvironmentFailure: it did.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise EnvironmentFailure(
-                f"{what}: out of memory; lower {lower}, or add --gradient-checkpointing."
-            ) from error
-        raise
+        if not is_out_of_memory(error):
+            raise
+        raise EnvironmentFailure(f"{what}: out of memory; lower {lower}, or add --gradient-checkpointing.") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stts_cli.data.rows import first_line
 from stts_cli.errors import EnvironmentFailure, InputError, install_command
 from stts_cli.families.checkpoints import base_chain
 from stts_cli.families.settings import SETTINGS_FILE, read_settings
@@ -155,10 +156,9 @@ def push_to_hub(folder: str | Path, repo: str) -> str:
         ignored = list(NOT_UPLOADED)
         api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=ignored, commit_message=message)
     except Exception as error:  # of the network's many kinds; all mean the same to a user
-        line = " ".join(str(error).split())[:160] or type(error).__name__
         raise EnvironmentFailure(
-            f"--push-to-hub {repo}: cannot be written ({line}), the result is whole in {folder}; check the network and "
-            "the token, then `hf upload` it."
+            f"--push-to-hub {repo}: cannot be written ({first_line(error)}), the result is whole in {folder}; check "
+            "the network and the token, then `hf upload` it."
         ) from error
     return str(address)
 

@@ -38,9 +38,7 @@ class MixedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step on the gradients that are there."""
-        if closure is not None:
-            raise ValueError("closure: must be None.")
+        """Take one step on the gradients that are there; a closure is not called."""
         for group, masters, inner in zip(self.param_groups, self._masters, self._inner, strict=True):
             if group["lr"] == 0:
                 continue

@@ -11,20 +11,20 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from stts_cli.errors import InputError, suggest
+from stts_cli.data.rows import first_line
+from stts_cli.errors import InputError
 from stts_cli.families.base import Family
 from stts_cli.families.checkpoints import ADAPTER_FILE, Checkpoint, base_chain
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, is_in_old_order, read_settings
 from stts_cli.families.weights import local_names
 from stts_cli.settings import Pruning
-from stts_cli.training.adapters import ADAPTER, has_lora
+from stts_cli.training.adapters import ADAPTER
+from stts_cli.training.run_folder import Document
 
-KINDS = ("scorer", "lora", "full")
 SCORER_FILE = "scorer.safetensors"
 PEFT_PREFIX = "base_model.model."  # of every name in an adapter's file
 COPIED = (  # what a processor is made of; the tokenizer writes its own files
@@ -43,7 +43,7 @@ def write_checkpoint(
     *,
     train: str,
     base_model: str,
-    training: dict[str, Any],
+    training: Document,
     dtype: torch.dtype | None = None,
     state_dict: dict[str, Tensor] | None = None,
 ) -> None:
@@ -52,16 +52,15 @@ def write_checkpoint(
     Args:
         folder: made if needed; files of the same names are replaced.
         family: the trained model; not changed.
-        train: what was trained, one of `KINDS`.
+        train: what was trained, "scorer", "lora" or "full".
         base_model: the folder or hub id that the run started from.
         training: summary for `stts.json`, written as JSON.
         dtype: of the weights in the files; None to leave them as they are.
         state_dict: the weights, named "stock.…" and "scorer.…"; None to take them from the family.
 
     Raises:
-        InputError: an unknown `train`, "lora" without adapters, or a base model that is not there.
+        InputError: the base model is not there.
     """
-    _check_kind(train, family)
     folder = Path(folder)
     base_model = os.path.abspath(base_model) if Path(base_model).is_dir() else base_model
     chain = family.chain if family.chain and family.chain[0].model == base_model else base_chain(base_model)
@@ -100,7 +99,7 @@ def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Te
     Args:
         folder: the folder.
         family: a model of the same sizes, for "lora" with the adapters in it; not changed.
-        train: what was trained, one of `KINDS`.
+        train: what was trained, "scorer", "lora" or "full".
 
     Returns:
         On the CPU, by the names of the training module: "scorer.…" and, but for "scorer", "stock.…" (for "lora" the
@@ -110,7 +109,6 @@ def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Te
         InputError: a file is missing or broken, or a learned scorer is of format 1.
     """
     folder = Path(folder)
-    _check_kind(train, family)
     weights: dict[str, Tensor] = {}
     if family.scorer is not None:
         path = folder / SETTINGS_FILE
@@ -136,7 +134,7 @@ def load_weights(folder: str | Path, family: Family, train: str) -> None:
     Args:
         folder: the folder.
         family: a model of the same sizes, for "lora" with the adapters in it. What was not trained is left alone.
-        train: what was trained, one of `KINDS`.
+        train: what was trained, "scorer", "lora" or "full".
 
     Raises:
         InputError: a file is missing or broken, or does not fit the model to the last weight.
@@ -163,16 +161,6 @@ def _named(family: Family) -> dict[str, Tensor]:
     scorer = {} if family.scorer is None else family.scorer.state_dict()
     named = {f"stock.{name}": value for name, value in family.model.state_dict().items()}
     return named | {f"scorer.{name}": value for name, value in scorer.items()}
-
-
-def _check_kind(train: str, family: Family) -> None:
-    if train not in KINDS:
-        raise InputError(f"--train {train}: is unknown{suggest(train, KINDS)}.")
-    if has_lora(family) != (train == "lora"):
-        has = "no adapters" if train == "lora" else "adapters, which go with lora"
-        raise InputError(f"--train {train}: {family.model_name} has {has}; use another model or kind.")
-    if train == "scorer" and family.scorer is None:
-        raise InputError(f"--train scorer: {family.model_name} has no scorer to train; give it one first.")
 
 
 def _write_whole(folder: Path, family: Family, root: Checkpoint, state_dict: dict[str, Tensor]) -> None:
@@ -218,7 +206,7 @@ def _read_whole(folder: Path, family: Family) -> dict[str, Tensor]:
     try:
         model, info = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise InputError(f"{folder}: holds no whole model ({_line(error)}); use another checkpoint.") from error
+        raise InputError(f"{folder}: holds no whole model ({first_line(error)}); use another checkpoint.") from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:
         raise InputError(f"{folder}: lacks weights or has too many, such as {wrong[0]}; use another checkpoint.")
@@ -233,7 +221,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({_line(error)}); use another checkpoint.") from error
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); use another checkpoint.") from error
     return weights
 
 
@@ -251,9 +239,5 @@ def _cast(state_dict: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str,
     return {name: done[value.data_ptr(), value.shape] for name, value in state_dict.items()}
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(path: Path, document: Document) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -89,8 +89,6 @@ def read_samples(
         InputError: no such source, a row that is damaged or lacks something (it names the line), or no row at all.
         EnvironmentFailure: the hub cannot be reached, or the `datasets` package is missing.
     """
-    if max_questions < 1:
-        raise InputError(f"--max-questions {max_questions}: must be at least 1.")
     if source.startswith("hf:"):
         from stts_cli.training.hub_samples import hub_rows
 

@@ -28,11 +28,12 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from stts_cli.config.training import keep_ratios
+from stts_cli.data.rows import first_line
 from stts_cli.engine.device import keep_freed_memory, resident_bytes, resolve_device
-from stts_cli.errors import EnvironmentFailure, InputError, is_out_of_memory, suggest, writing
-from stts_cli.training.clips import collate
+from stts_cli.errors import InputError, is_out_of_memory, suggest, writing
+from stts_cli.training.clips import Batch, collate
 from stts_cli.training.evaluation import Figures, evaluate_arms
-from stts_cli.training.model import Step, TrainingModel
+from stts_cli.training.model import Step, TrainingModel, stage
 from stts_cli.training.optimizers import make_groups, make_optimizer, rate_factor
 from stts_cli.training.run_folder import SAVING, Files, Report, checkpoints_of, step_of
 from stts_cli.training.settings import FinetuneSettings, main_keep_ratio
@@ -120,11 +121,7 @@ class SttsTrainer(Trainer):
         return batches, self._add_up(torch.tensor(counts, dtype=torch.float64).sum(0)).float().to(device)
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return this batch's share of the step's loss."""
         step = self.state.global_step
@@ -156,17 +153,10 @@ class SttsTrainer(Trainer):
         norms = [self.accelerator.clip_grad_norm_(weights, self.args.max_grad_norm) for weights in parts.values()]
         return math.hypot(*(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) for norm in norms))
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Run one batch forward and backward; out of memory says where."""
-        try:
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        """Run one batch forward and backward."""
+        with stage("the backward pass", "--batch-size, --frames or --keep-ratio"):
             return super().training_step(model, inputs, num_items_in_batch)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise EnvironmentFailure(
-                    "the backward pass: out of memory; lower --batch-size, --frames or --keep-ratio, or add "
-                    "--gradient-checkpointing."
-                ) from error
-            raise
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss's parts, the share of windows kept and the speed to a line of the log."""
@@ -263,16 +253,13 @@ class SttsTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.files.write(folder, state_dict)
+            self.files.write(Path(output_dir or self.args.output_dir), state_dict)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both, or say which file is damaged; Trainer would go on without a file that is missing."""
         if checkpoint is None or self.is_fsdp_enabled:
             with _readable(checkpoint, "optimizer"):
-                super()._load_optimizer_and_scheduler(checkpoint)
-            return
+                return super()._load_optimizer_and_scheduler(checkpoint)
         # several processes would hold as many copies in the machine's memory
         place = self.args.device if self.args.world_size > 1 and self.args.device.type != "cpu" else "cpu"
         for name, target in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
@@ -280,22 +267,20 @@ class SttsTrainer(Trainer):
                 target.load_state_dict(torch.load(Path(checkpoint) / name, map_location=place, weights_only=True))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        several = self.args.world_size > 1
-        with _readable(checkpoint, f"rng_state_{self.args.process_index}.pth" if several else "rng_state.pth"):
+        number = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        with _readable(checkpoint, f"rng_state{number}.pth"):
             super()._load_rng_state(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self.files.read(Path(resume_from_checkpoint))
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.files.read(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
-            super()._load_best_model()
-        else:
-            # not the path that the state holds: a resumed run may have been started from another folder
-            self.files.read(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            return super()._load_best_model()
+        # not the path that the state holds: a resumed run may have been started from another folder
+        self.files.read(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
 
 
 @contextmanager
@@ -306,10 +291,9 @@ def _readable(checkpoint: str | None, name: str) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        why = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(
-            f"{checkpoint}/{name}: is damaged, or of another run ({why}). Delete the checkpoint to go on from an "
-            "earlier one."
+            f"{checkpoint}/{name}: is damaged, or of another run ({first_line(error)}). Delete the checkpoint to go on "
+            "from an earlier one."
         ) from error
 
 
@@ -326,16 +310,13 @@ class _Heartbeat(TrainerCallback):
 
 
 def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, has_eval: bool) -> TrainingArguments:
-    """Translate a run's settings into Trainer's.
+    """Translate a run's settings into Trainer's; `max_steps` and, where it is 0, `save_steps` are the caller's to set.
 
     Args:
         settings: the run's.
         output: folder for checkpoints.
         device: "auto", "cpu", "cuda" or "cuda:N"; under several processes each takes its own GPU.
         has_eval: there are held-out clips.
-
-    Returns:
-        The arguments; `max_steps` and, where it is 0, `save_steps` are for the caller to set.
     """
     every = settings.eval_every if has_eval else 0
     sequential = settings.data == "shapes"

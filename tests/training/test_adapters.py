@@ -115,23 +115,9 @@ def test_adapters_of_a_bfloat16_model_are_float32():
     assert family.model.dtype == torch.bfloat16
 
 
-def test_dropout_only_while_training(family):
-    add_lora(family, rank=2, dropout=0.5)
-    layer = family.model.model.language_model.layers[0].self_attn.q_proj
-    with torch.no_grad():
-        layer.lora_B["default"].weight.normal_()
-        x = torch.randn(50, 16)
-        family.model.eval()
-        assert torch.equal(layer(x), layer(x))
-        family.model.train()
-        assert not torch.equal(layer(x), layer(x))
-
-
-@pytest.mark.parametrize("bad", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
+@pytest.mark.parametrize("bad", [{"rank": 0}, {"alpha": 0}, {"rank": -1}])
 def test_values_out_of_range(family, bad):
-    with pytest.raises(
-        InputError, match=r"(--lora-(rank|alpha)|LoRA dropout) -?[01.]+: must be (at least|greater than) "
-    ):
+    with pytest.raises(InputError, match=r"^--lora-(rank|alpha) (0|-1): must be greater than 0\.$"):
         add_lora(family, **bad)
     assert not has_lora(family)
 

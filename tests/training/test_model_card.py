@@ -198,7 +198,7 @@ def test_a_hub_that_cannot_be_reached(hub, result, monkeypatch):
         """Of the hub's client, whichever its version uses: no OSError."""
 
     def fail(self, repo, **options):
-        raise ConnectError("[Errno -2] Name or service\nnot known")
+        raise ConnectError("[Errno -2] Name or service not known\nTry again")
 
     monkeypatch.setattr(hub.api, "create_repo", fail)
     with pytest.raises(EnvironmentFailure) as error:

@@ -417,30 +417,6 @@ def test_a_run_on_the_hub_stands_on_its_base_there(hub, tmp_path):
 # --- what cannot be written or put back
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("scorers", "--train scorers: is unknown; did you mean 'scorer'"),
-        ("lora", "--train lora: tiny has no adapters; use"),
-    ],
-)
-def test_what_cannot_be_written(tiny_checkpoint, tmp_path, kind, message):
-    with pytest.raises(InputError, match=message):
-        write(tmp_path / "out", load_family(tiny_checkpoint), kind, tiny_checkpoint)
-    assert not (tmp_path / "out").exists()
-
-
-def test_kinds_that_do_not_go_with_the_model(tiny_checkpoint, tmp_path):
-    family = load_family(tiny_checkpoint)
-    add_lora(family)
-    with pytest.raises(InputError, match="--train full: tiny has adapters, which go with lora; use"):
-        write(tmp_path / "out", family, "full", tiny_checkpoint)
-    family = load_family(tiny_checkpoint)
-    family.scorer = None
-    with pytest.raises(InputError, match="--train scorer: tiny has no scorer"):
-        write(tmp_path / "out", family, "scorer", tiny_checkpoint)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_cut_short_is_named(tiny_checkpoint, tmp_path, kind):
     family = train(load_family(tiny_checkpoint), kind)

@@ -148,8 +148,6 @@ def test_many_questions_become_several_samples_of_one_video(write):
     path = write(*({**OPEN, "question": str(k)} for k in range(9)))
     assert [len(s.conversations) for s in read_samples(path)] == [8, 1]
     assert [len(s.conversations) for s in read_samples(path, max_questions=4)] == [4, 4, 1]
-    with pytest.raises(InputError, match=r"^--max-questions 0: must be at least 1"):
-        read_samples(path, max_questions=0)
 
 
 def test_paths_start_from_the_file_or_from_the_folder_given(write, tmp_path):
