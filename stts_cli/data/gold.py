@@ -50,26 +50,19 @@ def shown(value: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """Return the text of a text or a number: 2 and 2.0 are both "2".
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Return the text of a text or a number, 2 and 2.0 are both "2"; ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError("must be a text or a number")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def open_answers(answer: Any) -> tuple[str, ...]:
-    """Return the right answers to a question without options.
-
-    Args:
-        answer: a text, a number, or a list of several that are all right.
+    """Return the right answers to a question without options: a text, a number, or a list of several.
 
     Raises:
         ValueError: it is something else, or holds nothing.
     """
-    texts = tuple(dict.fromkeys(plain(each) for each in (answer if isinstance(answer, list) else [answer])))
+    texts = tuple(dict.fromkeys(map(plain, answer if isinstance(answer, list) else [answer])))
     if not texts or not all(texts):
         raise ValueError("must not be empty")
     return texts
@@ -116,17 +109,17 @@ def choose_reading(golds: Sequence[Gold], notes: list[str]) -> str:
         remaining = [name for name in fits if name in gold.letters]
         if not remaining:
             raise InputError(
-                f"{gold.where}: answer {shown(gold.given)}: fits as {_or(list(gold.letters))}, the rows before it as "
-                f"{_or(fits)}. All rows of a file must write their answers in one way."
+                f"{gold.where}: answer {shown(gold.given)}: fits as {' or '.join(gold.letters)}, the rows before it as "
+                f"{' or '.join(fits)}. All rows of a file must write their answers in one way."
             )
         fits = remaining
     for gold in golds:
         if len({frozenset(gold.letters[name]) for name in fits}) > 1:
-            readings = ", as ".join(f"{name} it is {_named(gold, name)}" for name in fits)
+            readings = ", as ".join(f"{name} it is {_quoted(gold, name)}" for name in fits)
             instead = "indices of the options, from 0" if "letter" in fits else "letters of the options"
             raise InputError(
                 f"{gold.where}: answer {shown(gold.given)}: as {readings}, and every row of the file fits as "
-                f"{_or(fits)}. Write the {instead}."
+                f"{' or '.join(fits)}. Write the {instead}."
             )
     reading = fits[0]
     if reading == "index" and len(golds) >= FROM_ZERO_AFTER and not any("A" in gold.letters["index"] for gold in golds):
@@ -176,9 +169,5 @@ def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _named(gold: Gold, reading: str) -> str:
+def _quoted(gold: Gold, reading: str) -> str:
     return " and ".join(f"{name} ({shown(gold.options[ord(name) - ord('A')])})" for name in gold.letters[reading])
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(names)

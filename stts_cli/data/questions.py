@@ -26,8 +26,13 @@ from stts_cli.errors import InputError
 from stts_cli.media.source import Source
 
 KEYS = ("id", "video", "question", "options", "answer", "start", "end", "subtitles", "groups")
-TALK = ("conversations", "messages")
+TURNS = ("conversations", "messages")
 _SUBTITLES = "the path of an .srt or .vtt file, or a list of [start, end, text]"
+_UNSORTED = "subtitles are out of order (rows like it: {}); they are sorted."
+_ALL_CUT = (
+    "no subtitle lies between start and end (rows like it: {}). Times of subtitles count from the start of the video "
+    "file."
+)
 
 
 def read_items(
@@ -71,8 +76,7 @@ class _Reader:
     golds: dict[int, Gold] = field(default_factory=dict)
     files: dict[Path, tuple[Cue, ...]] = field(default_factory=dict)
     unread: Counter[str] = field(default_factory=Counter)
-    unsorted: list[str] = field(default_factory=list)
-    all_cut: list[str] = field(default_factory=list)
+    noted: dict[str, list[str]] = field(default_factory=lambda: {_UNSORTED: [], _ALL_CUT: []})
     first: str = ""
 
     def read(self, index: int, row: NumberedRow) -> QaItem | InputError:
@@ -90,34 +94,23 @@ class _Reader:
             return InputError(f"{row.where}: {error}")
 
     def report(self) -> None:
-        """Note what was not read, each once for the whole file."""
+        """Note what was not read or put right, each once for the whole file."""
         if self.unread:
             names = ", ".join(f"'{name}' ({count})" for name, count in sorted(self.unread.items()))
             self.notes.append(f"{self.first} and on: fields that are not read, with their rows: {names}.")
-        if self.unsorted:
-            self.notes.append(
-                f"{self.unsorted[0]}: subtitles are out of order (rows like it: {len(self.unsorted)}); they are sorted."
-            )
-        if self.all_cut:
-            self.notes.append(
-                f"{self.all_cut[0]}: no subtitle lies between start and end (rows like it: {len(self.all_cut)}). Times "
-                "of subtitles count from the start of the video file."
-            )
+        self.notes += [f"{rows[0]}: {text.format(len(rows))}" for text, rows in self.noted.items() if rows]
 
     def _check_keys(self, fields: Row) -> None:
-        talks = any(key in fields and key in self.keys for key in TALK)
-        for key in ("video",) if talks else ("video", "question"):
+        has_turns = any(key in fields and key in self.keys for key in TURNS)
+        for key in ("video",) if has_turns else ("video", "question"):
             if key not in fields:
                 near = difflib.get_close_matches(key, map(str, fields), n=1, cutoff=0.6)
                 has = f"its nearest is '{near[0]}'" if near else f"it has {', '.join(map(str, fields)) or 'none'}"
                 raise ValueError(f"field '{key}' is missing; {has}.")
         for key in fields:
-            if talks and key in ("question", "options", "answer"):
-                self.unread[key] += 1
-            if key not in self.keys:
-                meant = _meant(str(key), self.keys)
-                if meant and meant not in fields:
-                    raise ValueError(f"field '{key}' is unknown; did you mean '{meant}'?")
+            if key not in self.keys and (meant := _meant(str(key), self.keys)) and meant not in fields:
+                raise ValueError(f"field '{key}' is unknown; did you mean '{meant}'?")
+            if key not in self.keys or (has_turns and key in ("question", "options", "answer")):
                 self.unread[str(key)] += 1
 
     def _item(self, index: int, row: NumberedRow, fields: Row) -> QaItem:
@@ -128,12 +121,11 @@ class _Reader:
         written = _field(fields, "options", _options) or ()
         options = bare_options(written)
         right: tuple[str, ...] = ()
-        if "answer" in fields:
-            if options:
-                golds = self.golds
-                golds[index] = _field(fields, "answer", lambda given: read_gold(row.where, given, options, written))
-            else:
-                right = _field(fields, "answer", open_answers)
+        if not options:
+            right = _field(fields, "answer", open_answers) or ()
+        elif "answer" in fields:
+            golds = self.golds
+            golds[index] = _field(fields, "answer", lambda given: read_gold(row.where, given, options, written))
         return QaItem(
             id=_field(fields, "id", plain) or str(index + 1),
             video=video,
@@ -149,18 +141,18 @@ class _Reader:
     def _subtitles(self, row: NumberedRow, fields: Row, start_s: float | None, end_s: float | None) -> tuple[Cue, ...]:
         cues: list[Cue] = _field(fields, "subtitles", self._cues) or []
         ordered = sorted(cues, key=lambda cue: cue.start_s)
-        if ordered != cues:
-            self.unsorted.append(row.where)
         inside = cut(ordered, start_s, end_s)
+        if ordered != cues:
+            self.noted[_UNSORTED].append(row.where)
         if cues and not inside:
-            self.all_cut.append(row.where)
+            self.noted[_ALL_CUT].append(row.where)
         return inside
 
     def _cues(self, given: Any) -> list[Cue]:
         if given == "":
             return []
         if isinstance(given, list):
-            return [_cue(number, each) for number, each in enumerate(given, start=1)]
+            return [_entry("entry", number, each, _cue) for number, each in enumerate(given, start=1)]
         if not isinstance(given, str) or not given.strip().lower().endswith(SUFFIXES):
             raise ValueError(f"must be {_SUBTITLES}")
         path = self.locate(given.strip())
@@ -177,10 +169,9 @@ def _field(fields: Row, key: str, read: Callable[[Any], Any]) -> Any:
         return None
     try:
         return read(fields[key])
-    except ValueError as error:
-        raise ValueError(f"{key} {shown(fields[key])}: {error}.") from error
-    except InputError as error:  # of a file that the field names
-        raise ValueError(f"{key} {shown(fields[key])}: {error}") from error
+    except (ValueError, InputError) as error:  # the latter of a file that the field names, a whole sentence
+        end = "" if isinstance(error, InputError) else "."
+        raise ValueError(f"{key} {shown(fields[key])}: {error}{end}") from error
 
 
 def _text(value: Any) -> str:
@@ -207,28 +198,25 @@ def _options(value: Any) -> tuple[str, ...]:
         raise ValueError(f"is {kind_of(value)}: must be a list of texts or numbers")
     if len(value) > len(ascii_uppercase):
         raise ValueError(f"are {len(value)}: must be at most {len(ascii_uppercase)}, a letter each")
-    for number, each in enumerate(value, start=1):
-        try:
-            _text(each)
-        except ValueError as error:
-            raise ValueError(f"option {number} is {shown(each)}: {error}") from error
-    return tuple(map(plain, value))
+    return tuple(_entry("option", number, each, _text) for number, each in enumerate(value, start=1))
 
 
-def _cue(number: int, given: Any) -> Cue:
+def _entry(name: str, number: int, value: Any, read: Callable[[Any], Any]) -> Any:
+    """Return an entry of a list as `read` makes it; an error names the entry and what it holds."""
     try:
-        if isinstance(given, dict):
-            start, end, text = (given[key] for key in ("start", "end", "text"))
-        else:
-            start, end, text = given
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"entry {number} is {shown(given)}: must be [start, end, text]") from None
-    try:
-        cue = Cue(read_time(start), read_time(end), " ".join(_text(text).split()))
+        return read(value)
     except ValueError as error:
-        raise ValueError(f"entry {number} is {shown(given)}: {error}") from error
+        raise ValueError(f"{name} {number} is {shown(value)}: {error}") from error
+
+
+def _cue(given: Any) -> Cue:
+    try:
+        start, end, text = (given[key] for key in ("start", "end", "text")) if isinstance(given, dict) else given
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("must be [start, end, text]") from None
+    cue = Cue(read_time(start), read_time(end), " ".join(_text(text).split()))
     if cue.end_s < cue.start_s:
-        raise ValueError(f"entry {number} is {shown(given)}: the end must not be before the start")
+        raise ValueError("the end must not be before the start")
     return cue
 
 

@@ -12,8 +12,9 @@ import html
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from stts_cli.data.items import Cue
 from stts_cli.data.times import read_time
@@ -42,24 +43,19 @@ _BYTE_ORDER_MARKS = (
 )
 
 
-@dataclass(frozen=True)
-class _Caption:
+class _Caption(NamedTuple):
     start_s: float
     end_s: float
     lines: tuple[str, ...]
 
 
 def cut(cues: Sequence[Cue], start_s: float | None, end_s: float | None) -> tuple[Cue, ...]:
-    """Return what of the cues lies in a cut, on the cut's clock.
+    """Return what of the cues lies in a cut; of one that reaches over an end of it, the part inside.
 
     Args:
-        cues: their times count from the start of the video file.
+        cues: their times count from the start of the video file; in the result from `start_s`, as the frames' do.
         start_s: start of the cut in seconds, None for the file's.
         end_s: end of the cut in seconds, None for the file's.
-
-    Returns:
-        Cues whose times count from `start_s`, as those of the frames do; of one that reaches over an end of the cut,
-        the part inside.
     """
     first, last = start_s or 0.0, float("inf") if end_s is None else end_s
     return tuple(
@@ -70,14 +66,11 @@ def cut(cues: Sequence[Cue], start_s: float | None, end_s: float | None) -> tupl
 
 
 def read_subtitles(path: Path, notes: list[str]) -> tuple[Cue, ...]:
-    """Read a file of the user's own.
+    """Read a user's .srt or .vtt file: cues in the order of time, without tags.
 
     Args:
-        path: the .srt or .vtt file.
+        path: the file.
         notes: gets what was guessed or put right: the encoding, the order, rolling captions.
-
-    Returns:
-        Cues in the order of time, without tags.
 
     Raises:
         InputError: no such file, no known encoding, a damaged line, or no text at all.
@@ -100,14 +93,11 @@ def read_subtitles(path: Path, notes: list[str]) -> tuple[Cue, ...]:
 
 
 def read_published(path: Path, notes: list[str]) -> tuple[Cue, ...]:
-    """Read a file that belongs to a benchmark as its publishers evaluate it: order and repeats are kept.
+    """Read a benchmark's .srt file as its publishers evaluate it: order and repeats are kept, tags are not.
 
     Args:
-        path: the .srt file.
+        path: the file.
         notes: gets how many damaged cues were left out.
-
-    Returns:
-        Cues in the order of the file, without tags.
     """
     damaged: list[int] = []
     captions = _parse(_decode(path, notes), lambda line, what: damaged.append(line))
@@ -216,9 +206,9 @@ def _unroll(captions: list[_Caption]) -> list[_Caption]:
     unrolled = shown[:1]
     for caption, repeated in zip(shown[1:], repeats, strict=True):
         if repeated < len(caption.lines):
-            unrolled.append(replace(caption, lines=caption.lines[repeated:]))
+            unrolled.append(caption._replace(lines=caption.lines[repeated:]))
         else:  # nothing new: the last line stays for longer
-            unrolled[-1] = replace(unrolled[-1], end_s=max(unrolled[-1].end_s, caption.end_s))
+            unrolled[-1] = unrolled[-1]._replace(end_s=max(unrolled[-1].end_s, caption.end_s))
     return unrolled
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from stts_cli.data.conversations import FORM, Conversation, converse, supported
 from stts_cli.data.files import DataFolder
-from stts_cli.data.questions import TALK, read_items
+from stts_cli.data.questions import TURNS, read_items
 from stts_cli.data.rows import own_rows
 from stts_cli.errors import InputError
 from stts_cli.media.video import VideoInfo, probe
@@ -102,7 +102,7 @@ def read_samples(
     notes = [] if notes is None else notes
     grouped: dict[tuple[str, float | None, float | None], list[Conversation]] = {}
     unread: list[InputError] = []
-    for row, item in zip(rows, read_items(rows, files.own, notes, more_keys=TALK), strict=True):
+    for row, item in zip(rows, read_items(rows, files.own, notes, more_keys=TURNS), strict=True):
         try:
             if isinstance(item, InputError):
                 raise item

@@ -115,7 +115,7 @@ def test_a_turn_without_loss_is_read_and_not_trained(write, off):
             ]
             return list("".join(text for text, _ in pieces)), [own for text, own in pieces for _ in text]
 
-    talk = [*TALK, {"from": "human", "value": "q"}, {"from": "gpt", "value": "bc"}]
+    talk = [*TURNS, {"from": "human", "value": "q"}, {"from": "gpt", "value": "bc"}]
     path = write({"video": "a.mp4", "conversations": [talk[0], {**talk[1], **off}, *talk[2:]]})
     assert only(path).tokens(Bytes()) == (list("QAqbc"), [False, False, False, True, True])
     path = write({"video": "a.mp4", "conversations": [*talk[:3], {**talk[3], **off}]})
@@ -171,7 +171,7 @@ def test_a_json_list_is_read_as_well(tmp_path):
     assert str(caught.value) == (f"{path}:2: no JSON (Expecting value at column 11): must be JSON, a list of objects.")
 
 
-TALK = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+TURNS = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
 BAD = [
     ('{"video": "a.mp4",', "no JSON (Expecting property name enclosed in double quotes at column 19): must be a JSON "
      "object a line."),
@@ -181,36 +181,36 @@ BAD = [
     ({"video": "a.mp4", "question": "Q", "answer": None}, "field 'answer' is missing; it has video, question."),
     ({"video": "a.mp4", "conversations": "hello"},
      "conversations 'hello': must be a list of objects with 'from' and 'value'."),
-    ({"video": "a.mp4", "conversations": TALK[:1]},
+    ({"video": "a.mp4", "conversations": TURNS[:1]},
      "conversations: 1 turns; must be the user and the model in turn, the model last."),
-    ({"video": "a.mp4", "conversations": TALK[::-1]}, "turn 1 from 'gpt': must be from human or user."),
-    ({"video": "a.mp4", "conversations": [TALK[0], {"from": "gpt", "text": "A"}]},
+    ({"video": "a.mp4", "conversations": TURNS[::-1]}, "turn 1 from 'gpt': must be from human or user."),
+    ({"video": "a.mp4", "conversations": [TURNS[0], {"from": "gpt", "text": "A"}]},
      "turn 2: field 'value' is missing; it has from, text."),
-    ({"conversations": TALK}, "field 'video' is missing; it has conversations."),
-    ({"conversations": TALK, "image": "a.jpg"}, "image 'a.jpg': training takes one video a row; leave it out."),
-    ({"video": "a.mp4", "images": ["a.jpg"], "messages": TALK},
+    ({"conversations": TURNS}, "field 'video' is missing; it has conversations."),
+    ({"conversations": TURNS, "image": "a.jpg"}, "image 'a.jpg': training takes one video a row; leave it out."),
+    ({"video": "a.mp4", "images": ["a.jpg"], "messages": TURNS},
      'images ["a.jpg"]: training takes one video a row; leave it out.'),
-    ({"videos": ["a.mp4", "b.mp4"], "conversations": TALK},
+    ({"videos": ["a.mp4", "b.mp4"], "conversations": TURNS},
      'videos ["a.mp4", "b.mp4"]: must be a list of one; training takes one video a row.'),
-    ({"video": "a.mp4", "system": "Be brief.", "conversations": TALK},
+    ({"video": "a.mp4", "system": "Be brief.", "conversations": TURNS},
      "system 'Be brief.': training takes no system turn; put its words into the first user's turn."),
-    ({"video": "a.mp4", "conversations": [{"from": "system", "value": "Be brief."}, *TALK]},
+    ({"video": "a.mp4", "conversations": [{"from": "system", "value": "Be brief."}, *TURNS]},
      "turn 1: training takes no system turn; put its words into the first user's turn."),
-    ({"video": "a.mp4", "conversations": TALK, "messages": TALK},
+    ({"video": "a.mp4", "conversations": TURNS, "messages": TURNS},
      "'conversations' and 'messages': must be one of them; leave the other out."),
-    ({"video": "a.mp4", "conversations": [{**TALK[0], "value": "<video><video>\nQ"}, TALK[1]]},
+    ({"video": "a.mp4", "conversations": [{**TURNS[0], "value": "<video><video>\nQ"}, TURNS[1]]},
      "<video> or <image> in turn 1, 1: must stand once, in turn 1; a row is about one video."),
-    ({"video": "a.mp4", "conversations": [*TALK, {**TALK[0], "value": "Q\n<video>"}, TALK[1]]},
+    ({"video": "a.mp4", "conversations": [*TURNS, {**TURNS[0], "value": "Q\n<video>"}, TURNS[1]]},
      "<video> or <image> in turn 3: must stand once, in turn 1; a row is about one video."),
-    ({"video": "a.mp4", "conversations": [TALK[0], {**TALK[1], "loss": False}]},
+    ({"video": "a.mp4", "conversations": [TURNS[0], {**TURNS[1], "loss": False}]},
      "conversations: no turn of the model's has a loss; must be one at least, or drop the row."),
-    ({"video": "a.mp4", "conversations": [TALK[0], {**TALK[1], "loss": 0.5}]},
+    ({"video": "a.mp4", "conversations": [TURNS[0], {**TURNS[1], "loss": 0.5}]},
      "turn 2, loss 0.5: must be true or false, 1 or 0."),
-    ({"video": "a.mp4", "conversations": [{**TALK[0], "loss": True}, TALK[1]]},
+    ({"video": "a.mp4", "conversations": [{**TURNS[0], "loss": True}, TURNS[1]]},
      "turn 1: the user's turn must have no loss; only the model's turns are trained."),
-    ({"video": "a.mp4", "messages": [{"role": "user", "content": [{"type": "image_url"}]}, TALK[1]]},
+    ({"video": "a.mp4", "messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]},
      'turn 1, part {"type": "image_url"}: must be of type \'text\' or \'video\'.'),
-    ({"video": "a.mp4", "messages": [TALK[0], {"role": "assistant", "content": None}]},
+    ({"video": "a.mp4", "messages": [TURNS[0], {"role": "assistant", "content": None}]},
      "turn 2 null: must be a text, or a list of parts."),
 ]  # fmt: skip
 
