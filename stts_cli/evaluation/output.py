@@ -23,12 +23,9 @@ def write_results(document: Document, folder: Path) -> None:
     """
     with writing(folder / "results.json"):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(to_json(without_samples(document), indent=2) + "\n", encoding="utf-8")
+        (folder / "results.json").write_text(to_json(_without_samples(document), indent=2) + "\n", encoding="utf-8")
 
 
-def without_samples(document: Document) -> Document:
-    """Return a document without its single answers."""
+def _without_samples(document: Document) -> Document:
     short = {key: value for key, value in document.items() if key != "samples"}
-    if "benchmarks" in short:
-        short["benchmarks"] = [without_samples(each) for each in short["benchmarks"]]
-    return short
+    return short | {"benchmarks": [*map(_without_samples, short["benchmarks"])]} if "benchmarks" in short else short

@@ -112,31 +112,23 @@ _REASON = r"(?=\s+(?:because|since|as|due to|for)\b)"
 
 @dataclass(frozen=True)
 class _Options:
-    """The options of a question, and what names each.
+    """The options of a question, and what names each."""
 
-    Attributes:
-        names: label in capitals ("B", "2") -> the options that have it.
-        texts: plain text -> the options that have it.
-        label: pattern of a label, in capitals.
-        words: pattern of a word that may stand before a label.
-    """
-
-    names: dict[str, set[int]]
-    texts: dict[str, set[int]]
-    label: str
-    words: str
+    names: dict[str, set[int]]  # by label in capitals: "B", "2"
+    texts: dict[str, set[int]]  # by plain text
+    label: str  # pattern of a label, in capitals
+    words: str  # pattern of a word that may stand before a label
 
     @classmethod
     def of(cls, options: Sequence[str], letters: str) -> _Options:
         """Gather the letters shown, the labels the options bring themselves, and the texts."""
         names: dict[str, set[int]] = {letter: {index} for index, letter in enumerate(letters)}
         texts: dict[str, set[int]] = {}
-        first = [options.index(option) for option in options]  # one text twice counts as one option
         own = [_OWN_LABEL.fullmatch(option.strip()) for option in options]
         labels = [match[2].upper() for match in own if match]
         words = set(_WORDS)
-        for index, option in zip(first, options, strict=True):
-            texts.setdefault(_plain(option), set()).add(index)
+        for option in options:  # one text twice counts as one option
+            texts.setdefault(_plain(option), set()).add(options.index(option))
         if len(set(labels)) == len(options):
             for index, match in enumerate(own):
                 assert match

@@ -176,7 +176,7 @@ def _means_table(columns: dict[str, Document]) -> list[Table]:
             std = column[name]["std"]
             row.append(_percent(column[name]["mean"]) + ("" if std is None else f" \u00b1 {std:.1%}"))
         rows.append(row)
-    return [Table(["mean over seeds \u00b1 standard deviation", "seeds", *columns], rows)] if rows else []
+    return [Table(["mean \u00b1 std over seeds", "seeds", *columns], rows)] if rows else []
 
 
 def _ends(ends: tuple[float, float] | None) -> str:

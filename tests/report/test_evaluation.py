@@ -65,5 +65,5 @@ def test_a_suites_page_has_the_means_of_every_class():
         "seeds": {name: summarize_seeds(arms, means) for name, means in averages.items()},
     }
     page = "\n".join(markdown(suite))
-    assert "\n| mean over seeds ± standard deviation | seeds | short | all |\n" in page
+    assert "\n| mean ± std over seeds | seeds | short | all |\n" in page
     assert "\n| random | 2 | 15.0% ± 7.1% | 15.0% ± 7.1% |\n" in page
