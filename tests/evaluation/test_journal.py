@@ -134,6 +134,14 @@ def test_other_settings_are_refused_by_name(tmp_path):
         Journal(tmp_path, CONFIG)
 
 
+def test_a_run_of_before_arms_had_a_seed_goes_on(tmp_path):
+    write(tmp_path, 1)
+    seeds = [{**CONFIG, "arms": {"pruned": {"keep_ratio": 0.5, "seed": seed}}} for seed in (None, 0)]
+    assert len(Journal(tmp_path, seeds[0]).rows) == 1
+    with pytest.raises(InputError, match=r"a run with arms\.pruned\.seed None, this one has 0"):
+        Journal(tmp_path, seeds[1])
+
+
 def test_arms_may_be_added_and_not_left_out(tmp_path):
     write(tmp_path, 1)
     more = {**CONFIG, "arms": {**CONFIG["arms"], "random": {"keep_ratio": 0.5}}}
