@@ -109,8 +109,9 @@ def evaluate(
     arms = asked.arms(compare, dtype=dtype, resize=resize)
     with _say_how_to_go_on(), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
+        from stts_cli.evaluation.runner import RunSettings
         from stts_cli.evaluation.seeds import expand_seeds
-        from stts_cli.evaluation.suite import DataSource, RunSettings, plan_arms, run_benchmarks
+        from stts_cli.evaluation.suite import DataSource, plan_arms, run_benchmarks
 
         document = run_benchmarks(
             asked,

@@ -7,6 +7,7 @@ at once; what is there already is not asked again.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -37,32 +38,51 @@ Progress = Callable[..., None]  # (what is going on, done, total)
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is asked, and how.
+class RunSettings:
+    """How a run goes.
 
     Attributes:
-        questions: of one benchmark.
-        arms: at least one; each answers all of them, and is compared with the first.
-        scoring: a key of the benchmark's scorers.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        output: folder of the journal, or None.
-        workers: processes that read videos.
+        output: folder of the journal and the results, or None.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        workers: processes that read videos; None for as many as the machine can spare.
         timeout_s: seconds after which a video is given up.
         max_new_tokens: None for the benchmark's own.
         seed: of guesses and of the random scorer.
         times: time the arms too, with nothing read meanwhile.
     """
 
-    questions: Questions
-    arms: Sequence[Arm]
-    scoring: str = "strict"
-    device: str = "auto"
     output: Path | None = None
-    workers: int = 1
+    device: str = "auto"
+    workers: int | None = None
     timeout_s: float = 120.0
     max_new_tokens: int | None = None
     seed: int = 0
     times: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise InputError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1.")
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that read videos; while arms are timed at most one, others would start up meanwhile."""
+        spare = max(1, min(4, (os.cpu_count() or 2) // 2)) if self.workers is None else self.workers
+        return min(1, spare) if self.times else spare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(RunSettings):
+    """What is asked, and how.
+
+    Attributes:
+        questions: of one benchmark.
+        arms: at least one; each answers all of them, and is compared with the first.
+        scoring: a key of the benchmark's scorers.
+    """
+
+    questions: Questions
+    arms: Sequence[Arm]
+    scoring: str = "strict"
 
     @property
     def asking(self) -> Asking:
@@ -181,7 +201,7 @@ def _answer_all(
     requests = [list(dict.fromkeys(arm.request(src) for arm in arms if todo[arm.arm.name])) for src, todo in work]
     clips = read_ahead(
         [one for some in requests for one in some],
-        workers=min(1, run.workers) if run.times else run.workers,  # others would start up while the first arms run
+        workers=run.num_workers,
         timeout_s=run.timeout_s,
         ahead=not run.times,
     )

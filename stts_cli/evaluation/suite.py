@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from stts_cli.evaluation.cost import cost_line, estimate_cost
 from stts_cli.evaluation.gather import Questions, gather
 from stts_cli.evaluation.output import write_results
 from stts_cli.evaluation.ranks import Ranks
-from stts_cli.evaluation.runner import Progress, Run, evaluate
+from stts_cli.evaluation.runner import Progress, Run, RunSettings, evaluate
 from stts_cli.evaluation.seeds import summarize_seeds
 from stts_cli.settings import Arm
 
@@ -75,41 +74,6 @@ class DataSource:
     allow_missing: bool = False
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """How a run goes.
-
-    Attributes:
-        output: a folder for the results, or None.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        workers: processes that read videos; None for as many as the machine can spare.
-        timeout_s: seconds after which a video is given up.
-        max_new_tokens: None for the benchmark's own.
-        seed: of guesses and of the random scorer.
-        times: time the arms too, with nothing read meanwhile.
-    """
-
-    output: Path | None = None
-    device: str = "auto"
-    workers: int | None = None
-    timeout_s: float = 120.0
-    max_new_tokens: int | None = None
-    seed: int = 0
-    times: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise InputError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1.")
-
-    def run(self, questions: Questions, arms: Sequence[Arm], scoring: str, *, is_suite: bool) -> Run:
-        """Return the run of one benchmark; in a suite, strict where it has no such rule, in a folder of its own."""
-        name, fields = questions.benchmark.name, dataclasses.asdict(self)
-        fields["output"] = self.output / name if self.output and is_suite else self.output
-        fields["workers"] = max(1, min(4, (os.cpu_count() or 2) // 2)) if self.workers is None else self.workers
-        known = scoring in questions.benchmark.scorers or not is_suite
-        return Run(questions, arms, scoring if known else "strict", **fields)
-
-
 def run_benchmarks(
     asked: Suite,
     arms: Sequence[Arm],
@@ -146,7 +110,7 @@ def run_benchmarks(
         raise InputError(f"{flag}: must be left out, or one benchmark named; it cannot go with a suite.")
     progress("looking for the questions")
     ranks = Ranks()
-    wanted = {"split": asked.split, "videos": asked.videos, "limit": asked.limit, **dataclasses.asdict(source)}
+    wanted = {"split": asked.split, "videos": asked.videos, "limit": asked.limit, **vars(source)}
     gathered = [gather(name, **wanted, progress=progress) for name in names]
     cost: dict[str, Any] = {}
     if is_suite:
@@ -155,7 +119,10 @@ def run_benchmarks(
     families: dict[Any, Any] = {}
     documents = []
     for questions in gathered:
-        run = how.run(questions, arms, asked.scoring, is_suite=is_suite)
+        known = asked.scoring in questions.benchmark.scorers or not is_suite
+        run = Run(**vars(how), questions=questions, arms=arms, scoring=asked.scoring if known else "strict")
+        if how.output and is_suite:
+            run = dataclasses.replace(run, output=how.output / questions.benchmark.name)
         document = evaluate(run, progress=progress, ranks=ranks, families=families)
         if document is not None:
             documents.append(document)

@@ -32,7 +32,7 @@ def run_shapes(arms):
     def run(videos: int = 2, **settings):
         questions = gather("shapes", videos=videos)
         wanted = {"arms": arms, "max_new_tokens": 2, "workers": 0, **settings}
-        return evaluate(Run(questions, **wanted))
+        return evaluate(Run(questions=questions, **wanted))
 
     return run
 

@@ -89,7 +89,7 @@ def events(monkeypatch):
 def run(path, arms, **settings):
     questions = gather(str(path))
     wanted = {"arms": arms, "workers": 2, "max_new_tokens": 2, "times": True, **settings}
-    return evaluate(Run(questions, **wanted))
+    return evaluate(Run(questions=questions, **wanted))
 
 
 def test_nothing_is_read_while_an_arm_runs_and_arms_take_turns(five_clips, arms, events):

@@ -185,7 +185,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(words, tmp_path, capsys):
 def run_file(items_file, arms, **settings):
     questions = gather(str(items_file))
     wanted = {"arms": arms, "workers": 0, "max_new_tokens": 2, **settings}
-    return evaluate(Run(questions, **wanted))
+    return evaluate(Run(questions=questions, **wanted))
 
 
 def test_videos_too_short_for_their_budget_are_counted_once(items_file, arms):
