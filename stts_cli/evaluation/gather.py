@@ -78,7 +78,7 @@ def gather(
     fetched = data_dir is None and not is_own_file(bench)
     progress(f"{benchmark.name}: {f'fetching from the hub{size}' if fetched else 'reading the questions'}")
     folder = benchmark.folder(*_roots(benchmark, bench, split, data_dir, hf_repo))
-    items = choose(benchmark.load(folder, split), videos, limit)
+    items = _choose(benchmark.load(folder, split), videos, limit)
     there = {item.source: item.source.path.exists() for item in items}
     missing = list(dict.fromkeys(str(source.path) for source, exists in there.items() if not exists))
     kept = [item for item in items if there[item.source]]
@@ -89,14 +89,8 @@ def gather(
     return Questions(benchmark, split, kept, missing, len(items) - len(kept), tuple(folder.notes))
 
 
-def choose(items: Sequence[QaItem], videos: int | None, limit: int | None) -> list[QaItem]:
-    """Choose some of the questions, in their order; those of one video stay together.
-
-    Args:
-        items: all of them.
-        videos: this many videos, evenly spread, so that every part of the benchmark is met; None for all.
-        limit: the first so many of what remains; None for all.
-    """
+def _choose(items: Sequence[QaItem], videos: int | None, limit: int | None) -> list[QaItem]:
+    """Choose videos evenly spread, so that every part of the benchmark is met, then the first questions about them."""
     names = list(dict.fromkeys(item.video for item in items))
     if videos is not None and videos < len(names):
         names = [names[index * len(names) // videos] for index in range(videos)]

@@ -88,11 +88,7 @@ class Journal:
             self._write({"config": self._config})
 
     def append(self, row: Row) -> None:
-        """Add an answer; it is with the system, out of reach of a kill, when this returns.
-
-        Args:
-            row: with "arm" and "id".
-        """
+        """Add an answer, with "arm" and "id"; it is with the system, out of reach of a kill, when this returns."""
         self._write(row)
         self.rows[row["arm"], row["id"]] = row
 
@@ -110,11 +106,7 @@ class Journal:
                 file.close()
 
     def merge(self, rows: Iterable[Row]) -> None:
-        """Write all answers of a finished run into one file and delete the processes' own.
-
-        Args:
-            rows: in the order they shall have.
-        """
+        """Write all answers of a finished run, in their order, into one file and delete the processes' own."""
         self.close()
         if self._folder is None:
             return
@@ -141,7 +133,7 @@ class Journal:
         bad = {number: text for number, (text, row) in enumerate(lines, 1) if row is None}
         config = _config_of(lines)
         if config is not None:
-            check_same(config, self._config, path.parent)
+            _check_same(config, self._config, path.parent)
         elif lines:
             raise InputError(
                 f"{path}:1: holds no settings of a run of stts eval, nor does a line below; {len(rows)} answers there "
@@ -157,17 +149,8 @@ class Journal:
             )
 
 
-def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with a run that has other settings; more arms are none.
-
-    Args:
-        there: of the run in the folder.
-        here: of this run.
-        folder: for the message.
-
-    Raises:
-        InputError: a setting differs; it says which.
-    """
+def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run in a folder that has other settings; more arms are none."""
     known, arms = there.get("arms", {}), here.get("arms", {})
     for name in known:
         if name not in arms:

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from stts_cli.errors import InputError
-from stts_cli.evaluation.gather import choose, gather
+from stts_cli.evaluation.gather import gather
 
 
 def test_missing_videos_are_listed_and_refused_unless_allowed(items_file):
@@ -33,11 +33,15 @@ def test_a_part_is_spread_over_the_benchmark_and_keeps_videos_whole(items_file):
     items_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for row in rows:
         (items_file.parent / row["video"]).touch()
-    items = gather(str(items_file)).items
-    assert len(items) == 40
-    assert [item.video for item in choose(items, 4, None)] == [f"{n}.mp4" for n in (0, 0, 5, 5, 10, 10, 15, 15)]
-    assert [item.id for item in choose(items, None, 3)] == ["0", "1", "2"]
-    assert choose(items, 100, None) == items
+
+    def chosen(**how):
+        return gather(str(items_file), **how).items
+
+    assert [item.id for item in chosen()] == [row["id"] for row in rows]
+    assert [item.video for item in chosen(videos=4)] == [f"{n}.mp4" for n in (0, 0, 5, 5, 10, 10, 15, 15)]
+    assert [item.id for item in chosen(limit=3)] == ["0", "1", "2"]
+    assert [item.id for item in chosen(videos=4, limit=3)] == ["0", "1", "10"]
+    assert chosen(videos=100) == chosen()
 
 
 def test_a_folder_may_hold_several_benchmarks(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from stts_cli.errors import InputError
-from stts_cli.evaluation.journal import ANSWERED, FIELDS, Journal, check_same
+from stts_cli.evaluation.journal import ANSWERED, FIELDS, Journal
 
 CONFIG = {"bench": "x", "arms": {"pruned": {"keep_ratio": 0.5}}}
 
@@ -128,7 +128,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
     with pytest.raises(InputError, match=r"a run with arms\.pruned\.keep_ratio 0\.5, this one has 0\.7"):
         Journal(tmp_path, {**CONFIG, "arms": {"pruned": {"keep_ratio": 0.7}}})
     with pytest.raises(InputError, match="a run with split None, this one has 'test'"):
-        check_same(CONFIG, {**CONFIG, "split": "test"}, tmp_path)
+        Journal(tmp_path, {**CONFIG, "split": "test"})
     (tmp_path / "samples.jsonl").write_text('{"other": 1}\n')
     with pytest.raises(InputError, match=r"samples\.jsonl:1: holds no settings"):
         Journal(tmp_path, CONFIG)
