@@ -25,7 +25,8 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -44,7 +45,8 @@ from stts_cli.pruning import is_scorer_weight
 
 SCORER_FILE = "scorer.safetensors"
 GROUP_BYTES = 1 << 30  # weights held at once, as they are stored; the peak is two to three times that
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = ("bfloat16", "float16", "float32")
+_EMBEDDING = "transformer.wte.embedding"
 _COPIED = ("*.json", "*.jinja", "*.txt", "*.model")
 _NOT_COPIED = {INDEX_FILE, SETTINGS_FILE, "adapter_config.json"}
 _PLAIN = {
@@ -103,7 +105,7 @@ def convert(
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     partial.mkdir(parents=True)
     try:
-        written = _write_weights(reader, names, stored, partial, _DTYPES[dtype] if dtype else None, group_bytes)
+        written = _write_weights(reader, names, stored, partial, dtype, group_bytes)
         _copy_base(base_folder, partial, written, special)
         if document is not None:
             _write_scorer(reader, scorer, base_config, partial, str(folder), dtype)
@@ -239,29 +241,34 @@ def _at(config: Mapping[str, Any], path: str) -> Any:
 def _check_config(config: Mapping[str, Any], base: Any) -> None:
     """Check what the weights' shapes do not show."""
     text, vision = base.text_config, base.vision_config
-    layers, depth = _at(config, "vision_backbone.vit_layers"), _at(config, "vision_backbone.vit.image_num_layers")
-    if layers is not None and depth:
-        layers = [layer % depth for layer in layers]
-    pairs = {
-        "llm.n_heads": (_at(config, "llm.n_heads"), text.num_attention_heads),
-        "llm.n_kv_heads": (_at(config, "llm.n_kv_heads"), text.num_key_value_heads),
-        "llm.rope_theta": (_at(config, "llm.rope_theta"), (text.rope_parameters or {}).get("rope_theta")),
-        "llm.norm_after": (_at(config, "llm.norm_after"), text.norm_after),
-        "vision_backbone.vit.image_num_heads": (
-            _at(config, "vision_backbone.vit.image_num_heads"),
-            vision.num_attention_heads,
-        ),
-        "vision_backbone.vit_layers": (layers, list(base.adapter_config.vision_feature_layer)),
+    ours = {
+        "llm.n_heads": text.num_attention_heads,
+        "llm.n_kv_heads": text.num_key_value_heads,
+        "llm.rope_theta": (text.rope_parameters or {}).get("rope_theta"),
+        "llm.norm_after": text.norm_after,
+        "vision_backbone.vit.image_num_heads": vision.num_attention_heads,
+        "vision_backbone.vit_layers": list(base.adapter_config.vision_feature_layer),
     }
-    for name, (theirs, ours) in pairs.items():
-        if theirs is not None and theirs != ours:
-            raise InputError(f"{TRAINING_CONFIG_FILE}: {name} is {theirs}, {ours} in the base. Name its own --base.")
+    depth = _at(config, "vision_backbone.vit.image_num_layers")
+    for name, value in ours.items():
+        theirs = _at(config, name)
+        if isinstance(theirs, list) and depth:
+            theirs = [layer % depth for layer in theirs]
+        if theirs is not None and theirs != value:
+            raise InputError(f"{TRAINING_CONFIG_FILE}: {name} is {theirs}, {value} in the base. Name its own --base.")
 
 
 def _hub_names(stored: Mapping[str, Any], *, tied: bool) -> dict[str, str]:
     """Return name in the Hugging Face folder -> name of the training code, the scorer left out."""
     names = {hub_name(name): name for name in stored if not is_scorer_weight(name)}
-    return names | ({"lm_head.weight": "transformer.wte.embedding"} if tied else {})
+    return names | ({"lm_head.weight": _EMBEDDING} if tied else {})
+
+
+def _on_meta(names: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {
+        name: torch.empty(tuple(stored[old].size), dtype=stored[old].properties.dtype, device="meta")
+        for name, old in names.items()
+    }
 
 
 def _check_sizes(source: str, names: Mapping[str, str], stored: Mapping[str, Any], config: Any) -> list[str]:
@@ -278,7 +285,7 @@ def _check_sizes(source: str, names: Mapping[str, str], stored: Mapping[str, Any
         model, info = Molmo2ForConditionalGeneration.from_pretrained(
             None,
             config=config,
-            state_dict={name: torch.empty(tuple(stored[old].size), device="meta") for name, old in names.items()},
+            state_dict=_on_meta(names, stored),
             device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -288,53 +295,29 @@ def _check_sizes(source: str, names: Mapping[str, str], stored: Mapping[str, Any
     return check_loaded(source, info, model, Molmo2Family.part_names["vit"])
 
 
-def _groups(names: Mapping[str, str], stored: Mapping[str, Any], limit: int) -> Iterator[list[str]]:
-    """Yield names in the Hugging Face folder, about so many stored bytes together."""
-    group: list[str] = []
-    held = 0
-    for name, old in names.items():
-        size = stored[old].size.numel() * stored[old].properties.dtype.itemsize
-        if group and held + size > limit:
-            yield group
-            group, held = [], 0
-        group.append(name)
-        held += size
-    yield group
-
-
 def _write_weights(
-    reader: _Reader,
-    names: Mapping[str, str],
-    stored: Mapping[str, Any],
-    folder: Path,
-    dtype: torch.dtype | None,
-    limit: int,
+    reader: _Reader, names: Mapping[str, str], stored: Mapping[str, Any], folder: Path, dtype: str | None, limit: int
 ) -> str:
-    """Write the model's weights in groups, and their index; return the name of their dtype."""
+    """Write the model's weights, about `limit` stored bytes at once, and their index; return the name of their dtype."""
+    from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
 
-    groups = list(_groups(names, stored, limit))
-    weight_map: dict[str, str] = {}
-    dtypes: dict[str, int] = {}
-    total = 0
-    for number, group in enumerate(groups, start=1):
-        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        weights = reader.read({names[name]: stored[names[name]] for name in group})
+    kept = getattr(torch, dtype) if dtype else None
+    weights = _on_meta(names, stored)
+    split = split_torch_state_dict_into_shards(weights, max_shard_size=limit)
+    for file, group in split.filename_to_tensors.items():
+        read = reader.read({names[name]: stored[names[name]] for name in group})
         # a head tied to the embedding is a copy: a file of safetensors shares nothing
-        last = {old: name for name, old in names.items()}
-        tensors = {}
-        for name in group:
-            old = names[name]
-            value = weights.pop(old) if last[old] == name else weights[old].clone()
-            tensors[name] = value.to(dtype)
+        tensors = {name: read[names[name]].to(kept, copy=names[name] == _EMBEDDING) for name in group}
         with writing(folder / file):
             save_file(tensors, folder / file, metadata={"format": "pt"})
-        for value in tensors.values():
-            total += value.nbytes
-            dtypes[str(value.dtype)] = dtypes.get(str(value.dtype), 0) + value.numel()
-        weight_map |= dict.fromkeys(group, file)
-    _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    return max(dtypes, key=lambda name: dtypes[name]).removeprefix("torch.")
+    if split.is_sharded:
+        metadata = {"total_size": sum(weight.to(kept).nbytes for weight in weights.values())}
+        _write_json(folder / INDEX_FILE, {"metadata": metadata, "weight_map": split.tensor_to_filename})
+    sizes: Counter[torch.dtype] = Counter()
+    for weight in weights.values():
+        sizes[weight.dtype] += weight.numel()
+    return dtype or str(sizes.most_common(1)[0][0]).removeprefix("torch.")
 
 
 def _write_scorer(
@@ -343,7 +326,7 @@ def _write_scorer(
     from safetensors.torch import save_file
 
     weights = reader.read(stored)
-    kept = _DTYPES[dtype] if dtype else next(iter(weights.values())).dtype
+    kept = getattr(torch, dtype) if dtype else next(iter(weights.values())).dtype
     scorer = build_scorer(weights, scorer_sizes(config.vision_config), where)
     tensors = {name: value.to(kept).contiguous() for name, value in scorer.state_dict().items()}
     with writing(folder / SCORER_FILE):
@@ -377,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("source", help="a folder or a hub id with config.yaml and model_and_optim")
     parser.add_argument("folder", help="the folder to write")
     parser.add_argument("--base", default=EXAMPLE, help=f"supplies tokenizer, processor and config ({EXAMPLE})")
-    parser.add_argument("--dtype", choices=sorted(_DTYPES), help="of the weights written; else as they are stored")
+    parser.add_argument("--dtype", choices=_DTYPES, help="of the weights written; else as they are stored")
     given = parser.parse_args(arguments)
     try:
         notes = convert(given.source, given.folder, base=given.base, dtype=given.dtype)
