@@ -78,6 +78,18 @@ class Pruning:
             return 0
         return num_dropped(num_units, num_windows, self.keep_ratio, self.prune_from_frame, merges=self.merges)
 
+    def clamp_note(self, num_units: int, num_windows: int) -> str:
+        """Say that a video keeps more windows than was asked; empty where the budget is met."""
+        asked = num_asked(num_units, num_windows, self.keep_ratio, self.prune_from_frame)
+        dropped = self.num_dropped(num_units, num_windows)
+        if dropped == asked or self.scorer == "none":
+            return ""
+        total = num_units * num_windows
+        frames = "1 frame" if num_units == 1 else f"{num_units} frames"
+        stays = "the first frame always stays" + (", and a window of every other" if self.merges else "")
+        kept = f"{total - dropped} of {total} windows were kept instead of {total - asked}"
+        return f"keep ratio {self.keep_ratio:g} of {frames}: {stays}, so {kept}"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -292,25 +304,6 @@ def num_dropped(
     """
     asked = num_asked(num_frames, num_windows, keep_ratio, prune_from_frame)
     return min(asked, (num_windows - merges) * (num_frames - 1))
-
-
-def clamp_note(num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int, *, merges: bool) -> str:
-    """Say that a video keeps more than was asked; the arguments are those of `num_dropped`.
-
-    Returns:
-        A line for the user, empty where the budget is met.
-    """
-    asked = num_asked(num_frames, num_windows, keep_ratio, prune_from_frame)
-    dropped = num_dropped(num_frames, num_windows, keep_ratio, prune_from_frame, merges=merges)
-    if dropped == asked:
-        return ""
-    total = num_frames * num_windows
-    frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
-    stays = "the first frame always stays, and a window of every other" if merges else "the first frame always stays"
-    return (
-        f"keep ratio {keep_ratio:g} of {frames}: {stays}, so {total - dropped} of {total} windows were kept instead of "
-        f"{total - asked}"
-    )
 
 
 def first_fit_descending(lengths: list[int], capacity: int) -> list[list[int]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
 
 from stts_cli.commands import flags
 from stts_cli.errors import EnvironmentFailure, InputError
+
+_Number = TypeVar("_Number", int, float)
 
 
 def profile(
@@ -68,9 +71,9 @@ def profile(
             from stts_cli.profiling import architecture_of
 
             architecture = architecture_of(settings.model)
-        counts = estimate.number_list(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
+        counts = _numbers(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
         own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
-        ratios = estimate.number_list(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios
+        ratios = _numbers(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios
         if analytic:
             document = estimate.analytic(
                 architecture=architecture,
@@ -104,3 +107,12 @@ def profile(
     show(document, json_only=json)
     if missing := ", ".join(document.get("not_measured", [])):
         raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured. Lower --frames or --keep-ratio.")
+
+
+def _numbers(text: str, flag: str, number: Callable[[str], _Number]) -> list[_Number]:
+    """Read a flag's list of numbers, each once, in the order given."""
+    try:
+        return list(dict.fromkeys(number(word) for word in text.split(",")))
+    except ValueError:
+        kind = "whole numbers" if number is int else "numbers"
+        raise InputError(f"{flag} {text}: must be {kind} with commas between them, e.g. 1 or 1,2.") from None

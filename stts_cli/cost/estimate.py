@@ -8,23 +8,22 @@ spreads it unevenly, which costs a little more attention, and a measured run cou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from stts_cli import __version__, settings
 from stts_cli.config.architectures import Architecture
 from stts_cli.cost import savings
 from stts_cli.cost.savings import CONVENTION, DECODE, TRAINING_CONVENTION, Savings
 from stts_cli.errors import InputError
-from stts_cli.settings import check_prune_layer, clamp_note, lone_frames, num_dropped
+from stts_cli.settings import Pruning, check_prune_layer, lone_frames, num_dropped
 
 QUESTION = "What happens in this video?"
 ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
 SECONDS_APART = 0.5  # times of frames that come from no video of the user's: two a second, as Molmo2 samples
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _VIT_PATCHES_AT_ONCE = 16_384  # patches that go through the ViT together, as families/base.py does
-_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Plan:
 
 
 def counts(saved: Savings) -> dict[str, Any]:
-    """Return `Savings.to_dict` of a pass that decodes nothing, without what is said once a document."""
+    """Return `Savings.to_dict` of a pass that decodes nothing, without what a document says once."""
     document = saved.to_dict()
     document["flops"].pop(DECODE, None)
     del document["convention"]
@@ -130,9 +129,10 @@ def resolve_scorer(architecture: Architecture, scorer: str, keep_ratios: Sequenc
 
 
 def clamp_notes(architecture: Architecture, plans: Sequence[Plan]) -> list[str]:
-    """Return a line for every planned point that keeps more than was asked; see `budget.clamp_note`."""
+    """Return a line for every planned point that keeps more than was asked; see `Pruning.clamp_note`."""
     windows, first = architecture.sizes().num_windows, architecture.prune_from_frame
-    notes = [clamp_note(p.num_frames, windows, p.keep_ratio, first, merges=p.scorer == "tome") for p in plans]
+    asked = [Pruning(keep_ratio=p.keep_ratio, scorer=p.scorer, prune_from_frame=first) for p in plans]
+    notes = [pruning.clamp_note(p.num_frames, windows) for pruning, p in zip(asked, plans, strict=True)]
     return [note for note in notes if note]
 
 
@@ -355,25 +355,3 @@ def describe(architecture: Architecture, *, random_weights: bool, is_demonstrati
         "random_weights": random_weights,
         "is_demonstration": is_demonstration,
     }
-
-
-def number_list(text: str, flag: str, number: Callable[[str], _Number]) -> list[_Number]:
-    """Read a flag's list of numbers.
-
-    Args:
-        text: numbers with commas between them.
-        flag: what to call it in the complaint.
-        number: int or float.
-
-    Returns:
-        The numbers, each once, in the order given.
-
-    Raises:
-        InputError: not a list of such numbers.
-    """
-    try:
-        values = [number(word) for word in text.split(",")]
-    except ValueError:
-        kind = "whole numbers" if number is int else "numbers"
-        raise InputError(f"{flag} {text}: must be {kind} with commas between them, e.g. 1 or 1,2.") from None
-    return list(dict.fromkeys(values))

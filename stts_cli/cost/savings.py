@@ -28,53 +28,29 @@ TRAINING_CONVENTION = (
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a video VLM that its FLOPs depend on, all integers.
+    """The sizes of a video VLM that its FLOPs depend on."""
 
-    Attributes:
-        patch_dim: numbers in a patch's pixels.
-        num_patches: N a frame.
-        num_windows: W a frame.
-        window_size: P, slots of a window.
-        vit_blocks: blocks that run, up to the deepest feature layer.
-        vit_width: D of the ViT.
-        vit_heads: heads of the ViT.
-        vit_head_dim: width of one of them.
-        vit_mlp: width of the ViT's MLP.
-        num_feature_layers: layers concatenated for the connector.
-        connector_width: width after the connector's attention.
-        connector_heads: heads of the connector.
-        connector_head_dim: width of one of them.
-        connector_mlp: width of its gated MLP.
-        llm_layers: layers of the language model.
-        llm_width: its width.
-        llm_heads: query heads.
-        llm_kv_heads: key and value heads.
-        llm_head_dim: width of a head.
-        llm_mlp: width of its gated MLP.
-        vocab_size: outputs of the language-model head.
-    """
-
-    patch_dim: int
-    num_patches: int
-    num_windows: int
-    window_size: int
-    vit_blocks: int
-    vit_width: int
-    vit_heads: int
-    vit_head_dim: int
-    vit_mlp: int
-    num_feature_layers: int
-    connector_width: int
-    connector_heads: int
-    connector_head_dim: int
-    connector_mlp: int
-    llm_layers: int
-    llm_width: int
-    llm_heads: int
-    llm_kv_heads: int
-    llm_head_dim: int
-    llm_mlp: int
-    vocab_size: int
+    patch_dim: int  # numbers in a patch's pixels
+    num_patches: int  # N a frame
+    num_windows: int  # W a frame
+    window_size: int  # P, slots of a window
+    vit_blocks: int  # blocks that run, up to the deepest feature layer
+    vit_width: int  # D of the ViT
+    vit_heads: int  # heads of the ViT
+    vit_head_dim: int  # width of one of them
+    vit_mlp: int  # width of the ViT's MLP
+    num_feature_layers: int  # layers concatenated for the connector
+    connector_width: int  # width after the connector's attention
+    connector_heads: int  # heads of the connector
+    connector_head_dim: int  # width of one of them
+    connector_mlp: int  # width of its gated MLP
+    llm_layers: int  # layers of the language model
+    llm_width: int  # its width
+    llm_heads: int  # query heads
+    llm_kv_heads: int  # key and value heads
+    llm_head_dim: int  # width of a head
+    llm_mlp: int  # width of its gated MLP
+    vocab_size: int  # outputs of the language-model head
 
 
 @dataclass(frozen=True)

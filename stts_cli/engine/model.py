@@ -20,7 +20,6 @@ from stts_cli.engine import generate
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Video
 from stts_cli.errors import InputError, suggest
-from stts_cli.families.base import clamp_note
 from stts_cli.media.reader import ReadRequest
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.media.source import Source
@@ -89,7 +88,7 @@ class VideoModel:
 
     def clamp_note(self, num_frames: int) -> str:
         """Say that a video of so many frames keeps more than was asked; empty where it does not."""
-        return clamp_note(self.family, num_frames, self.pruning.keep_ratio, self.pruning.scorer)
+        return self.pruning.clamp_note(num_frames, self.family.layout.num_windows)
 
     def request(self, source: Source) -> ReadRequest:
         """Return what is to be read of a source."""

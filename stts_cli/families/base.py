@@ -25,7 +25,6 @@ from stts_cli.families.frames import FrameProcessor
 from stts_cli.pruning import TokenScorer, prune_and_encode, shrink_placeholders, window_index
 from stts_cli.pruning.stopwatch import Stopwatch
 from stts_cli.settings import Execution, FixedLayout, Layout, LayoutRule, Pruning
-from stts_cli.settings import clamp_note as _clamp_note
 
 _CHUNK_PATCHES = 16_384  # patches that go through a block at once when no gradient is needed
 
@@ -472,19 +471,3 @@ class Family(ABC):
     def _token_id(self, token: str) -> int:
         number: int = self.tokenizer.convert_tokens_to_ids(token)
         return number
-
-
-def clamp_note(family: Family, num_frames: int, keep_ratio: float, scorer: str) -> str:
-    """Say that a video keeps more than was asked.
-
-    Args:
-        family: the model.
-        num_frames: T of the video.
-        keep_ratio: fraction of windows kept.
-        scorer: one of `settings.SCORERS`.
-
-    Returns:
-        A line for the user, empty where the budget is met.
-    """
-    first = family.settings.prune_from_frame
-    return _clamp_note(num_frames, family.layout.num_windows, keep_ratio, first, merges=scorer == "tome")

@@ -227,7 +227,7 @@ def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:
     if not checkpoint.is_local and not checkpoint.stored_scorer:
         del parsers[TRAINING_CONFIG_FILE]
     paths = {name: checkpoint.find_file(name) for name in parsers}
-    return {name: _parse(path, parsers[name]) for name, path in paths.items() if path}
+    return {name: parse(path, parsers[name]) for name, path in paths.items() if path}
 
 
 def read_processor(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
@@ -244,14 +244,15 @@ def read_processor(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
         InputError: a file cannot be parsed.
     """
     path = checkpoint.find_file("processor_config.json")
-    processor = _parse(path, json.loads) if path else {}
+    processor = parse(path, json.loads) if path else {}
     chosen, notes = frame_tokens(processor, read_configs(checkpoint))
     return {**processor, FRAME_TOKENS: chosen}, notes if checkpoint.stored_scorer else []
 
 
-def _parse(path: Path, parse: Callable[[str], Any]) -> Any:
+def parse(path: Path, parser: Callable[[str], Any]) -> Any:
+    """Return a file's content as `parser` reads it; an InputError names a file that cannot be read."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parser(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be parsed ({' '.join(str(error).split())}).") from error
 

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 
 from stts_cli.errors import InputError, SttsError, writing
-from stts_cli.families.checkpoints import EXAMPLE, TRAINING_CONFIG_FILE, TRAINING_WEIGHTS_FILE, base_chain
+from stts_cli.families.checkpoints import EXAMPLE, TRAINING_CONFIG_FILE, TRAINING_WEIGHTS_FILE, base_chain, parse
 from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, build_scorer
@@ -211,10 +211,7 @@ def _fetch(source: str) -> Path:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Return the model's part of the training code's config."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be parsed ({' '.join(str(error).split())}).") from error
+    config = parse(path, yaml.safe_load)
     model = config.get("model", config) if isinstance(config, dict) else None
     if not isinstance(model, dict):
         raise InputError(f"{path}: must be a mapping of the training code's settings.")
@@ -298,7 +295,7 @@ def _check_sizes(source: str, names: Mapping[str, str], stored: Mapping[str, Any
 def _write_weights(
     reader: _Reader, names: Mapping[str, str], stored: Mapping[str, Any], folder: Path, dtype: str | None, limit: int
 ) -> str:
-    """Write the model's weights, about `limit` stored bytes at once, and their index; return the name of their dtype."""
+    """Write the model's weights, about `limit` stored bytes at once, and an index; return their dtype's name."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stts_cli.errors import EnvironmentFailure, is_out_of_memory
-from stts_cli.families.base import EncodedVideo, Family, clamp_note
+from stts_cli.families.base import EncodedVideo, Family
 from stts_cli.pruning.losses import temporal_loss
 from stts_cli.settings import Execution
 from stts_cli.training.clips import TrainingClip
@@ -112,8 +112,9 @@ class TrainingModel(nn.Module):
         """
         lengths = [len(clip.frames) for clip in clips]
         name = self.settings.scorer if scorer is None else scorer
+        pruning = self.family.settings.override(keep_ratio=keep_ratio, scorer=name)
         for length in lengths:
-            if name != "none" and (text := clamp_note(self.family, length, keep_ratio, name)):
+            if text := pruning.clamp_note(length, self.family.layout.num_windows):
                 self.note(text)
         with stage("the vision encoder", "--frames, --batch-size or --keep-ratio"):
             encoded = self._encode(clips, keep_ratio, name if keep_ratio < 1 else "none", seed)

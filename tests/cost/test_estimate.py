@@ -259,9 +259,3 @@ def test_what_a_layer_and_a_block_keep_is_counted_tensor_by_tensor(dtype):
         ]
         kept = kept_for_the_backward_pass(more, dtype)[0] - found
         assert counted[1] - counted[0] == pytest.approx(kept, rel=0.01), part
-
-
-def test_lists_of_numbers():
-    assert estimate.number_list("16, 32,16", "--sweep-frames", int) == [16, 32]
-    with pytest.raises(InputError, match="--sweep-frames 1,x: must be whole numbers"):
-        estimate.number_list("1,x", "--sweep-frames", int)

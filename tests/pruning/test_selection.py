@@ -3,7 +3,7 @@ import torch
 
 from stts_cli.errors import InputError
 from stts_cli.pruning.selection import select_windows
-from stts_cli.settings import check_prune_layer, clamp_note, num_dropped
+from stts_cli.settings import Pruning, check_prune_layer, num_dropped
 
 # (frames, windows, keep ratio, prune_from_frame, dropped): int(torch.tensor(W * (1 - keep), dtype=torch.float32) * T')
 BUDGETS = [
@@ -77,7 +77,10 @@ def test_the_bounds_of_the_prune_layer():
 def test_a_budget_that_cannot_be_met_is_clamped_and_said(arguments, merges, dropped, note):
     assert num_dropped(*arguments, merges=merges) == dropped
     text = "keep ratio 0.25 of {}: the first frame always stays{}, so {} of {} windows were kept instead of {}"
-    assert clamp_note(*arguments, merges=merges) == (text.format(*note) if note else "")
+    num_units, num_windows, keep_ratio, first = arguments
+    pruning = Pruning(keep_ratio=keep_ratio, prune_from_frame=first, scorer="tome" if merges else "random")
+    assert pruning.clamp_note(num_units, num_windows) == (text.format(*note) if note else "")
+    assert pruning.override(scorer="none").clamp_note(num_units, num_windows) == ""
 
 
 def naive_selection(scores, dropped, lengths):
