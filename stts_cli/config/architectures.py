@@ -158,7 +158,8 @@ class Architecture:
         s = self.sizes()
         inner = s.vit_heads * s.vit_head_dim
         block = 4 * s.vit_width * inner + 3 * inner + 2 * s.vit_width * s.vit_mlp + s.vit_mlp + 6 * s.vit_width
-        vit = self.vision["num_hidden_layers"] * block + (s.patch_dim + 1 + s.num_patches) * s.vit_width
+        layers: int = self.vision["num_hidden_layers"]
+        vit = layers * block + (s.patch_dim + 1 + s.num_patches) * s.vit_width
         inner, features = s.connector_heads * s.connector_head_dim, s.num_feature_layers * s.connector_width
         attention = 3 * (features + 1) * inner + (inner + 1) * s.connector_width
         connector = attention + s.connector_mlp * (2 * s.connector_width + s.llm_width)
