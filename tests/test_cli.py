@@ -137,9 +137,9 @@ def refused(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere.mp4", "What?"], "nowhere.mp4 does not exist"),
-        (["README.md", "What?"], "README.md cannot be read as a video"),
-        (["tests", "What?"], "tests is a folder"),
+        (["nowhere.mp4", "What?"], "nowhere.mp4: does not exist"),
+        (["README.md", "What?"], "README.md: cannot be read as a video"),
+        (["tests", "What?"], "tests: is a folder"),
         (["clip", "What?", "--preset", "nanno"], "did you mean 'nano'"),
         (["clip", "What?", "--keep-ratio", "1.5"], "--keep-ratio 1.5: must be greater than 0 and at most 1."),
         (["clip", "What?", "--keep-ratio", "0"], "--keep-ratio 0.0: must be greater than 0 and at most 1."),
@@ -172,7 +172,7 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
         ),
         (["--shape", "mini", "--prune-layer", "10"], 2, "--prune-layer 10: must be 0 to 9"),
         (["--shape", "mini", "--model", "m/m"], 2, "--shape: cannot go with --model or --preset; leave one out."),
-        (["--shape", "mini", "--video", "nowhere.mp4"], 2, "nowhere.mp4 does not exist"),
+        (["--shape", "mini", "--video", "nowhere.mp4"], 2, "nowhere.mp4: does not exist"),
         (["--shape", "mini", "--plot", "x.svg"], 2, "ends in .png"),
         (["--shape", "mini", "--kernel", "torch_varlen", "--device", "cpu"], 2, "needs CUDA"),
         (

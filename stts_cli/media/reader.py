@@ -23,30 +23,11 @@ import numpy as np
 
 from stts_cli.errors import InputError
 from stts_cli.media.resize import Resizer
-from stts_cli.media.source import Source
-from stts_cli.media.video import Clip, fit, open_file, probe, read_clip, sample_indices
+from stts_cli.media.source import ReadRequest
+from stts_cli.media.video import Clip, choose_frames, fit, open_file, probe, read_file
 
 READY = "ready"
 START_UP_S = 120.0  # a worker that takes longer to start is given up too
-
-
-@dataclass(frozen=True)
-class ReadRequest:
-    """What to read.
-
-    Attributes:
-        source: the file and the part of it.
-        num_frames: the most frames.
-        max_fps: the most frames a second.
-        size: (height, width) in pixels, or None for the file's own.
-        resample: filter that frames are resized with, as in `video.read_clip`.
-    """
-
-    source: Source
-    num_frames: int
-    max_fps: float
-    size: tuple[int, int] | None
-    resample: str = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -65,30 +46,16 @@ class ReadResult:
 
 
 def read_source(request: ReadRequest) -> Clip:
-    """Read one clip here and now.
-
-    Args:
-        request: what to read; it is there.
-
-    Returns:
-        The clip; with a start, its times count from there.
+    """Read one clip here and now; with a start, its times count from there.
 
     Raises:
         InputError: it cannot be read.
     """
     source = request.source
-    if source.path.is_dir():
-        clip = _read_folder(request)
-    else:
-        clip = read_clip(
-            source.path,
-            num_frames=request.num_frames,
-            max_fps=request.max_fps,
-            size=request.size,
-            resample=request.resample,
-            start=source.start_s,
-            end=source.end_s if source.end_frame is None else _time_before(source.path, source.end_frame),
-        )
+    if source.end_frame is not None:
+        source = dataclasses.replace(source, end_s=_time_before(source.path, source.end_frame))
+        request = dataclasses.replace(request, source=source)
+    clip = _read_folder(request) if source.path.is_dir() else read_file(request)
     if not source.start_s:
         return clip
     return dataclasses.replace(clip, timestamps_s=[round(t - source.start_s, 4) for t in clip.timestamps_s])
@@ -116,7 +83,7 @@ def read_ahead(
     waiting = deque(enumerate(requests))
     ready: dict[int, ReadResult] = {}
 
-    def hand_out(index: int) -> None:
+    def start_idle(index: int) -> None:
         """Give idle workers the next requests, but let none run far ahead of the one that is waited for."""
         for worker in pool:
             if worker.index is None and waiting and waiting[0][0] < index + (2 * len(pool) if ahead else 1):
@@ -124,10 +91,10 @@ def read_ahead(
 
     try:
         for index in range(len(requests)):
-            hand_out(index)
+            start_idle(index)
             while index not in ready:
                 ready |= _collect(pool, timeout_s)
-                hand_out(index)
+                start_idle(index)
             yield ready.pop(index)
     finally:
         for worker in pool:
@@ -223,7 +190,7 @@ def _time_before(path: Path, frame: int) -> float:
     """Return a time between a frame and the one before it."""
     fps = probe(path).fps
     if not fps:
-        raise InputError(f"{path} does not say how many frames a second it has -> it cannot be cut at frame {frame}")
+        raise InputError(f"{path}: does not say how many frames a second it has; it cannot be cut at frame {frame}.")
     return (frame - 0.5) / fps
 
 
@@ -231,18 +198,12 @@ def _read_folder(request: ReadRequest) -> Clip:
     """Read a folder of numbered jpg frames as a video of `folder_fps` frames a second."""
     import av
 
-    source = request.source
-    files = sorted(_pictures(source.path), key=lambda path: int(path.stem))
+    folder, fps = request.source.path, request.source.folder_fps
+    files = sorted(_pictures(folder), key=lambda path: int(path.stem))
     if not files:
-        raise InputError(f"{source.path} holds no numbered .jpg frames -> check the folder")
-    times = np.arange(len(files)) / source.folder_fps
-    end_s = np.inf if source.end_s is None else source.end_s
-    inside = np.flatnonzero((times >= (source.start_s or 0.0)) & (times <= end_s))
-    if not len(inside):
-        raise InputError(
-            f"no frame of {source.path} lies between {source.start_s:g} and {end_s:g} s -> it has {times[-1]:.1f} s"
-        )
-    chosen = [int(inside[i]) for i in sample_indices(times[inside], request.num_frames, request.max_fps)]
+        raise InputError(f"{folder}: holds no numbered .jpg frames; check the folder.")
+    times = np.arange(len(files)) / fps
+    chosen = choose_frames(times, request)
     frames, resizer = [], Resizer(request.size, request.resample)
     for index in chosen:
         try:
@@ -250,14 +211,8 @@ def _read_folder(request: ReadRequest) -> Clip:
                 frames.append(fit(next(container.decode(video=0)), resizer))
         except (av.error.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
             raise InputError(f"{files[index]}: cannot be read as a picture; must be a whole JPEG file.") from error
-    return Clip(
-        frames=np.stack(frames),
-        timestamps_s=[round(float(times[index]), 4) for index in chosen],
-        duration_s=len(files) / source.folder_fps,
-        source_fps=source.folder_fps,
-        num_source_frames=len(files),
-        backend="pyav",
-    )
+    times_s = [round(float(times[index]), 4) for index in chosen]
+    return Clip(np.stack(frames), times_s, len(files) / fps, fps, len(files), "pyav")
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Where the frames of a video come from: a file or a folder of pictures, whole or in part. Standard library only."""
+"""Where the frames of a video come from, and which of them are wanted. Standard library only."""
 
 from __future__ import annotations
 
@@ -32,3 +32,22 @@ class Source:
         if self.write is not None and not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.write(self.path)
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """What to read.
+
+    Attributes:
+        source: the file and the part of it.
+        num_frames: the most frames.
+        max_fps: the most frames a second.
+        size: (height, width) in pixels, or None for the file's own.
+        resample: filter that frames are resized with, as in `video.read_clip`.
+    """
+
+    source: Source
+    num_frames: int
+    max_fps: float
+    size: tuple[int, int] | None
+    resample: str = "bilinear"

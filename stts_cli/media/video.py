@@ -28,6 +28,7 @@ import numpy as np
 
 from stts_cli.errors import InputError
 from stts_cli.media.resize import DECODER, Resizer
+from stts_cli.media.source import ReadRequest, Source
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # demuxers that open what the file names: playlists, stream descriptions, numbered pictures, parts and indices
@@ -43,16 +44,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file's header says.
-
-    Attributes:
-        width: pixels.
-        height: pixels.
-        fps: average frames per second; 0.0 where the header does not say.
-        duration_s: declared length of the video stream in seconds, or None.
-        container_duration_s: declared length of the whole file in seconds, or None.
-        codec: name of the video codec.
-    """
+    """What a file's header says: pixels, frames a second (0.0 if not said), declared lengths of stream and file."""
 
     width: int
     height: int
@@ -112,28 +104,12 @@ class Clip:
         return dataclasses.replace(self, frames=self.frames[:num_frames], timestamps_s=self.timestamps_s[:num_frames])
 
 
-@dataclass(frozen=True)
-class _Request:
-    num_frames: int
-    max_fps: float
-    start_s: float
-    end_s: float
-    size: Size | None
-    resample: str
-
-
 class _DecoderError(Exception):
     """One decoder could not read the file; another may."""
 
 
 def probe(path: str | Path) -> VideoInfo:
     """Read a file's header without decoding a frame.
-
-    Args:
-        path: the video file.
-
-    Returns:
-        Size, rate, declared lengths and codec.
 
     Raises:
         InputError: the file is missing, a folder, empty, unreadable, no video, or has no video stream.
@@ -145,7 +121,7 @@ def probe(path: str | Path) -> VideoInfo:
         with open_file(path) as container:
             stream = _video_stream(container)
             if stream is None:
-                raise InputError(f"{path} has no video stream (only sound or data) -> give a file with pictures")
+                raise InputError(f"{path}: holds only sound or data; must hold a video.")
             if stream.disposition & av.stream.Disposition.attached_pic:
                 raise InputError(f"{path}: holds sound and a cover picture only; must hold a video.")
             if container.format.name.endswith("_pipe"):
@@ -166,19 +142,14 @@ def probe(path: str | Path) -> VideoInfo:
             raise InputError(
                 f"{path}: holds a playlist, or another kind of file that refers to others; must hold the video itself."
             ) from error
-        raise InputError(
-            f"{path} cannot be read as a video ({_reason(error)}): it is truncated or not a video -> check the file"
-        ) from error
+        reason = _reason(error)
+        raise InputError(f"{path}: cannot be read as a video ({reason}); it is truncated or no video.") from error
 
 
 def open_file(path: str | Path) -> Any:
     """Open a file with PyAV, whatever its name looks like, and nothing that it refers to.
 
-    Args:
-        path: the file.
-
-    Returns:
-        The container; a file that refers to others raises `av.error.ArgumentError` (EINVAL).
+    A file that refers to others raises `av.error.ArgumentError` (EINVAL).
     """
     import av
     import av.logging
@@ -219,9 +190,9 @@ def sample_indices(timestamps_s: np.ndarray | list[float], num_frames: int, max_
         InputError: a budget out of range.
     """
     if num_frames < 1:
-        raise InputError(f"num_frames is {num_frames} -> at least 1 -> raise it")
+        raise InputError(f"--frames {num_frames}: must be at least 1.")
     if not max_fps > 0:
-        raise InputError(f"max_fps is {max_fps} -> above 0 -> raise it")
+        raise InputError(f"--max-fps {max_fps:g}: must be greater than 0.")
     times = np.asarray(timestamps_s, dtype=np.float64)
     first, last = times[0], times[-1]
     if (last - first) * max_fps > num_frames - 1:
@@ -262,17 +233,21 @@ def read_clip(
     Raises:
         InputError: the file cannot be read, or nothing lies between `start` and `end`.
     """
+    return read_file(ReadRequest(Source(Path(path), start, end), num_frames, max_fps, size, resample))
+
+
+def read_file(request: ReadRequest) -> Clip:
+    """Read the part of a video file that is asked for, as `read_clip` does; `Source.end_frame` is not looked at."""
+    path = request.source.path
     info = probe(path)
-    path = Path(path)
-    request = _Request(num_frames, max_fps, start or 0.0, np.inf if end is None else end, size, resample)
     try:
-        return _read_with_decord(path, info, request)
+        return _read_with_decord(info, request)
     except _DecoderError as error:
         reason = str(error)
     try:
-        return _read_with_pyav(path, info, request, fallback_reason=reason)
+        return _read_with_pyav(info, request, reason)
     except _DecoderError as error:
-        raise InputError(f"{path} cannot be decoded ({error}): it is damaged -> check the file") from error
+        raise InputError(f"{path}: cannot be decoded ({error}); it is damaged.") from error
 
 
 def _checked_file(path: str | Path) -> Path:
@@ -280,25 +255,25 @@ def _checked_file(path: str | Path) -> Path:
     if not path.exists() and URL.match(given):
         raise InputError(f"{given}: is a URL; must be a file, so download it first.")
     if not path.exists():
-        raise InputError(f"{path} does not exist -> give the path of a video file")
+        raise InputError(f"{path}: does not exist; must be a video file.")
     if path.is_dir():
-        raise InputError(f"{path} is a folder -> give the path of a video file")
+        raise InputError(f"{path}: is a folder; must be a video file.")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{path} may not be read (permission denied) -> change its permissions")
+        raise InputError(f"{path}: may not be read (permission denied); change its permissions.")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes) -> give a video file, or fetch this one again")
+        raise InputError(f"{path}: is empty (0 bytes); fetch it again.")
     return path
 
 
-def _read_with_decord(path: Path, info: VideoInfo, request: _Request) -> Clip:
-    steps = _watched(_decord_steps(path, info, request))
+def _read_with_decord(info: VideoInfo, request: ReadRequest) -> Clip:
+    steps = _watched(_decord_steps(info, request))
     times, chosen = next(steps)
     resizer = Resizer(request.size, request.resample)
     frames = collect((resizer(frame) for frame in steps), len(chosen))
-    return _clip(frames, times, chosen, info, backend="decord", fallback_reason=None)
+    return _clip(frames, times, chosen, info, None)
 
 
-def _decord_steps(path: Path, info: VideoInfo, request: _Request) -> Iterator[Any]:
+def _decord_steps(info: VideoInfo, request: ReadRequest) -> Iterator[Any]:
     """Yield (times of all frames, chosen indices), then the chosen frames (H, W, 3) one by one."""
     try:
         import decord
@@ -308,13 +283,13 @@ def _decord_steps(path: Path, info: VideoInfo, request: _Request) -> Iterator[An
     by_decoder = request.size if request.resample == DECODER else None
     height, width = by_decoder or (-1, -1)
     try:
-        reader = decord.VideoReader(os.path.abspath(path), width=width, height=height, num_threads=0)
+        reader = decord.VideoReader(os.path.abspath(request.source.path), width=width, height=height, num_threads=0)
         times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(np.float64)
         times = _clean_times(times, info.fps)
     except Exception as error:
         raise _DecoderError(f"decord: {_reason(error)}") from error
-    _refuse_truncated(path, info, times)
-    chosen = _choose(times, path, request)
+    _refuse_truncated(request.source.path, info, times)
+    chosen = choose_frames(times, request)
     yield times, chosen
     for index in chosen:
         try:
@@ -327,9 +302,10 @@ def _decord_steps(path: Path, info: VideoInfo, request: _Request) -> Iterator[An
         yield np.ascontiguousarray(rows[:, : width * 3]).reshape(height, width, 3)
 
 
-def _read_with_pyav(path: Path, info: VideoInfo, request: _Request, *, fallback_reason: str) -> Clip:
+def _read_with_pyav(info: VideoInfo, request: ReadRequest, fallback_reason: str) -> Clip:
     import av
 
+    path = request.source.path
     try:
         with open_file(path) as container:
             stream = _video_stream(container)
@@ -340,7 +316,7 @@ def _read_with_pyav(path: Path, info: VideoInfo, request: _Request, *, fallback_
         pts = np.unique(np.asarray(packets, dtype=np.int64))
         times = _clean_times(pts * time_base, info.fps)
         _refuse_truncated(path, info, times)
-        chosen = _choose(times, path, request)
+        chosen = choose_frames(times, request)
         wanted = {int(pts[index]) for index in chosen}
         resizer = Resizer(request.size, request.resample)
         with open_file(path) as container:
@@ -351,7 +327,7 @@ def _read_with_pyav(path: Path, info: VideoInfo, request: _Request, *, fallback_
         raise _DecoderError(_reason(error)) from error
     if len(frames) != len(chosen):
         raise _DecoderError(f"{len(frames)} of the {len(chosen)} frames wanted can be decoded")
-    return _clip(frames, times, chosen, info, backend="pyav", fallback_reason=fallback_reason)
+    return _clip(frames, times, chosen, info, fallback_reason)
 
 
 def collect(frames: Iterable[np.ndarray], count: int) -> np.ndarray:
@@ -359,10 +335,7 @@ def collect(frames: Iterable[np.ndarray], count: int) -> np.ndarray:
 
     Args:
         frames: at most `count`, (H, W, 3) uint8 of one size.
-        count: T.
-
-    Returns:
-        (T, H, W, 3), of fewer frames where fewer came.
+        count: T of the (T, H, W, 3) returned, fewer where fewer came.
     """
     kept, found = np.empty((0, 0, 0, 3), np.uint8), 0
     for frame in frames:
@@ -374,14 +347,9 @@ def collect(frames: Iterable[np.ndarray], count: int) -> np.ndarray:
 
 
 def fit(frame: Any, resizer: Resizer) -> np.ndarray:
-    """Turn a frame of PyAV into RGB of the size wanted, upright as decord has it.
+    """Turn an `av.VideoFrame` into uint8 (H, W, 3) RGB of the size wanted, upright as decord has it.
 
-    Args:
-        frame: an `av.VideoFrame`.
-        resizer: has the size; what it leaves to the decoder is done here.
-
-    Returns:
-        uint8 (H, W, 3).
+    What the resizer leaves to the decoder is done here.
     """
     quarters = frame.rotation // 90 % 4
     height, width = resizer.size if resizer.size and resizer.resample == DECODER else (None, None)
@@ -391,12 +359,18 @@ def fit(frame: Any, resizer: Resizer) -> np.ndarray:
     return resizer(np.ascontiguousarray(np.rot90(pixels, quarters)))
 
 
-def _choose(times: np.ndarray, path: Path, request: _Request) -> list[int]:
-    inside = np.flatnonzero((times >= request.start_s) & (times <= request.end_s))
+def choose_frames(times: np.ndarray, request: ReadRequest) -> list[int]:
+    """Return the indices of the frames to read among those at `times` seconds, inside the part asked for.
+
+    Raises:
+        InputError: there is none.
+    """
+    source = request.source
+    start_s, end_s = source.start_s or 0.0, np.inf if source.end_s is None else source.end_s
+    inside = np.flatnonzero((times >= start_s) & (times <= end_s))
     if not len(inside):
         raise InputError(
-            f"no frame of {path} lies between {request.start_s:g} and {request.end_s:g} s "
-            f"-> the video runs from 0 to {times[-1]:.1f} s -> change the start or the end"
+            f"{source.path}: has no frame between {start_s:g} and {end_s:g} s; its last is at {times[-1]:.1f} s."
         )
     return [int(inside[i]) for i in sample_indices(times[inside], request.num_frames, request.max_fps)]
 
@@ -423,7 +397,7 @@ def _refuse_truncated(path: Path, info: VideoInfo, times: np.ndarray) -> None:
         if _last_packet_s(path) >= TRUNCATED_BELOW * declared_s:
             return
     raise InputError(
-        f"{path} is truncated: {end_s:.1f} of the {declared_s:.1f} s it declares can be read -> fetch the file again"
+        f"{path}: is truncated, {end_s:.1f} of the {declared_s:.1f} s it declares can be read; fetch it again."
     )
 
 
@@ -443,13 +417,7 @@ def _last_packet_s(path: Path) -> float:
 
 
 def _clip(
-    frames: np.ndarray,
-    times: np.ndarray,
-    chosen: list[int],
-    info: VideoInfo,
-    *,
-    backend: str,
-    fallback_reason: str | None,
+    frames: np.ndarray, times: np.ndarray, chosen: list[int], info: VideoInfo, fallback_reason: str | None
 ) -> Clip:
     frame_s = _frame_s(times, info)
     return Clip(
@@ -458,17 +426,16 @@ def _clip(
         duration_s=round(float(times[-1]) + frame_s, 4),
         source_fps=info.fps or 1.0 / frame_s,
         num_source_frames=len(times),
-        backend=backend,
+        backend="decord" if fallback_reason is None else "pyav",
         fallback_reason=fallback_reason,
     )
 
 
-def _watched(steps: Iterator[Any], stall_s: float | None = None) -> Iterator[Any]:
-    """Run an iterator in a thread of its own and give up when it delivers nothing for `stall_s` seconds.
+def _watched(steps: Iterator[Any]) -> Iterator[Any]:
+    """Run an iterator in a thread of its own and give up when it delivers nothing for `STALL_S` seconds.
 
     A native decoder that loops at a damaged end cannot be interrupted, only left behind.
     """
-    stall_s = STALL_S if stall_s is None else stall_s
     box: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=2)  # whole frames
 
     def work() -> None:
@@ -482,9 +449,9 @@ def _watched(steps: Iterator[Any], stall_s: float | None = None) -> Iterator[Any
     threading.Thread(target=work, daemon=True).start()
     while True:
         try:
-            kind, value = box.get(timeout=stall_s)
+            kind, value = box.get(timeout=STALL_S)
         except queue.Empty:
-            raise _DecoderError(f"decord delivered nothing for {stall_s:g} s") from None
+            raise _DecoderError(f"decord delivered nothing for {STALL_S:g} s") from None
         if kind == "end":
             return
         if kind == "error":

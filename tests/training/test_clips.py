@@ -191,7 +191,7 @@ def test_a_video_that_fails_in_training_is_named_in_one_line(shape_files, tmp_pa
     if workers:
         batches._shutdown_workers()  # the error holds on to it; left to the garbage collector, this takes ten seconds
     assert isinstance(caught.value, InputError)
-    assert str(caught.value).startswith(str(broken))
+    assert str(caught.value).startswith(f"{broken}: ")
     assert "\n" not in str(caught.value)
 
 
