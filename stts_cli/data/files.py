@@ -107,8 +107,8 @@ class DataFolder:
         return found if found.exists() else path
 
     def archives(self) -> list[Path]:
-        """Return archives that lie in the folders, which may not be unpacked yet."""
-        return find_archives(*self.roots)
+        """Return zips, tars and parts of split tars anywhere in the folders, sorted; they may not be unpacked yet."""
+        return sorted({path for root in self.roots for pattern in ARCHIVES for path in root.glob(f"**/{pattern}")})
 
     def _names(self, folder: Path) -> frozenset[str]:
         if folder not in self._listed:
@@ -122,8 +122,3 @@ class DataFolder:
 def cache_folder(*names: str) -> Path:
     """Return a folder for what can be made anew: $XDG_CACHE_HOME/stts/NAMES, under ~/.cache by default."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("stts", *names)
-
-
-def find_archives(*roots: Path) -> list[Path]:
-    """Return zips, tars and parts of split tars anywhere in folders, sorted."""
-    return sorted({path for root in roots for pattern in ARCHIVES for path in root.glob(f"**/{pattern}")})

@@ -12,8 +12,9 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,19 +144,15 @@ def _read_parquet(path: Path) -> list[Row]:
 def _lines(path: Path, text: str) -> Iterator[NumberedRow]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            where = f"{path}:{number}"
-            try:
-                yield NumberedRow(where, number, _json(line))
-            except ValueError as error:
-                yield NumberedRow(where, number, InputError(f"{where}: {_fault(error)}: must be a JSON object a line."))
+            yield _row(path, number, partial(_json, line, "a JSON object a line"))
 
 
 def _entries(path: Path, text: str) -> Iterator[NumberedRow]:
     try:
-        rows = _json(text)
+        rows = _json(text, "JSON, a list of objects")
     except ValueError as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"{path}{line}: {_fault(error)}: must be JSON, a list of objects.") from error
+        line = f":{error.__cause__.lineno}" if isinstance(error.__cause__, json.JSONDecodeError) else ""
+        raise InputError(f"{path}{line}: {error}") from error
     if not isinstance(rows, list):
         raise InputError(f"{path}: holds {kind_of(rows)}: must be a list of objects.")
     for number, row in enumerate(rows, start=1):
@@ -173,11 +170,7 @@ def _records(path: Path, text: str) -> Iterator[NumberedRow]:
         line = reader.line_num + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                where = f"{path}:{line}"
-                try:
-                    yield NumberedRow(where, line, _fields(header, cells))
-                except ValueError as error:
-                    yield NumberedRow(where, line, InputError(f"{where}: {error}"))
+                yield _row(path, line, partial(_fields, header, cells))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{line}: {error}: must be comma-separated values, with double quotes.") from error
@@ -191,9 +184,9 @@ def _fields(header: list[str], cells: list[str]) -> Row:
     for name in ("options", "subtitles", "groups", "answer"):
         if name in row and row[name].lstrip()[0] in "[{":
             try:
-                row[name] = _json(row[name])
+                row[name] = _json(row[name], "JSON, as it begins")
             except ValueError as error:
-                raise ValueError(f"{name} {shown(row[name])}: {_fault(error)}: must be JSON, as it begins.") from error
+                raise ValueError(f"{name} {shown(row[name])}: {error}") from error
     columns = sorted((int(match[1]), name) for name in header if (match := _OPTION.fullmatch(name)))
     options = [row.pop(name, None) for _, name in columns]
     while options and options[-1] is None:
@@ -203,12 +196,21 @@ def _fields(header: list[str], cells: list[str]) -> Row:
     return row | ({"options": options} if options else {})
 
 
-def _json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
+def _row(path: Path, line: int, read: Callable[[], Any]) -> NumberedRow:
+    where = f"{path}:{line}"
+    try:
+        return NumberedRow(where, line, read())
+    except ValueError as error:
+        return NumberedRow(where, line, InputError(f"{where}: {error}"))
 
 
-def _fault(error: ValueError) -> str:
-    return f"no JSON ({error.msg} at column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON ({error.msg} at column {error.colno}): must be {what}.") from error
+    except ValueError as error:  # of `_object`
+        raise ValueError(f"{error}: must be {what}.") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:

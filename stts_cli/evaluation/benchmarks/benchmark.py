@@ -26,9 +26,9 @@ class Benchmark:
     Attributes:
         name: what --bench says.
         title: its publishers' name.
-        length: "short" or "long", the paper's two classes.
-        splits: the default first.
         load: (folder, split) -> items.
+        splits: the default first.
+        length: "short" or "long", the paper's two classes; the registry says which, "" for a user's own file.
         questions: how many the default split has; 0 where that depends on the user.
         videos: how many they are about.
         download: size of the download, in words.
@@ -49,9 +49,9 @@ class Benchmark:
 
     name: str
     title: str
-    length: str
-    splits: tuple[str, ...]
     load: Callable[[DataFolder, str], list[QaItem]]
+    splits: tuple[str, ...] = ("test",)
+    length: str = ""
     questions: int = 0
     videos: int = 0
     download: str = ""

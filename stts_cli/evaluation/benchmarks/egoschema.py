@@ -36,7 +36,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="egoschema",
     title="EgoSchema",
-    length="short",
     splits=("subset", "full"),
     load=load,
     questions=500,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stts_cli.data.files import cache_folder, find_archives
+from stts_cli.data.files import cache_folder
 from stts_cli.data.rows import first_line
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.evaluation.benchmarks.archives import unpack_all
@@ -58,7 +58,7 @@ def fetch(benchmark: Benchmark, split: str, repo: str | None = None) -> tuple[Pa
             unreachable = unreachable or error
             continue
         unpacked = cache_folder("benchmarks", name)
-        unpack_all(find_archives(Path(folder)), unpacked)
+        unpack_all(benchmark.folder(Path(folder)).archives(), unpacked)
         return Path(folder), unpacked
     if unreachable is None:
         raise InputError(

@@ -61,7 +61,6 @@ def _cues(entries: list[Row], start_s: float, duration_s: float) -> tuple[Cue, .
 BENCHMARK = Benchmark(
     name="longvideobench",
     title="LongVideoBench",
-    length="long",
     splits=("validation", "test", "validation_no_subtitles"),
     load=load,
     questions=1337,

@@ -37,8 +37,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="lvbench",
     title="LVBench",
-    length="long",
-    splits=("test",),
     load=load,
     questions=1549,
     videos=103,

@@ -50,7 +50,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="mlvu",
     title="MLVU (multiple choice)",
-    length="long",
     splits=("dev", "test"),
     load=load,
     questions=2175,

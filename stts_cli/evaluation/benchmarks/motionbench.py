@@ -36,7 +36,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="motionbench",
     title="MotionBench",
-    length="short",
     splits=("validation",),
     load=load,
     licence="CC-BY-NC-SA-4.0",

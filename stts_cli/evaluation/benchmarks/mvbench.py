@@ -81,8 +81,6 @@ def _source(folder: DataFolder, task: str, video: str, row: Row) -> Source:
 BENCHMARK = Benchmark(
     name="mvbench",
     title="MVBench",
-    length="short",
-    splits=("test",),
     load=load,
     questions=4000,
     download="15.8 GB",

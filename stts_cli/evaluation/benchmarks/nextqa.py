@@ -38,7 +38,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="nextqa",
     title="NExT-QA (multiple choice)",
-    length="short",
     splits=("test", "validation"),
     load=load,
     questions=8564,

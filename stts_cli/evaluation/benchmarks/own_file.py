@@ -16,7 +16,6 @@ def open_file(path: Path) -> Benchmark:
     return Benchmark(
         name=path.stem,
         title=str(path),
-        length="",
         splits=("all",),
         load=lambda folder, split: _load(path, folder),
         where="your own file",

@@ -49,7 +49,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="perceptiontest",
     title="Perception Test (multiple choice)",
-    length="short",
     splits=("validation", "validation_cut", "test"),
     load=load,
     questions=19140,

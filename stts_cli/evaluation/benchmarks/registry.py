@@ -5,6 +5,7 @@ Modules are loaded when asked for; naming them costs nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -32,25 +33,20 @@ def get_benchmark(name: str) -> Benchmark:
         )
     module = importlib.import_module(f"stts_cli.evaluation.benchmarks.{name.partition('_')[0]}")
     benchmark: Benchmark = module.BENCHMARK if module.BENCHMARK.name == name else module.VARIANT
-    return benchmark
+    return dataclasses.replace(benchmark, length="long" if name in (*LONG, "shapes_long") else "short")
 
 
 def describe() -> list[dict[str, object]]:
     """Return what `stts eval --list` shows, a dict a benchmark."""
+    plain = ("name", "title", "questions", "videos", "download", "licence", "remark")
     return [
         {
-            "name": each.name,
-            "title": each.title,
+            **{field: getattr(each, field) for field in plain},
             "class": each.length,
-            "questions": each.questions,
-            "videos": each.videos,
-            "download": each.download,
             "terms": each.terms or "",
-            "licence": each.licence,
             "splits": list(each.splits),
             "scorings": list(each.scorers),
             "repositories": list(each.repos),
-            "remark": each.remark,
         }
         for each in map(get_benchmark, NAMES)
     ]

@@ -61,7 +61,6 @@ def make_items(long: bool, split: str, num_videos: int, folder: Path | None = No
 BENCHMARK = Benchmark(
     name="shapes",
     title="the built-in procedural world, clips of 4-8 s",
-    length="short",
     splits=SPLITS,
     load=lambda folder, split: make_items(False, split, DEFAULT_VIDEOS),
     download="none",
@@ -74,6 +73,5 @@ VARIANT = dataclasses.replace(
     BENCHMARK,
     name="shapes_long",
     title="the built-in procedural world, clips of 1-3 min",
-    length="long",
     load=lambda folder, split: make_items(True, split, DEFAULT_VIDEOS),
 )

@@ -95,8 +95,6 @@ def _rows(folder: DataFolder) -> Iterator[Row]:
 BENCHMARK = Benchmark(
     name="tempcompass",
     title="TempCompass (multiple choice, yes/no, caption matching)",
-    length="short",
-    splits=("test",),
     load=load,
     questions=5536,
     videos=410,

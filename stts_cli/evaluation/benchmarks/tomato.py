@@ -49,8 +49,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="tomato",
     title="TOMATO",
-    length="short",
-    splits=("test",),
     load=load,
     questions=1484,
     videos=1417,

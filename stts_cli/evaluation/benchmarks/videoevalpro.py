@@ -33,8 +33,6 @@ def load(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="videoevalpro",
     title="VideoEval-Pro (as multiple choice)",
-    length="long",
-    splits=("test",),
     load=load,
     questions=1289,
     repos=("TIGER-Lab/VideoEval-Pro",),

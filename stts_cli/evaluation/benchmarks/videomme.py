@@ -53,8 +53,6 @@ def load_with_subtitles(folder: DataFolder, split: str) -> list[QaItem]:
 BENCHMARK = Benchmark(
     name="videomme",
     title="Video-MME (without subtitles)",
-    length="long",
-    splits=("test",),
     load=load,
     questions=2700,
     videos=900,
