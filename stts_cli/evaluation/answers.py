@@ -80,8 +80,8 @@ def _essence(model: VideoModel) -> tuple[Any, ...]:
 
 def same_arms(one: str, other: str) -> InputError:
     """Return the error that two arms would be the same run."""
-    which = f"both arms are {one}" if one == other else f"the arms {one} and {other} are the same"
-    return InputError(f"{which} -> arms that differ -> change --compare, --keep-ratio or --scorer")
+    which = f"two arms are {one}" if one == other else f"the arms {one} and {other} are the same"
+    return InputError(f"{which}; arms must differ: change --compare, --keep-ratio or --scorer.")
 
 
 def answer(

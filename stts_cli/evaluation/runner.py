@@ -121,17 +121,17 @@ def evaluate(
         raise InputError(f"--scoring {run.scoring}: is not a rule of this benchmark; {has}.")
     device = resolve_device(ranks.device(run.device))
     progress("loading the model")
-    arms, notes = load_arms(run.arms, device, {} if families is None else families, run.seed)
-    config = _config(run, arms, device)
+    models, notes = load_arms(run.arms, device, {} if families is None else families, run.seed)
+    config = _config(run, models, device)
     journal = Journal(run.output, config, ranks.rank)
     notes = [*run.questions.notes, *notes, *journal.notes]
     ranks.wait()  # everyone has read what is there before anyone writes
-    total = len(items) * len(arms)
+    total = len(items) * len(models)
     if journal.rows:
         notes.append(f"{len(journal.rows)} of {total} answers were there already")
     journal.open()
     try:
-        timed = _answer_all(run, arms, journal, ranks, progress)
+        timed = _answer_all(run, models, journal, ranks, progress)
     except KeyboardInterrupt:
         how = "the same command continues the run" if run.output else "nothing was kept; --output DIR keeps them"
         raise Interrupted(f"stopped after {len(journal.rows)} of {total} answers; {how}.") from None
@@ -144,19 +144,19 @@ def evaluate(
         rows |= {key: row for key, row in part.items() if key not in rows or rows[key].get("error")}
     if ranks.rank:
         return None
-    ordered = [rows[arm.arm.name, item.id] for item in items for arm in arms]
+    ordered = [rows[model.arm.name, item.id] for item in items for model in models]
     journal.merge(ordered)
     if all(row.get("error") for row in ordered):
         raise InputError(f"no question could be answered; the first: {ordered[0]['error']}")
-    document = _document(run, arms, config, notes, ordered)
+    document = _document(run, models, config, notes, ordered)
     if run.times:
         document["times"] = summarize_times(seconds, len({item.source for item in items}), ranks.size)
     return document
 
 
-def _config(run: Run, arms: Sequence[VideoModel], device: str) -> dict[str, Any]:
+def _config(run: Run, models: Sequence[VideoModel], device: str) -> dict[str, Any]:
     questions = run.questions
-    hashes = {id(arm.family): weights_hash(arm.family) for arm in arms}
+    hashes = {id(model.family): weights_hash(model.family) for model in models}
     return {
         "bench": questions.benchmark.name,
         "split": questions.split,
@@ -167,26 +167,26 @@ def _config(run: Run, arms: Sequence[VideoModel], device: str) -> dict[str, Any]
         "max_new_tokens": run.asking.max_new_tokens,
         "device": device.split(":")[0],
         "arms": {
-            arm.arm.name: {
-                "model": arm.family.model_name,
-                "weights": hashes[id(arm.family)],
-                "frames": arm.frames,
-                "max_fps": arm.arm.max_fps,
-                "resize": arm.arm.resize,
-                "keep_ratio": arm.pruning.keep_ratio,
-                "scorer": arm.pruning.scorer,
-                "prune_layer": arm.pruning.prune_layer,
+            model.arm.name: {
+                "model": model.family.model_name,
+                "weights": hashes[id(model.family)],
+                "frames": model.frames,
+                "max_fps": model.arm.max_fps,
+                "resize": model.arm.resize,
+                "keep_ratio": model.pruning.keep_ratio,
+                "scorer": model.pruning.scorer,
+                "prune_layer": model.pruning.prune_layer,
                 "seed": settings.seed,
-                "dtype": arm.dtype,
+                "dtype": model.dtype,
             }
-            for arm, settings in zip(arms, run.arms, strict=True)
+            for model, settings in zip(models, run.arms, strict=True)
         },
         "versions": versions(),
     }
 
 
 def _answer_all(
-    run: Run, arms: Sequence[VideoModel], journal: Journal, ranks: Ranks, progress: Progress
+    run: Run, models: Sequence[VideoModel], journal: Journal, ranks: Ranks, progress: Progress
 ) -> list[Seconds]:
     """Go through this process's share of the videos; return the seconds of each that every arm answered in full."""
     by_source: dict[Source, list[QaItem]] = {}
@@ -194,11 +194,15 @@ def _answer_all(
         by_source.setdefault(item.source, []).append(item)
     work = []  # a clip, and the questions that every arm has not answered
     for source, items in by_source.items():
-        todo = {name: [i for i in items if not journal.is_done(name, i.id)] for name in (a.arm.name for a in arms)}
+        todo = {
+            name: [i for i in items if not journal.is_done(name, i.id)] for name in (model.arm.name for model in models)
+        }
         if any(todo.values()):
             work.append((source, todo))
     work = ranks.share(work)
-    requests = [list(dict.fromkeys(arm.request(src) for arm in arms if todo[arm.arm.name])) for src, todo in work]
+    requests = [
+        list(dict.fromkeys(model.request(src) for model in models if todo[model.arm.name])) for src, todo in work
+    ]
     clips = read_ahead(
         [one for some in requests for one in some],
         workers=run.num_workers,
@@ -210,16 +214,16 @@ def _answer_all(
     try:
         for turn, ((source, todo), wanted) in enumerate(zip(work, requests, strict=True)):
             results = {request: next(clips) for request in wanted}
-            turn = turn % len(arms) if run.times else 0
+            turn = turn % len(models) if run.times else 0
             seconds: Seconds = {}
-            for arm in [*arms[turn:], *arms[:turn]]:
-                name = arm.arm.name
+            for model in [*models[turn:], *models[:turn]]:
+                name = model.arm.name
                 if todo[name]:
-                    took = answer(run.asking, arm, todo[name], results[arm.request(source)], keep)
+                    took = answer(run.asking, model, todo[name], results[model.request(source)], keep)
                     if took is not None and len(todo[name]) == len(by_source[source]):
                         seconds[name] = took
-            if len(seconds) == len(arms):
-                timed.append({arm.arm.name: seconds[arm.arm.name] for arm in arms})
+            if len(seconds) == len(models):
+                timed.append({model.arm.name: seconds[model.arm.name] for model in models})
     finally:
         clips.close()  # type: ignore[attr-defined]  # a generator
     return timed
@@ -251,9 +255,9 @@ class _Keeper:
 
 
 def _document(
-    run: Run, arms: Sequence[VideoModel], config: dict[str, Any], notes: list[str], rows: list[Row]
+    run: Run, models: Sequence[VideoModel], config: dict[str, Any], notes: list[str], rows: list[Row]
 ) -> dict[str, Any]:
-    by_arm = {arm.arm.name: [row for row in rows if row["arm"] == arm.arm.name] for arm in arms}
+    by_arm = {model.arm.name: [row for row in rows if row["arm"] == model.arm.name] for model in models}
     questions, benchmark = run.questions, run.questions.benchmark
     headline = "micro" if run.scoring == "molmo2" else benchmark.headline
     names = list(by_arm)
@@ -273,11 +277,11 @@ def _document(
         "class": benchmark.length,
         "split": questions.split,
         "scoring": run.scoring,
-        "is_demonstration": any(arm.family.is_demonstration for arm in arms),
+        "is_demonstration": any(model.family.is_demonstration for model in models),
         "num_missing": questions.num_missing,
         "missing": questions.missing,
         "config": config,
-        "notes": [*notes, *_notes(arms, by_arm, failed)],
+        "notes": [*notes, *_notes(models, by_arm, failed)],
         "arms": summaries,
         "seeds": summarize_seeds(run.arms, {name: arm["accuracy"] for name, arm in summaries.items()}),
         "comparisons": pairs[: len(names) - 1],
@@ -287,16 +291,16 @@ def _document(
     }
 
 
-def _notes(arms: Sequence[VideoModel], by_arm: dict[str, list[Row]], failed: dict[str, str]) -> list[str]:
+def _notes(models: Sequence[VideoModel], by_arm: dict[str, list[Row]], failed: dict[str, str]) -> list[str]:
     """Return what was done otherwise than asked: the decoder, budgets that were too small, videos that failed."""
     notes = []
     if by_pyav := {row["segment"] for rows in by_arm.values() for row in rows if row.get("backend") == "pyav"}:
         notes.append(f"{len(by_pyav)} videos were read with PyAV")
-    for arm in arms:
-        lengths = {row["segment"]: row["num_frames"] for row in by_arm[arm.arm.name] if not row.get("error")}
-        clamped = [note for n in lengths.values() if (note := arm.clamp_note(n))]
+    for model in models:
+        lengths = {row["segment"]: row["num_frames"] for row in by_arm[model.arm.name] if not row.get("error")}
+        clamped = [note for n in lengths.values() if (note := model.clamp_note(n))]
         if clamped:
-            notes.append(f"{arm.arm.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
+            notes.append(f"{model.arm.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
     if failed:
         notes.append(f"{len(failed)} videos failed, {next(iter(failed.values()))}")
     return notes

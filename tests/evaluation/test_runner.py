@@ -393,7 +393,7 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
     ("more", "words_said"),
     [
         (["--compare", "0.5", "--keep-ratio", "0.5"], "the arms pruned and keep 0.5 are the same"),
-        (["--compare", "random,random"], "both arms are random"),
+        (["--compare", "random,random"], "two arms are random"),
         (["--compare", "learned"], "the arms pruned and learned are the same"),
         (["--compare", "sideways"], "must be dense, a keep ratio, a scorer, a preset or a checkpoint"),
         (["--compare", "./nowhere@0.5"], "there is no folder ./nowhere"),
