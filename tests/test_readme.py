@@ -102,6 +102,16 @@ def test_every_command_of_the_pages_is_understood(words, monkeypatch, clip_file,
     assert len(asked) == 1
 
 
+def test_the_python_of_readme_answers(monkeypatch, capsys):
+    (code,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.warns(UserWarning, match="demonstration model"):
+        exec(code, {})
+    answer, _, savings = capsys.readouterr().out.partition(" ")
+    assert answer == "red"
+    assert "visual tokens 104 of 208" in savings, "13 frames of 16 windows, half of them kept"
+
+
 def test_a_person_reads_readme_in_two_minutes():
     assert len(README.encode()) <= 7000
 
