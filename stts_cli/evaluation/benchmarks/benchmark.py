@@ -119,10 +119,12 @@ def build_items(path: Path, rows: Iterable[Row], make: Callable[[Row], QaItem | 
     return collect(path, made())
 
 
-def collect(path: Path, found: Iterable[tuple[str, QaItem]]) -> list[QaItem]:
-    """Gather the items of a file, each given with where it stands; InputError where two share an id, or for none."""
+def collect(path: Path, found: Iterable[tuple[str, QaItem | InputError]]) -> list[QaItem]:
+    """Gather the items of a file, given with their rows; raise one that is an error, and for equal ids or no item."""
     items: dict[str, QaItem] = {}
     for where, item in found:
+        if isinstance(item, InputError):
+            raise item
         if item.id in items:
             raise InputError(f"{where}: id '{item.id}': must be unique; a row before has it.")
         items[item.id] = item

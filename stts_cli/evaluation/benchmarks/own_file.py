@@ -1,13 +1,11 @@
 """The user's own questions: a .jsonl, .json or .csv file as a benchmark; questions.py says what its rows may hold."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from stts_cli.data.files import DataFolder
 from stts_cli.data.items import QaItem
 from stts_cli.data.questions import read_items
 from stts_cli.data.rows import own_rows
-from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark, collect
 
 
@@ -25,14 +23,8 @@ def open_file(path: Path) -> Benchmark:
 
 
 def _load(path: Path, folder: DataFolder) -> list[QaItem]:
-    def read() -> Iterator[tuple[str, QaItem]]:
-        rows = own_rows(path)
-        for row, item in zip(rows, read_items(rows, folder.own, folder.notes), strict=True):
-            if isinstance(item, InputError):
-                raise item
-            yield row.where, item
-
-    items = collect(path, read())
+    rows = own_rows(path)
+    items = collect(path, zip((row.where for row in rows), read_items(rows, folder.own, folder.notes), strict=True))
     unanswered = sum(item.answer is None for item in items)
     if unanswered:
         folder.notes.append(f"{path}: {unanswered} of {len(items)} questions have no answer; they are not scored.")

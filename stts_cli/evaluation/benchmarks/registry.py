@@ -38,15 +38,20 @@ def get_benchmark(name: str) -> Benchmark:
 
 def describe() -> list[dict[str, object]]:
     """Return what `stts eval --list` shows, a dict a benchmark."""
-    plain = ("name", "title", "questions", "videos", "download", "licence", "remark")
     return [
         {
-            **{field: getattr(each, field) for field in plain},
+            "name": each.name,
+            "title": each.title,
             "class": each.length,
+            "questions": each.questions,
+            "videos": each.videos,
+            "download": each.download,
             "terms": each.terms or "",
+            "licence": each.licence,
             "splits": list(each.splits),
             "scorings": list(each.scorers),
             "repositories": list(each.repos),
+            "remark": each.remark,
         }
         for each in map(get_benchmark, NAMES)
     ]
