@@ -41,12 +41,7 @@ def runner(family: Family, job: Job) -> Run:
 
 
 class Trainee:
-    """A model in training, all arms on the same weights.
-
-    Args:
-        family: the model, float32 weights; all of them will be trained.
-        job: the other settings; with dtype "bfloat16" the step runs under autocast, as finetuning does.
-    """
+    """A model in training, all arms on the same float32 weights, every one trained; dtype "bfloat16" means autocast."""
 
     def __init__(self, family: Family, job: Job) -> None:
         self.settings, self.job = FinetuneSettings(train="full"), job
@@ -58,15 +53,7 @@ class Trainee:
         self.optimizer = make_optimizer(make_groups(self.model.named_parameters(), self.settings, family.part_names))
 
     def run(self, clip: Clip, arm: Arm) -> Pass:
-        """Take one step on a clip, and time each stage of it.
-
-        Args:
-            clip: the frames.
-            arm: who scores and how much stays.
-
-        Returns:
-            Times and what was kept; "step_cpu" is the processor time of the whole process, on a CPU only.
-        """
+        """Take one step on a clip, timed stage by stage; "step_cpu" is all threads' processor time, on a CPU only."""
         device = self.watched.device
         gc.collect()
         memory = PeakMemory(device) if device.type == "cuda" else None
@@ -111,23 +98,15 @@ class Trainee:
     def forward(self, clip: Clip, arm: Arm) -> Step:
         """Encode a clip and read one question and its answer, with gradients.
 
-        Args:
-            clip: the frames.
-            arm: who scores and how much stays.
-
-        Returns:
-            The sums that the loss is made of.
-
         Raises:
             EnvironmentFailure: out of memory, with the stage.
         """
         device = self.watched.device
         talk = Conversation(((estimate.QUESTION, estimate.ANSWER),))
         given = TrainingClip(torch.from_numpy(clip.frames), tuple(clip.timestamps_s), (talk,), "profile")
-        half = self.job.dtype == "bfloat16"
         note = self.watched.model.model.register_forward_pre_hook(self.watched.note_reading)
         try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.job.dtype == "bfloat16"):
                 step: Step = self.model([given], arm.keep_ratio, scorer=arm.scorer)
         except EnvironmentFailure as error:  # it names finetune's flags
             what = str(error).partition("; ")[0]

@@ -97,13 +97,7 @@ def evaluation_line(arms: Document) -> str:
 
 
 def show_finetune(document: Document, output: str, *, json_only: bool = False) -> None:
-    """Print the table of a run that is done.
-
-    Args:
-        document: from `training.finetune.finetune`.
-        output: the result's folder.
-        json_only: print the document and nothing else.
-    """
+    """Print the table of a run that is done, whose result lies in `output`; or its document alone, as JSON."""
     if json_only:
         print_json({**document, "output": output})
         return
@@ -126,13 +120,7 @@ def show_finetune(document: Document, output: str, *, json_only: bool = False) -
 
 
 def show_runs(documents: dict[str, Document], output: str, *, json_only: bool = False) -> None:
-    """Print the table of several runs that are done.
-
-    Args:
-        documents: from `training.runs.train_runs`.
-        output: the folder that holds a folder a run.
-        json_only: print the documents and nothing else.
-    """
+    """Print the table of several runs that are done, each in its folder of `output`; or their documents as JSON."""
     if json_only:
         print_json({"output": output, "runs": documents})
         return

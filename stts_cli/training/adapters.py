@@ -23,12 +23,12 @@ def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, vit: bool = Fal
 
     Args:
         family: loaded.
-        rank: of the adapters, at least 1.
+        rank: of the adapters.
         alpha: the adapters' output is scaled by alpha / rank.
         vit: adapters also in the ViT's blocks up to the deepest that the connector reads.
 
     Raises:
-        InputError: a value out of range, or a family that has adapters already.
+        InputError: a value that is not above 0, or a family that has adapters already.
         EnvironmentFailure: peft is not installed.
     """
     for name, value in (("--lora-rank", rank), ("--lora-alpha", alpha)):

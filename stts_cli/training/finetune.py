@@ -266,9 +266,10 @@ def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: 
 
     @functools.cache
     def before(num_frames: int) -> int:
-        """Return the tokens up to the end of a video, whose times are not known yet: of no fewer digits than these."""
-        if num_frames * windows > most:
-            return num_frames * windows
+        """Count the tokens up to the end of a video whose times are not known yet: of no fewer digits than these."""
+        count = num_frames * windows
+        if count > most:
+            return count
         return len(family.video_prefix([9999.9] * num_frames, torch.ones(num_frames, windows, dtype=torch.bool))[0])
 
     problems = validate(
@@ -329,8 +330,6 @@ def _before(out: Path, trainer: Any, had_scorer: bool, resumed: bool, log: RunLo
         arms["temporal"] = (arms["pruned"][0], "temporal")  # what an untrained model does without training
     before: Document = trainer.measure(arms)
     if trainer.is_world_process_zero():
-        with writing(record):
-            record.parent.mkdir(parents=True, exist_ok=True)
         run_folder.write_whole(record, before)
     return before
 

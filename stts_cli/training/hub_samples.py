@@ -23,8 +23,7 @@ def hub_rows(source: str, video_root: str | None) -> tuple[list[NumberedRow], Pa
     """Read a dataset, and fetch its videos unless they are on this machine.
 
     Args:
-        source: "hf:OWNER/NAME", with ":split" behind it unless it is "train"; instead of a name on the hub also the
-            path of a folder.
+        source: "hf:OWNER/NAME[:SPLIT]", the split "train" where none is given; OWNER/NAME may be a folder's path.
         video_root: folder that holds the videos; None to fetch them from the dataset's repository.
 
     Returns:

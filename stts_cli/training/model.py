@@ -137,11 +137,8 @@ class TrainingModel(nn.Module):
     def count(self, clips: Sequence[TrainingClip]) -> tuple[float, int]:
         """Return what a batch's `answer_sum` and `temporal_sum` are divided by, without running it.
 
-        Args:
-            clips: the batch.
-
         Returns:
-            (the weights of the answers' tokens added up: with equal weights how many there are, windows that the
+            (the weights of the answers' tokens added up, with equal weights how many there are; windows that the
             temporal loss would count).
         """
         said = [talk.tokens(self.family)[1] for clip in clips for talk in clip.conversations]
@@ -151,12 +148,7 @@ class TrainingModel(nn.Module):
         return sum(n**0.5 if root else n for n in lengths), frames * self.family.shape().num_windows
 
     def write(self, clips: Sequence[TrainingClip], keep_mask: Tensor) -> Rows:
-        """Write a batch's rows.
-
-        Args:
-            clips: the batch.
-            keep_mask: bool (T, W) of all clips' frames, on the CPU.
-        """
+        """Write a batch's rows; the mask, bool (T, W) of all clips' frames, is on the CPU."""
         videos = []
         for clip, mask in zip(clips, keep_mask.split([len(clip.frames) for clip in clips]), strict=True):
             prefix, is_visual = self.family.video_prefix(list(clip.timestamps_s), mask)
@@ -222,12 +214,7 @@ class TrainingModel(nn.Module):
 
 
 def part_of(name: str, part_names: Mapping[str, str]) -> str:
-    """Return which of `settings.PARTS` a parameter of `TrainingModel` belongs to.
-
-    Args:
-        name: the parameter's.
-        part_names: the family's.
-    """
+    """Return which part a parameter of `TrainingModel` belongs to: "scorer", "lora", or one of the family's."""
     if name.startswith("scorer."):
         return "scorer"
     if ".lora_" in name:

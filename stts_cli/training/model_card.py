@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,7 @@ def model_card(document: Document) -> str:
 
 
 def check_push(repo: str, base_model: str, train: str) -> None:
-    """Find out before training what would keep its result from the hub; nothing is sent.
-
-    Args:
-        repo: OWNER/NAME on the hub.
-        base_model: what the run starts from.
-        train: "scorer", "lora" or "full".
+    """Find out before training what would keep its result from the hub repository OWNER/NAME; nothing is sent.
 
     Raises:
         InputError: not a name of a repository, or a small folder whose base model is on this machine only.
@@ -123,11 +119,10 @@ def check_push(repo: str, base_model: str, train: str) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    try:
+    is_name = False
+    with contextlib.suppress(HFValidationError):
         validate_repo_id(repo)
         is_name = repo.count("/") == 1
-    except HFValidationError:
-        is_name = False
     if not is_name:
         raise InputError(f"--push-to-hub {repo}: is no name of a hub repository; must be OWNER/NAME.")
     if train != "full" and any(checkpoint.is_local for checkpoint in base_chain(base_model)):

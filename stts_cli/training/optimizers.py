@@ -120,14 +120,7 @@ def make_optimizer(groups: list[Group]) -> torch.optim.Optimizer:
 
 
 def rate_factor(step: int, part: str, settings: FinetuneSettings, total: int) -> float:
-    """Return what a part's learning rate is multiplied by.
-
-    Args:
-        step: optimizer steps taken, the scorer's warm-up included.
-        part: one of `PARTS`.
-        settings: warm-ups and schedule.
-        total: all steps, the scorer's warm-up included.
-    """
+    """Return the factor of a part's learning rate after `step` of `total` steps, the scorer's warm-up included."""
     alone = settings.scorer_warmup
     if step < alone:
         return min(1.0, (step + 1) / 20) * (1 - step / alone) if part == "scorer" else 0.0

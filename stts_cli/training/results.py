@@ -94,16 +94,10 @@ def write_checkpoint(
 
 
 def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Tensor]:
-    """Read the trained weights of a folder that `write_checkpoint` wrote.
-
-    Args:
-        folder: the folder.
-        family: a model of the same sizes, for "lora" with the adapters in it; not changed.
-        train: what was trained, "scorer", "lora" or "full".
+    """Read the weights of a folder that `write_checkpoint` wrote, onto the CPU; the arguments are `load_weights`'.
 
     Returns:
-        On the CPU, by the names of the training module: "scorer.…" and, but for "scorer", "stock.…" (for "lora" the
-        adapters only).
+        By the names of the training module: "scorer.…" and, but for "scorer", "stock.…" (for "lora" the adapters only).
 
     Raises:
         InputError: a file is missing or broken, or a learned scorer is of format 1.

@@ -22,12 +22,7 @@ FREE = ("workers", "cache", "report_to", "log_every", "keep_checkpoints", "video
 
 
 class Files(NamedTuple):
-    """How a model's weights travel.
-
-    Attributes:
-        write: writes them into a folder; takes (folder, state dict or None for the model's own).
-        read: puts the weights of such a folder back.
-    """
+    """How a model's weights travel: `write` takes (folder, state dict or None for the model's own), `read` a folder."""
 
     write: Callable[..., None]
     read: Callable[[Path], None]
@@ -48,7 +43,7 @@ def record_of(settings: FinetuneSettings) -> Document:
 
 
 def check_folder(folder: Path, settings: Document, *, resume: bool, first: bool) -> None:
-    """Refuse a folder that holds another run, or something else.
+    """Refuse a folder that holds another run, this one where `resume` is not given, or something else.
 
     Args:
         folder: may not be there yet.
@@ -57,7 +52,7 @@ def check_folder(folder: Path, settings: Document, *, resume: bool, first: bool)
         first: this is the first process; the others may find what it has written already.
 
     Raises:
-        InputError: it does, or it holds this run and `resume` is not given.
+        InputError: it does.
         EnvironmentFailure: it is a file.
     """
     record = folder / RUN_FILE
@@ -79,8 +74,6 @@ def check_folder(folder: Path, settings: Document, *, resume: bool, first: bool)
 
 def claim(folder: Path, settings: Document) -> None:
     """Make a folder this run's, and clear away a checkpoint that was never finished."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RUN_FILE, settings)
     shutil.rmtree(folder / CHECKPOINTS / SAVING, ignore_errors=True)
 
@@ -96,15 +89,9 @@ def checkpoints_of(folder: Path) -> list[Path]:
 
 
 def checkpoint_of(folder: Path, processes: int, log: Report) -> Path | None:
-    """Return the newest checkpoint of a run, from which it can go on just as if it had never stopped.
+    """Return the newest checkpoint of a run, to go on from as if it had never stopped; None, and a note, without one.
 
-    Args:
-        folder: the run's.
-        processes: how many train.
-        log: takes a note where there is no checkpoint.
-
-    Returns:
-        Its folder, whose weights are checked when they are loaded; None where there is none.
+    Its weights are checked when they are loaded.
 
     Raises:
         InputError: a file is missing, the state is damaged, or another number of processes wrote it.
@@ -138,11 +125,7 @@ def checkpoint_of(folder: Path, processes: int, log: Report) -> Path | None:
 
 
 def read_object(path: Path, do: str) -> Document:
-    """Read a JSON object that a run wrote.
-
-    Args:
-        path: the file.
-        do: what to do where it cannot be read, for the message.
+    """Read a JSON object that a run wrote; `do` says what to do where it cannot be read.
 
     Raises:
         InputError: no file, or no JSON object.
@@ -161,19 +144,17 @@ def write_whole(path: Path, document: Document) -> None:
     """Write a JSON file that is there as a whole or not at all: other processes may be reading it."""
     part = path.with_name(f".{path.name}")
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         os.replace(part, path)
 
 
 class RunLog:
-    """Append what is measured to a file, and pass everything on; a note is passed on once.
+    """Append what is measured to a file, a JSON object a line, and pass everything on; a note is passed on once.
 
     Args:
-        path: the file, a JSON object a line; None in a process that is not the first, which stays silent.
+        path: the file; None in a process that is not the first, which stays silent.
         report: takes every event.
-
-    Attributes:
-        notes: the notes so far.
     """
 
     def __init__(self, path: Path | None, report: Report) -> None:

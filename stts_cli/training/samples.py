@@ -206,12 +206,7 @@ def _first_of(lines: list[str]) -> list[str]:
 
 
 def leave_out(samples: Sequence[VideoSample], problems: Sequence[Problem]) -> list[VideoSample]:
-    """Return the samples without the conversations that have a problem, and without videos that cannot be read.
-
-    Args:
-        samples: as they were validated.
-        problems: what `validate` found.
-    """
+    """Return validated samples without the conversations that have a problem and the videos that cannot be read."""
     unreadable = {p.video for p in problems if p.kind in ("missing video", "unreadable video")}
     bad = {(p.video, p.line) for p in problems}
     rest = []
@@ -255,20 +250,19 @@ def _check_sample(
 ) -> Iterator[Problem]:
     """Check the cut, then the length of every conversation behind it."""
     wrong = _check_cut(sample, info)
-    if wrong:
-        for conversation in sample.conversations:
-            yield Problem(conversation.line, sample.video, wrong, "bad start or end")
-        return
-    times = _expected_times(sample, info, max_frames, max_fps)
-    for conversation in sample.conversations:
+    times = [] if wrong else _expected_times(sample, info, max_frames, max_fps)
+    for talk in sample.conversations:
+        if wrong:
+            yield Problem(talk.line, sample.video, wrong, "bad start or end")
+            continue
         try:
-            tokens = measure(len(times), conversation.with_subtitles(times))
+            tokens = measure(len(times), talk.with_subtitles(times))
         except InputError as error:
-            yield Problem(conversation.line, sample.video, _what(error), "unusable text")
+            yield Problem(talk.line, sample.video, _what(error), "unusable text")
             continue
         if tokens > limit:
             what = f"{tokens} tokens with {len(times)} frames, a sequence takes {limit}"
-            yield Problem(conversation.line, sample.video, what, "too long")
+            yield Problem(talk.line, sample.video, what, "too long")
 
 
 def _check_cut(sample: VideoSample, info: VideoInfo) -> str:

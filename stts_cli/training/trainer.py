@@ -312,11 +312,7 @@ class _Heartbeat(TrainerCallback):
 def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, has_eval: bool) -> TrainingArguments:
     """Translate a run's settings into Trainer's; `max_steps` and, where it is 0, `save_steps` are the caller's to set.
 
-    Args:
-        settings: the run's.
-        output: folder for checkpoints.
-        device: "auto", "cpu", "cuda" or "cuda:N"; under several processes each takes its own GPU.
-        has_eval: there are held-out clips.
+    Under several processes each takes its own GPU. `output` is the folder for checkpoints.
     """
     every = settings.eval_every if has_eval else 0
     sequential = settings.data == "shapes"
