@@ -163,15 +163,12 @@ def test_a_base_model_that_no_family_handles(untrained, base, videos_jsonl, tmp_
     shutil.copytree(base, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "model_type": "molmo3"}))
-    message = (
-        rf"model '{other}' is of type 'molmo3', which no family handles; did you mean 'molmo2'\? -> choose a "
-        "checkpoint of a known type"
-    )
+    message = rf"model {other} of type molmo3: no family handles it; did you mean 'molmo2'\?"
     refused(base_settings(other, videos_jsonl), tmp_path / "run", message)
     refused(
         base_settings(tmp_path / "nowhere", videos_jsonl),
         tmp_path / "run",
-        rf"model '{tmp_path}/nowhere' is no folder -> .*",
+        rf"--model {tmp_path}/nowhere: is no folder; .*",
     )
 
 

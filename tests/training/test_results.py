@@ -311,8 +311,7 @@ def test_a_base_that_is_gone(run, clip_file):
     with pytest.raises(InputError) as error:
         load_family(run)
     assert str(error.value) == (
-        f"the base model '{base}' of '{run}' is not there -> it holds the weights that were not trained -> put it "
-        f"back, or write its new place into {run}/stts.json"
+        f"{run}/stts.json: base_model {base}; is not there. Put it back, or write its new place there."
     )
     with pytest.raises(InputError, match="is not there"):
         load(str(run))
@@ -322,14 +321,14 @@ def test_a_base_that_is_gone(run, clip_file):
 
 def test_bases_that_are_none(run, tmp_path):
     change(run, base_model=str(run))
-    with pytest.raises(InputError, match=r"run/stts.json names the base model '.*run', which stands on it"):
+    with pytest.raises(InputError, match=r"run/stts.json: base_model .*run; stands on this one itself\."):
         load_family(run)
     change(run, base_model=7)
-    with pytest.raises(InputError, match="names the base model 7"):
+    with pytest.raises(InputError, match=r"run/stts.json: base_model 7; must be"):
         load_family(run)
     (tmp_path / "empty").mkdir()
     change(run, base_model=str(tmp_path / "empty"))
-    with pytest.raises(InputError, match=r"the base model '.*empty' of '.*run' holds no config\.json"):
+    with pytest.raises(InputError, match=r"empty.*: holds no config\.json"):
         load_family(run)
 
 
@@ -349,23 +348,25 @@ def test_a_lora_that_is_not_whole(run):
     with pytest.raises(InputError, match="does not fit the model"):
         load_family(run)
     (run / "adapter_model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"LoRA but holds no adapter_model\.safetensors"):
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors: is missing; it holds the LoRA"):
         load_family(run)
     torch.save(weights, run / "adapter_model.bin")  # a pickle is no replacement
-    with pytest.raises(InputError, match=r"holds no adapter_model\.safetensors"):
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors: is missing"):
         load_family(run)
 
 
 def test_a_lora_without_peft(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(EnvironmentFailure, match=r"needs peft -> in a clone of stts: pip install '\.\[train\]'"):
+    with pytest.raises(EnvironmentFailure, match=r"needs peft; in a clone of stts: pip install '\.\[train\]'"):
         load_family(run)
 
 
 def test_a_base_on_the_hub_that_cannot_be_reached(run, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     change(run, base_model="someone/something")
-    with pytest.raises(EnvironmentFailure, match=r"base model 'someone/something' of '.*run' cannot be loaded"):
+    with pytest.raises(
+        EnvironmentFailure, match=r"base_model someone/something: cannot be loaded; it holds the weights of .*run"
+    ):
         load_family(run)
 
 
