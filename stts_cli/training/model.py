@@ -167,7 +167,7 @@ class TrainingModel(nn.Module):
         if z_loss:
             each = each + z_loss * logits.logsumexp(-1).square()
         if root_length:
-            each = each * answers.bincount()[answers] ** -0.4
+            each = each * answers.bincount()[answers] ** -0.5
         return self._anchor(each.sum())
 
     def _anchor(self, loss: Tensor) -> Tensor:
