@@ -12,7 +12,9 @@ from tests.net.compare import departures, differences
 def test_the_working_tree_does_what_was_recorded(tmp_path):
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))
     found = measure(ROOT, tmp_path / "run", "--quick")
-    recorded["finetune"] = {name: recorded["finetune"][name] for name in found["finetune"]}
+    assert [len(found[area]) for area in ("ask", "masks", "finetune")] == [9, 5, 1]
+    for area in ("ask", "masks", "finetune"):  # a quick run has some of the cases, `python -m tests.net` all of them
+        recorded[area] = {name: recorded[area][name] for name in found[area]}
     assert list(departures(recorded, short(found))) == []
 
 
