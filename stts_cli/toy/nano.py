@@ -20,7 +20,8 @@ from typing import Any
 
 from stts_cli.config import files
 from stts_cli.errors import InputError, writing
-from stts_cli.training.finetune import Data, describe, finetune, load_base
+from stts_cli.training.datasets import Data
+from stts_cli.training.finetune import describe, finetune, load_base
 from stts_cli.training.run_folder import (
     CHECKPOINTS,
     LOG_FILE,

@@ -11,7 +11,6 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +63,11 @@ class UnwritableCache(_InOneLine, EnvironmentFailure):
     """A cache folder that takes no more frames."""
 
 
+@dataclass(eq=False)
 class VideoClips(Dataset[list[TrainingClip]]):
     """The videos of a file, decoded on demand, one an item.
 
-    Args:
+    Attributes:
         samples: what to read.
         num_frames: the most frames of a video.
         max_fps: the most frames a second.
@@ -76,19 +76,12 @@ class VideoClips(Dataset[list[TrainingClip]]):
         cache_dir: folder that keeps decoded frames, made when needed; None decodes every time.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[VideoSample],
-        *,
-        num_frames: int,
-        max_fps: float,
-        frame_size: tuple[int, int],
-        resample: str = "bilinear",
-        cache_dir: Path | None = None,
-    ) -> None:
-        self.samples = list(samples)
-        self.num_frames, self.max_fps, self.frame_size, self.resample = num_frames, max_fps, frame_size, resample
-        self.cache_dir = cache_dir
+    samples: list[VideoSample]
+    num_frames: int
+    max_fps: float
+    frame_size: tuple[int, int]
+    resample: str = "bilinear"
+    cache_dir: Path | None = None
 
     def __len__(self) -> int:
         return len(self.samples)

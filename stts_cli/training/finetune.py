@@ -7,36 +7,18 @@ The output folder holds the result itself (what `stts ask --model FOLDER` takes)
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import importlib.util
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stts_cli import __version__
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
-from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.settings import check_prune_layer
 from stts_cli.training import run_folder
+from stts_cli.training.datasets import Data, fingerprint, make_data, num_steps, read_rows
 from stts_cli.training.run_folder import CHECKPOINTS, LOG_FILE, Document, Report, RunLog, process
 from stts_cli.training.settings import FinetuneSettings, main_keep_ratio, without_effect
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run trains and measures on.
-
-    Attributes:
-        train: items are lists of clips.
-        held_out: the same; None for no evaluation.
-        name: for people.
-    """
-
-    train: Any
-    held_out: Any
-    name: str
 
 
 def finetune(
@@ -69,8 +51,8 @@ def finetune(
     log = RunLog(out / LOG_FILE if rank == 0 else None, report)
     settings = _settle(settings, device)
     notes = without_effect(settings)
-    settings, rows = _read_rows(settings, notes, skip_invalid)
-    record = run_folder.record_of(settings) | {"rows": _fingerprint(rows)}
+    settings, rows = read_rows(settings, notes, skip_invalid)
+    record = run_folder.record_of(settings) | {"rows": fingerprint(rows)}
     run_folder.check_folder(out, record, resume=resume, first=rank == 0)
     settings = _divide_batch(settings, world)
     for text in notes:
@@ -86,8 +68,8 @@ def finetune(
         log.note(text)
     if had_scorer and settings.scorer != "learned":
         log.note(f"--scorer {settings.scorer}: the trained scorer of {family.model_name} is left out of the result.")
-    data = _data(settings, family, rows, world, skip_invalid, log)
-    arguments.max_steps = _steps(settings, data, world)
+    data = make_data(settings, family, rows, world, skip_invalid, log)
+    arguments.max_steps = num_steps(settings, data, world)
     arguments.save_steps = arguments.save_steps or arguments.max_steps
     if rank == 0:
         run_folder.claim(out, record)
@@ -148,36 +130,6 @@ def _divide_batch(settings: FinetuneSettings, world: int) -> FinetuneSettings:
     return settings.override(accumulate=passes)
 
 
-def _read_rows(
-    settings: FinetuneSettings, notes: list[str], skip_invalid: bool
-) -> tuple[FinetuneSettings, tuple[Any, Any]]:
-    """Read the data files: the settings with the number of held-out videos decided, samples to train on, held-out."""
-    if settings.data == "shapes":
-        return settings.override(eval_videos=20 if settings.eval_videos is None else None), (None, None)
-    from stts_cli.training.samples import read_samples, split_held_out
-
-    read = functools.partial(
-        read_samples,
-        video_root=settings.video_root,
-        max_questions=settings.max_questions,
-        notes=notes,
-        skip_invalid=skip_invalid,
-    )
-    rows = read(settings.data)
-    if settings.eval_videos is None:
-        num_videos = len({row.video for row in rows})
-        tenth = min(20, max(1, num_videos // 10)) if num_videos > 1 else 0
-        settings = settings.override(eval_videos=20 if settings.eval_data else tenth)
-    if settings.eval_data is None:
-        return settings, split_held_out(rows, settings.eval_videos or 0, settings.seed)
-    return settings, (rows, None if settings.eval_data == "shapes" else read(settings.eval_data))
-
-
-def _fingerprint(rows: tuple[Any, Any]) -> str:
-    """Return what changes when the rows do."""
-    return "shapes" if rows[0] is None else hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
-
-
 def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
     """Load the base model and freeze what is not trained; say whether it came with a learned scorer."""
     import torch
@@ -219,88 +171,6 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
     return family, had_scorer
 
 
-def _data(
-    settings: FinetuneSettings, family: Any, rows: tuple[Any, Any], world: int, skip_invalid: bool, log: RunLog
-) -> Data:
-    """Check every row and video, and make the data sets."""
-    from stts_cli.toy.world_clips import HeldOutShapes, ShapesClips
-    from stts_cli.training.clips import VideoClips
-
-    held_out: Any = None
-    if "shapes" in (settings.data, settings.eval_data) and settings.eval_videos:
-        held_out = HeldOutShapes(
-            settings.eval_videos,
-            seed=settings.seed,
-            frames=settings.frames,
-            frame_size=family.frame_size,
-            long=settings.shapes_mix == "long",
-        )
-    if settings.data == "shapes":
-        train = ShapesClips(settings, family.frame_size, world)
-        return Data(train, held_out, "the procedural world, training seeds")
-    if settings.resize == DECODER:
-        log.note(NOTE)
-    clips = [
-        VideoClips(
-            _check(settings, family, samples, skip_invalid, log),
-            num_frames=settings.frames,
-            max_fps=settings.max_fps,
-            frame_size=family.frame_size,
-            resample=choose_filter(settings.resize, family.resample),
-            cache_dir=Path(settings.cache) if settings.cache else None,
-        )
-        for samples in rows
-        if samples
-    ]
-    return Data(clips[0], clips[1] if len(clips) > 1 else held_out, settings.data)
-
-
-def _check(settings: FinetuneSettings, family: Any, samples: Any, skip_invalid: bool, log: RunLog) -> Any:
-    """Look at every row and video before the first step."""
-    import torch
-
-    from stts_cli.training.samples import leave_out, report_problems, validate
-
-    windows = family.shape().num_windows
-    most = family.model.config.get_text_config().max_position_embeddings
-
-    @functools.cache
-    def before(num_frames: int) -> int:
-        """Count the tokens up to the end of a video whose times are not known yet: of no fewer digits than these."""
-        count = num_frames * windows
-        if count > most:
-            return count
-        return len(family.video_prefix([9999.9] * num_frames, torch.ones(num_frames, windows, dtype=torch.bool))[0])
-
-    problems = validate(
-        samples,
-        max_frames=settings.frames,
-        max_fps=settings.max_fps,
-        measure=lambda num_frames, conversation: before(num_frames) + len(conversation.tokens(family)[0]) - 1,
-        limit=min(settings.seq_len or most, most),
-        progress=lambda done, total: log({"event": "checking", "done": done, "total": total}),
-    )
-    if not problems:
-        return samples
-    text = report_problems(problems)
-    if not skip_invalid:
-        raise InputError(f"{text}; correct the data, or add --skip-invalid to train without them.")
-    log.note(f"left out: {text}")
-    rest = leave_out(samples, problems)
-    if not rest:
-        raise InputError(f"--data {settings.data}: no sample is left; correct the data.")
-    return rest
-
-
-def _steps(settings: FinetuneSettings, data: Data, world: int) -> int:
-    if settings.data == "shapes" and not settings.steps:
-        raise InputError("--data shapes: has no end; give --steps.")
-    if settings.steps:
-        return settings.steps + settings.scorer_warmup
-    each = settings.batch_size * settings.accumulate * world
-    return max(1, round(settings.epochs * -(-len(data.train) // each))) + settings.scorer_warmup
-
-
 def _trainer(settings: FinetuneSettings, family: Any, arguments: Any, data: Data, log: RunLog) -> Any:
     from stts_cli.training.model import TrainingModel
     from stts_cli.training.results import load_weights, write_checkpoint
@@ -338,12 +208,14 @@ def _finish(out: Path, trainer: Any, document: Document) -> None:
     """Write the result and its card into the output folder."""
     import torch
 
+    from stts_cli.families.checkpoints import read_config
     from stts_cli.training.model_card import model_card
 
     state_dict = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if not trainer.is_world_process_zero():
         return
-    half = trainer.settings.train == "full" and _stored_dtype(trainer.settings.model) == "bfloat16"
+    config = read_config(trainer.training_model.family.chain)
+    half = trainer.settings.train == "full" and (config.get("dtype") or config.get("torch_dtype")) == "bfloat16"
     with writing(out):
         trainer.files.write(out, state_dict, dtype=torch.bfloat16 if half else None, training=_without_paths(document))
         (out / "README.md").write_text(model_card(document), encoding="utf-8")
@@ -355,17 +227,6 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(each) for key, each in value.items() if key not in left_out}
     return Path(value).name if isinstance(value, str) and Path(value).exists() else value
-
-
-def _stored_dtype(model: str) -> str:
-    """Return the dtype that the config of a checkpoint, or of the whole model under it, names."""
-    from transformers import PretrainedConfig
-
-    from stts_cli.families.checkpoints import base_chain
-
-    root = base_chain(model)[-1]
-    config = PretrainedConfig.get_config_dict(root.model, revision=root.revision or "main")[0]
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def describe(model: Any, settings: FinetuneSettings, data: Data, world: int) -> Document:

@@ -67,7 +67,7 @@ def test_a_cut_is_timed_as_the_evaluation_times_it(shape_files):
     assert np.array_equal(clip.frames.numpy(), wanted.frames)
 
 
-def test_cues_are_heard_around_the_frames_read(shape_files):
+def test_cues_around_the_frames_read_are_subtitles(shape_files):
     cues = (Cue(0.0, 0.5, "first"), Cue(900.0, 901.0, "never"))
     asked = dataclasses.replace(ASKED[0], cues=cues)
     (clip,) = video_clips([VideoSample(str(shape_files[0]), None, None, (asked,))])[0]

@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from stts_cli.config.training import read_stages
+from stts_cli.data.conversations import Conversation
+from stts_cli.data.items import Cue
 from stts_cli.engine.model import load
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import load_family
 from stts_cli.training import finetune as module
+from stts_cli.training.datasets import check_rows, fingerprint
 from stts_cli.training.finetune import finetune
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.run_folder import RunLog
-from stts_cli.training.samples import read_samples
+from stts_cli.training.samples import VideoSample, read_samples
 from stts_cli.training.settings import FinetuneSettings, adam_betas
 from tests.training.conftest import base_settings, noise_clip
 
@@ -116,7 +119,7 @@ def test_what_passes_the_check_fits_the_sequence(base, good, tmp_path, seq_len, 
         question = {"video": good[5]["video"], "question": "What color?", "answer": "x" * letters}
         samples = read_samples(str(rows_file(tmp_path, question)))
         try:
-            module._check(base_settings(base, "x", seq_len=seq_len), family, samples, False, RunLog(None, print))
+            check_rows(base_settings(base, "x", seq_len=seq_len), family, samples, False, RunLog(None, print))
         except InputError:
             return False
         return True
@@ -229,6 +232,14 @@ def test_another_runs_rows(untrained, done, good, tmp_path, videos_jsonl):
         refused(one, folder, rf"--output {folder}: holds another run \(rows '\w+' there, '\w+' here\); .*", resume=True)
     finally:
         shutil.copy(tmp_path / "before.jsonl", videos_jsonl)
+
+
+def test_the_fingerprint_of_rows_is_that_of_runs_that_have_begun():
+    """With another value none of them could be resumed: neither a name of a field nor its order may change."""
+    talk = Conversation((("Q?", "A"),), "group", "text", 3, (Cue(0.0, 1.5, "cue"),), frozenset({0}))
+    rows = [VideoSample("a.mp4", None, 2.0, (talk,))]
+    assert fingerprint((rows, [])) == "f9eb404885d33e95"
+    assert fingerprint((None, None)) == "shapes"
 
 
 def test_the_same_run_again_wants_resume(untrained, done):
