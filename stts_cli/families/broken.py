@@ -19,11 +19,11 @@ from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import read_frame_processor
 
 Load = TypeVar("Load", bound=Callable[..., Any])
-# each a JSON object; the last two are large
-JSON_FILES = (
+# each a JSON object
+SMALL = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json",
-    "stts.json", "adapter_config.json", "model.safetensors.index.json", "vocab.json", "tokenizer.json",
+    "stts.json", "adapter_config.json", "model.safetensors.index.json",
 )  # fmt: skip
 LARGE = ("vocab.json", "tokenizer.json")
 
@@ -46,18 +46,10 @@ def loads_checkpoint(load: Load) -> Load:
 
 
 def check_json_files(chain: Iterable[Checkpoint]) -> None:
-    """Refuse a broken file that transformers would pass over in silence, as it does with generation_config.json.
-
-    Args:
-        chain: from `base_chain`; only folders are checked, the small files of each.
-
-    Raises:
-        InputError: a file is no JSON object.
-    """
+    """Refuse a broken file that transformers would pass over in silence; of folders, the small files of each."""
     for checkpoint in chain:
-        for name in JSON_FILES:
-            if checkpoint.is_local and name not in LARGE:
-                _check_json(Path(checkpoint.model) / name)
+        if checkpoint.is_local:
+            _check_json_files(Path(checkpoint.model), SMALL)
 
 
 def check_words(family: Any) -> None:
@@ -77,8 +69,7 @@ def _explain(model: str, error: Exception) -> SttsError:
     folders, needs_hub = _folders(model)
     try:
         for folder in folders:
-            for name in JSON_FILES:
-                _check_json(folder / name)
+            _check_json_files(folder, (*SMALL, *LARGE))
     except InputError as found:
         return found
     line = " ".join(str(error).split())[:200]
@@ -136,13 +127,13 @@ def _stumbled_over(folder: Path) -> str:
     return "one of its files"
 
 
-def _check_json(path: Path) -> None:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}). Restore the file.") from error
-    if not isinstance(document, dict):
-        kind = type(document).__name__
-        raise InputError(f"{path}: holds a {kind}; must be a JSON object. Restore the file.")
+def _check_json_files(folder: Path, names: Iterable[str]) -> None:
+    for path in (folder / name for name in names):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}). Restore the file.") from error
+        if not isinstance(document, dict):
+            raise InputError(f"{path}: holds a {type(document).__name__}; must be a JSON object. Restore the file.")

@@ -48,8 +48,8 @@ class Checkpoint:
 
     model: str
     revision: str | None
-    settings: Pruning
-    document: dict[str, Any]
+    settings: Pruning = field(default_factory=Pruning)
+    document: dict[str, Any] = field(default_factory=dict)
     stored_scorer: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -64,31 +64,17 @@ class Checkpoint:
         return self.document.get("name") or Path(self.model).name if self.is_local else self.model
 
     def find_file(self, name: str) -> Path | None:
-        """Return where one of its files is, as `find_file` does."""
-        return find_file(self.model, self.revision, name)
+        """Return where one of its files is; None where there is none, or the hub cannot be reached."""
+        from transformers.utils import cached_file
 
-
-def find_file(model: str, revision: str | None, name: str) -> Path | None:
-    """Return where a file of a checkpoint is.
-
-    Args:
-        model: a folder or a hub id.
-        revision: a hub commit, branch or tag; None for the newest.
-        name: the file's name.
-
-    Returns:
-        Its path, in the hub's cache for a hub id; None where there is no such file or the hub cannot be reached.
-    """
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        model,
-        name,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return Path(found) if found else None
+        found = cached_file(
+            self.model,
+            name,
+            revision=self.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return Path(found) if found else None
 
 
 def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
@@ -111,8 +97,9 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
     chain: list[Checkpoint] = []
     while True:
         model, revision = (os.path.abspath(model), None) if Path(model).is_dir() else (model, _commit(model, revision))
-        settings, document = read_settings(find_file(model, revision, SETTINGS_FILE))
-        chain.append(Checkpoint(model, revision, settings, document))
+        found = Checkpoint(model, revision)
+        settings, document = read_settings(found.find_file(SETTINGS_FILE))
+        chain.append(replace(found, settings=settings, document=document))
         base = document.get("base_model")
         if base is None:
             break
@@ -126,18 +113,18 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
         if any(base == seen.model for seen in chain):
             raise InputError(f"{where}: base_model {base}; stands on this one itself. Name a whole model there.")
         model, revision = base, document.get("base_revision")
-    if chain[-1].find_file("config.json"):
-        chain[-1] = _with_stored_scorer(chain[-1])
-    else:
-        asked = chain[-1].is_local or chain[-1].revision is not None  # else the hub was out of reach, and stays so
-        if asked and chain[-1].find_file(TRAINING_CONFIG_FILE) and chain[-1].find_file(TRAINING_WEIGHTS_FILE):
-            raise InputError(
-                f"--model {model}: is in the training code's own format ({TRAINING_CONFIG_FILE} and model_and_optim). "
-                f"Convert it: python -m stts_cli.families.convert {model} FOLDER"
-            )
-        if chain[-1].is_local:
-            whose = f"--model {model}" if len(chain) == 1 else f"{chain[-2].model}/{SETTINGS_FILE}: base_model {model}"
-            raise InputError(f"{whose}: holds no config.json; must be a checkpoint or a hub id such as {EXAMPLE}.")
+    root = chain[-1]
+    if root.find_file("config.json"):
+        return [*chain[:-1], _with_stored_scorer(root)]
+    asked = root.is_local or root.revision is not None  # else the hub was out of reach, and stays so
+    if asked and root.find_file(TRAINING_CONFIG_FILE) and root.find_file(TRAINING_WEIGHTS_FILE):
+        raise InputError(
+            f"--model {model}: is in the training code's own format ({TRAINING_CONFIG_FILE} and model_and_optim). "
+            f"Convert it: python -m stts_cli.families.convert {model} FOLDER"
+        )
+    if root.is_local:
+        whose = f"--model {model}" if len(chain) == 1 else f"{chain[-2].model}/{SETTINGS_FILE}: base_model {model}"
+        raise InputError(f"{whose}: holds no config.json; must be a checkpoint or a hub id such as {EXAMPLE}.")
     return chain
 
 
@@ -214,14 +201,9 @@ def load_stock(
 
 
 def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read a checkpoint's configs.
+    """Return the content of the configs that are there, config.json first, by file name.
 
-    Returns:
-        File name -> content, config.json first; without those that are not there. A hub repository is asked for the
-        training code's only where its weights are that code's.
-
-    Raises:
-        InputError: one cannot be parsed.
+    A hub repository is asked for the training code's only where its weights are that code's.
     """
     parsers: dict[str, Callable[[str], Any]] = {"config.json": json.loads, TRAINING_CONFIG_FILE: yaml.safe_load}
     if not checkpoint.is_local and not checkpoint.stored_scorer:
@@ -233,15 +215,9 @@ def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:
 def read_processor(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
     """Read how frames are marked in a whole model's prompt.
 
-    Args:
-        checkpoint: the whole model.
-
     Returns:
         Its processor_config.json, `FRAME_TOKENS` decided where it says nothing; and notes where the weights are the
         training code's.
-
-    Raises:
-        InputError: a file cannot be parsed.
     """
     path = checkpoint.find_file("processor_config.json")
     processor = parse(path, json.loads) if path else {}
@@ -306,11 +282,7 @@ def _commit(model: str, revision: str | None) -> str | None:
 
 
 def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
-    """Add a LoRA to the weights it was trained on, so that it costs nothing when the model runs.
-
-    Args:
-        model: the stock transformers model; changed in place.
-        checkpoint: holds the adapter in peft's format.
+    """Add a checkpoint's LoRA, in peft's format, to the weights it was trained on; the model is changed in place.
 
     Raises:
         InputError: the adapter is missing, no safetensors file, or does not fit the model.

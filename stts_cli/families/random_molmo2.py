@@ -56,17 +56,7 @@ def byte_tokenizer(vocab_size: int) -> Any:
 def random_family(
     architecture: Architecture, *, device: torch.device, dtype: torch.dtype, seed: int = 0
 ) -> Molmo2Family:
-    """Build a model of given sizes with random weights and a random learned scorer.
-
-    Args:
-        architecture: the sizes.
-        device: where the weights are made.
-        dtype: of the weights.
-        seed: of the weights.
-
-    Returns:
-        The family, ready to encode.
-    """
+    """Build a model of given sizes with random weights and a random learned scorer, ready to encode."""
     from transformers import Molmo2ForConditionalGeneration
 
     torch.manual_seed(seed)

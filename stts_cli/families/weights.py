@@ -31,13 +31,7 @@ def is_own_file(name: object) -> bool:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Read the index of a sharded checkpoint.
-
-    Args:
-        path: a `model.safetensors.index.json`.
-
-    Returns:
-        Tensor name -> file name.
+    """Return the file of each tensor that the index of a sharded checkpoint names.
 
     Raises:
         InputError: no such JSON, or an entry that names another kind of file, or one outside the folder.
