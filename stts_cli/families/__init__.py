@@ -13,8 +13,8 @@ import torch
 
 from stts_cli.errors import InputError, suggest
 from stts_cli.families.broken import check_json_files, check_words, loads_checkpoint
-from stts_cli.families.checkpoints import base_chain, load_stock, read_config
-from stts_cli.families.settings import SETTINGS_FILE, is_in_old_order, load_scorer
+from stts_cli.families.checkpoints import base_chain, load_scorer, load_stock, read_config
+from stts_cli.families.settings import SETTINGS_FILE, is_in_old_order
 from stts_cli.settings import Pruning
 
 if TYPE_CHECKING:
@@ -61,24 +61,22 @@ def load_family(
     top, root = chain[0], chain[-1]
     cls = _class_of(read_config(chain).get("model_type"), f"model {root.model}")
     stock, notes = load_stock(chain, cls.model_class, cls.part_names["vit"], dtype, attn_implementation)
-    own = cls.processing(stock.config, root, {})
-    notes += [*top.notes, *own.pop("notes")]
-    if is_in_old_order(top.document):
-        swapped = "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
-        notes.append(f"{top.model}/{SETTINGS_FILE}: format 1; {swapped}")
+    own, more = cls.processing(stock.config, root, {})
     family = cls(
         stock.to(device).eval(),
         AutoTokenizer.from_pretrained(root.model, revision=root.revision or "main", trust_remote_code=False),
         settings=top.settings,
         model_name=top.name,
-        is_demonstration=any(checkpoint.document.get("demonstration", False) for checkpoint in chain),
-        notes=notes,
         **own,
     )
     if (scorer := load_scorer(chain, family.scorer_sizes)) is not None:
         family.scorer = scorer.to(device, dtype).eval()
     check_words(family)
-    family.chain = tuple(chain)
+    family.chain, family.notes = tuple(chain), [*notes, *top.notes, *more]
+    family.is_demonstration = any(checkpoint.document.get("demonstration", False) for checkpoint in chain)
+    if is_in_old_order(top.document):
+        swapped = "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
+        family.notes.append(f"{top.model}/{SETTINGS_FILE}: format 1; {swapped}")
     return family
 
 
@@ -100,7 +98,7 @@ def family_of(model: Any, tokenizer: Any, *, scorer: Any = None, video_processor
     """
     cls = _class_of(model.config.model_type, "a model")
     settings = Pruning(scorer="temporal" if scorer is None else "learned")
-    own = cls.processing(model.config, None, {} if video_processor is None else video_processor.to_dict())
+    own, _ = cls.processing(model.config, None, {} if video_processor is None else video_processor.to_dict())
     name = model.config.name_or_path or cls.__name__
     family = cls(model, tokenizer, settings=settings, model_name=name, scorer=scorer, **own)
     check_words(family)

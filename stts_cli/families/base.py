@@ -103,8 +103,6 @@ class Family(ABC):
         settings: how it was trained to be pruned.
         model_name: what to call it in reports.
         scorer: the learned scorer, or None.
-        is_demonstration: True for the embedded model of the procedural world.
-        notes: what a user should know about how it was loaded.
 
     Attributes:
         model_class: name of its class in transformers.
@@ -114,7 +112,9 @@ class Family(ABC):
         part_names: part of the model -> what the names of its parameters hold, the first that fits; "llm" is the rest.
         cache_reuse: how the language model's cache of a video comes back after a question: "crop" where every layer is
             full attention, "copy" where a layer keeps a state that cannot be cut.
+        is_demonstration: True for the embedded model of the procedural world.
         chain: what it was loaded from, the whole model last; empty for one made here.
+        notes: what a user should know about how it was loaded.
     """
 
     model_class: ClassVar[str]
@@ -134,20 +134,20 @@ class Family(ABC):
         settings: Pruning,
         model_name: str,
         scorer: TokenScorer | None = None,
-        is_demonstration: bool = False,
-        notes: Sequence[str] = (),
     ) -> None:
         self.model, self.tokenizer, self.scorer = model, tokenizer, scorer
         self.frames, self.layout_rule, self.settings = frames, layout_rule, settings
-        self.model_name, self.is_demonstration = model_name, is_demonstration
+        self.model_name, self.is_demonstration = model_name, False
         self.chain: Sequence[Checkpoint] = ()
-        self.notes = list(notes)
+        self.notes: list[str] = []
         use_registered_attention(model)
         self._window_index: dict[Layout, Tensor] = {}
 
     @classmethod
     @abstractmethod
-    def processing(cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    def processing(
+        cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
         """Read how frames become patches and a prompt is worded.
 
         Args:
@@ -156,7 +156,7 @@ class Family(ABC):
             given: settings of a video processor that count more than the model's defaults.
 
         Returns:
-            Arguments of the constructor: "frames", "layout_rule", "notes" and the family's own.
+            Arguments of the constructor ("frames", "layout_rule" and the family's own), and notes for the user.
         """
 
     @property

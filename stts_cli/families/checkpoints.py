@@ -12,19 +12,26 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 import yaml
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
-from stts_cli.families.settings import SETTINGS_FILE, read_settings
-from stts_cli.families.weights import INDEX_FILE, check_files, check_loaded, hub_names, local_names
-from stts_cli.pruning import SCORER_PART, is_scorer_weight
+from stts_cli.families.settings import SETTINGS_FILE, build_scorer, is_in_old_order, read_settings
+from stts_cli.families.weights import (
+    INDEX_FILE,
+    check_files,
+    check_loaded,
+    hub_names,
+    is_own_file,
+    local_names,
+    read_names,
+    read_tensors,
+)
+from stts_cli.pruning import SCORER_PART, TokenScorer, is_scorer_weight
 from stts_cli.settings import Pruning
-
-if TYPE_CHECKING:
-    import torch
 
 EXAMPLE = "allenai/Molmo2-4B"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -198,6 +205,39 @@ def load_stock(
         if checkpoint.document.get("train") == "lora":
             merge_lora(stock, checkpoint)
     return stock, notes
+
+
+def load_scorer(chain: Sequence[Checkpoint], sizes: dict[str, int]) -> TokenScorer | None:
+    """Load the scorer that a checkpoint carries: the file that its `stts.json` names, else one beside the model.
+
+    Args:
+        chain: from `checkpoints.base_chain`.
+        sizes: arguments of `TokenScorer`.
+
+    Returns:
+        The scorer in float32, one of format 1 put into today's order; None where the checkpoint has none.
+
+    Raises:
+        InputError: the file is missing, is no safetensors file, or does not fit the model.
+    """
+    top = chain[0]
+    name, is_learned = top.document.get("scorer_file"), top.settings.scorer == "learned"
+    if is_learned and name is None and top is chain[-1] and top.stored_scorer:
+        files = {tensor: path for tensor, file in top.stored_scorer.items() if (path := top.find_file(file))}
+        return build_scorer(read_tensors(files), sizes, top.model)
+    if not is_learned or name is None:
+        return None
+    if not is_own_file(name):
+        raise InputError(
+            f"{SETTINGS_FILE}: scorer_file {name!r}; must be a .safetensors file of the checkpoint's own folder."
+        )
+    path = top.find_file(name)
+    if path is None:
+        raise InputError(f"{top.model}: the scorer's file {name} is missing. Restore it.")
+    weights = read_tensors(dict.fromkeys(read_names(path), path))
+    if is_in_old_order(top.document) and (first := "mlp.fc1.weight") in weights:
+        weights[first] = torch.cat(weights[first].chunk(2, dim=1)[::-1], 1)
+    return build_scorer(weights, sizes, str(path))
 
 
 def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:

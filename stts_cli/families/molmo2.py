@@ -62,14 +62,16 @@ class Molmo2Family(Family):
         self._column = "<im_col>" if marks.get("video_use_col_tokens", False) else ""
 
     @classmethod
-    def processing(cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    def processing(
+        cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
         """Read how frames become patches and are marked in the prompt; see `Family`."""
         vision = config.vision_config
         size = dict(zip(("height", "width"), vision.image_size, strict=True))
         defaults = {"size": size, "patch_size": vision.patch_size, "pooling_size": (3, 3), **given}
         frames, layout = read_frame_processor(checkpoint.find_file if checkpoint else lambda name: None, defaults)
         processor, notes = read_processor(checkpoint) if checkpoint else ({}, [])
-        return {"frames": frames, "layout_rule": FixedLayout(layout), "processor": processor, "notes": notes}
+        return {"frames": frames, "layout_rule": FixedLayout(layout), "processor": processor}, notes
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

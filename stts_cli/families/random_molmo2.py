@@ -139,7 +139,7 @@ def read_architecture(model: str) -> Architecture:
     settings, has_scorer = top.settings, bool(top.document.get("scorer_file") or top.stored_scorer)
     return architecture_of(
         config,
-        Molmo2Family.processing(config, root, {})["layout_rule"].layout,
+        Molmo2Family.processing(config, root, {})[0]["layout_rule"].layout,
         name=top.name,
         prune_layer=settings.prune_layer,
         keep_ratio=settings.keep_ratio,

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from stts_cli.errors import InputError
-from stts_cli.families.weights import is_own_file, read_names, read_tensors
 from stts_cli.pruning import TokenScorer, scorer_from_state_dict
 from stts_cli.settings import SCORERS, Pruning, what_is_allowed
-
-if TYPE_CHECKING:
-    from stts_cli.families.checkpoints import Checkpoint
 
 SETTINGS_FILE = "stts.json"
 FORMAT = 2  # 1: the learned scorer read [current, previous] instead of [previous, current]; else the same
@@ -57,39 +52,6 @@ def read_settings(path: Path | None) -> tuple[Pruning, dict[str, Any]]:
         if allowed:
             raise InputError(f"{path}: {key} {value!r}; must be {allowed}.")
     return Pruning(**settings), document
-
-
-def load_scorer(chain: Sequence[Checkpoint], sizes: dict[str, int]) -> TokenScorer | None:
-    """Load the scorer that a checkpoint carries: the file that its `stts.json` names, else one beside the model.
-
-    Args:
-        chain: from `checkpoints.base_chain`.
-        sizes: arguments of `TokenScorer`.
-
-    Returns:
-        The scorer in float32, one of format 1 put into today's order; None where the checkpoint has none.
-
-    Raises:
-        InputError: the file is missing, is no safetensors file, or does not fit the model.
-    """
-    top = chain[0]
-    name, is_learned = top.document.get("scorer_file"), top.settings.scorer == "learned"
-    if is_learned and name is None and top is chain[-1] and top.stored_scorer:
-        files = {tensor: path for tensor, file in top.stored_scorer.items() if (path := top.find_file(file))}
-        return build_scorer(read_tensors(files), sizes, top.model)
-    if not is_learned or name is None:
-        return None
-    if not is_own_file(name):
-        raise InputError(
-            f"{SETTINGS_FILE}: scorer_file {name!r}; must be a .safetensors file of the checkpoint's own folder."
-        )
-    path = top.find_file(name)
-    if path is None:
-        raise InputError(f"{top.model}: the scorer's file {name} is missing. Restore it.")
-    weights = read_tensors(dict.fromkeys(read_names(path), path))
-    if is_in_old_order(top.document) and (first := "mlp.fc1.weight") in weights:
-        weights[first] = torch.cat(weights[first].chunk(2, dim=1)[::-1], 1)
-    return build_scorer(weights, sizes, str(path))
 
 
 def build_scorer(weights: Mapping[str, Tensor], sizes: Mapping[str, int], where: str) -> TokenScorer:

@@ -48,7 +48,7 @@ def family():
     exec(compile(code, "README.md", "exec"), names)
     torch.manual_seed(0)
     cls: type[Family] = names["TinyFamily"]
-    own = cls.processing(None, None, {})
+    own, _ = cls.processing(None, None, {})
     return cls(TinyModel().eval(), byte_tokenizer(300), settings=Pruning(), model_name="tiny", **own)
 
 
