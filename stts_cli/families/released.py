@@ -31,7 +31,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "topk": ("keep_ratio", lambda value: round(1 - value, 9)),
     "prune_method": ("scorer", lambda value: _METHODS[value]),
     "prune_from_frame": ("prune_from_frame", lambda value: value),
-    "rescale_bias_min": ("bias_floor", float),
+    "rescale_bias_min": ("bias_floor", lambda value: 1.0 * value),
 }
 
 
