@@ -76,8 +76,8 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "profile",
-            "--frames --video --resize --shape --model --preset --keep-ratio --sweep-frames --scorer --prune-layer "
-            "--repeats --device --dtype --kernel --memory --train --analytic --plot --json",
+            "--frames --video --resize --shape --model --preset --keep-ratio --compare --sweep-frames --scorer "
+            "--prune-layer --repeats --device --dtype --kernel --memory --train --analytic --plot --json",
         ),
     ],
 )
@@ -174,6 +174,9 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
         (["--shape", "mini", "--model", "m/m"], 2, "--shape: cannot go with --model or --preset; leave one out."),
         (["--shape", "mini", "--video", "nowhere.mp4"], 2, "nowhere.mp4: does not exist"),
         (["--shape", "mini", "--plot", "x.svg"], 2, "ends in .png"),
+        (["--shape", "mini", "--compare", "molmo2-4b"], 2, "--compare molmo2-4b: profile runs one model at --frames"),
+        (["--shape", "mini", "--compare", "0.3@8f"], 2, "must be a keep ratio or a scorer."),
+        (["--shape", "mini", "--compare", "rndom"], 2, "--compare rndom: must be dense, a keep ratio, a scorer"),
         (["--shape", "mini", "--kernel", "torch_varlen", "--device", "cpu"], 2, "needs CUDA"),
         (
             ["--shape", "molmo2-8b", "--frames", "384", "--dtype", "float32", "--device", "cpu"],

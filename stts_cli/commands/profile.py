@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -26,6 +26,10 @@ def profile(
     keep_ratio: Annotated[
         str | None, typer.Option(help="Fractions of visual tokens kept, e.g. 0.5 or 0.7,0.5,0.3.")
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="More arms of the same model, as in eval: a scorer or a keep ratio, 0.3 or random@0.3."),
+    ] = None,
     sweep_frames: Annotated[
         str | None, typer.Option(help="Several frame counts, e.g. 16,32,64: a row each, and the break-even.")
     ] = None,
@@ -45,6 +49,7 @@ def profile(
 ) -> None:
     """Measure dense against pruned: tokens, FLOPs, time by stage and memory."""
     from stts_cli.config.architectures import load_architecture
+    from stts_cli.config.arms import parse_arms
     from stts_cli.config.presets import Preset, choose_preset, demo_video
     from stts_cli.cost import estimate
     from stts_cli.media.resize import check_resize
@@ -63,6 +68,12 @@ def profile(
     if plot:
         plots.check_target(plot, "--plot")
     probe(video or demo_video())
+    counts = _numbers(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
+    own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
+    ratios = _numbers(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios
+    _, *arms = parse_arms(settings.arm("first"), compare)
+    if wrong := [arm.name for arm in arms if (arm.model, arm.frames) != (settings.model, settings.frames)]:
+        raise InputError(f"--compare {wrong[0]}: profile runs one model at --frames; must be a keep ratio or a scorer.")
     with Progress() as progress:
         progress("starting")
         if shape:
@@ -71,19 +82,10 @@ def profile(
             from stts_cli.profiling import architecture_of
 
             architecture = architecture_of(settings.model)
-        counts = _numbers(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
-        own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
-        ratios = _numbers(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios
+        asked: dict[str, Any] = {"frames": counts, "keep_ratios": ratios, "scorer": settings.scorer, "compare": arms}
         if analytic:
-            document = estimate.analytic(
-                architecture=architecture,
-                frames=counts,
-                keep_ratios=ratios,
-                scorer=settings.scorer,
-                prune_layer=settings.prune_layer,
-                dtype=settings.dtype,
-                train=train,
-            )
+            asked |= {"prune_layer": settings.prune_layer, "dtype": settings.dtype, "train": train}
+            document = estimate.analytic(architecture=architecture, **asked)
         else:
             from stts_cli import profiling
 
@@ -99,9 +101,7 @@ def profile(
                 train=train,
                 resize=resize,
             )
-            document = profiling.profile(
-                job, counts, ratios, scorer=settings.scorer, repeats=repeats, memory=memory, progress=progress
-            )
+            document = profiling.profile(job, **asked, repeats=repeats, memory=memory, progress=progress)
     if plot:
         plots.plot_profile(document, plot)
     show(document, json_only=json)

@@ -17,7 +17,7 @@ from stts_cli.config.architectures import Architecture
 from stts_cli.cost import savings
 from stts_cli.cost.savings import CONVENTION, DECODE, TRAINING_CONVENTION, Savings
 from stts_cli.errors import InputError
-from stts_cli.settings import Pruning, check_prune_layer, lone_frames, num_dropped
+from stts_cli.settings import Arm, Pruning, check_prune_layer, lone_frames, num_dropped
 
 QUESTION = "What happens in this video?"
 ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
@@ -114,6 +114,36 @@ def plan(
             }
             plans.append(Plan(num_frames, ratio, "none" if saved.changes_nothing else scorer, saved, memory))
     return plans
+
+
+def plan_arms(
+    architecture: Architecture, keep_ratios: Sequence[float], scorer: str, compare: Sequence[Arm], **how: Any
+) -> tuple[list[Plan], list[str]]:
+    """Plan a scorer at every keep ratio and more arms beside it, each point once, by frame count.
+
+    Args:
+        architecture: the sizes.
+        keep_ratios: fractions of windows kept; empty for the architecture's own.
+        scorer: "auto", or one of `settings.SCORERS`.
+        compare: more arms, of which the scorer and keep ratio count.
+        **how: the other arguments of `plan`.
+
+    Returns:
+        The plans, and notes for the user.
+
+    Raises:
+        InputError: a setting that cannot be honoured.
+    """
+    cases = [(scorer, keep_ratios), *((arm.scorer, [arm.keep_ratio] if arm.keep_ratio else []) for arm in compare)]
+    plans: dict[tuple[int, float, str], Plan] = {}
+    notes: list[str] = []
+    for name, ratios in cases:
+        found, more = resolve_scorer(architecture, name, ratios)
+        notes += [note for note in more if note not in notes]
+        for each in plan(architecture, keep_ratios=ratios or [architecture.keep_ratio], scorer=found, **how):
+            plans.setdefault((each.num_frames, each.keep_ratio, each.scorer), each)
+    order = list(how["frames"])
+    return sorted(plans.values(), key=lambda each: order.index(each.num_frames)), notes
 
 
 def resolve_scorer(architecture: Architecture, scorer: str, keep_ratios: Sequence[float] = ()) -> tuple[str, list[str]]:
@@ -295,6 +325,7 @@ def analytic(
     prune_layer: int | None = None,
     dtype: str = "auto",
     train: bool = False,
+    compare: Sequence[Arm] = (),
 ) -> dict[str, Any]:
     """Count a profile without running it.
 
@@ -306,6 +337,7 @@ def analytic(
         prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
         dtype: of the weights, for the memory estimate; "auto" counts bfloat16.
         train: count a training step instead of an answer.
+        compare: more arms, of which the scorer and keep ratio count.
 
     Returns:
         The document that report/profile.py prints: "mode" is "analytic", "points" are the plans.
@@ -313,18 +345,9 @@ def analytic(
     Raises:
         InputError: a setting that cannot be honoured.
     """
-    scorer, notes = resolve_scorer(architecture, scorer, keep_ratios)
     dtype = "bfloat16" if dtype == "auto" else dtype
-    plans = plan(
-        architecture,
-        frames=frames,
-        keep_ratios=keep_ratios or [architecture.keep_ratio],
-        scorer=scorer,
-        prune_layer=prune_layer,
-        dtype=dtype,
-        on_gpu=True,
-        train=train,
-    )
+    how: dict[str, Any] = {"frames": frames, "prune_layer": prune_layer, "dtype": dtype, "on_gpu": True, "train": train}
+    plans, notes = plan_arms(architecture, keep_ratios, scorer, compare, **how)
     return {
         "stts": __version__,
         "command": "profile",

@@ -111,16 +111,17 @@ def break_even(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Find from how many frames on pruning takes less time than it costs.
 
     Args:
-        points: of a document; several frame counts of each keep ratio.
+        points: of a document; several frame counts of each keep ratio and scorer.
 
     Returns:
-        For each keep ratio measured at two or more frame counts: "keep_ratio", "frames" (interpolated between the last
-        count without a gain and the next; the lowest count where all gain; None where the largest has no gain), and
-        "is_bound", True where the true number may be lower.
+        For each of these measured at two or more frame counts: "keep_ratio", "scorer", "frames" (interpolated between
+        the last count without a gain and the next; the lowest count where all gain; None where the largest has no
+        gain), and "is_bound", True where the true number may be lower.
     """
     found = []
-    for keep_ratio in dict.fromkeys(point["keep_ratio"] for point in points):
-        rows = sorted((p for p in points if p["keep_ratio"] == keep_ratio), key=lambda p: p["num_frames"])
+    for keep_ratio, scorer in dict.fromkeys((p["keep_ratio"], p["scorer"]) for p in points):
+        rows = [p for p in points if (p["keep_ratio"], p["scorer"]) == (keep_ratio, scorer)]
+        rows.sort(key=lambda p: p["num_frames"])
         if len(rows) < 2:
             continue
         gains = [
@@ -136,5 +137,5 @@ def break_even(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             (left, loss), (right, gain) = gains[losing[-1]], gains[losing[-1] + 1]
             frames = left + (right - left) * -loss / (gain - loss)
-        found.append({"keep_ratio": keep_ratio, "frames": frames, "is_bound": not losing})
+        found.append({"keep_ratio": keep_ratio, "scorer": scorer, "frames": frames, "is_bound": not losing})
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stts_cli import __version__
+from stts_cli import __version__, settings
 from stts_cli.config.architectures import Architecture
 from stts_cli.cost import estimate, savings
 from stts_cli.engine.device import resolve_device, resolve_dtype
@@ -40,6 +40,7 @@ def profile(
     keep_ratios: Sequence[float] = (),
     *,
     scorer: str = "auto",
+    compare: Sequence[settings.Arm] = (),
     repeats: int = 5,
     memory: bool = True,
     progress: Progress = lambda stage: None,
@@ -52,6 +53,7 @@ def profile(
         frames: frame counts.
         keep_ratios: fractions of windows kept; empty for the architecture's own.
         scorer: "auto", or one of `settings.SCORERS`.
+        compare: more arms, of which the scorer and keep ratio count.
         repeats: timed passes of each arm, >= 1.
         memory: measure peak memory too; on a CPU that takes one more pass of each arm.
         progress: called with the name of each stage as it starts.
@@ -69,18 +71,8 @@ def profile(
     architecture = job.architecture
     job = _decide(job)
     on_gpu = job.device.startswith("cuda")
-    scorer, notes = estimate.resolve_scorer(architecture, scorer, keep_ratios)
-    plans = estimate.plan(
-        architecture,
-        frames=frames,
-        keep_ratios=keep_ratios or [architecture.keep_ratio],
-        scorer=scorer,
-        prune_layer=job.layer,
-        dtype=job.dtype,
-        on_gpu=on_gpu,
-        train=job.train,
-    )
-    plans = list({(plan.num_frames, plan.keep_ratio): plan for plan in plans}.values())  # scorer none has one ratio
+    how = {"frames": frames, "prune_layer": job.layer, "dtype": job.dtype, "on_gpu": on_gpu, "train": job.train}
+    plans, notes = estimate.plan_arms(architecture, keep_ratios, scorer, compare, **how)
     check_memory(plans, job.device)
     notes += [*estimate.clamp_notes(architecture, plans), *busy(job.device)]
     notes += [NOTE] if job.resize == DECODER else []

@@ -141,25 +141,26 @@ def _bars(points: list[Document]) -> dict[str, dict[str, float]]:
                 parts = {name: seconds[stage][arm]["median"] for stage, name in STAGES.items() if stage in seconds}
             else:
                 parts = {name: row[arm] / 1e12 for name, row in point["flops"].items() if name != "total"}
-            what = "dense" if arm == "dense" else f"keep {point['keep_ratio']:g}"
+            what = "dense" if arm == "dense" else f"{point['scorer']} {point['keep_ratio']:g}"
             bars.setdefault(f"{point['num_frames']}\n{what}", parts)
     return bars
 
 
 def _draw_speedups(axes: Any, points: list[Document], measured: bool) -> None:
-    for i, ratio in enumerate(dict.fromkeys(point["keep_ratio"] for point in points)):
-        rows = [point for point in points if point["keep_ratio"] == ratio]
+    for i, (scorer, ratio) in enumerate(dict.fromkeys((point["scorer"], point["keep_ratio"]) for point in points)):
+        rows = [point for point in points if (point["scorer"], point["keep_ratio"]) == (scorer, ratio)]
+        arm = f"{scorer} {ratio:g}"
         frames = [row["num_frames"] for row in rows]
-        axes.plot(frames, [row["ideal_speedup"] for row in rows], "o--", color=f"C{i}", label=f"FLOP-ideal, {ratio:g}")
+        axes.plot(frames, [row["ideal_speedup"] for row in rows], "o--", color=f"C{i}", label=f"FLOP-ideal, {arm}")
         if measured:
             gains = [row["speedup"][row["headline"]] for row in rows]
             achieved = [gain["achieved"] for gain in gains]
             error = _bar_lengths(achieved, [gain["low"] for gain in gains], [gain["high"] for gain in gains])
-            axes.errorbar(frames, achieved, yerr=error, fmt="s-", color=f"C{i}", label=f"measured, {ratio:g}")
+            axes.errorbar(frames, achieved, yerr=error, fmt="s-", color=f"C{i}", label=f"measured, {arm}")
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set_xlabel("frames")
     axes.set_ylabel(f"speed-up, {SPANS['step' if 'backward' in points[0]['flops'] else 'vit_to_prefill']}")
-    axes.legend(title="keep ratio")
+    axes.legend(title="scorer, keep ratio")
 
 
 def _bar_lengths(values: list[float], lows: list[float], highs: list[float]) -> list[list[float]]:

@@ -84,6 +84,7 @@ def header_lines(document: Document) -> list[str]:
         on = f"{place['threads']} {'thread' if place['threads'] == 1 else 'threads'} of {on}"
     lines += [f"frames: {clip['text']}" for clip in document["clips"]]
     first = document["points"][0]
+    scorers = ", ".join(dict.fromkeys(point["scorer"] for point in document["points"]))
     reason = f" ({first['kernel_reason']})" if first["kernel_reason"] else ""
     turns = f"medians of {settings['repeats']} runs in turns after {settings['warm_up']} to warm up; ± half the range"
     if settings["train"]:
@@ -94,7 +95,7 @@ def header_lines(document: Document) -> list[str]:
     return [
         *lines,
         f"on {place['device']}, {on}, {place['dtype']}; {versions}",
-        f"{first['scorer']} scorer after ViT block {settings['prune_layer']}; kernel of the packed blocks: "
+        f"{scorers} scorer after ViT block {settings['prune_layer']}; kernel of the packed blocks: "
         f"{first['kernel']}{reason}",
         turns,
     ]
@@ -154,6 +155,7 @@ def points_table(points: list[Document]) -> Table:
         A table of prompt tokens, times from the ViT to the prefill, and speed-ups; counted ones where nothing ran.
     """
     measured = "seconds" in points[0]
+    several = len({point["scorer"] for point in points}) > 1
     headings = ["frames", "keep", "tokens\npruned"]
     if measured:
         headings += ["time\ndense", "time\npruned", "speed\nup", "FLOP\nideal", "of\nideal", "memory\nratio"]
@@ -163,7 +165,8 @@ def points_table(points: list[Document]) -> Table:
     table.columns[0].justify = "right"
     for point in points:
         prompt = point["tokens"]["LLM prompt"]["pruned"]
-        cells = [str(point["num_frames"]), f"{point['keep_ratio']:g}", f"{prompt:,}"]
+        label = f"{point['num_frames']} {point['scorer'] if several else ''}".strip()
+        cells = [label, f"{point['keep_ratio']:g}", f"{prompt:,}"]
         if measured:
             times, gain = (point[what][point["headline"]] for what in ("seconds", "speedup"))
             held = point["peak_bytes"]
@@ -214,7 +217,7 @@ def verdict(point: Document, *, alone: bool) -> list[str]:
     Returns:
         Lines.
     """
-    where = "" if alone else f"{point['num_frames']} frames, keep ratio {point['keep_ratio']:g}: "
+    where = "" if alone else f"{point['num_frames']} frames, {point['scorer']} at keep ratio {point['keep_ratio']:g}: "
     if point["changes_nothing"]:
         return _unchanged([point], where)
     whole = point["speedup"][point["headline"]]
@@ -250,7 +253,7 @@ def _unchanged(points: list[Document], where: str = "") -> list[str]:
 
 
 def _break_even(row: Document) -> str:
-    ratio = f"break-even at keep ratio {row['keep_ratio']:g}: "
+    ratio = f"break-even of {row['scorer']} at keep ratio {row['keep_ratio']:g}: "
     if row["frames"] is None:
         return ratio + "none among these frame counts; no gain here"
     bound = "at or below " if row["is_bound"] else "about "

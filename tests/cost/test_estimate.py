@@ -13,7 +13,7 @@ import torch
 from stts_cli.config.architectures import load_architecture
 from stts_cli.cost import estimate
 from stts_cli.errors import InputError
-from stts_cli.settings import num_dropped
+from stts_cli.settings import Arm, num_dropped
 
 NANO = load_architecture("nano")
 BILLION = Path(__file__).parents[2] / ".ci/molmo2-1b.yaml"
@@ -259,3 +259,13 @@ def test_what_a_layer_and_a_block_keep_is_counted_tensor_by_tensor(dtype):
         ]
         kept = kept_for_the_backward_pass(more, dtype)[0] - found
         assert counted[1] - counted[0] == pytest.approx(kept, rel=0.01), part
+
+
+def test_more_arms_are_planned_beside_the_first_each_once():
+    arms = [Arm("a", "m", keep_ratio=0.3), Arm("b", "m", scorer="random"), Arm("c", "m", keep_ratio=0.5)]
+    document = estimate.analytic(architecture=NANO, frames=[32, 8], keep_ratios=[0.5], scorer="learned", compare=arms)
+    rows = [(point["num_frames"], point["scorer"], point["keep_ratio"]) for point in document["points"]]
+    each = [("learned", 0.5), ("learned", 0.3), ("random", 0.5)]
+    assert rows == [(frames, *arm) for frames in (32, 8) for arm in each]
+    alone = estimate.analytic(architecture=NANO, frames=[32], keep_ratios=[0.3], scorer="learned")
+    assert alone["points"][0] == document["points"][1]

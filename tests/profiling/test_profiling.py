@@ -214,11 +214,12 @@ def test_medians_speedups_and_peaks():
     }  # fmt: skip
 
 
-def make_points(*gains, keep_ratio=0.5):
+def make_points(*gains, keep_ratio=0.5, scorer="learned"):
     return [
         {
             "num_frames": 16 * 2**i,
             "keep_ratio": keep_ratio,
+            "scorer": scorer,
             "headline": "vit_to_prefill",
             "seconds": {"vit_to_prefill": {"dense": {"median": 10.0}, "pruned": {"median": 10.0 - gain}}},
         }
@@ -240,12 +241,13 @@ def make_points(*gains, keep_ratio=0.5):
 )
 def test_break_even(gains, frames, is_bound):
     (row,) = figures.break_even(make_points(*gains)[::-1])
-    assert row == {"keep_ratio": 0.5, "frames": frames, "is_bound": is_bound}
+    assert row == {"keep_ratio": 0.5, "scorer": "learned", "frames": frames, "is_bound": is_bound}
 
 
 def test_break_even_needs_two_frame_counts():
     assert figures.break_even(make_points(1)) == []
     assert len(figures.break_even(make_points(1, 2) + make_points(1, 2, keep_ratio=0.3))) == 2
+    assert len(figures.break_even(make_points(1, 2) + make_points(1, 2, scorer="random"))) == 2
 
 
 @pytest.mark.slow
@@ -330,7 +332,7 @@ def test_what_was_measured_outlives_a_frame_count_that_memory_does_not_suffice_f
     ("changes", "failure", "words"),
     [
         ({"repeats": 0}, InputError, "--repeats 0: must be at least 1"),
-        ({"kernel": "sdpaa"}, InputError, r"auto, flash_attn, torch_varlen, sdpa, eager; did you mean 'sdpa'"),
+        ({"kernel": "sdpaa"}, InputError, r"--kernel sdpaa: is unknown; did you mean 'sdpa'"),
         ({"kernel": "torch_varlen"}, InputError, "needs CUDA"),
         ({"scorer": "magic"}, InputError, "--scorer magic: must be auto, learned"),
         ({"device": "tpu"}, InputError, "--device tpu: must be"),
@@ -387,9 +389,12 @@ def test_a_stock_checkpoint_has_no_learned_scorer(tiny_checkpoint, tmp_path):
 
 
 def test_the_command_prints_one_document_and_nothing_else(capfd):
+    more = ["--compare", "random@0.3,tome", "--no-memory", "--json"]
     with pytest.raises(SystemExit) as end:
-        cli.main(["profile", "--shape", "nano", "--frames", "4", "--repeats", "1", "--no-memory", "--json"])
+        cli.main(["profile", "--shape", "nano", "--frames", "4", "--repeats", "1", *more])
     out, err = capfd.readouterr()
     assert end.value.code == 0, err
-    assert json.loads(out)["points"][0]["num_frames"] == 4
+    points = json.loads(out)["points"]
+    assert {point["num_frames"] for point in points} == {4}
+    assert [(p["scorer"], p["keep_ratio"]) for p in points] == [("learned", 0.5), ("random", 0.3), ("tome", 0.5)]
     assert "random weights: timings only" in err

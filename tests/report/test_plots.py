@@ -27,9 +27,9 @@ def test_a_target_that_cannot_be_drawn_is_refused_first(tmp_path, monkeypatch):
 
 def test_bars_hold_the_stages_and_the_dense_arm_once():
     bars = plots._bars([make_point(64), {**make_point(64), "keep_ratio": 0.3}])
-    assert list(bars) == ["64\ndense", "64\nkeep 0.5", "64\nkeep 0.3"]
+    assert list(bars) == ["64\ndense", "64\nlearned 0.5", "64\nlearned 0.3"]
     assert bars["64\ndense"]["LLM prefill"] == 1.0
-    assert bars["64\nkeep 0.5"]["score, select, pack"] == 0.02
+    assert bars["64\nlearned 0.5"]["score, select, pack"] == 0.02
 
 
 def test_pictures(tmp_path):

@@ -111,7 +111,10 @@ def test_random_weights_are_said_everywhere(capsys):
 )
 def test_where_there_is_no_gain_it_is_said(point, words, capsys):
     assert words in shown(make_document(point), capsys).out
-    assert f"64 frames, keep ratio 0.5: {words}" in shown(make_document(point, make_point(frames=128)), capsys).out
+    assert (
+        f"64 frames, learned at keep ratio 0.5: {words}"
+        in shown(make_document(point, make_point(frames=128)), capsys).out
+    )
 
 
 def test_nothing_pruned_is_never_a_speedup(capsys):
@@ -120,15 +123,20 @@ def test_nothing_pruned_is_never_a_speedup(capsys):
 
 def test_several_points_are_a_row_each(capsys):
     document = make_document(make_point(16, peak=(None, None)), make_point(32))
-    document["break_even"] = [{"keep_ratio": 0.5, "frames": 16, "is_bound": True}]
+    document["break_even"] = [{"keep_ratio": 0.5, "scorer": "learned", "frames": 16, "is_bound": True}]
     out = shown(document, capsys).out
     assert row(out, "    16") == ["0.5", "3,130", "4.00", "s", "2.00", "s", "2.00", "2.00", "1.00"]
     assert row(out, "    32") == ["0.5", "3,130", "4.00", "s", "2.00", "s", "2.00", "2.00", "1.00", "0.50"]
-    assert "break-even at keep ratio 0.5: at or below 16 frames" in out
-    document["break_even"] = [{"keep_ratio": 0.5, "frames": 23.6, "is_bound": False}]
-    assert "break-even at keep ratio 0.5: about 24 frames" in shown(document, capsys).out
-    document["break_even"] = [{"keep_ratio": 0.5, "frames": None, "is_bound": False}]
+    assert "break-even of learned at keep ratio 0.5: at or below 16 frames" in out
+    document["break_even"] = [{"keep_ratio": 0.5, "scorer": "learned", "frames": 23.6, "is_bound": False}]
+    assert "break-even of learned at keep ratio 0.5: about 24 frames" in shown(document, capsys).out
+    document["break_even"] = [{"keep_ratio": 0.5, "scorer": "learned", "frames": None, "is_bound": False}]
     assert "none among these frame counts; no gain here" in shown(document, capsys).out
+    document["points"][1]["scorer"] = "reference"
+    out = shown(document, capsys).out
+    assert row(out, "  16 learned")[:2] == ["0.5", "3,130"]
+    assert row(out, "32 reference")[:2] == ["0.5", "3,130"]
+    assert "learned, reference scorer after ViT block 3" in out
 
 
 @pytest.mark.parametrize("frames", [[64], [64, 128]])
