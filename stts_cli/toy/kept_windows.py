@@ -65,15 +65,10 @@ def kept_shares(
         with torch.inference_mode():
             patches = family.preprocess(torch.from_numpy(clip.frames))
             for (scorer, ratio), sums in kept.items():
-                mask = (
-                    family.encode(patches, family.settings.override(keep_ratio=ratio, scorer=scorer))
-                    .keep_mask[1:]
-                    .cpu()
-                    .numpy()
-                )
-                sums += np.bincount(kinds, weights=mask.ravel(), minlength=len(KINDS))
-    shares = {key: [float(share) for share in sums / counts.clip(1)] for key, sums in kept.items()}
-    return shares, [float(share) for share in counts / counts.sum()]
+                mask = family.encode(patches, family.settings.override(keep_ratio=ratio, scorer=scorer)).keep_mask
+                sums += np.bincount(kinds, weights=mask[1:].flatten().cpu().numpy(), minlength=len(KINDS))
+    shares = {key: (sums / counts.clip(1)).tolist() for key, sums in kept.items()}
+    return shares, (counts / counts.sum()).tolist()
 
 
 def main(arguments: list[str]) -> None:
@@ -84,9 +79,8 @@ def main(arguments: list[str]) -> None:
     scorers = [name for name in SCORERS if name not in ("none", "tome") and (name != "learned" or family.scorer)]
     for long in (False, True):
         shares, sizes = kept_shares(family, scorers, long=long)
-        print(
-            f"{NUM_VIDEOS} {'long' if long else 'short'} test clips, at most {NUM_FRAMES} frames; the procedural world"
-        )
+        clips = f"{NUM_VIDEOS} {'long' if long else 'short'} test clips"
+        print(f"{clips}, at most {NUM_FRAMES} frames; the procedural world")
         print(f"| kept of windows where | {' | '.join(KINDS)} |\n| --- | ---: | ---: | ---: |")
         print(f"| share of all windows | {' | '.join(f'{size:.1%}' for size in sizes)} |")
         for (scorer, ratio), each in shares.items():

@@ -30,7 +30,6 @@ def window_labels(scene: Scene, times_s: np.ndarray, grid: int = 4) -> np.ndarra
     """
     num_frames = len(times_s)
     labels = np.zeros((num_frames, grid, grid, NUM_LABELS), dtype=np.float32)
-    frames = np.arange(num_frames)
     for thing in scene.things:
         x, y, visible, turned = thing.at(times_s)
         color = np.where(turned, _COLOR_INDEX[thing.turn_color or thing.color], _COLOR_INDEX[thing.color])
@@ -40,7 +39,7 @@ def window_labels(scene: Scene, times_s: np.ndarray, grid: int = 4) -> np.ndarra
         t, row, col = np.nonzero(covered)
         labels[t, row, col, NUM_PAIRS + color[t]] = 1
         labels[t, row, col, NUM_PAIRS + len(COLORS) + shape] = 1
-        seen = frames[visible]
+        seen = np.flatnonzero(visible)
         col_c = np.clip((x[seen] * grid).astype(int), 0, grid - 1)
         row_c = np.clip((y[seen] * grid).astype(int), 0, grid - 1)
         labels[seen, row_c, col_c, color[seen] * len(SHAPES) + shape] = 1

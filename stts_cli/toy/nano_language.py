@@ -92,15 +92,17 @@ def _growth(frames: int, progress: float) -> float:
 
 
 class LabelEmbedding(nn.Module):
-    """Stand-in for ViT and connector: labels (..., W, L) and the window's place -> (..., W, D)."""
+    """Stand-in for a family's ViT and connector: labels (..., W, L) and the window's place -> (..., W, D)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, family: Family) -> None:
         super().__init__()
-        # a thing's place is strong and only where a thing is, so that even a plain mean over windows tells of it
+        width = family.model.config.text_config.hidden_size
+        # a thing's place is strong and only where a thing is, so that even a plain mean over windows shows it
         spread = torch.full((NUM_LABELS,), 0.3)
         spread[-2:] = 0.8
         self.label_weight = nn.Parameter(torch.randn(width, NUM_LABELS) * spread)
         self.label_place = nn.Parameter(torch.randn(NUM_WINDOWS, width) * 0.1)
+        self.to(family.model.device, family.model.dtype)
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return the features of every window."""
@@ -112,8 +114,7 @@ class LanguageModel(TrainingModel):
 
     def __init__(self, family: Family) -> None:
         super().__init__(family, FinetuneSettings(train="full", scorer="none"))
-        width = family.model.config.text_config.hidden_size
-        self.stand_in = LabelEmbedding(width).to(family.model.device, family.model.dtype)
+        self.stand_in = LabelEmbedding(family)
         for name, parameter in self.stock.named_parameters():
             parameter.requires_grad_(name.startswith(("model.language_model.", "lm_head.")))
 
@@ -125,13 +126,7 @@ class LanguageModel(TrainingModel):
 
 
 def draw_keep(rng: np.random.Generator, labels: np.ndarray, keep_ratio: float) -> np.ndarray:
-    """Return a keep mask (T, W) that mostly keeps what changes, then what shows something; the first frame stays.
-
-    Args:
-        rng: source of the noise.
-        labels: (T, W, L).
-        keep_ratio: kept share of all windows.
-    """
+    """Return a keep mask (T, W) that mostly keeps what changes, then what shows something; the first frame stays."""
     num_frames, num_windows = labels.shape[:2]
     keep = np.ones((num_frames, num_windows), dtype=bool)
     dropped = int((1 - keep_ratio) * num_windows * num_frames)

@@ -1,11 +1,16 @@
-"""The embedded model's architecture: Molmo2 at a tiny configuration, and its initialisation."""
+"""The embedded model as its training finds it: Molmo2 at a tiny configuration, its first weights, and its folder."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE
+from stts_cli.settings import Pruning
 
 FRAME_SIZE = 96
 PATCH_SIZE = 12
@@ -25,9 +30,7 @@ def nano_config(tokenizer: Any) -> Any:
             "hidden_size": 96,
             "intermediate_size": 288,
             "num_hidden_layers": 12,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 3,
-            "head_dim": 32,
+            **_heads(3),
             "image_size": [FRAME_SIZE, FRAME_SIZE],
             "patch_size": PATCH_SIZE,
             "num_position_embeddings": (FRAME_SIZE // PATCH_SIZE) ** 2,
@@ -35,9 +38,7 @@ def nano_config(tokenizer: Any) -> Any:
         adapter_config={
             "vision_feature_layer": [11, 8],
             "hidden_size": 96,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 3,
-            "head_dim": 32,
+            **_heads(3),
             "intermediate_size": 384,
             "text_hidden_size": 192,
         },
@@ -45,9 +46,7 @@ def nano_config(tokenizer: Any) -> Any:
             "hidden_size": 192,
             "intermediate_size": 512,
             "num_hidden_layers": 5,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 6,
-            "head_dim": 32,
+            **_heads(6),
             "vocab_size": len(tokenizer) - added,
             "additional_vocab_size": added,
             "max_position_embeddings": 8192,
@@ -59,10 +58,16 @@ def nano_config(tokenizer: Any) -> Any:
         image_patch_id=token("<im_patch>"),
         frame_start_token_id=token("<frame_start>"),
         frame_end_token_id=token("<frame_end>"),
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **_own_tokens(tokenizer),
     )
+
+
+def _heads(number: int) -> dict[str, int]:
+    return {"num_attention_heads": number, "num_key_value_heads": number, "head_dim": 32}
+
+
+def _own_tokens(tokenizer: Any) -> dict[str, int]:
+    return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("eos", "bos", "pad")}
 
 
 def _sincos(side: int, width: int) -> torch.Tensor:
@@ -93,3 +98,46 @@ def build_nano(tokenizer: Any, seed: int = 0) -> Any:
         model.model.language_model.embed_tokens.weight.normal_(std=0.2)
         model.model.vision_tower.positional_embedding.copy_(0.5 * _sincos(FRAME_SIZE // PATCH_SIZE, 96))
     return model
+
+
+def export_nano(model: Any, tokenizer: Any, out: Path, *, prune_layer: int) -> None:
+    """Save everything that `stts ask --model FOLDER` needs, in Hugging Face format.
+
+    Args:
+        model: Molmo2ForConditionalGeneration; saved in bfloat16.
+        tokenizer: the embedded tokenizer.
+        out: the folder; made if needed, files in it are replaced.
+        prune_layer: 0-based ViT block after which windows are to be scored.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    documents = {
+        "generation_config.json": {**_own_tokens(tokenizer), "do_sample": False},
+        "video_preprocessor_config.json": {
+            "video_processor_type": "Molmo2VideoProcessor",
+            "size": {"height": FRAME_SIZE, "width": FRAME_SIZE},
+            "patch_size": PATCH_SIZE,
+            "pooling_size": [POOL, POOL],
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "max_fps": 2,
+            "num_frames": 64,
+            **{f"do_{step}": True for step in ("resize", "rescale", "normalize", "sample_frames")},
+            "resample": 2,
+        },
+        "processor_config.json": {
+            "processor_class": "Molmo2Processor",
+            "video_use_col_tokens": False,
+            "use_frame_special_tokens": True,
+        },
+        SETTINGS_FILE: {
+            "format": FORMAT,
+            "family": "molmo2",
+            "name": "nano",
+            "demonstration": True,
+            **Pruning(prune_layer=prune_layer).to_dict(),
+        },
+    }
+    for name, document in documents.items():
+        (out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

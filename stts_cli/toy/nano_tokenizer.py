@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stts_cli.families.random_molmo2 import BASE_TOKENS, VISION_TOKENS
-from stts_cli.toy import questions as world_questions
+from stts_cli.toy.questions import EVENTS, MORE_WORDINGS, OPENINGS, PLACES, WORDINGS
 from stts_cli.toy.world import COLORS, DIRECTIONS, SHAPES
 
 if TYPE_CHECKING:
@@ -31,21 +31,11 @@ def corpus() -> list[str]:
     """Return the texts whose words become tokens: questions, answers, timestamps, chat roles."""
     pairs = [f"{c} {s}" for c in COLORS for s in SHAPES]
     names = [*pairs, *SHAPES, *(f"{c} object" for c in COLORS), *(f"a {p}" for p in pairs), *(f"an {p}" for p in pairs)]
-    every = [w for known in (world_questions.WORDINGS, world_questions.MORE_WORDINGS) for w in known.values()]
-    texts = [w.format(n) for wordings in every for w in wordings for n in names]
+    every = [*WORDINGS.values(), *MORE_WORDINGS.values()]
+    texts = [wording.format(name) for wordings in every for wording in wordings for name in names]
     texts += [text[0].lower() + text[1:] for text in texts]
-    texts += [*world_questions.OPENINGS] * 50
-    answers = [
-        *COLORS,
-        *SHAPES,
-        *pairs,
-        *DIRECTIONS,
-        "nowhere",
-        "yes",
-        "no",
-        *world_questions.PLACES,
-        *world_questions.EVENTS.values(),
-    ]
+    texts += [*OPENINGS] * 50
+    answers = [*COLORS, *SHAPES, *pairs, *DIRECTIONS, "nowhere", "yes", "no", *PLACES, *EVENTS.values()]
     numbers = [text for n in range(200) for d in range(10) for text in (f" {n}.{d} ", f"{n}.{d} ", f" {n}", f"{n}")]
     return [*texts, *answers * 50, *numbers, *["user\n", "assistant\n", "\n"] * 50]
 
@@ -55,35 +45,24 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
     Returns:
         A fast tokenizer whose ids below `len(base vocabulary)` are words and whose last ones are the vision tokens, as
-        in
-        Molmo2, where the language-model head does not reach them.
+        in Molmo2, where the language-model head does not reach them.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORD), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    words = pre_tokenizers.Split(Regex(_WORD), behavior="isolated")
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, in_bytes])
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), list(BASE_TOKENS)
     trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        min_frequency=1,
-        special_tokens=list(BASE_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=2000, min_frequency=1, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in VISION_TOKENS])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        model_max_length=8192,
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=8192)
+    fast.bos_token = fast.pad_token = "<|endoftext|>"
+    fast.eos_token = "<|im_end|>"
     fast.chat_template = CHAT_TEMPLATE
     return fast

@@ -1,4 +1,4 @@
-"""Second stage of the embedded model: ViT and connector learn to tell what stands in each window of single frames.
+"""Second stage of the embedded model: ViT and connector learn to find what stands in each window of single frames.
 
 The patch embedding starts as a PCA whitening of real patches; a probe that is thrown away later reads the window labels
 off the connector's gated hidden features. `fit_connector` then solves, in closed form, for the connector's last matrix
@@ -28,7 +28,7 @@ from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import Step, TrainingModel
 from stts_cli.training.settings import FinetuneSettings
 
-FRAMES = 64  # a step
+FRAMES, WHITEN_FRAMES, FIT_FRAMES = 64, 600, 2000  # of a step, and of the two fits below
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class WindowProbe(nn.Module):
             self.flags.bias[NUM_PAIRS:] = -3.0
 
     def forward(self, features: Tensor, labels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss, and bool which of the windows with one thing are told right.
+        """Return the loss, and bool which of the windows with one thing are right.
 
         Args:
             features: (V, I).
@@ -100,26 +100,8 @@ class VisionModel(TrainingModel):
             seen = name.startswith(("model.vision_tower.", "model.multi_modal_projector."))
             parameter.requires_grad_(seen and "down_proj" not in name)
 
-    def forward(
-        self,
-        clips: Sequence[TrainingClip],
-        keep_ratio: float,
-        *,
-        scorer: str | None = None,
-        seed: int = 0,
-        temporal_only: bool = False,
-        score_bound: float | None = None,
-    ) -> Step:
-        """Tell what stands in every window; the loss goes out as the language model's would.
-
-        Args:
-            clips: `LabelledFrames`.
-            keep_ratio: without meaning here, as the others: all windows are looked at.
-            scorer: not used.
-            seed: not used.
-            temporal_only: not used.
-            score_bound: not used.
-        """
+    def forward(self, clips: Sequence[TrainingClip], keep_ratio: float, **unused: object) -> Step:
+        """Find what stands in every window of `LabelledFrames`, kept or not; see `TrainingModel.forward`."""
         frames = torch.cat([clip.frames for clip in clips])
         features = connector_features(self.family, frames)
         labels = torch.cat([clip.labels for clip in clips if isinstance(clip, LabelledFrames)]).to(features.device)
@@ -163,7 +145,7 @@ def draw_frames(rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def whiten_patch_embedding(model: Any, seed: int) -> None:
     """Start a fresh model's patch embedding at the whitened principal components of real patches."""
-    frames, _ = draw_frames(np.random.default_rng([seed, 20]), 600)
+    frames, _ = draw_frames(np.random.default_rng([seed, 20]), WHITEN_FRAMES)
     side = FRAME_SIZE // PATCH_SIZE
     layout = Layout((FRAME_SIZE, FRAME_SIZE), (side, side), (POOL, POOL))
     patches = FrameProcessor()(frames, layout, torch.float32, torch.device("cpu")).flatten(0, 1).double()
@@ -178,28 +160,27 @@ def whiten_patch_embedding(model: Any, seed: int) -> None:
 
 
 @torch.no_grad()
-def fit_connector(family: Family, stand_in: Any, seed: int = 0, num_frames: int = 2000, ridge: float = 1e-3) -> float:
+def fit_connector(family: Family, stand_in: Any, seed: int = 0) -> float:
     """Solve for the connector's last matrix so that windows look to the language model as in the first stage.
 
     Args:
         family: with ViT and connector trained.
         stand_in: the first stage's `LabelEmbedding`.
         seed: of the frames.
-        num_frames: frames to fit on.
-        ridge: strength relative to the features' mean square.
 
     Returns:
         The share of variance explained.
     """
     rng = np.random.default_rng([seed, 30])
     inputs, targets = [], []
-    for _ in range(num_frames // 100):
+    for _ in range(FIT_FRAMES // 100):
         frames, labels = draw_frames(rng, 100)
         inputs.append(connector_features(family, frames).double())
         targets.append(stand_in(labels.to(inputs[0].device)).flatten(0, 1).double())
     x, y = torch.cat(inputs), torch.cat(targets)
     gram = x.T @ x
-    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    ridge = 1e-3 * gram.diagonal().mean()  # against the features' mean square
+    gram += ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight = torch.linalg.solve(gram, x.T @ y)
     family.model.model.multi_modal_projector.image_projector.down_proj.weight.copy_(weight.T)
     return float(1 - (x @ weight - y).square().sum() / (y - y.mean(0)).square().sum())

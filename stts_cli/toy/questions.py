@@ -7,7 +7,7 @@ what its frames can know; tests ask everything.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +57,7 @@ class Question:
 
     @property
     def type(self) -> str:
-        """One of `TYPES`."""
+        """What kind of question it is: its wording's key, where two of them ask for one thing the pair's name."""
         return _TYPE_OF.get(self.wording, self.wording)
 
     def answerable(self, times_s: np.ndarray) -> bool:
@@ -69,18 +69,10 @@ class Question:
         return dataclasses.replace(self, text=_choose(rng, wordings[self.wording]).format(self.name))
 
 
-def ask(scene: Scene, stream: int = 0) -> list[Question]:
-    """Return every question this world asks about a scene, each in one wording.
-
-    Args:
-        scene: the clip's content.
-        stream: which draw of wordings and distractors.
-
-    Returns:
-        Questions in the order of `TYPES`; of some there may be none.
-    """
-    rng = scene_rng(scene.split, scene.index, scene.long, stream=1 + stream)
-    return [question for asked in _ASKED.values() for question in asked(scene, rng)]
+def ask(scene: Scene) -> list[Question]:
+    """Return every question this world asks about a scene, each in one wording, type after type."""
+    rng = scene_rng(scene.split, scene.index, scene.long, stream=1)
+    return [question for asked in _ASKED for question in asked(scene, rng)]
 
 
 def as_typed(text: str, rng: np.random.Generator) -> str:
@@ -212,16 +204,4 @@ def _brief(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
             yield _question(rng, "brief", "", t.name, options, t.visible_s)
 
 
-_ASKED: dict[str, Callable[[Scene, np.random.Generator], Iterator[Question]]] = {
-    "color": _color,
-    "shape": _shape,
-    "existence": _existence,
-    "turned_into": _turned_into,
-    "first_last": _first_last,
-    "count": _count,
-    "direction": _direction,
-    "position": _position,
-    "happened": _happened,
-    "brief": _brief,
-}
-TYPES = tuple(_ASKED)
+_ASKED = (_color, _shape, _existence, _turned_into, _first_last, _count, _direction, _position, _happened, _brief)

@@ -29,8 +29,7 @@ def render(scene: Scene, times_s: np.ndarray, size: int = 96, noise: float = 0.0
     Returns:
         uint8 (T, size, size, 3), RGB.
     """
-    ground = _background(scene, size)
-    frames = np.repeat(ground[None], len(times_s), axis=0)
+    frames = np.repeat(_background(scene, size)[None], len(times_s), axis=0)
     for thing in scene.things:
         x, y, visible, turned = thing.at(times_s)
         for t in np.flatnonzero(visible):
@@ -78,18 +77,15 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return ((np.abs(u) <= 0.32) & (np.abs(v) <= 1)) | ((np.abs(v) <= 0.32) & (np.abs(u) <= 1))
     if shape == "triangle":
         corners = [(0.0, -1.0), (0.95, 0.75), (-0.95, 0.75)]
-    elif shape == "star":
+    else:  # a star
         angles = -np.pi / 2 + np.arange(10) * np.pi / 5
         radii = np.where(np.arange(10) % 2 == 0, 1.08, 0.42)
         corners = list(zip(radii * np.cos(angles), radii * np.sin(angles), strict=True))
-    else:
-        raise ValueError(f"unknown shape {shape!r}")
     inside = np.zeros(np.broadcast_shapes(u.shape, v.shape), dtype=bool)
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):  # even-odd rule
         if ay == by:
             continue
-        crosses = ((ay > v) != (by > v)) & (u < (bx - ax) * (v - ay) / (by - ay) + ax)
-        inside ^= crosses
+        inside ^= ((ay > v) != (by > v)) & (u < (bx - ax) * (v - ay) / (by - ay) + ax)
     return inside
 
 

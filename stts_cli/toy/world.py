@@ -24,6 +24,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 ACTIONS = ("still", "moves", "appears", "disappears", "changes color", "brief")
 SPLITS = {"train": 0, "validation": 1, "test": 2}
+Point = tuple[float, float]
 
 _ACTION_WEIGHTS = (0.18, 0.40, 0.12, 0.08, 0.15, 0.07)
 _MARGIN = 0.15  # how far a thing's centre stays from the border
@@ -51,8 +52,8 @@ class Thing:
     shape: str
     color: str
     radius: float
-    start: tuple[float, float]
-    end: tuple[float, float]
+    start: Point
+    end: Point
     move_s: tuple[float, float]
     visible_s: tuple[float, float]
     action: str
@@ -78,7 +79,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip's content: things in drawing order, a background and a length."""
+    """One clip's content: things in drawing order, a background between two colours (R, G, B), and a length."""
 
     split: str
     index: int
@@ -87,7 +88,7 @@ class Scene:
     things: tuple[Thing, ...]
     background: str
     background_seed: int
-    background_rgb: tuple[tuple[int, int, int], tuple[int, int, int]] = ((60, 60, 60), (60, 60, 60))
+    background_rgb: tuple[tuple[int, ...], ...]
 
     @property
     def fps(self) -> int:
@@ -135,19 +136,10 @@ def make_scene(split: str, index: int, long: bool = False, crowd: bool = False) 
         thing = _place(rng, action, duration, colors, things, arrivals, long)
         if thing is not None:
             things.append(thing)
-    base = rng.integers(25, 105, size=2)
-    tint = rng.integers(-12, 13, size=(2, 3))
-    rgb = tuple(tuple(int(v) for v in np.clip(base[k] + tint[k], 8, 118)) for k in range(2))
-    return Scene(
-        split=split,
-        index=index,
-        long=long,
-        duration_s=duration,
-        things=tuple(things),
-        background=str(rng.choice(["plain", "gradient", "stripes", "blobs"])),
-        background_seed=int(rng.integers(2**31)),
-        background_rgb=rgb,  # type: ignore[arg-type]
-    )
+    base, tint = rng.integers(25, 105, size=(2, 1)), rng.integers(-12, 13, size=(2, 3))
+    rgb = tuple(tuple(color) for color in np.clip(base + tint, 8, 118).tolist())
+    background, seed = str(rng.choice(["plain", "gradient", "stripes", "blobs"])), int(rng.integers(2**31))
+    return Scene(split, index, long, duration, tuple(things), background, seed, rgb)
 
 
 def _draw_actions(rng: np.random.Generator, wanted: int, long: bool) -> list[str]:
@@ -166,12 +158,9 @@ def _draw_actions(rng: np.random.Generator, wanted: int, long: bool) -> list[str
 
 def _arrival_times(rng: np.random.Generator, count: int, duration: float) -> list[float]:
     """Return `count` times, at least 0.8 s apart, away from both ends of the clip."""
-    if not count:
-        return []
-    room = duration - 1.6 - 0.8 * (count - 1)
-    offsets = np.sort(rng.uniform(0, max(room, 0.0), size=count))
-    times = 0.8 + offsets + 0.8 * np.arange(count)
-    return [float(t) for t in rng.permutation(times)]
+    spare = duration - 1.6 - 0.8 * (count - 1)
+    offsets = np.sort(rng.uniform(0, max(spare, 0.0), size=count))
+    return [float(time) for time in rng.permutation(0.8 + offsets + 0.8 * np.arange(count))]
 
 
 def _place(
@@ -188,8 +177,8 @@ def _place(
     if place is None:
         return None
     radius, start, end, direction = place
-    always, never = duration + 1.0, 0.0
-    visible, move, turn_color, turn_s = (0.0, always), (0.0, duration), "", never
+    always = duration + 1.0
+    visible, move, turn_color, turn_s = (0.0, always), (0.0, duration), "", 0.0
     if action == "moves" and not long:
         move = (float(rng.uniform(0, 0.2)) * duration, float(rng.uniform(0.7, 1.0)) * duration)
     if action == "appears":
@@ -202,22 +191,8 @@ def _place(
         length = float(rng.uniform(1.0, 2.0))
         begin = float(rng.uniform(0.7, duration - length - 0.7))
         visible = (begin, begin + length)
-    return Thing(
-        shape=str(rng.choice(SHAPES)),
-        color=colors.pop(),
-        radius=radius,
-        start=start,
-        end=end,
-        move_s=move,
-        visible_s=visible,
-        action=action,
-        direction=direction,
-        turn_color=turn_color,
-        turn_s=turn_s,
-    )
-
-
-Point = tuple[float, float]
+    shape, color = str(rng.choice(SHAPES)), colors.pop()
+    return Thing(shape, color, radius, start, end, move, visible, action, direction, turn_color, turn_s)
 
 
 def _find_place(rng: np.random.Generator, action: str, others: list[Thing]) -> tuple[float, Point, Point, str] | None:
@@ -233,10 +208,7 @@ def _find_place(rng: np.random.Generator, action: str, others: list[Thing]) -> t
             end = (x + dx * far, y + dy * far)
             if not all(_MARGIN - 0.05 <= v <= 1 - _MARGIN + 0.05 for v in end):
                 continue
-        if all(_apart(a, b) for o in others for a in (start, end) for b in (o.start, o.end)):
+        pairs = [(a, b) for o in others for a in (start, end) for b in (o.start, o.end)]
+        if all((ax - bx) ** 2 + (ay - by) ** 2 >= _GAP**2 for (ax, ay), (bx, by) in pairs):
             return radius, start, end, direction
     return None
-
-
-def _apart(a: Point, b: Point) -> bool:
-    return (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 >= _GAP**2

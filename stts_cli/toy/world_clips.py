@@ -107,7 +107,7 @@ def draw_clip(rng: np.random.Generator, length: Length, num_questions: int, ask_
         rng: chooses.
         length: how many frames it has at most, and of which scenes.
         num_questions: the most questions.
-        ask_weights: how often each of `questions.TYPES` is asked.
+        ask_weights: how often each type of question is asked.
     """
     while True:
         clip = sample_clip(make_scene("train", int(rng.integers(2**40)), length.long), length.frames)
@@ -154,17 +154,19 @@ class StepClips(Dataset[list[ClipT]]):
         raise NotImplementedError
 
 
-class ShapesClips(Dataset[list[TrainingClip]]):
-    """Clips of the procedural world, drawn from seeds: as many items as a run takes, each a function of (seed, index).
+class ShapesClips(StepClips[TrainingClip]):
+    """Clips of the procedural world for a whole run; in a step all processes get clips of like length.
 
     Args:
-        settings: the run's; steps, accumulate and batch_size decide how many items there are, and clips in an item.
+        settings: the run's; each of its batches is a step here, and batch_size multiplies the clips of an item.
         frame_size: (height, width) in pixels, square.
-        world: processes; so many items in a row have clips of like length, so that none waits for longer clips.
+        world: processes.
     """
 
     def __init__(self, settings: FinetuneSettings, frame_size: tuple[int, int], world: int = 1) -> None:
-        self.settings, self.world, self.side = settings, world, _side(frame_size)
+        batches = (settings.steps + settings.scorer_warmup) * settings.accumulate
+        super().__init__(batches, seed=settings.seed, world=world)
+        self.questions, self.factor, self.side = settings.max_questions, settings.batch_size, _side(frame_size)
         mix, most = settings.shapes_mix, settings.frames
         if mix not in MIXES:
             raise InputError(f"--shapes-mix {mix}: is unknown{suggest(mix, MIXES)}.")
@@ -175,18 +177,13 @@ class ShapesClips(Dataset[list[TrainingClip]]):
             least = min(length.frames for length in mixed) // 2 + 1
             raise InputError(f"--frames {most}: must be at least {least} for --shapes-mix {mix}.")
 
-    def __len__(self) -> int:
-        return (self.settings.steps + self.settings.scorer_warmup) * self.settings.accumulate * self.world
-
-    def __getitem__(self, index: int) -> list[TrainingClip]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        seed, shares = self.settings.seed, np.array([length.share for length in self.lengths])
-        shared = np.random.default_rng([seed, 40, index // self.world])
+    def draw(self, step: int, rank: int) -> list[TrainingClip]:
+        """Draw clips of a length that all processes draw, and their frames."""
+        shares = np.array([length.share for length in self.lengths])
+        shared = np.random.default_rng([self.seed, 40, step])
         length = self.lengths[int(shared.choice(len(shares), p=shares / shares.sum()))]
-        rng = np.random.default_rng([seed, 41, index])
-        clips = range(length.clips * self.settings.batch_size)
-        drawn = [draw_clip(rng, length, self.settings.max_questions, ASK_WEIGHTS) for _ in clips]
+        rng = np.random.default_rng([self.seed, 41, step * self.world + rank])
+        drawn = [draw_clip(rng, length, self.questions, ASK_WEIGHTS) for _ in range(length.clips * self.factor)]
         return [clip.drawn(self.side, float(rng.uniform(0, MAX_NOISE)), int(rng.integers(2**31))) for clip in drawn]
 
 
@@ -194,28 +191,16 @@ class HeldOutShapes(Dataset[list[TrainingClip]]):
     """Clips that nothing is trained on and `stts eval` does not measure, one an item, with all that they can answer.
 
     Args:
-        num_videos: how many.
-        seed: which ones.
-        frames: the most frames of a clip.
+        settings: the run's.
         frame_size: (height, width) in pixels, square.
-        long: clips of 1-3 min instead of 4-8 s.
-        split: "test" or "validation".
     """
 
-    def __init__(
-        self,
-        num_videos: int,
-        *,
-        seed: int,
-        frames: int,
-        frame_size: tuple[int, int],
-        long: bool = False,
-        split: str = "test",
-    ) -> None:
+    def __init__(self, settings: FinetuneSettings, frame_size: tuple[int, int]) -> None:
         self.side = _side(frame_size)
-        indices = itertools.count(FIRST_HELD_OUT + seed * 100_000)
-        sampled = (sample_clip(make_scene(split, index, long), frames) for index in indices)
-        self.clips = list(itertools.islice((clip for clip in sampled if clip.questions), num_videos))
+        indices = itertools.count(FIRST_HELD_OUT + settings.seed * 100_000)
+        scenes = (make_scene("test", index, settings.shapes_mix == "long") for index in indices)
+        clips = (clip for scene in scenes if (clip := sample_clip(scene, settings.frames)).questions)
+        self.clips = list(itertools.islice(clips, settings.eval_videos))
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -68,13 +68,7 @@ def make_data(
 
     held_out: Any = None
     if "shapes" in (settings.data, settings.eval_data) and settings.eval_videos:
-        held_out = HeldOutShapes(
-            settings.eval_videos,
-            seed=settings.seed,
-            frames=settings.frames,
-            frame_size=family.frame_size,
-            long=settings.shapes_mix == "long",
-        )
+        held_out = HeldOutShapes(settings, family.frame_size)
     if settings.data == "shapes":
         train = ShapesClips(settings, family.frame_size, world)
         return Data(train, held_out, "the procedural world, training seeds")

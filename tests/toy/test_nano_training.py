@@ -29,6 +29,13 @@ pytestmark = pytest.mark.slow  # test_world.py, and training on real rows, are i
 PRESET = presets_folder() / "training" / "nano.yaml"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_patches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nano_vision, "WHITEN_FRAMES", 60)
+        yield
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nano") / "start"
@@ -57,7 +64,7 @@ def small(monkeypatch):
     monkeypatch.setattr(nano_language, "LENGTHS", (Length(2, 1.0, 2, False),))
     monkeypatch.setattr(world_clips, "LENGTHS", (Length(4, 1.0, 1, False),))
     monkeypatch.setattr(nano_vision, "FRAMES", 8)
-    monkeypatch.setattr(nano_vision.fit_connector.__wrapped__, "__defaults__", (0, 100, 1e-3))
+    monkeypatch.setattr(nano_vision, "FIT_FRAMES", 100)
 
 
 def test_tokenizer_survives_any_text_and_knows_every_answer():
@@ -153,8 +160,9 @@ def test_the_connectors_last_matrix_is_all_that_the_probe_leaves_out(family):
     assert not last._forward_pre_hooks
 
 
-def test_fit_connector_explains_the_stand_in(family):
-    assert fit_connector(family, LabelEmbedding(192), num_frames=200) > 0.05
+def test_fit_connector_explains_the_stand_in(family, monkeypatch):
+    monkeypatch.setattr(nano_vision, "FIT_FRAMES", 200)
+    assert fit_connector(family, LabelEmbedding(family)) > 0.05
 
 
 def test_the_presets_rates():
@@ -242,13 +250,12 @@ def test_only_the_flags_that_fit_all_stages(tmp_path):
         nano.train_nano({"language": {}, "dense": {}}, {}, tmp_path)
 
 
-def test_the_seed_is_added_and_accumulation_is_dealt_out(monkeypatch):
+def test_the_seed_is_added_and_accumulation_is_divided():
     plan = nano._plan(read_stages(PRESET), {"seed": 5, "workers": 3})
     assert [plan[name].seed for name in nano.STAGES] == [5, 5, 5, 6]
     assert {plan[name].workers for name in nano.STAGES} == {3}
     assert plan["dense"].accumulate == 2, "what the folder is known by is the same for any number of processes"
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert nano._deal_out(plan)["dense"].accumulate == 1
+    assert [nano._divide_passes(plan["dense"], world).accumulate for world in (1, 2, 3)] == [2, 1, 1]
 
 
 def test_the_vision_loss_is_a_mean_over_windows(family):

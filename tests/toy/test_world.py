@@ -10,9 +10,10 @@ import pytest
 from stts_cli.media.video import read_clip
 from stts_cli.toy.clips import main, write_clip
 from stts_cli.toy.labels import NUM_BINARY, NUM_LABELS, NUM_PAIRS, window_labels
-from stts_cli.toy.questions import MORE_WORDINGS, TYPES, UNSEEN_WORDINGS, WORDINGS, as_typed, ask
+from stts_cli.toy.questions import MORE_WORDINGS, UNSEEN_WORDINGS, WORDINGS, as_typed, ask
 from stts_cli.toy.render import render
 from stts_cli.toy.world import COLORS, SHAPES, make_scene
+from stts_cli.toy.world_clips import ASK_WEIGHTS
 
 SCENES = [make_scene("test", k) for k in range(60)] + [make_scene("test", k, long=True) for k in range(10)]
 
@@ -55,7 +56,7 @@ def test_every_type_is_asked_with_its_answer_among_the_options():
             seen[question.type] += 1
             assert question.answer in question.options
             assert len(set(question.options)) == len(question.options)
-    assert set(seen) == set(TYPES)
+    assert set(seen) == set(ASK_WEIGHTS)
 
 
 def _pixels(scene, time_s, color):

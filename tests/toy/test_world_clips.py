@@ -8,7 +8,6 @@ from torch.utils.data import DataLoader
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.shapes import DEFAULT_VIDEOS
 from stts_cli.toy import world_clips
-from stts_cli.toy.questions import TYPES
 from stts_cli.toy.render import render
 from stts_cli.toy.world import make_scene
 from stts_cli.toy.world_clips import ASK_WEIGHTS, LENGTHS, MAX_NOISE, HeldOutShapes, ShapesClips
@@ -126,33 +125,33 @@ def test_shapes_come_out_of_workers_as_they_are():
     assert all(same(a, b) for a, b in zip([c for b in batches for c in b["clips"]], alone, strict=True))
 
 
-# held-out shapes
+def held_out(eval_videos, frames=16, **settings):
+    return HeldOutShapes(FinetuneSettings(data="shapes", eval_videos=eval_videos, frames=frames, **settings), SIZE)
 
 
 def test_held_out_shapes_ask_everything_that_their_frames_can_answer():
-    dataset = HeldOutShapes(60, seed=0, frames=16, frame_size=SIZE)
+    dataset = held_out(60)
     assert len(dataset) == 60
     groups = {c.group for k in range(60) for c in dataset[k][0].conversations}
-    assert groups == set(TYPES)
+    assert groups == set(ASK_WEIGHTS)
     (clip,) = dataset[5]
     scene, times, questions = vars(dataset.clips[5]).values()
     assert len(clip.conversations) == len(questions)
     assert all(question.answerable(times) for question in questions)
     assert np.array_equal(clip.frames.numpy(), render(scene, times, SIZE[0]))  # without noise
-    assert same(clip, HeldOutShapes(60, seed=0, frames=16, frame_size=SIZE)[5][0])
+    assert same(clip, held_out(60)[5][0])
 
 
 def test_held_out_shapes_are_neither_trained_on_nor_evaluated():
-    for split in ("test", "validation"):
-        names = [HeldOutShapes(20, seed=s, frames=8, frame_size=SIZE, split=split)[0][0].name for s in range(3)]
-        assert len(set(names)) == 3
-        for name in names:
-            part, index = name.removeprefix("shapes:").split("/")
-            assert part == split
-            assert int(index) > DEFAULT_VIDEOS
+    names = [held_out(20, seed=s, frames=8)[0][0].name for s in range(3)]
+    assert len(set(names)) == 3
+    for name in names:
+        split, index = name.removeprefix("shapes:").split("/")
+        assert split == "test"
+        assert int(index) > DEFAULT_VIDEOS
 
 
 def test_long_held_out_shapes_are_long():
-    (clip,) = HeldOutShapes(1, seed=0, frames=16, frame_size=SIZE, long=True)[0]
+    (clip,) = held_out(1, shapes_mix="long")[0]
     assert clip.frames.shape[0] == 16
     assert clip.timestamps_s[-1] > 30

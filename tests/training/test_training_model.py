@@ -292,7 +292,8 @@ def nano():
 def test_right_is_what_generation_answers(nano, keep_ratio, scorer):
     """Greedy decoding by the pipeline, question by question, against one teacher-forced pass over all."""
     right, said = [], []
-    for (clip,) in (HeldOutShapes(3, seed=5, frames=8, frame_size=nano.frame_size)[k] for k in range(3)):
+    shapes = HeldOutShapes(FinetuneSettings(eval_videos=3, seed=5, frames=8), nano.frame_size)
+    for (clip,) in (shapes[k] for k in range(3)):
         talks = clip.conversations[:5]
         clip = type(clip)(clip.frames, clip.timestamps_s, talks, clip.name)
         right += TrainingModel(nano)([clip], keep_ratio, scorer=scorer).right.tolist()
