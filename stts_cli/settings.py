@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from stts_cli.errors import InputError, suggest
 
@@ -25,6 +25,8 @@ SCORERS = {
 KERNELS = ("auto", "flash_attn", "torch_varlen", "sdpa", "eager")
 BIAS_RESCALES = ("row", "frame", "off")
 BIAS_FLOOR = math.exp(-2)
+LAST = "last"  # as a prune layer: behind the whole vision encoder
+PruneLayer = int | Literal["last"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Pruning:
     """How windows are chosen. A checkpoint carries one, the one it was trained with; what a user gives overrides it.
 
     Attributes:
-        prune_layer: 0-based ViT block after which windows are scored.
+        prune_layer: 0-based ViT block after which windows are scored; "last" to run the whole ViT on every patch, score
+            its last block's output and spare the connector and the language model alone.
         keep_ratio: fraction of windows kept, in (0, 1].
         bias_rescale: "row" or "frame" for the soft bias on attention keys, "off" for none.
         bias_floor: what a row's or frame's lowest score is stretched to, in (0, 1]; its logarithm is the lowest bias.
@@ -45,7 +48,7 @@ class Pruning:
         InputError: a value that means nothing.
     """
 
-    prune_layer: int = 3
+    prune_layer: PruneLayer = 3
     keep_ratio: float = 0.5
     bias_rescale: str = "row"
     bias_floor: float = BIAS_FLOOR
@@ -172,7 +175,7 @@ class Arm:
     max_fps: float = 2.0
     keep_ratio: float | None = None
     scorer: str = "auto"
-    prune_layer: int | None = None
+    prune_layer: PruneLayer | None = None
     dtype: str = "auto"
     resize: str = "model"
     spend_savings: bool = False
@@ -221,7 +224,7 @@ def what_is_allowed(name: str, value: object) -> str:
     """Return what a field of `Pruning` must be, in words, where a value is not; empty where it is."""
     is_number, is_whole = type(value) in (int, float), type(value) is int
     fits, allowed = {
-        "prune_layer": (is_whole and value >= 0, "a whole number, at least 0"),  # type: ignore[operator]
+        "prune_layer": (value == LAST or (is_whole and value >= 0), "a whole number, at least 0, or last"),  # type: ignore[operator]
         "keep_ratio": (is_number and 0 < value <= 1, "greater than 0 and at most 1"),  # type: ignore[operator]
         "bias_rescale": (value in BIAS_RESCALES, "row, frame or off"),
         "bias_floor": (is_number and 0 < value <= 1, "greater than 0 and at most 1"),  # type: ignore[operator]
@@ -246,21 +249,39 @@ def check_keep_ratio(keep_ratio: float) -> None:
         raise InputError(f"--keep-ratio {keep_ratio:g}: must be greater than 0 and at most 1.")
 
 
-def check_prune_layer(prune_layer: int, num_blocks: int) -> None:
+def check_prune_layer(prune_layer: PruneLayer, num_blocks: int) -> None:
     """Refuse a prune layer that leaves no block to run on fewer windows.
 
     Args:
-        prune_layer: 0-based ViT block after which windows are scored.
+        prune_layer: 0-based ViT block after which windows are scored, or "last".
         num_blocks: ViT blocks that run, up to the deepest that the connector reads.
 
     Raises:
-        InputError: it is not in [0, num_blocks - 3].
+        InputError: it is neither "last" nor in [0, num_blocks - 3].
     """
-    if not 0 <= prune_layer <= num_blocks - 3:
+    if prune_layer != LAST and not (isinstance(prune_layer, int) and 0 <= prune_layer <= num_blocks - 3):
         raise InputError(
             f"--prune-layer {prune_layer}: must be 0 to {num_blocks - 3}; {num_blocks} ViT blocks run, the next one on "
-            "all windows and at least one more on the kept ones."
+            "all windows and at least one more on the kept ones; or last, behind all of them."
         )
+
+
+def read_prune_layer(text: str) -> PruneLayer:
+    """Read a prune layer as it is typed; InputError where it is neither "last" nor a whole number."""
+    try:
+        return "last" if text == LAST else int(text)
+    except ValueError:
+        raise InputError(f"--prune-layer {text}: must be {what_is_allowed('prune_layer', text)}.") from None
+
+
+def scored_block(prune_layer: PruneLayer, num_blocks: int) -> int:
+    """Return the 0-based ViT block whose output is scored, of so many that run."""
+    return prune_layer if isinstance(prune_layer, int) else num_blocks - 1
+
+
+def num_dense_blocks(prune_layer: PruneLayer, num_blocks: int) -> int:
+    """Count the ViT blocks that run on every patch, of so many: up to the scored one, and the one with the bias."""
+    return min(scored_block(prune_layer, num_blocks) + 2, num_blocks)
 
 
 def num_asked(num_frames: int, num_windows: int, keep_ratio: float, prune_from_frame: int) -> int:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from stts_cli.settings import read_prune_layer
+
 Preset = Annotated[
     str | None,
     typer.Option(help="A preset's name or YAML file; else $STTS_PRESET, else the config file, else nano."),
@@ -24,7 +26,14 @@ KeepRatio = Annotated[
 Scorer = Annotated[
     str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, reference, random, tome, none.")
 ]
-PruneLayer = Annotated[int | None, typer.Option(help="Score after this ViT block, counted from 0.")]
+PruneLayer = Annotated[
+    str | None,
+    typer.Option(
+        help="Score after this ViT block, counted from 0; last: behind the whole ViT, so that it saves nothing.",
+        metavar="INTEGER|last",
+        parser=read_prune_layer,
+    ),
+]
 Compare = Annotated[
     list[str] | None,
     typer.Option(

@@ -17,6 +17,7 @@ from stts_cli.config import files
 from stts_cli.config.files import Model, NotNegative, Positive, Ratio
 from stts_cli.config.presets import presets_folder
 from stts_cli.cost.savings import ModelShape
+from stts_cli.settings import PruneLayer
 
 ADDED_TOKENS = 128  # rows of the embedding behind the vocabulary, for the tokens that mark frames and patches
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
@@ -105,7 +106,7 @@ class Architecture:
     adapter: dict[str, Any]
     text: dict[str, Any]
     pooling: tuple[int, int]
-    prune_layer: int = 3
+    prune_layer: PruneLayer = 3
     keep_ratio: float = 0.5
     prune_from_frame: int = 0
     refill_lone_frames: bool = False

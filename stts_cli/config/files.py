@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stts_cli.errors import InputError, suggest
+from stts_cli.settings import LAST, PruneLayer
 
 MAX_BYTES = 1_000_000
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=True)
@@ -47,8 +48,16 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _layer(value: Any) -> Any:
+    value = _whole(value)
+    if value != LAST and not (type(value) is int and value >= 0):
+        raise ValueError("a whole number, at least 0, or last")
+    return value
+
+
 Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 NotNegative = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Layer = Annotated[PruneLayer, BeforeValidator(_layer)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 

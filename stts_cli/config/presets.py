@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from stts_cli.config import files
-from stts_cli.config.files import Model, NotNegative, Positive, Ratio
+from stts_cli.config.files import Layer, Model, Positive, Ratio
 from stts_cli.errors import InputError
 from stts_cli.settings import SCORERS, Arm, is_scorer
 
@@ -57,7 +57,7 @@ class Preset(Model):
     max_fps: Annotated[float, Field(gt=0)] = 2.0
     keep_ratio: Ratio | None = None
     scorer: Scorer = "auto"
-    prune_layer: NotNegative | None = None
+    prune_layer: Layer | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_new_tokens: Positive = 64
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stts_cli.config import files
 from stts_cli.config.arms import parse_arms
-from stts_cli.config.files import Model, NotNegative, Positive, Ratio
+from stts_cli.config.files import Layer, Model, Positive, Ratio
 from stts_cli.config.presets import Scorer, choose_preset, presets_folder
 from stts_cli.settings import Arm
 
@@ -45,7 +45,7 @@ class Suite(Model):
     max_fps: Annotated[float, Field(gt=0)] | None = None
     keep_ratio: Ratio | None = None
     scorer: Scorer | None = None
-    prune_layer: NotNegative | None = None
+    prune_layer: Layer | None = None
     compare: list[str] = Field(default_factory=list)
     paper: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
 

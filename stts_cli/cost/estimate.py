@@ -17,7 +17,7 @@ from stts_cli.config.architectures import Architecture
 from stts_cli.cost import savings
 from stts_cli.cost.savings import CONVENTION, DECODE, TRAINING_CONVENTION, Savings
 from stts_cli.errors import InputError
-from stts_cli.settings import Arm, Pruning, check_prune_layer, lone_frames, num_dropped
+from stts_cli.settings import Arm, PruneLayer, Pruning, check_prune_layer, lone_frames, num_dense_blocks, num_dropped
 
 QUESTION = "What happens in this video?"
 ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
@@ -69,7 +69,7 @@ def plan(
     frames: Sequence[int],
     keep_ratios: Sequence[float],
     scorer: str,
-    prune_layer: int | None,
+    prune_layer: PruneLayer | None,
     dtype: str,
     on_gpu: bool,
     train: bool = False,
@@ -188,7 +188,7 @@ def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float,
 
 
 def count(
-    architecture: Architecture, windows: Sequence[int], prune_layer: int, scorer: str, *, train: bool = False
+    architecture: Architecture, windows: Sequence[int], prune_layer: PruneLayer, scorer: str, *, train: bool = False
 ) -> Savings:
     """Count one question, or one training step, on frames half a second apart.
 
@@ -291,7 +291,7 @@ def estimate_training_memory(
     half = number < 4
     patches = num_frames * s.num_patches
     packed = patches if num_packed is None else num_packed
-    num_dense = s.vit_blocks if num_packed is None else min(architecture.prune_layer + 2, s.vit_blocks)
+    num_dense = s.vit_blocks if num_packed is None else num_dense_blocks(architecture.prune_layer, s.vit_blocks)
     inner, queries, keys = (n * d for n, d in (
         (s.vit_heads, s.vit_head_dim), (s.llm_heads, s.llm_head_dim), (s.llm_kv_heads, s.llm_head_dim)
     ))  # fmt: skip
@@ -322,7 +322,7 @@ def analytic(
     frames: Sequence[int],
     keep_ratios: Sequence[float],
     scorer: str = "auto",
-    prune_layer: int | None = None,
+    prune_layer: PruneLayer | None = None,
     dtype: str = "auto",
     train: bool = False,
     compare: Sequence[Arm] = (),

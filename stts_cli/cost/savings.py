@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stts_cli.settings import PruneLayer, num_dense_blocks
+
 DECODE = "decode"
 CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only, no norms, activations or softmax; attention counts "
@@ -104,7 +106,7 @@ def count(
     shape: ModelShape,
     kept_per_frame: Sequence[int],
     prompt_tokens: tuple[int, int],
-    prune_layer: int,
+    prune_layer: PruneLayer,
     *,
     new_tokens: int = 1,
     scorer: str = "learned",
@@ -116,7 +118,7 @@ def count(
         shape: the model's sizes.
         kept_per_frame: windows kept of each frame.
         prompt_tokens: length of the prompt with every placeholder, and as it was run.
-        prune_layer: l: blocks 0..l + 1 are dense, the others packed.
+        prune_layer: l: blocks 0..l + 1 are dense, the others packed; with "last" all are dense.
         new_tokens: tokens decoded; the first comes with the prefill.
         scorer: only "learned" costs matrix products.
         packed_patches: patches of each frame that the packed blocks run on, needed where windows at the border hold
@@ -137,8 +139,9 @@ def count(
     packed = packed_patches or [n * shape.num_patches // shape.num_windows for n in kept_per_frame]
     full = [shape.num_patches] * num_frames
     visual = (num_frames * shape.num_windows, sum(kept_per_frame))
-    num_dense = min(prune_layer + 2, shape.vit_blocks)
+    num_dense = num_dense_blocks(prune_layer, shape.vit_blocks)
     num_packed = shape.vit_blocks - num_dense
+    packed = packed if num_packed else full
     embedding = 2 * num_frames * shape.num_patches * shape.patch_dim * shape.vit_width
     dense_blocks = num_dense * _vit_block(shape, full)
     scores = visual[1] < visual[0] and scorer == "learned"
@@ -163,7 +166,7 @@ def count_training(
     shape: ModelShape,
     kept_per_frame: Sequence[int],
     row_tokens: tuple[int, int],
-    prune_layer: int,
+    prune_layer: PruneLayer,
     *,
     answer_tokens: int,
     scorer: str = "learned",

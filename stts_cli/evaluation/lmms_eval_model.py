@@ -10,7 +10,7 @@ Only imported where lmms-eval is installed.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,19 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from stts_cli.engine.model import load_arm
 from stts_cli.errors import InputError, suggest
-from stts_cli.settings import Arm
+from stts_cli.settings import Arm, read_prune_layer
 
 DEFAULT_NEW_TOKENS = 64
 GREEDY = {"temperature": (0, 0.0, None), "do_sample": (False, None), "num_beams": (1, None), "top_p": (1, 1.0, None)}
 # of --model_args, which lmms-eval hands over as numbers or as strings
-SETTINGS = {"max_frames": int, "max_fps": float, "keep_ratio": float, "scorer": str, "prune_layer": int, "dtype": str}
+SETTINGS: dict[str, Callable[[Any], Any]] = {
+    "max_frames": int,
+    "max_fps": float,
+    "keep_ratio": float,
+    "scorer": str,
+    "prune_layer": read_prune_layer,
+    "dtype": str,
+}
 
 
 class Stts(lmms):

@@ -10,6 +10,7 @@ from stts_cli.cost import estimate, savings
 from stts_cli.cost.estimate import Plan
 from stts_cli.cost.savings import ModelShape
 from stts_cli.profiling.passes import STAGES, SUMS, TRAINING_STAGES, TRAINING_SUMS, Pass
+from stts_cli.settings import PruneLayer
 
 HEADLINE = {False: "vit_to_prefill", True: "step"}  # the span that speed-ups are about: of an answer, of training
 # spans whose time the FLOPs account for; of a step all but the optimizer and the cutting of frames into patches
@@ -22,7 +23,7 @@ def point(
     dense: Sequence[Pass],
     pruned: Sequence[Pass],
     *,
-    prune_layer: int,
+    prune_layer: PruneLayer,
     held: Sequence[dict[str, int] | None],
     train: bool = False,
 ) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Job:
     model: str | None
     video: str
     restamp: bool = False
-    prune_layer: int | None = None
+    prune_layer: settings.PruneLayer | None = None
     device: str = "auto"
     dtype: str = "auto"
     kernel: str = "auto"
@@ -94,7 +94,7 @@ class Job:
     resize: str = "model"
 
     @property
-    def layer(self) -> int:
+    def layer(self) -> settings.PruneLayer:
         """0-based ViT block after which windows are scored."""
         return self.architecture.prune_layer if self.prune_layer is None else self.prune_layer
 
@@ -266,7 +266,7 @@ class Late:
 
 
 @contextmanager
-def late_blocks(family: Family, prune_layer: int, is_dense: bool) -> Iterator[Late]:
+def late_blocks(family: Family, prune_layer: settings.PruneLayer, is_dense: bool) -> Iterator[Late]:
     """Time the blocks of a dense pass that a pruned pass would run packed; the stock blocks say nothing themselves.
 
     Args:
@@ -278,7 +278,7 @@ def late_blocks(family: Family, prune_layer: int, is_dense: bool) -> Iterator[La
         The time, once the pass is over.
     """
     late, entered = Late(), [0.0]
-    blocks = family.vit_blocks[prune_layer + 2 :]
+    blocks = family.vit_blocks[settings.num_dense_blocks(prune_layer, len(family.vit_blocks)) :]
     if not is_dense or not blocks:
         yield late
         return

@@ -4,9 +4,9 @@ Comes between a family's patches and its connector. In: patches of the frames of
 of kept patches only, with the table that pools them to visual tokens. Blocks 0..l see every patch (l is `prune_layer`),
 the plan is made from block l's output, block l + 1 sees every patch with a bias on its keys, blocks l + 2.. see kept
 patches, each within its own frame; where a checkpoint was trained so, they see all patches of a frame that packing into
-bins would leave alone, though only its kept ones go on. Behind the last block nothing is left to save here, and what
-follows reads the kept patches only. Source: arXiv 2603.18004, method. Training and inference use this same function,
-and the blocks are always the stock model's own: only what they attend over changes.
+bins would leave alone, though only its kept ones go on. With "last" every block sees every patch, and only what follows
+is spared: the arm to compare with methods that prune behind the encoder. Source: arXiv 2603.18004, method. Training and
+inference use this same function, and the blocks are always the stock model's own: only what they attend over changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stts_cli.pruning.attention import Attention, attention_over, choose_kernel
 from stts_cli.pruning.packing import pack
 from stts_cli.pruning.plan import Plan, make_plan
 from stts_cli.pruning.stopwatch import Stopwatch
-from stts_cli.settings import Execution, Layout, Pruning, check_prune_layer
+from stts_cli.settings import LAST, Execution, Layout, Pruning, check_prune_layer, scored_block
 
 Taps = dict[int, Tensor]  # number of a block -> its output
 
@@ -55,7 +55,7 @@ class VitOutput:
         pool_index: int64 (V, P) rows of `features` that make each visual token, -1 in empty slots.
         plan: what was kept, and by which scores; of a dense pass everything is.
         scored_hidden: (T, N, D) output of block l, only with `Execution.keep_scored`.
-        kernel: the attention kernel of the packed blocks, "dense" where nothing was dropped.
+        kernel: the attention kernel of the packed blocks, "dense" where nothing was dropped, "none" where none ran.
         kernel_reason: why that kernel, empty when there is nothing to say.
         seconds: time of "vit_dense", "score_select_pack" and "vit_packed".
     """
@@ -109,8 +109,9 @@ def prune_and_encode(
     """
     if sum(video_lengths) != len(patches):
         raise ValueError(f"video lengths add up to {sum(video_lengths)}, not to {len(patches)} frames: they must agree")
-    scored, num_blocks = pruning.prune_layer, len(vit.vit_blocks)
-    check_prune_layer(scored, num_blocks)
+    num_blocks = len(vit.vit_blocks)
+    check_prune_layer(pruning.prune_layer, num_blocks)
+    scored = scored_block(pruning.prune_layer, num_blocks)
     run = _Run(vit, execution or Execution(), scored, patches)
     if not any(pruning.num_dropped(length, layout.num_windows) for length in video_lengths):
         every_TN = torch.ones(len(patches), layout.num_patches, dtype=torch.bool, device=patches.device)
@@ -121,11 +122,14 @@ def prune_and_encode(
     hidden = taps[scored]
     run.watch.lap("vit_dense")
     plan = make_plan(hidden, pruning, layout, window_index, video_lengths, learned)
+    if pruning.prune_layer == LAST and plan.merge is not None:
+        taps = {i: plan.merge(x, slice(None)) for i, x in taps.items()}
     kept = plan.kept_patches.reshape(-1).nonzero().squeeze(1)
     taps = {i: x.flatten(0, 1).index_select(0, kept) for i, x in taps.items() if i in vit.taps}
     run.choose_kernel(hidden)
     run.watch.lap("score_select_pack")
-    taps |= _join([run.pruned(hidden[chunk], plan, chunk) for chunk in run.chunks])
+    if pruning.prune_layer != LAST:
+        taps |= _join([run.pruned(hidden[chunk], plan, chunk) for chunk in run.chunks])
     return run.output(plan, taps, hidden if run.execution.keep_scored else None, window_index)
 
 
@@ -187,6 +191,9 @@ class _Run:
         return x, taps
 
     def choose_kernel(self, hidden: Tensor) -> None:
+        if self.scored == len(self.vit.vit_blocks) - 1:
+            self.kernel, self.kernel_reason = "none", "every block sees every patch"
+            return
         needs_grad = self._needs_grad(hidden)
         self.kernel, self.kernel_reason = choose_kernel(self.execution.kernel, hidden.device, hidden.dtype, needs_grad)
 

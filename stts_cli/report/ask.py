@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stts_cli.report.savings import as_table, savings_rows
 from stts_cli.report.terminal import Document, Screen, print_json, print_lines, print_note
-from stts_cli.report.units import format_seconds
+from stts_cli.report.units import format_layer, format_seconds
 from stts_cli.text import DEMONSTRATION
 
 
@@ -92,7 +92,7 @@ def arm_line(arm: Document) -> str:
     kept = "dense: every window kept"
     if arm["num_windows_kept"] < arm["num_windows"]:
         kept = (
-            f"{arm['scorer']} scorer after ViT block {arm['prune_layer']}, keep ratio {arm['keep_ratio']:g} "
+            f"{arm['scorer']} scorer {format_layer(arm['prune_layer'])}, keep ratio {arm['keep_ratio']:g} "
             f"(drop ratio {1 - arm['keep_ratio']:g}): {arm['num_windows_kept']} of {arm['num_windows']} windows kept"
         )
     if arm["name"] not in ("pruned", "dense"):

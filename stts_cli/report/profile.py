@@ -9,7 +9,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from stts_cli.report.terminal import Document, Screen, plain_table, print_json, print_note
-from stts_cli.report.units import format_bytes, format_seconds, format_si
+from stts_cli.report.units import format_bytes, format_layer, format_seconds, format_si
 
 STAGES = {
     "preprocess": "preprocess",
@@ -95,7 +95,7 @@ def header_lines(document: Document) -> list[str]:
     return [
         *lines,
         f"on {place['device']}, {on}, {place['dtype']}; {versions}",
-        f"{scorers} scorer after ViT block {settings['prune_layer']}; kernel of the packed blocks: "
+        f"{scorers} scorer {format_layer(settings['prune_layer'])}; kernel of the packed blocks: "
         f"{first['kernel']}{reason}",
         turns,
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from stts_cli.settings import LAST, PruneLayer
+
 
 def format_si(value: float) -> str:
     """Write a count with a unit prefix: 1,230,000,000 as "1.23 G"."""
@@ -14,6 +16,11 @@ def format_si(value: float) -> str:
 def format_seconds(value: float) -> str:
     """Write a time: "1.23 s", or "45.6 ms" below a second."""
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
+
+
+def format_layer(prune_layer: PruneLayer) -> str:
+    """Write where windows were scored: "after ViT block 3", or "behind the ViT"."""
+    return "behind the ViT" if prune_layer == LAST else f"after ViT block {prune_layer}"
 
 
 def format_bytes(value: float) -> str:

@@ -142,6 +142,7 @@ def test_a_checkpoint_without_a_scorer_falls_back_and_says_so(ask, tiny_checkpoi
     ("arguments", "words"),
     [
         (["--model", "./no/such/folder"], "no/such/folder"),
+        (["--prune-layer", "lst"], "--prune-layer lst: must be a whole number, at least 0, or last."),
         (["--prune-layer", "6"], "--prune-layer 6: must be 0 to 5; 8 ViT blocks run"),
         (["--keep-ratio", "0"], "--keep-ratio 0.0: must be greater than 0 and at most 1."),
         (["--options", "red"], "at least two"),
@@ -157,3 +158,15 @@ def test_what_cannot_be_done_is_one_line_and_exit_2(clip_file, tiny_checkpoint, 
     assert out == ""
     assert words in err
     assert len(own_lines(err)) == 1
+
+
+def test_pruning_behind_the_encoder_saves_in_the_language_model_alone(ask):
+    out, _ = ask("What is it?", "--json", "--prune-layer", "last", "--keep-ratio", "0.5")
+    (arm,) = json.loads(out)["arms"]
+    savings = arm["answers"][0]["savings"]
+    assert arm["prune_layer"] == "last"
+    assert arm["num_windows_kept"] == arm["num_windows"] / 2
+    for part in ("patch embedding", "ViT dense blocks", "ViT packed blocks"):
+        assert savings["flops"][part]["dense"] == savings["flops"][part]["pruned"], part
+    assert savings["flops"]["LLM prefill"]["pruned"] < savings["flops"]["LLM prefill"]["dense"]
+    assert savings["tokens"]["ViT patches"]["dense"] == savings["tokens"]["ViT patches"]["pruned"]

@@ -53,7 +53,7 @@ def test_a_file_of_ones_own_fills_in_defaults(tmp_path):
         ("model: x\nkeep_ratio: 0", ":2: keep_ratio 0: must be greater than 0 and at most 1."),
         ("model: x\nkeep_ratio: .nan", ":2: keep_ratio NaN: must be greater than 0 and at most 1."),
         ("model: x\nkeep_ratio: '0.5'", ':2: keep_ratio "0.5": must be a number, greater than 0 and at most 1.'),
-        ("model: x\nprune_layer: -1", ":2: prune_layer -1: must be at least 0."),
+        ("model: x\nprune_layer: -1", ":2: prune_layer -1: must be a whole number, at least 0, or last."),
         ("model: x\nmax_new_tokens: 0", ":2: max_new_tokens 0: must be at least 1."),
         ("model: x\ndtype: fp16", ":2: dtype fp16: must be auto, float32, bfloat16 or float16."),
         (

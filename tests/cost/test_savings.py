@@ -56,13 +56,13 @@ def counted(work):
     return counter.get_total_flops(), result
 
 
-def measured_parts(family, keep_ratio, scorer, refill):
+def measured_parts(family, keep_ratio, scorer, refill, layer=3):
     """Run each part on its own under the counter; returns (FLOPs by part, kept windows, prompt length)."""
     import torch
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     from stts_cli.pruning import prune_and_encode
-    from stts_cli.settings import Execution
+    from stts_cli.settings import Execution, num_dense_blocks
     from tests.pruning.conftest import TinyVit
 
     tower, table = family.model.model.vision_tower, family.window_index(family.layout)
@@ -71,7 +71,7 @@ def measured_parts(family, keep_ratio, scorer, refill):
     parts["patch embedding"], hidden = counted(lambda: tower.patch_embedding(frames) + tower.positional_embedding)
 
     name = scorer if isinstance(scorer, str) else "learned"
-    pruning = family.settings.override(scorer=name, keep_ratio=keep_ratio, refill_lone_frames=refill)
+    pruning = family.settings.override(scorer=name, keep_ratio=keep_ratio, refill_lone_frames=refill, prune_layer=layer)
 
     def vit(blocks):
         return prune_and_encode(
@@ -80,7 +80,7 @@ def measured_parts(family, keep_ratio, scorer, refill):
         )  # fmt: skip
 
     # from the whole ViT, the scorer and the dense blocks are taken off
-    dense, _ = counted(lambda: prune_blocks(tower.layers[:5], hidden))
+    dense, _ = counted(lambda: prune_blocks(tower.layers[: num_dense_blocks(layer, 7)], hidden))
     scoring = counted(lambda: family.scorer(hidden, table, [5]))[0] if keep_ratio < 1 else 0
     whole, out = counted(lambda: vit(7))
     parts["ViT dense blocks"], parts["ViT packed blocks"], parts["scorer"] = dense, whole - dense - scoring, scoring
@@ -115,23 +115,22 @@ def prune_blocks(blocks, hidden):
             hidden = block(hidden, attention_mask=None)
 
 
-@pytest.mark.parametrize("arm", ["pruned", "refilled", "dense"])
+@pytest.mark.parametrize("arm", ["pruned", "refilled", "dense", "last"])
 def test_every_part_agrees_with_torch(family, arm, monkeypatch):
     monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", 0)  # frames of one length a group: no padding
-    keep_ratio, scorer = {
-        "pruned": (0.4, family.scorer), "refilled": (0.7, family.scorer), "dense": (1.0, "none")
-    }[arm]  # fmt: skip
-    parts, out, length = measured_parts(family, keep_ratio, scorer, arm == "refilled")
+    keep_ratio, scorer = {"refilled": (0.7, family.scorer), "dense": (1.0, "none")}.get(arm, (0.4, family.scorer))
+    layer = "last" if arm == "last" else 3
+    parts, out, length = measured_parts(family, keep_ratio, scorer, arm == "refilled", layer)
     assert (sum(out.packed_patches) > 4 * int(out.plan.keep_mask.sum())) == (arm == "refilled")
     dense_length = length + int((~out.plan.keep_mask).sum())
     savings = count(
-        family.shape(), out.plan.keep_mask.sum(1).tolist(), (dense_length, length), 3, new_tokens=4,
+        family.shape(), out.plan.keep_mask.sum(1).tolist(), (dense_length, length), layer, new_tokens=4,
         packed_patches=out.packed_patches,
     )  # fmt: skip
     assert set(parts) == set(savings.flops)
     for name, flops in parts.items():
         analytic = savings.flops[name][1]
-        if arm == "dense" and name == "scorer":
+        if (arm, name) in (("dense", "scorer"), ("last", "ViT packed blocks")):
             assert flops == analytic == 0
             continue
         assert flops > 10_000, name  # nothing is compared with nothing

@@ -176,6 +176,47 @@ def test_dense_runs_the_blocks_untouched(setting, scorer_name, keep_ratio, keep_
         assert torch.equal(out.scored_hidden, outputs[1])
 
 
+@pytest.mark.parametrize("scorer_name", ["learned", "temporal", "reference", "random"])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_behind_the_encoder_every_block_is_dense_and_kept_patches_go_on(setting, scorer_name, chunk):
+    blocks, hidden, learned = setting
+    scorer = learned if scorer_name == "learned" else scorer_name
+    with torch.no_grad():
+        dense = encode(blocks, hidden, "none", lengths=LENGTHS, chunk_frames=chunk)
+        out = encode(blocks, hidden, scorer, 0.5, LENGTHS, prune_layer="last", chunk_frames=chunk, keep_scored=True)
+        last = hidden
+        for block in blocks:
+            last = block(last)
+        if scorer_name == "learned":
+            expected = select_windows(learned(last, INDEX, LENGTHS), [12, 0, 15], LENGTHS)
+            assert torch.equal(out.plan.keep_mask, expected)
+    assert torch.equal(out.features, dense.features[out.plan.kept_patches.flatten()])
+    torch.testing.assert_close(out.scored_hidden, last)
+    assert int((~out.plan.keep_mask).sum()) == 27
+    assert (out.kernel, out.kernel_reason) == ("none", "every block sees every patch")
+    assert len(out.pool_index) == int(out.plan.keep_mask.sum())
+    assert out.seconds["vit_packed"] == 0
+
+
+def test_behind_the_encoder_merged_windows_go_on_as_their_means(setting):
+    blocks, hidden, _ = setting
+    dense = encode(blocks, hidden, "none", lengths=LENGTHS)
+    out = encode(blocks, hidden, "tome", 0.4, LENGTHS, prune_layer="last", taps=[-1, 1])
+    last, early = (dense.features[:, k : k + 24].view(10, 20, 24) for k in (0, 48))  # the first and third of LAYERS
+    keep, merge = merge_windows(last, INDEX, dropped_of(LENGTHS, 0.4, merges=True), LENGTHS)
+    wanted = torch.cat([merge(last), merge(early)], -1)[keep[:, patch_window(INDEX, 20)]]
+    assert torch.equal(out.plan.keep_mask, keep)
+    torch.testing.assert_close(out.features, wanted)
+
+
+def test_behind_the_encoder_nothing_dropped_is_the_stock_model(setting):
+    blocks, hidden, scorer = setting
+    dense = encode(blocks, hidden, "none", lengths=LENGTHS)
+    out = encode(blocks, hidden, scorer, 1.0, LENGTHS, prune_layer="last")
+    assert torch.equal(out.features, dense.features)
+    assert out.kernel == "dense"
+
+
 @pytest.mark.parametrize("name", ["learned", "temporal", "reference", "tome"])
 def test_batch_of_videos_equals_each_alone(setting, name):
     blocks, hidden, scorer = setting

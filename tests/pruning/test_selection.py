@@ -3,7 +3,7 @@ import torch
 
 from stts_cli.errors import InputError
 from stts_cli.pruning.selection import select_windows
-from stts_cli.settings import Pruning, check_prune_layer, num_dropped
+from stts_cli.settings import Pruning, check_prune_layer, num_dense_blocks, num_dropped, read_prune_layer, scored_block
 
 # (frames, windows, keep ratio, prune_from_frame, dropped): int(torch.tensor(W * (1 - keep), dtype=torch.float32) * T')
 BUDGETS = [
@@ -123,3 +123,19 @@ def test_budget_is_clip_wide():
 def test_no_gradient_passes():
     scores = torch.rand(4, 4, requires_grad=True)
     assert not select_windows(scores, [8], [4]).requires_grad
+
+
+@pytest.mark.parametrize(("layer", "scored", "dense"), [(0, 0, 2), (4, 4, 6), ("last", 6, 7)])
+def test_which_block_is_scored_and_how_many_see_every_patch(layer, scored, dense):
+    check_prune_layer(layer, 7)
+    assert Pruning(prune_layer=layer).prune_layer == layer
+    assert scored_block(layer, 7) == scored
+    assert num_dense_blocks(layer, 7) == dense
+    assert read_prune_layer(str(layer)) == layer
+
+
+@pytest.mark.parametrize("text", ["first", "", "1.5", "Last"])
+def test_what_is_no_prune_layer(text):
+    for use in (read_prune_layer, lambda text: Pruning(prune_layer=text)):
+        with pytest.raises(InputError, match=rf"^--prune-layer {text}: must be a whole number, at least 0, or last\.$"):
+            use(text)
