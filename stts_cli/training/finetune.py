@@ -37,7 +37,7 @@ def finetune(
         output: the folder; made if needed.
         resume: go on with the run that the folder holds.
         skip_invalid: leave out the questions that the check of the data finds fault with.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         report: takes what happens, as documents with "event".
 
     Returns:

@@ -1,7 +1,7 @@
 """What Trainer trains: a family's stock model and its scorer, from decoded clips to the sums that make the loss.
 
 The forward pass is the family's own `encode`, the one that `stts ask` runs, with gradients: windows that are
-dropped cost nothing in the backward pass either. The language model is the stock one, through `mm_encoder_outputs`.
+dropped cost nothing in the backward pass either. The language model is the stock one.
 Sums rather than means go out, so that any number of processes and accumulated batches gives one and the same loss.
 Source: arXiv 2603.18004, training.
 """
@@ -210,7 +210,7 @@ class TrainingModel(nn.Module):
         ).last_hidden_state
         labels, answers = rows.labels.to(device), rows.answer_ids.to(device)
         wanted = answers >= 0
-        return self.stock.lm_head(hidden[wanted]).float(), labels[wanted], answers[wanted]
+        return self.stock.get_output_embeddings()(hidden[wanted]).float(), labels[wanted], answers[wanted]
 
 
 def part_of(name: str, part_names: Mapping[str, str]) -> str:

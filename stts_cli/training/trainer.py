@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,8 @@ class SttsTrainer(Trainer):
         """Make the schedule, each part's its own."""
         if self.lr_scheduler is None:
             optimizer = self.optimizer if optimizer is None else optimizer
-            factors: list[Callable[[int], float]] = [
-                functools.partial(rate_factor, part=group["part"], settings=self.settings, total=num_training_steps)
-                for group in optimizer.param_groups
-            ]
+            factor = functools.partial(rate_factor, settings=self.settings, total=num_training_steps)
+            factors: list[Any] = [functools.partial(factor, part=group["part"]) for group in optimizer.param_groups]
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
             self._created_lr_scheduler = True
         return self.lr_scheduler
