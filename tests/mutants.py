@@ -1,10 +1,14 @@
 """Find lines that no test holds: change one small thing at a time in a module, run its tests, list what they let pass.
 
-    python -m tests.mutants stts_cli/pruning/selection.py tests/pruning [--jobs 2] [--every 1] [--lines 40-60]
+    python -m tests.mutants stts_cli/pruning/selection.py
+    python -m tests.mutants stts_cli/cost stts_cli/evaluation/scoring.py --sample 60
+    python -m tests.mutants stts_cli/pruning/plan.py tests/pruning/test_pruned_vit.py tests/pruning/test_tome.py
 
-Every mutant is a fork of one process that has the slow imports behind it, so it costs little more than its tests. The
-last line is the count; the exit status is 1 where mutants survived. A survivor is either a test to write, a line to
-drop, or a change that changes nothing (say which).
+A file is held by the tests that are named, else by the test file that mirrors it, else by all tests of the mirroring
+folder; tests marked slow are left out. --sample takes so many mutants of each file, the same ones in every run. Each is
+a fork of one process that has the slow imports behind it, so it costs little more than its tests. A file's last line is
+its count; the exit status is 1 where mutants survived. A survivor is either a test to write, a line to drop, or a
+change that changes nothing (say which).
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import copy
 import gc
 import importlib.machinery
 import os
+import random
 import resource
 import signal
 import sys
@@ -103,37 +108,76 @@ class _Finder:
         return importlib.machinery.ModuleSpec(name, loader, origin=self.path)
 
 
-def _child(name: str, path: str, tree: ast.Module | None, tests: list[str]) -> int:
+def _child(name: str, path: str, tree: ast.Module | None, tests: list[str], cpu_s: int) -> int:
     import pytest
 
     signal.alarm(SECONDS)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     if tree is not None:
         sys.meta_path.insert(0, _Finder(name, path, tree))  # type: ignore[arg-type]
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *tests]))
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-m", "not slow", *tests]))
 
 
-def _run(name: str, path: str, tree: ast.Module | None, tests: list[str]) -> int:
+def _run(name: str, path: str, tree: ast.Module | None, tests: list[str], cpu_s: int = SECONDS) -> int:
     """Start a mutant's tests in a fork; returns its process id."""
     pid = os.fork()
     if pid == 0:
         status = 3
         with contextlib.suppress(BaseException):
-            status = _child(name, path, tree, tests)
+            status = _child(name, path, tree, tests, cpu_s)
         os._exit(status)
     return pid
+
+
+def mirror(module: Path) -> list[str]:
+    """Return the tests that hold a module of the package: the file that mirrors it, else the folder that does."""
+    folder = Path("tests", *module.parts[1:-1])
+    file = folder / f"test_{module.stem}.py"
+    return [str(file if file.is_file() else folder)]
+
+
+def try_module(module: Path, tests: list[str], given: argparse.Namespace) -> int | None:
+    """Try a module's mutants and print those that survive.
+
+    Returns:
+        How many survived; None where the tests fail without any change.
+    """
+    name, path = ".".join(module.with_suffix("").parts), str(module)
+    source = module.read_text(encoding="utf-8")
+    first, last = (int(n) for n in given.lines.split("-"))
+    found = [m for m in mutants(ast.parse(source)) if first <= m[0] <= last]
+    if given.sample and given.sample < len(found):
+        found = [found[k] for k in sorted(random.Random(0).sample(range(len(found)), given.sample))]
+    _, status, used = os.wait4(_run(name, path, None, tests), 0)
+    if status:
+        print(f"{path}: {' '.join(tests)} fail without any change")
+        return None
+    cpu_s = 10 + 4 * round(used.ru_utime)
+    began, running, survivors = time.monotonic(), {}, 0
+    for line, what, tree in [*found, *[(0, "", None)] * given.jobs]:
+        while running and (len(running) >= given.jobs or tree is None):
+            pid, status = os.wait()
+            place = running.pop(pid)
+            if status == 0:
+                survivors += 1
+                print(f"{path}:{place[0]}: {place[1]}: {source.splitlines()[place[0] - 1].strip()}", flush=True)
+        if tree is not None:
+            running[_run(name, path, tree, tests, cpu_s)] = (line, what)
+    seconds = time.monotonic() - began
+    print(f"{path}: {len(found) - survivors} of {len(found)} mutants killed in {seconds:.0f} s", flush=True)
+    return survivors
 
 
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("module", help="the file to change")
-    parser.add_argument("tests", nargs="+", help="what pytest is to run, options too (after --)")
+    parser.add_argument("paths", nargs="+", help="files to change, or folders of them; tests to run, below tests/")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--every", type=int, default=1, help="try every Nth mutant only")
+    parser.add_argument("--sample", type=int, help="try so many mutants of each file, the same ones in every run")
     parser.add_argument("--lines", default="1-1000000", help="FIRST-LAST, mutants on these lines only")
     given = parser.parse_args()
     import numpy  # noqa: F401
@@ -146,26 +190,11 @@ def main() -> int:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     gc.freeze()  # else every fork walks through, and copies, what is loaded here
     sys.path.insert(0, str(Path.cwd()))
-    name = ".".join(Path(given.module).with_suffix("").parts)
-    source = Path(given.module).read_text(encoding="utf-8")
-    first, last = (int(n) for n in given.lines.split("-"))
-    found = [m for m in mutants(ast.parse(source)) if first <= m[0] <= last][:: given.every]
-    _, status = os.waitpid(_run(name, given.module, None, given.tests), 0)
-    if status:
-        print("the tests fail without any change")
-        return 2
-    began, running, survivors = time.monotonic(), {}, []
-    for line, what, tree in [*found, *[(0, "", None)] * given.jobs]:
-        while running and (len(running) >= given.jobs or tree is None):
-            pid, status = os.wait()
-            place = running.pop(pid)
-            if status == 0:
-                survivors.append(place)
-                print(f"{given.module}:{place[0]}: {place[1]}: {source.splitlines()[place[0] - 1].strip()}", flush=True)
-        if tree is not None:
-            running[_run(name, given.module, tree, given.tests)] = (line, what)
-    print(f"{len(found) - len(survivors)} of {len(found)} mutants killed in {time.monotonic() - began:.0f} s")
-    return int(bool(survivors))
+    tests = [path for path in given.paths if path.startswith("tests")]
+    places = [Path(path) for path in given.paths if path not in tests]
+    files = [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    left = [try_module(file, tests or mirror(file), given) for file in files]
+    return 2 if None in left else int(any(left))
 
 
 if __name__ == "__main__":
