@@ -362,7 +362,7 @@ def lone_frames(lengths: list[int], capacity: int) -> list[int]:
 
 
 def _float32(value: float) -> float:
-    return struct.unpack("f", struct.pack("f", value))[0]
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def resolve_scorer(

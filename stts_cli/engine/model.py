@@ -340,7 +340,7 @@ def load_checkpoint(model: str, *, device: str, dtype: str) -> Family:
     if "/" not in model and not Path(model).is_dir():
         raise InputError(f"--model {model}: is no folder here and no hub id; give a checkpoint folder or OWNER/NAME.")
     logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     return load_family(model, device=device, dtype=getattr(torch, dtype))
