@@ -38,7 +38,8 @@ class MixedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step on the gradients that are there; a closure is not called."""
+        """Take one step on the gradients that are there; there is no closure."""
+        assert closure is None
         for group, masters, inner in zip(self.param_groups, self._masters, self._inner, strict=True):
             if group["lr"] == 0:
                 continue

@@ -31,8 +31,8 @@ class Files(NamedTuple):
 def process() -> tuple[int, int]:
     """Return this process's number and how many there are, as torchrun and `accelerate launch` give them.
 
-    accelerate's PartialState would join the processes first, and one that then refuses its input would leave the others
-    waiting.
+    accelerate's PartialState would load torch and join the processes on a device that it chooses, before the input is
+    checked and the device is known.
     """
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -219,7 +218,7 @@ def leave_out(samples: Sequence[VideoSample], problems: Sequence[Problem]) -> li
 
 def _what(error: InputError, subject: str = "") -> str:
     """Return what an error says is wrong, without its subject and without what to do."""
-    return re.split(r" -> |; ", str(error).removeprefix(f"{subject}:").removeprefix(subject))[0].strip().rstrip(".")
+    return str(error).removeprefix(f"{subject}:").split("; ")[0].strip().rstrip(".")
 
 
 def _header(video: str) -> VideoInfo | Problem:

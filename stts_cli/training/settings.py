@@ -16,7 +16,6 @@ from stts_cli.config.files import STRICT
 from stts_cli.config.training import Stage, betas, keep_ratios
 from stts_cli.errors import InputError
 
-PARTS = ("scorer", "vit", "connector", "llm", "lora")  # each with a learning rate of its own
 NANO_STAGES = ("language", "vision", "dense", "stts")  # a preset of these makes the embedded model; see `nano`
 
 
