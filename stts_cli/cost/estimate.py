@@ -21,7 +21,7 @@ from stts_cli.settings import Arm, PruneLayer, Pruning, check_prune_layer, lone_
 
 QUESTION = "What happens in this video?"
 ANSWER = "A red square moves to the right and then stops."  # what a profiled training step learns to say
-SECONDS_APART = 0.5  # times of frames that come from no video of the user's: two a second, as Molmo2 samples
+SECONDS_APART = 0.5  # times of frames that come from no video of the user's: two a second
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _VIT_PATCHES_AT_ONCE = 16_384  # patches that go through the ViT together, as families/base.py does
 
@@ -167,16 +167,7 @@ def clamp_notes(architecture: Architecture, plans: Sequence[Plan]) -> list[str]:
 
 
 def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float, *, merges: bool = False) -> list[int]:
-    """Spread the windows that stay evenly over the frames after the first.
-
-    Args:
-        architecture: the sizes.
-        num_frames: T, >= 1.
-        keep_ratio: fraction of windows kept, in (0, 1].
-        merges: windows are merged, as "tome" does.
-
-    Returns:
-        Windows kept of each frame; their sum is the real budget's.
+    """Return the windows kept of each frame, spread evenly over those after the first; their sum is the budget's.
 
     Raises:
         InputError: keep_ratio is outside (0, 1].
@@ -216,16 +207,7 @@ def count(
 
 
 def prompt_length(num_frames: int, num_windows: int, question: str = QUESTION) -> int:
-    """Count the tokens of a dense prompt, a token a byte of text.
-
-    Args:
-        num_frames: T, half a second apart.
-        num_windows: W, placeholders a frame.
-        question: the user's text.
-
-    Returns:
-        The length as `Molmo2Family.build_prompt` makes it with a byte tokenizer and no chat template.
-    """
+    """Count the tokens of a dense prompt about frames half a second apart, a token a byte, without a chat template."""
     times = sum(len(f"{SECONDS_APART * i:.1f} ") for i in range(num_frames))
     chat = 4 + len("user\n" + question + "\n" + "assistant\n")
     return times + num_frames * (num_windows + 2) + (num_frames - 1) + chat
@@ -271,17 +253,11 @@ def estimate_training_memory(
 ) -> dict[str, int]:
     """Estimate the memory of one arm's training step: float32 weights, gradients and AdamW's two moments, activations.
 
-    What autograd keeps of a block and of a layer was counted tensor by tensor in transformers' Molmo2. The attention
-    mask is the row's square: as it is given, and a copy that each layer's attention keeps where it needs another dtype
-    (autocast) or rows of a multiple of 16 (on a GPU).
+    What autograd keeps of a block and of a layer was counted tensor by tensor. The attention mask is the row's square:
+    as it is given, and a copy that each layer's attention keeps where it needs another dtype (autocast) or rows of a
+    multiple of 16 (on a GPU).
 
-    Args:
-        architecture: the sizes.
-        num_frames: T.
-        num_packed: patches that the ViT's packed blocks run on in all, or None for dense.
-        row_tokens: tokens that the language model reads.
-        dtype: of the activations.
-        on_gpu: whether it runs on a GPU.
+    Args: as for `estimate_memory`; `row_tokens` are those that the language model reads, `dtype` is the activations'.
 
     Returns:
         As `estimate_memory`; here the activations of "vit" and "llm" are held together, and "weights" are all four,
@@ -329,15 +305,7 @@ def analytic(
 ) -> dict[str, Any]:
     """Count a profile without running it.
 
-    Args:
-        architecture: the sizes.
-        frames: frame counts.
-        keep_ratios: fractions of windows kept; empty for the architecture's own.
-        scorer: "auto", or one of `settings.SCORERS`.
-        prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
-        dtype: of the weights, for the memory estimate; "auto" counts bfloat16.
-        train: count a training step instead of an answer.
-        compare: more arms, of which the scorer and keep ratio count.
+    Args: as for `plan_arms` and `plan`; no keep ratio means the architecture's own, "auto" dtype counts bfloat16.
 
     Returns:
         The document that report/profile.py prints: "mode" is "analytic", "points" are the plans.

@@ -211,8 +211,8 @@ class Family(ABC):
         return None
 
     @abstractmethod
-    def shape(self) -> ModelShape:
-        """Return the sizes that FLOPs depend on."""
+    def shape(self, layout: Layout | None = None) -> ModelShape:
+        """Return the sizes that FLOPs depend on, for a video's layout; None where the family cuts all alike."""
 
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
         """Run one stock block on (B, S, D)."""
@@ -281,7 +281,8 @@ class Family(ABC):
             raise InputError("videos of one batch: are cut in different ways; must be of one size and length.")
         layout = layouts.pop()
         pixels = [self.frames(frames, layout, self.model.dtype, self.model.device) for frames in videos]
-        return Patches(torch.cat(pixels), [layout.num_units(len(frames)) for frames in videos], layout)
+        joined = pixels[0] if len(pixels) == 1 else torch.cat(pixels)  # cat copies one video too
+        return Patches(joined, [layout.num_units(len(frames)) for frames in videos], layout)
 
     def encode(self, patches: Patches, pruning: Pruning, *, execution: Execution | None = None) -> EncodedVideo:
         """Turn patches into the visual tokens of kept windows.

@@ -88,7 +88,7 @@ def convert(
     stored = reader.tensors()
     configs = {TRAINING_CONFIG_FILE: config}
     base_folder = _base_folder(base)
-    base_config = AutoConfig.from_pretrained(base_folder)
+    base_config = AutoConfig.from_pretrained(base_folder, trust_remote_code=False)
     _check_config(config, base_config)
     names = _hub_names(stored, tied=bool(_at(config, "llm.weight_tying")))
     notes = _check_sizes(source, names, stored, base_config)

@@ -123,9 +123,9 @@ class Molmo2Family(Family):
             "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=tuple(visual_tokens))},
         }
 
-    def shape(self) -> ModelShape:
-        """Return the sizes that FLOPs depend on."""
-        return architecture_of(self.model.config, self.layout, name=self.model_name).sizes()
+    def shape(self, layout: Layout | None = None) -> ModelShape:
+        """Return the sizes that FLOPs depend on; see `Family`."""
+        return architecture_of(self.model.config, layout or self.layout, name=self.model_name).sizes()
 
 
 def architecture_of(config: Any, layout: Layout, **more: Any) -> Architecture:
