@@ -1,8 +1,8 @@
 """Say what went wrong in one line, and with which exit code.
 
 Every error a user can cause or meet is an `SttsError`; `cli.py` prints its text and exits with its `exit_code`.
-Anything else that escapes is a bug (exit 1). Messages read: what was given -> what is allowed -> what to do. Standard
-library only.
+Anything else that escapes is a bug (exit 1). One grammar: `--keep-ratio 2.0: must be greater than 0 and at most 1.`,
+which is the subject (a flag, file:line, a key) with its value, what is wrong, what to do. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ _NOT_WRITTEN = ("I/O error", "(os error", "inline_container", "No space left", "
 
 
 class SttsError(Exception):
-    """An error a user can act on, told in one line."""
+    """An error a user can act on, said in one line."""
 
     exit_code = 2
 
 
 class InputError(SttsError):
     """The input is wrong: a file, a flag, a preset or a name."""
-
-    exit_code = 2
 
 
 class EnvironmentFailure(SttsError):
@@ -40,14 +38,7 @@ class Interrupted(SttsError):
 
 
 def install_command(extra: str = "") -> str:
-    """Return the command that installs stts from a clone; on PyPI the name `stts` is another project's.
-
-    Args:
-        extra: an extra of pyproject.toml to install with it; "" for none.
-
-    Returns:
-        The command, to be run in the clone's folder.
-    """
+    """Return the command that installs stts with an extra from a clone; on PyPI `stts` is another project."""
     return f"pip install '.[{extra}]'" if extra else "pip install ."
 
 
@@ -58,13 +49,10 @@ def install_hint(extra: str = "") -> str:
 
 @contextlib.contextmanager
 def writing(path: object) -> Iterator[None]:
-    """Turn a failure to write, of the system or of a library, into its message.
+    """Turn a failure to write, of the system or of a library, into its message, an EnvironmentFailure.
 
     Args:
         path: what is written, for a failure that does not name a file itself.
-
-    Raises:
-        EnvironmentFailure: it cannot be written.
     """
     try:
         yield
@@ -87,15 +75,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def suggest(given: str, known: Iterable[str]) -> str:
-    """Return a hint that names the known word nearest to the given one.
-
-    Args:
-        given: the word that is not known.
-        known: the words that are.
-
-    Returns:
-        "; did you mean 'x'?" for a near match, otherwise "; known: a, b, c".
-    """
+    """Return the end of a message on an unknown word: "; did you mean 'x'?" or, if none is near, "; known: a, b"."""
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"

@@ -30,7 +30,7 @@ from stts_cli.pruning.stopwatch import clock
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
 
-Progress = Callable[[str], None]
+Progress = Callable[..., None]  # (what is going on, done, in all)
 STAGES = ("preprocess", "vit_dense", "score_select_pack", "vit_packed", "connector", "llm_prefill")
 SUMS = {"vit_to_prefill": STAGES[1:], "ttft": STAGES}
 TRAINING_STAGES = (
@@ -148,7 +148,7 @@ def build(job: Job) -> Family:
 
 
 def read_frames(
-    job: Job, num_frames: int, family: Family, progress: Progress = lambda stage: None
+    job: Job, num_frames: int, family: Family, progress: Progress = lambda *_: None
 ) -> tuple[Clip, dict[str, Any]]:
     """Take a number of frames from the job's video, the whole of it evenly, and repeat it where it holds too few.
 
@@ -193,7 +193,7 @@ def take_turns(
     clip: Clip,
     arms: Sequence[Arm],
     repeats: int,
-    progress: Progress = lambda stage: None,
+    progress: Progress = lambda *_: None,
 ) -> list[list[Pass]]:
     """Run every arm once to warm up, then all of them `repeats` times in changing order.
 
@@ -202,7 +202,7 @@ def take_turns(
         clip: the frames.
         arms: what to run.
         repeats: timed passes of each arm.
-        progress: called with each round.
+        progress: called with each round, and in the timed ones with passes done and in all.
 
     Returns:
         The timed passes of each arm, in the order of `arms`.
@@ -214,7 +214,8 @@ def take_turns(
     for turn in range(repeats):
         for i in range(len(arms)):
             which = (i + turn) % len(arms)
-            progress(f"{len(clip.timestamps_s)} frames: {arms[which].name}, {turn + 1} of {repeats}")
+            what = f"{len(clip.timestamps_s)} frames: {arms[which].name}, {turn + 1} of {repeats}"
+            progress(what, turn * len(arms) + i, repeats * len(arms))
             passes[which].append(run(clip, arms[which]))
     return passes
 

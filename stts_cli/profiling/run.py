@@ -43,7 +43,7 @@ def profile(
     compare: Sequence[settings.Arm] = (),
     repeats: int = 5,
     memory: bool = True,
-    progress: Progress = lambda stage: None,
+    progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Measure every frame count and keep ratio, dense and pruned in turns.
 

@@ -69,6 +69,8 @@ class Progress:
             figures: words behind the bar.
         """
         self._bar.columns = COUNTING if total else WAITING
+        if done < self._bar.tasks[0].completed:  # other work has begun: its speed is its own
+            self._bar.reset(self._task, figures=figures)
         self._bar.update(self._task, description=what, completed=done, total=total, figures=figures)
         if total and self._line_every_s and not self.is_live and self._speaks:
             now = time.monotonic()

@@ -164,7 +164,11 @@ def test_arms_take_turns_in_changing_order():
     order = []
     clip = type("Clip", (), {"timestamps_s": [0.0]})()
     a, b, c = DENSE, Arm(0.7, "random"), Arm(0.5, "random")
-    found = passes.take_turns(lambda clip, arm: order.append(arm) or len(order), clip, [a, b, c], 3)
+    said: list[tuple] = []
+    found = passes.take_turns(
+        lambda clip, arm: order.append(arm) or len(order), clip, [a, b, c], 3, lambda *what: said.append(what)
+    )
+    assert [what[1:] for what in said] == [(), (), (), *((done, 9) for done in range(9))]
     assert order == [a, b, c, a, b, c, b, c, a, c, a, b]
     assert [len(one) for one in found] == [3, 3, 3]
     assert min(found[0]) > 3, "warm-up passes are not among those timed"

@@ -120,6 +120,11 @@ def test_budget_is_clip_wide():
     assert select_windows(scores, [4], [3]).tolist() == [[True] * 4, [False] * 4, [True] * 4]
 
 
+def test_a_budget_for_each_video():
+    with pytest.raises(ValueError, match="zip"):
+        select_windows(torch.rand(3, 4), [1], [2, 1])
+
+
 def test_no_gradient_passes():
     scores = torch.rand(4, 4, requires_grad=True)
     assert not select_windows(scores, [8], [4]).requires_grad

@@ -49,6 +49,22 @@ def test_a_terminal_shows_a_stage_and_then_the_time_left(capsys, monkeypatch):
     assert "0/0" not in text
 
 
+def test_the_time_left_of_other_work_follows_from_its_own_speed(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    clock = Clock()
+    with Progress() as progress:
+        progress._bar.get_time = clock.monotonic
+        for name, seconds in (("first", 100.0), ("second", 1.0)):
+            for done in range(4):
+                clock.now += seconds
+                progress(name, done, 9)
+            progress._bar.refresh()
+    text = shown(capsys)
+    assert re.search(r"first .* 3/9 .* 0:10:00", text)
+    assert re.search(r"second .* 3/9 .* 0:00:06", text)
+
+
 def test_quiet_shows_nothing_in_a_terminal_either(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with Progress(quiet=True) as progress:
