@@ -13,8 +13,6 @@ from stts_cli.toy.questions import ask
 from stts_cli.toy.render import render
 from stts_cli.toy.world import Scene, Thing, make_scene
 
-SHORT_SIZE, LONG_SIZE = 288, 192
-
 
 def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | None = None) -> Path:
     """Encode a scene as an H.264 mp4 with libx264.
@@ -31,7 +29,7 @@ def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | Non
     import av
 
     fps = fps or scene.fps
-    size = size or (LONG_SIZE if scene.long else SHORT_SIZE)
+    size = size or (192 if scene.long else 288)
     times = scene.frame_times(fps)
     part = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     with av.open(os.path.abspath(part), "w") as container:

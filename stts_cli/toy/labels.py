@@ -10,45 +10,45 @@ import numpy as np
 
 from stts_cli.toy.world import COLORS, SHAPES, Scene
 
+GRID = 4  # windows a side; they are numbered row by row
+NUM_WINDOWS = GRID * GRID
 NUM_PAIRS = len(COLORS) * len(SHAPES)
 NUM_BINARY = NUM_PAIRS + len(COLORS) + len(SHAPES)
 NUM_LABELS = NUM_BINARY + 2
 _COLOR_INDEX = {name: k for k, name in enumerate(COLORS)}
 
 
-def window_labels(scene: Scene, times_s: np.ndarray, grid: int = 4) -> np.ndarray:
+def window_labels(scene: Scene, times_s: np.ndarray) -> np.ndarray:
     """Return the labels of every window.
 
     Args:
         scene: what to look at.
         times_s: (T,) seconds.
-        grid: windows a side; W = grid * grid, row by row.
 
     Returns:
         float32 (T, W, NUM_LABELS): 40 flags "the centre of a thing of this colour and shape is here", 8 "this colour
         covers a good part", 5 "this shape does", and the centre's place (x, y) in the frame, in [-1, 1], 0 without one.
     """
-    num_frames = len(times_s)
-    labels = np.zeros((num_frames, grid, grid, NUM_LABELS), dtype=np.float32)
+    labels = np.zeros((len(times_s), GRID, GRID, NUM_LABELS), dtype=np.float32)
     for thing in scene.things:
         x, y, visible, turned = thing.at(times_s)
         color = np.where(turned, _COLOR_INDEX[thing.turn_color or thing.color], _COLOR_INDEX[thing.color])
         shape = SHAPES.index(thing.shape)
-        over_x, over_y = (_overlap(centre, thing.radius * 0.85, grid) for centre in (x, y))
-        covered = (over_y[:, :, None] * over_x[:, None, :] * grid * grid > 0.15) & visible[:, None, None]
+        over_x, over_y = (_overlap(centre, thing.radius * 0.85) for centre in (x, y))
+        covered = (over_y[:, :, None] * over_x[:, None, :] * NUM_WINDOWS > 0.15) & visible[:, None, None]
         t, row, col = np.nonzero(covered)
         labels[t, row, col, NUM_PAIRS + color[t]] = 1
         labels[t, row, col, NUM_PAIRS + len(COLORS) + shape] = 1
         seen = np.flatnonzero(visible)
-        col_c = np.clip((x[seen] * grid).astype(int), 0, grid - 1)
-        row_c = np.clip((y[seen] * grid).astype(int), 0, grid - 1)
+        col_c = np.clip((x[seen] * GRID).astype(int), 0, GRID - 1)
+        row_c = np.clip((y[seen] * GRID).astype(int), 0, GRID - 1)
         labels[seen, row_c, col_c, color[seen] * len(SHAPES) + shape] = 1
         labels[seen, row_c, col_c, NUM_BINARY] = x[seen] * 2 - 1
         labels[seen, row_c, col_c, NUM_BINARY + 1] = y[seen] * 2 - 1
-    return labels.reshape(num_frames, grid * grid, NUM_LABELS)
+    return labels.reshape(len(times_s), NUM_WINDOWS, NUM_LABELS)
 
 
-def _overlap(centre: np.ndarray, reach: float, grid: int) -> np.ndarray:
-    """Return how much of each window's side a thing's box covers along an axis, (T, grid), for centres (T,)."""
-    edges, middle = np.arange(grid) / grid, centre[:, None]
-    return np.clip(np.minimum(middle + reach, edges + 1 / grid) - np.maximum(middle - reach, edges), 0, None)
+def _overlap(centre: np.ndarray, reach: float) -> np.ndarray:
+    """Return how much of each window's side a thing's box covers along an axis, (T, GRID), for centres (T,)."""
+    edges, middle = np.arange(GRID) / GRID, centre[:, None]
+    return np.clip(np.minimum(middle + reach, edges + 1 / GRID) - np.maximum(middle - reach, edges), 0, None)

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stts_cli.families.base import EncodedVideo, Family
-from stts_cli.toy.labels import NUM_LABELS, window_labels
+from stts_cli.toy.labels import NUM_LABELS, NUM_WINDOWS, window_labels
 from stts_cli.toy.world_clips import Length, StepClips, draw_clip
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.model import TrainingModel
 from stts_cli.training.settings import FinetuneSettings
 
-NUM_WINDOWS = 16
 QUESTIONS = 8
 FEW_FRAMES_STEPS = 600  # few frames first
 # of a step
@@ -74,8 +73,7 @@ class LabelClips(StepClips[LabelClip]):
         length = LENGTHS[int(rng.choice(len(LENGTHS), p=shares / shares.sum()))]
         if rank:
             rng = np.random.default_rng([self.seed, 11, step, rank])
-        clips = range(max(1, length.clips // self.world))
-        drawn = [draw_clip(rng, length, QUESTIONS, ASK_WEIGHTS) for _ in clips]
+        drawn = [draw_clip(rng, length, QUESTIONS, ASK_WEIGHTS) for _ in range(max(1, length.clips // self.world))]
         labels = [window_labels(clip.scene, clip.times_s) for clip in drawn]
         keeps = [draw_keep(rng, one, 1.0 if rng.random() < 0.25 else rng.uniform(0.25, 0.75)) for one in labels]
         blurred = [one * (rng.random(one.shape[:2]) > 0.01)[..., None] for one in labels]  # the ViT will err at times
