@@ -27,10 +27,10 @@ _ALLOWED = {
 
 # their key: our field, their value as ours
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    _LAYER: ("prune_layer", lambda value: value),
+    _LAYER: ("prune_layer", lambda value: value + 0),  # a number
     "topk": ("keep_ratio", lambda value: round(1 - value, 9)),
     "prune_method": ("scorer", lambda value: _METHODS[value]),
-    "prune_from_frame": ("prune_from_frame", lambda value: value),
+    "prune_from_frame": ("prune_from_frame", lambda value: value + 0),
     "rescale_bias_min": ("bias_floor", lambda value: 1.0 * value),
 }
 

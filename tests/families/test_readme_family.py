@@ -1,5 +1,6 @@
 """The smallest family, as the room's README has it, over a model of the test's own."""
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,11 @@ import torch
 from torch import nn
 
 import stts_cli.families
+from stts_cli.errors import InputError
 from stts_cli.families.base import Family
 from stts_cli.families.random_molmo2 import byte_tokenizer
-from stts_cli.settings import Pruning
+from stts_cli.pruning import window_index
+from stts_cli.settings import FixedLayout, Pruning
 from tests.pruning.conftest import TinyBlock
 
 README = (Path(stts_cli.families.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -81,3 +84,37 @@ def test_at_keep_ratio_one_half_half_of_the_windows_go_on(family, frames):
     inputs = family.language_inputs(prompt.input_ids, prompt.mm_token_type_ids, [half.visual_tokens])
     assert len(inputs["mm_encoder_outputs"]["video"][0]) == int((inputs["input_ids"] == place).sum())
     assert family.shape().vit_blocks == len(family.vit_blocks) == 6
+
+
+@torch.no_grad()
+def test_units_of_two_frames_with_the_patches_of_a_window_in_a_row(family, frames):
+    """What a family of another kind overrides: the pixels of a unit, the order of its patches, one time a unit."""
+    raster = window_index(4, 4, 2, 2)  # of the same patches in rows
+
+    def pairs(frames, layout, dtype, device):
+        frames = torch.cat([frames, frames[-1:].expand(len(frames) % 2, -1, -1, -1)])
+        patches = family.frames(frames, layout, dtype, device)
+        return patches.view(-1, 2, 16, 12).mean(1)[:, raster.flatten()]
+
+    class Pairs(type(family)):
+        def window_index(self, layout):
+            return torch.arange(16).view(4, 4)
+
+        def video_text(self, timestamps_s, layout):
+            return super().video_text(timestamps_s[:: layout.frames_per_unit], layout)
+
+    rule = FixedLayout(dataclasses.replace(family.layout, frames_per_unit=2))
+    other = Pairs(
+        family.model, family.tokenizer, frames=pairs, layout_rule=rule, settings=Pruning(), model_name="pairs"
+    )  # fmt: skip
+    patches = other.preprocess(frames[:3])
+    assert (patches.num_units, patches.pixels.shape) == ([2], (2, 16, 12))
+    dense, half = (other.encode(patches, Pruning(keep_ratio=ratio, scorer="temporal")) for ratio in (1.0, 0.5))
+    back = torch.empty_like(patches.pixels)
+    back[:, raster.flatten()] = patches.pixels
+    torch.testing.assert_close(dense.visual_tokens, family.model(back), atol=1e-5, rtol=1e-5)
+    assert (half.keep_mask.sum(1).tolist(), len(half.visual_tokens)) == ([4, 0], 4)
+    prompt = other.build_prompt([0.0, 0.5, 1.0], "What?", half.keep_mask)
+    assert prompt.dense_length - prompt.input_ids.shape[1] == 4
+    with pytest.raises(InputError, match=r"^5 timestamps: must be one a frame; 2 units"):
+        other.build_prompt([0.0] * 5, "What?", half.keep_mask)

@@ -317,7 +317,7 @@ def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
     def stop(*arguments):
         raise StopIteration
 
-    monkeypatch.setattr(finetune, "_data", stop)
+    monkeypatch.setattr(finetune, "make_data", stop)
     with pytest.raises(StopIteration):
         finetune.finetune(
             FinetuneSettings(model=str(lite), data="shapes"), tmp_path / "run", device="cpu", report=events.append
