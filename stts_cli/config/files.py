@@ -178,7 +178,7 @@ def read(path: Path) -> Document:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: is larger than {MAX_BYTES} bytes; must be a YAML file of settings.")
-        loader = _Loader(path.read_text(encoding="utf-8-sig"))
+        loader = _Loader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
         values = {} if root is None else loader.construct_document(root)
     except OSError as error:

@@ -73,6 +73,8 @@ def test_a_stage_holds_what_it_says_and_no_defaults(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("stages:\n  1: &one\n    frames: 2\n    steps: 3\n  two:\n    <<: *one\n    steps: 4\n")
     assert read_stages(path) == {"1": {"frames": 2, "steps": 3}, "two": {"frames": 2, "steps": 4}}
+    path.write_text("runs:\n  a: &a {frames: 2}\n  b: &b {steps: 3}\n  c:\n    <<: *a\n    <<: *b\n")
+    assert read_stages(path)["c"] == {"frames": 2, "steps": 3}, "two merges are no key given twice"
 
 
 @pytest.mark.parametrize("resize", RESIZES)

@@ -119,6 +119,15 @@ def test_the_papers_suite():
     assert len(registry.SUITES[paper.bench]) == 13
 
 
+def test_nothing_starts_up_beside_arms_that_are_timed():
+    assert RunSettings(workers=4).num_workers == 4
+    assert RunSettings(workers=4, times=True).num_workers == 1
+    assert RunSettings(workers=0, times=True).num_workers == 0
+    assert 1 <= RunSettings().num_workers <= 4
+    with pytest.raises(InputError, match=r"--max-new-tokens 0: must be at least 1\."):
+        RunSettings(max_new_tokens=0)
+
+
 def test_several_benchmarks_with_commas(data, arms, tmp_path):
     document = run_benchmarks(Suite(bench="tomato, lvbench"), arms, DataSource(data), QUICK)
     assert [each["bench"] for each in document["benchmarks"]] == ["tomato", "lvbench"]
