@@ -12,15 +12,7 @@ import torch
 
 
 def machine(device: str, dtype: str) -> dict[str, Any]:
-    """Describe what the figures were measured on.
-
-    Args:
-        device: "cpu" or "cuda…".
-        dtype: of the weights.
-
-    Returns:
-        Device and its name, threads, dtype and versions.
-    """
+    """Describe what the figures were measured on: device and its name, threads, dtype and versions."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("transformers", "flash-attn"):
         try:
@@ -46,14 +38,7 @@ def _processor() -> str:
 
 
 def busy(device: str) -> list[str]:
-    """Warn of other work on the machine, which makes times worthless.
-
-    Args:
-        device: "cpu" or "cuda…"; only a CPU is looked at.
-
-    Returns:
-        One note, or none.
-    """
+    """Return a note on other work on the machine, which makes times worthless; only a CPU is looked at."""
     try:
         load = os.getloadavg()[0]
     except (AttributeError, OSError):

@@ -28,11 +28,6 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "1310
 def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | None:
     """Load the model, run one pass, and return the most memory this process held above what was there before.
 
-    Args:
-        job: see `Job`.
-        num_frames: T.
-        arm: what to run.
-
     Returns:
         Bytes: "baseline" with model (in training, its optimizer's moments too) and frames in memory, and "peak" above
         it; None where the system does not say.
@@ -52,13 +47,7 @@ def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | Non
 def peaks_of_processes(
     job: Job, plans: Sequence[Plan], notes: list[str], progress: Progress
 ) -> dict[tuple[int, Arm], dict[str, int] | None]:
-    """Measure every arm of every frame count in a process of its own.
-
-    Args:
-        job: see `Job`.
-        plans: the points of the profile.
-        notes: what could not be measured goes here.
-        progress: called with each arm.
+    """Measure every arm of every frame count in a process of its own; what could not be measured goes into `notes`.
 
     Returns:
         By frame count and arm, what `peak_of_process` returns.
@@ -96,15 +85,7 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 
 def check_memory(plans: Sequence[Plan], device: str) -> None:
-    """Refuse a run that the estimate says cannot fit.
-
-    Args:
-        plans: the points of the profile.
-        device: where it would run.
-
-    Raises:
-        EnvironmentFailure: the largest dense arm needs more than is free.
-    """
+    """Refuse a run whose largest dense arm needs more memory than is free, by the estimate."""
     free = free_bytes(device)
     if free is None:
         return

@@ -127,18 +127,7 @@ class Pass:
 
 
 def build(job: Job) -> Family:
-    """Load or make the model of a job.
-
-    Args:
-        job: see `Job`.
-
-    Returns:
-        The family, ready to encode.
-
-    Raises:
-        InputError: the checkpoint cannot be used.
-        EnvironmentFailure: the hub cannot be reached.
-    """
+    """Load or make the model of a job."""
     dtype = "float32" if job.train else job.dtype
     if job.model is not None:
         return load_checkpoint(job.model, device=job.device, dtype=dtype)
@@ -152,14 +141,8 @@ def read_frames(
 ) -> tuple[Clip, dict[str, Any]]:
     """Take a number of frames from the job's video, the whole of it evenly, and repeat it where it holds too few.
 
-    Args:
-        job: names the video, and whether the frames keep their times.
-        num_frames: T.
-        family: its frames' size, and how it resizes them.
-        progress: called when reading starts.
-
     Returns:
-        The clip of exactly T frames, and what to say about it: "path", "num_frames", "num_source_frames",
+        The clip of exactly `num_frames` frames, and what to say about it: "path", "num_frames", "num_source_frames",
         "num_distinct", "seconds" of reading, and "text".
     """
     progress(f"reading {num_frames} frames")
@@ -197,13 +180,6 @@ def take_turns(
 ) -> list[list[Pass]]:
     """Run every arm once to warm up, then all of them `repeats` times in changing order.
 
-    Args:
-        run: runs one arm on the frames.
-        clip: the frames.
-        arms: what to run.
-        repeats: timed passes of each arm.
-        progress: called with each round, and in the timed ones with passes done and in all.
-
     Returns:
         The timed passes of each arm, in the order of `arms`.
     """
@@ -221,17 +197,7 @@ def take_turns(
 
 
 def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
-    """Take one clip from frames in memory to the last decoded token, and time each stage.
-
-    Args:
-        family: the model.
-        clip: the frames.
-        arm: who scores and how much stays.
-        job: the other settings.
-
-    Returns:
-        Times and what was kept.
-    """
+    """Take one clip from frames in memory to the last decoded token, and time each stage."""
     device = family.model.device
     gc.collect()
     memory = PeakMemory(device) if device.type == "cuda" else None
@@ -270,13 +236,8 @@ class Late:
 def late_blocks(family: Family, prune_layer: settings.PruneLayer, is_dense: bool) -> Iterator[Late]:
     """Time the blocks of a dense pass that a pruned pass would run packed; the stock blocks say nothing themselves.
 
-    Args:
-        family: the model.
-        prune_layer: 0-based ViT block after which windows would be scored.
-        is_dense: False to time nothing.
-
     Yields:
-        The time, once the pass is over.
+        The time, once the pass is over; 0 of a pruned pass.
     """
     late, entered = Late(), [0.0]
     blocks = family.vit_blocks[settings.num_dense_blocks(prune_layer, len(family.vit_blocks)) :]

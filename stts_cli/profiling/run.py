@@ -139,18 +139,7 @@ def _measure(
 
 
 def architecture_of(model: str) -> Architecture:
-    """Read a checkpoint's sizes, without its weights.
-
-    Args:
-        model: a checkpoint folder or a hub id.
-
-    Returns:
-        The architecture.
-
-    Raises:
-        InputError: no such folder, or not a Molmo2.
-        EnvironmentFailure: the hub cannot be reached and the config is not in the cache.
-    """
+    """Read a checkpoint's sizes, without its weights."""
     from stts_cli.families.random_molmo2 import read_architecture
 
     return read_architecture(model)
