@@ -32,17 +32,11 @@ START_UP_S = 120.0  # a worker that takes longer to start is given up too
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What came of a request.
-
-    Attributes:
-        clip: the frames, or None.
-        error: why there are none, or None.
-        read_s: seconds it took.
-    """
+    """What came of a request."""
 
     clip: Clip | None
-    error: str | None
-    read_s: float
+    error: str | None  # why there is no clip
+    read_s: float  # seconds it took
 
 
 def read_source(request: ReadRequest) -> Clip:

@@ -24,18 +24,7 @@ def check_resize(resize: str) -> None:
 
 
 def choose_filter(resize: str, resample: str) -> str:
-    """Return the filter that frames are resized with.
-
-    Args:
-        resize: one of `RESIZES`.
-        resample: the model's own filter, `Family.resample`.
-
-    Returns:
-        `resample`, or `DECODER`.
-
-    Raises:
-        InputError: no such way.
-    """
+    """Return the filter that frames are resized with: the model's own, `resample`, or `DECODER`; checks `resize`."""
     check_resize(resize)
     return DECODER if resize == DECODER else resample
 

@@ -36,18 +36,10 @@ class Source:
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What to read.
-
-    Attributes:
-        source: the file and the part of it.
-        num_frames: the most frames.
-        max_fps: the most frames a second.
-        size: (height, width) in pixels, or None for the file's own.
-        resample: filter that frames are resized with, as in `video.read_clip`.
-    """
+    """What to read."""
 
     source: Source
-    num_frames: int
-    max_fps: float
-    size: tuple[int, int] | None
-    resample: str = "bilinear"
+    num_frames: int  # the most
+    max_fps: float  # the most frames a second
+    size: tuple[int, int] | None  # (height, width) in pixels, or None for the file's own
+    resample: str = "bilinear"  # filter that frames are resized with, as in `video.read_clip`

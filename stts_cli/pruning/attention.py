@@ -47,17 +47,7 @@ class Attention:
     key_bias: Tensor | None = None
 
     def __call__(self, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, scale: float) -> Tensor:
-        """Attend.
-
-        Args:
-            q_BHSK: (B, H, S, K) queries; B is 1 and S is M for packed patches.
-            k_BHSK: (B, H, S, K) keys.
-            v_BHSK: (B, H, S, K) values.
-            scale: factor on the logits.
-
-        Returns:
-            (B, S, H, K) of the same dtype.
-        """
+        """Attend, (B, H, S, K) each to (B, S, H, K), logits times `scale`; B is 1 and S is M for packed patches."""
         packed, explicit = self.packed, self.kernel == "eager"
         if packed is None:
             bias = None if self.key_bias is None else self.key_bias[:, None, None]
@@ -104,21 +94,13 @@ def current_attention() -> Attention | None:
 
 @dataclass(frozen=True)
 class FrameGroup:
-    """Frames of like length as one padded batch.
+    """Frames of like length as one padded batch."""
 
-    Attributes:
-        num_frames: F, rows of the batch.
-        length: S, the longest of them.
-        token: int64 (m,) packed positions of the group's patches.
-        slot: int64 (m,) their slots among the F * S of the batch; None when every frame is full and in order.
-        key_mask: bool (F, 1, 1, S), True = a patch; None when every frame is full.
-    """
-
-    num_frames: int
-    length: int
-    token: Tensor
-    slot: Tensor | None
-    key_mask: Tensor | None
+    num_frames: int  # F, rows of the batch
+    length: int  # S, the longest of them
+    token: Tensor  # int64 (m,) packed positions of the group's patches
+    slot: Tensor | None  # int64 (m,) their slots among the F * S of the batch; None when every frame is full
+    key_mask: Tensor | None  # bool (F, 1, 1, S), True = a patch; None when every frame is full
 
 
 def group_frames(lengths: tuple[int, ...], device: torch.device | str = "cpu") -> list[FrameGroup]:
@@ -129,7 +111,7 @@ def group_frames(lengths: tuple[int, ...], device: torch.device | str = "cpu") -
         device: where the indices go.
 
     Returns:
-        Groups that hold each frame once; the split minimises padded query-key pairs plus a fixed cost a group.
+        Groups that hold each frame once, of the least padded query-key pairs plus a fixed cost a group.
     """
     sizes = torch.tensor(lengths)
     starts = sizes.cumsum(0) - sizes
@@ -169,13 +151,7 @@ def _best_split(descending: list[int]) -> list[int]:
 
 
 def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> tuple[str, str]:
-    """Settle which kernel runs, and why.
-
-    Args:
-        kernel: one of `KERNELS`.
-        device: where the tokens are.
-        dtype: their dtype.
-        needs_grad: whether gradients will be asked for.
+    """Settle which of `KERNELS` runs on tokens of this device and dtype.
 
     Returns:
         (a kernel's name other than "auto", one clause of reason, empty when it is what was asked for).
@@ -226,12 +202,12 @@ def _to_batch(x_MHK: Tensor, group: FrameGroup) -> Tensor:
 def batched_attention(
     q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, scale: float, key_bias: Tensor | None, explicit: bool
 ) -> Tensor:
-    """Attend within each row of a batch.
+    """Attend within each row of a batch of queries, keys and values.
 
     Args:
-        q_BHSK: (B, H, S, K) queries.
-        k_BHSK: (B, H, S, K) keys.
-        v_BHSK: (B, H, S, K) values.
+        q_BHSK: (B, H, S, K), as `k_BHSK` and `v_BHSK`.
+        k_BHSK: keys.
+        v_BHSK: values.
         scale: factor on the logits.
         key_bias: added to the logits (float), or True where a key may be seen (bool); broadcasts to (B, H, S, S).
         explicit: two matrix products and a softmax instead of SDPA.

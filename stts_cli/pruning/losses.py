@@ -66,8 +66,8 @@ def temporal_loss(
     Args:
         scores_TW: (T, W) scores in (0, 1), with gradient.
         x_TND: (T, N, D) the features that were scored.
-        window_index: int64 (W, P) window table.
-        video_lengths: frames of each video; they add up to T.
+        window_index: as for `temporal_target`.
+        video_lengths: as for `temporal_target`.
         target_gradient: pass gradient on into the features, as the reference does; else the target is a constant.
 
     Returns:

@@ -17,21 +17,13 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class PackedPatches:
-    """Kept patches of several frames, one after the other.
+    """Kept patches of several frames, one after the other; frames that keep nothing are left out."""
 
-    Attributes:
-        tokens: (M, D).
-        cu_seqlens: int32 (T' + 1,) where each frame starts and ends; frames that keep nothing are left out.
-        max_seqlen: the longest frame.
-        index: int64 (M,) each patch's place among the T * N flattened patches, ascending.
-        lengths: patches of each of the T' frames, as plain integers, so that no kernel has to wait for the device.
-    """
-
-    tokens: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
-    index: Tensor
-    lengths: tuple[int, ...]
+    tokens: Tensor  # (M, D)
+    cu_seqlens: Tensor  # int32 (T' + 1,) where each frame starts and ends
+    max_seqlen: int  # the longest frame
+    index: Tensor  # int64 (M,) each patch's place among the T * N flattened patches, ascending
+    lengths: tuple[int, ...]  # patches of each of the T' frames; plain, so that no kernel waits for the device
 
 
 def pack(hidden_TND: Tensor, keep_TN: Tensor) -> PackedPatches:

@@ -43,15 +43,7 @@ class WindowPool(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x_TND: Tensor, window_index: Tensor) -> Tensor:
-        """Pool the windows of every frame.
-
-        Args:
-            x_TND: (T, N, D) features.
-            window_index: int64 (W, P) window table, -1 in empty slots.
-
-        Returns:
-            (T, W, D) of the same dtype.
-        """
+        """Pool the windows of every frame, (T, N, D) features to (T, W, D); the table is int64 (W, P)."""
         filled = window_index >= 0
         x_TWPD = gather_windows(x_TND, window_index)
         mean = x_TWPD.sum(2) / filled.sum(1, keepdim=True).to(x_TND.dtype)

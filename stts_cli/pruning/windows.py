@@ -12,15 +12,9 @@ from torch import Tensor
 
 
 def window_index(grid_h: int, grid_w: int, pool_h: int, pool_w: int) -> Tensor:
-    """Group the patches of a frame into pooling windows.
+    """Group the patches of a frame, grid_h rows by grid_w columns, into pooling windows of pool_h by pool_w.
 
     A grid that the window does not divide is padded on both sides, the odd row or column at the end.
-
-    Args:
-        grid_h: patch rows of a frame, > 0.
-        grid_w: patch columns of a frame, > 0.
-        pool_h: patch rows of a window, > 0.
-        pool_w: patch columns of a window, > 0.
 
     Returns:
         int64 (W, P) with W = ceil(grid_h / pool_h) * ceil(grid_w / pool_w) and P = pool_h * pool_w: patch indices in
@@ -41,14 +35,7 @@ def window_index(grid_h: int, grid_w: int, pool_h: int, pool_w: int) -> Tensor:
 
 
 def patch_window(index: Tensor, num_patches: int) -> Tensor:
-    """Invert a window table: say which window each patch belongs to.
-
-    Args:
-        index: int64 (W, P) as `window_index` makes it.
-        num_patches: N, the patches of a frame.
-
-    Returns:
-        int64 (N,) in [0, W), on the table's device.
+    """Return which window each of a frame's N patches belongs to, int64 (N,) in [0, W); inverts a table (W, P).
 
     Raises:
         ValueError: the table does not hold each of the N patches exactly once.
@@ -62,15 +49,7 @@ def patch_window(index: Tensor, num_patches: int) -> Tensor:
 
 
 def gather_windows(x_TND: Tensor, index: Tensor) -> Tensor:
-    """Collect each window's patch vectors, zeros in empty slots.
-
-    Args:
-        x_TND: (T, N, D) any dtype.
-        index: int64 (W, P) window table.
-
-    Returns:
-        (T, W, P, D) of the same dtype.
-    """
+    """Collect each window's patch vectors, (T, N, D) by a table (W, P) to (T, W, P, D), zeros in empty slots."""
     num_frames, _, width = x_TND.shape
     windows = x_TND.index_select(1, index.reshape(-1).clamp_min(0)).view(num_frames, *index.shape, width)
     if bool((index < 0).any()):
@@ -79,15 +58,7 @@ def gather_windows(x_TND: Tensor, index: Tensor) -> Tensor:
 
 
 def first_frames(video_lengths: list[int], num_frames: int, device: torch.device | str | None = None) -> Tensor:
-    """Mark the first frame of every video of a batch.
-
-    Args:
-        video_lengths: frames of each video, in order, each > 0.
-        num_frames: T, what they must add up to.
-        device: where the mask goes.
-
-    Returns:
-        bool (T,), True for first frames.
+    """Mark the first frame of every video of a batch, bool (T,).
 
     Raises:
         ValueError: the lengths do not add up to T, or one is not positive.
@@ -98,8 +69,5 @@ def first_frames(video_lengths: list[int], num_frames: int, device: torch.device
             "give one positive length a video"
         )
     mask = torch.zeros(num_frames, dtype=torch.bool)
-    start = 0
-    for length in video_lengths:
-        mask[start] = True
-        start += length
-    return mask.to(device) if device is not None else mask
+    mask[torch.tensor([0, *video_lengths[:-1]]).cumsum(0)] = True
+    return mask.to(device)
