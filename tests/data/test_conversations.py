@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from stts_cli.data.conversations import Conversation
+from stts_cli.data.items import Cue
 from stts_cli.errors import InputError
 from stts_cli.training.samples import read_samples
 
@@ -86,6 +88,12 @@ def test_a_turn_without_loss_is_read_and_not_trained(write, off):
     assert only(path).tokens(Bytes())[1] == [False, True, False, True, True]
 
 
+def test_subtitles_are_made_once_and_those_that_are_there_stay():
+    said = Conversation((("Q", "A"),), cues=(Cue(0, 1, "a"), Cue(8, 9, "b"))).with_subtitles([0.5])
+    assert (said.subtitles, said.cues) == ("subtitle\n0.0 - 1.0 a\n", ())
+    assert said.with_subtitles([8.5]) == said
+
+
 def test_groups_come_from_the_row(write):
     assert only(write({**OPEN, "groups": {"task": "count", "length": "short"}})).group == "count"
 
@@ -101,6 +109,8 @@ BAD = [
      "conversations 'hello': must be a list of objects with 'from' and 'value'."),
     ({"video": "a.mp4", "conversations": TURNS[:1]},
      "conversations: 1 turns; must be the user and the model in turn, the model last."),
+    ({"video": "a.mp4", "conversations": []},
+     "conversations: 0 turns; must be the user and the model in turn, the model last."),
     ({"video": "a.mp4", "conversations": TURNS[::-1]}, "turn 1 from 'gpt': must be from human or user."),
     ({"video": "a.mp4", "conversations": [TURNS[0], {"from": "gpt", "text": "A"}]},
      "turn 2: field 'value' is missing; it has from, text."),
