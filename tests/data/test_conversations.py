@@ -95,7 +95,7 @@ def test_subtitles_are_made_once_and_those_that_are_there_stay():
 
 
 def test_groups_come_from_the_row(write):
-    assert only(write({**OPEN, "groups": {"task": "count", "length": "short"}})).group == "count"
+    assert only(write({**OPEN, "groups": {"task": ["count", "order"], "length": "short"}})).group == "count"
 
 
 BAD = [
