@@ -42,6 +42,8 @@ def _value(parameter: Any, hints: dict[str, Any]) -> str:
     """Return the word for an option's value, with a space before it; nothing for a switch."""
     if parameter.is_flag:
         return ""
+    if parameter.metavar:
+        return " " + parameter.metavar.replace("INTEGER", "N").replace("|", " or ")
     hint = hints[parameter.name]
     while typing.get_origin(hint) in (typing.Union, types.UnionType, list):
         hint = typing.get_args(hint)[0]
