@@ -1,4 +1,4 @@
-"""The sizes of a model without the model: presets/shapes/*.yaml -> `Architecture`.
+"""The sizes of a model without the model: a file of presets/shapes becomes an `Architecture`.
 
 `stts profile --shape NAME` builds such an architecture with random weights, and `--analytic` counts on it alone. The
 keys are those of transformers' Molmo2 configs, so that a file reads like a checkpoint's config.json. No torch, so that

@@ -1,4 +1,4 @@
-"""What runs are compared: `mine=runs/mine@0.5@32f`, `random@0.3`, `dense`, `0.3` -> an `Arm`. No torch."""
+"""What runs are compared: `best=runs/best@0.5@32f`, `random@0.3`, `dense` or `0.3` becomes an `Arm`. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a YAML file into a model, and word what is wrong, as in `mine.yaml:3: frames 0: must be at least 1`.
+"""Read a YAML file into a model, and word what is wrong, as in `own.yaml:3: frames 0: must be at least 1`.
 
 Every file that a user may write goes through `load`: presets, suites, shapes, training presets and the user's config.
 Flags that override a file are checked by the same model and worded alike: `--frames 0: must be at least 1.` What a key

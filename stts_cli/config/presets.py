@@ -1,4 +1,4 @@
-"""Named settings for a run: a YAML file -> a frozen `Preset`.
+"""Named settings for a run: a YAML file becomes a frozen `Preset`.
 
 A preset says which model to use and how to look at a video. Those that ship lie in presets/; a path to a file of one's
 own works wherever a name does. Which preset a run starts from is decided in this order: the --preset flag, STTS_PRESET

@@ -1,4 +1,4 @@
-"""Training presets: a YAML file of presets/training -> the settings of its stages, each value checked. No torch."""
+"""Training presets: a YAML file of presets/training becomes the settings of its stages, each value checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made with, so that two runs can be told apart: settings, weights, questions, versions."""
+"""What a run was made with, so that two runs can be distinguished: settings, weights, questions, versions."""
 
 from __future__ import annotations
 

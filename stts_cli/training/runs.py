@@ -7,7 +7,7 @@ is at; a run that was stopped goes on.
 from __future__ import annotations
 
 import dataclasses
-import os
+import graphlib
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ from typing import Any
 from stts_cli.config import files
 from stts_cli.errors import InputError, suggest
 from stts_cli.training.finetune import finetune
-from stts_cli.training.run_folder import FREE, RUN_FILE, Report, check_folder, claim, read_object, write_whole
+from stts_cli.training.run_folder import (
+    RUN_FILE,
+    Report,
+    check_folder,
+    claim,
+    process,
+    read_object,
+    record_of,
+    write_whole,
+)
 from stts_cli.training.settings import FinetuneSettings, check_flags
 
 FLAGS = ("model", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
@@ -47,14 +56,12 @@ def plan_runs(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[
             raise InputError(f"--model: is missing; run {name} of the preset starts from it.")
         if "/" not in model and model not in runs and not Path(model).is_dir():
             raise InputError(f"model {model} of run {name}: is no run, folder or hub id{suggest(model, runs)}")
-    ordered: dict[str, FinetuneSettings] = {}
-    while len(ordered) < len(runs):
-        ready = {n: s for n, s in runs.items() if n not in ordered and (s.model not in runs or s.model in ordered)}
-        if not ready:
-            circle = ", ".join(name for name in runs if name not in ordered)
-            raise InputError(f"runs {circle}: start from each other; one must start from a model.")
-        ordered |= ready
-    return ordered
+    starts = {name: {settings.model} & runs.keys() for name, settings in runs.items()}
+    try:
+        return {name: runs[name] for name in graphlib.TopologicalSorter(starts).static_order()}
+    except graphlib.CycleError as error:
+        circle = ", ".join(sorted(set(error.args[1])))
+        raise InputError(f"runs {circle}: start from each other; one must start from a model.") from None
 
 
 def train_runs(
@@ -71,8 +78,8 @@ def train_runs(
         runs: from `plan_runs`.
         output: the folder that gets a folder a run; made if needed.
         resume: go on with the runs that the folder holds.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        report: told of what happens, as documents with "event".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        report: takes what happens, as documents with "event".
 
     Returns:
         The document of every run (`finetune.finetune`).
@@ -83,11 +90,13 @@ def train_runs(
     """
     from filelock import FileLock, Timeout
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process()[1] > 1:
         raise InputError("torchrun: cannot go with a preset of several runs; start the same command once a process.")
     out = Path(output)
     known = read_object(out / RUN_FILE, "Choose another --output") if (out / RUN_FILE).is_file() else {}
-    record = {**known, **_record(runs)}
+    # in one level, so that a message names what differs
+    asked = {f"{name}.{key}": value for name, each in runs.items() for key, value in record_of(each).items()}
+    record = known | asked
     check_folder(out, {k: v for k, v in record.items() if k in known or not known}, resume=resume, first=True)
     claim(out, record)
     documents: dict[str, dict[str, Any]] = {}
@@ -111,12 +120,6 @@ def train_runs(
             report({"event": "stage", "name": "waiting for the other processes"})
             time.sleep(WAIT_S)
     return documents
-
-
-def _record(runs: dict[str, FinetuneSettings]) -> dict[str, Any]:
-    """Return what must be the same when the runs go on, in one level: a message names what differs."""
-    fields = {name: dataclasses.asdict(settings) for name, settings in runs.items()}
-    return {f"{name}.{key}": value for name, each in fields.items() for key, value in each.items() if key not in FREE}
 
 
 def _run(settings: FinetuneSettings, folder: Path, device: str, name: str, report: Report) -> None:

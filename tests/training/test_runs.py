@@ -73,7 +73,8 @@ def test_a_stopped_run_goes_on_and_the_others_stay(trained, tmp_path):
 
 def test_a_run_that_another_process_is_at_is_left_to_it(trained, tmp_path, monkeypatch):
     runs = plan(one="some/where", two="some/where", three="one")
-    module.claim(tmp_path, module._record(runs))
+    settings = {f"{name}.{key}": value for name, one in runs.items() for key, value in module.record_of(one).items()}
+    module.claim(tmp_path, settings)
     lock = FileLock(tmp_path / ".one.lock")
     lock.acquire()
 
