@@ -354,8 +354,7 @@ class Family(ABC):
             question: the user's text.
             keep_mask: bool (U, W), True = kept.
             layout: how the video is cut; None where the family cuts all alike.
-            context: text between the video and the user's turn, where Molmo2's evaluation puts subtitles; a part of
-                the prefix.
+            context: text between the video and the user's turn, such as subtitles; a part of the prefix.
 
         Returns:
             The prompt, on the CPU.
@@ -462,7 +461,7 @@ class Family(ABC):
         """Return a conversation as text, the video as its tag; `ask` ends it with the words that make models answer."""
         if self.tokenizer.chat_template:
             text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-            return text if self.video_tag in text else self.video_tag + text  # Molmo2 has the video first
+            return text if self.video_tag in text else self.video_tag + text  # the video first
         text = self.video_tag
         for message in messages:
             content = "".join(part.get("text", "") for part in message["content"])

@@ -113,9 +113,11 @@ def _stumbled_over(folder: Path) -> str:
         return folder / name if (folder / name).is_file() else None
 
     parts: dict[str, Callable[[], Any]] = {
-        "config.json": lambda: AutoConfig.from_pretrained(folder),
+        "config.json": lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False),
         "generation_config.json": lambda: _check_ids(GenerationConfig.from_pretrained(folder).eos_token_id),
-        "tokenizer.json or tokenizer_config.json": lambda: AutoTokenizer.from_pretrained(folder)("?"),
+        "tokenizer.json or tokenizer_config.json": lambda: AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False
+        )("?"),
         "video_preprocessor_config.json or processor_config.json": lambda: read_frame_processor(of_folder, {}),
     }
     for files, load in parts.items():

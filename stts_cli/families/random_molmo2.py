@@ -135,7 +135,7 @@ def read_architecture(model: str) -> Architecture:
     top, root = chain[0], chain[-1]
     if (model_type := read_config(chain).get("model_type")) != "molmo2":
         raise InputError(f"--model {model}: is of type {model_type}; must be a molmo2.")
-    config = AutoConfig.from_pretrained(root.model, revision=root.revision or "main")
+    config = AutoConfig.from_pretrained(root.model, revision=root.revision or "main", trust_remote_code=False)
     settings, has_scorer = top.settings, bool(top.document.get("scorer_file") or top.stored_scorer)
     return architecture_of(
         config,

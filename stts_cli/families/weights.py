@@ -75,14 +75,7 @@ def read_tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
 
 
 def local_names(folder: Path, ignored: Iterable[str] = ()) -> dict[str, str]:
-    """Return what the safetensors files of a folder hold.
-
-    Args:
-        folder: of a whole model; its weights need not be there.
-        ignored: file names of other things than the model.
-
-    Returns:
-        Tensor name -> file name: what the index says, and what the files say themselves.
+    """Return the file of each tensor of a model's folder, as the index says, and as the files say that are there.
 
     Raises:
         InputError: a file is broken, or the index names what must not be opened.
@@ -109,12 +102,7 @@ def check_files(folder: Path) -> None:
 
 
 def hub_names(model: str, revision: str | None, index: Path | None) -> dict[str, str]:
-    """Return what the safetensors files of a hub repository hold, without fetching them.
-
-    Args:
-        model: the hub id.
-        revision: a commit, branch or tag.
-        index: its index, where it has one.
+    """Return the file of each tensor of a hub repository, without fetching any, from its index where it has one.
 
     Returns:
         Tensor name -> file name; empty where the hub cannot be asked and the cache has no such file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -10,7 +11,7 @@ import pytest
 
 from stts_cli import cli, families
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.families import load_family
+from stts_cli.families import broken, load_family
 from stts_cli.families.random_molmo2 import read_architecture
 from stts_cli.families.settings import read_settings
 from stts_cli.settings import Pruning
@@ -134,3 +135,18 @@ def test_missing_memory_is_no_broken_file(tiny_checkpoint, monkeypatch, error):
     monkeypatch.setattr(transformers.PretrainedConfig, "get_config_dict", fail)
     with pytest.raises(type(error)):
         load_family(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_never_runs_and_nobody_is_asked(tiny_checkpoint, tmp_path, monkeypatch, where):
+    folder = copy(tiny_checkpoint, tmp_path)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    document = json.loads((folder / where).read_text())
+    own = {"auto_map": {"AutoConfig": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    own |= {"model_type": "evil"} if where == "config.json" else {"tokenizer_class": "Evil"}
+    (folder / where).write_text(json.dumps(document | own))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run the checkpoint's code"))
+    for load in (load_family, lambda path: read_architecture(str(path)), broken._stumbled_over):
+        with contextlib.suppress(InputError):
+            load(folder)
+    assert not (tmp_path / "ran").exists()
