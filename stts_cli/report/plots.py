@@ -14,19 +14,9 @@ from typing import Any, NamedTuple
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
 from stts_cli.report.terminal import Document, print_note
+from stts_cli.report.units import PARTS, STAGES
 from stts_cli.text import printable
 
-STAGES = {
-    "vit_dense": "ViT, dense part",
-    "score_select_pack": "score, select, pack",
-    "vit_packed": "ViT, packed part",
-    "connector": "connector",
-    "llm_prefill": "LLM prefill",
-    "rows": "temporal loss, rows",
-    "llm": "LLM, loss",
-    "backward": "backward",
-    "optimizer": "optimizer",
-}
 SPANS = {"vit_to_prefill": "ViT to prefill", "step": "training step"}
 
 
@@ -138,7 +128,7 @@ def _bars(points: list[Document]) -> dict[str, dict[str, float]]:
         for arm in ("dense", "pruned"):
             if "seconds" in point:
                 seconds = point["seconds"]
-                parts = {name: seconds[stage][arm]["median"] for stage, name in STAGES.items() if stage in seconds}
+                parts = {STAGES[stage]: seconds[stage][arm]["median"] for stage in PARTS if stage in seconds}
             else:
                 parts = {name: row[arm] / 1e12 for name, row in point["flops"].items() if name != "total"}
             what = "dense" if arm == "dense" else f"{point['scorer']} {point['keep_ratio']:g}"

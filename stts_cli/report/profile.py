@@ -9,33 +9,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from stts_cli.report.terminal import Document, Screen, plain_table, print_json, print_note
-from stts_cli.report.units import format_bytes, format_layer, format_seconds, format_si
+from stts_cli.report.units import FORWARD, STAGES, format_bytes, format_layer, format_seconds, format_si
 
-STAGES = {
-    "preprocess": "preprocess",
-    "ViT, dense part": "vit_dense",
-    "score, select, pack": "score_select_pack",
-    "ViT, packed part": "vit_packed",
-    "connector": "connector",
-    "LLM prefill": "llm_prefill",
-    "ViT to prefill": "vit_to_prefill",
-    "time to first token": "ttft",
-    "decode, a token": "decode_per_token",
-}
-TRAINING_STAGES = {
-    "preprocess": "preprocess",
-    "forward: ViT, dense part": "vit_dense",
-    "forward: score, select, pack": "score_select_pack",
-    "forward: ViT, packed part": "vit_packed",
-    "forward: connector": "connector",
-    "forward: temporal loss, rows": "rows",
-    "forward: LLM, loss": "llm",
-    "backward": "backward",
-    "clipping, optimizer": "optimizer",
-    "forward and backward": "forward_backward",
-    "training step": "step",
-    "training step, of the processor": "step_cpu",
-}
 SPANS = {"vit_to_prefill": "from the ViT to the end of the prefill", "step": "of a training step"}
 RANDOM_WEIGHTS = "random weights: timings only, what this model says means nothing"
 
@@ -125,9 +100,11 @@ def point_table(point: Document) -> Table:
     table.add_section()
     if "seconds" in point:
         table.add_row("time, read (once, in neither)", format_seconds(point["read_s"]), "", "")
-        for label, stage in (TRAINING_STAGES if point["headline"] == "step" else STAGES).items():
+        for stage, label in STAGES.items():
             if stage not in point["seconds"]:
                 continue
+            if point["headline"] == "step" and stage in FORWARD:
+                label = f"forward: {label}"
             arms = point["seconds"][stage]
             dense, pruned = (arms[arm]["median"] for arm in ("dense", "pruned"))
             style = "bold" if stage == point["headline"] else ""

@@ -1,8 +1,31 @@
-"""Write figures with their units, as every table does."""
+"""Write figures with their units, and the names of stages, as every table does."""
 
 from __future__ import annotations
 
 from stts_cli.settings import LAST, PruneLayer
+
+FORWARD = {
+    "vit_dense": "ViT, dense part",
+    "score_select_pack": "score, select, pack",
+    "vit_packed": "ViT, packed part",
+    "connector": "connector",
+    "llm_prefill": "LLM prefill",
+    "rows": "temporal loss, rows",
+    "llm": "LLM, loss",
+}
+STAGES = {  # of a pass or of a training step -> what tables call it
+    "preprocess": "preprocess",
+    **FORWARD,
+    "backward": "backward",
+    "optimizer": "clipping, optimizer",
+    "vit_to_prefill": "ViT to prefill",
+    "ttft": "time to first token",
+    "decode_per_token": "decode, a token",
+    "forward_backward": "forward and backward",
+    "step": "training step",
+    "step_cpu": "training step, of the processor",
+}
+PARTS = (*FORWARD, "backward", "optimizer")  # what adds up to the headline
 
 
 def format_si(value: float) -> str:
