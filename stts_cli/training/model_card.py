@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +27,6 @@ FIGURES = {  # measured value: (heading, how it is written)
     "kept": ("windows kept", "{:.0%}"),
     "flops_ratio": ("FLOPs, dense = 1", "{:.3f}"),
 }
-CARD = """\
----
-{fields}
----
-
-# {name}, trained {how} with stts
-
-{demonstration}{method}
-
-Trained: {trained}. Base model: {base}.
-
-## Results
-
-{results}
-
-## Training
-
-Data: {data}. {steps:,} steps{took}.
-
-{settings}## Use
-
-In a clone of stts:
-
-```
-{install}
-stts ask video.mp4 "What happens?" --model FOLDER
-```
-
-FOLDER is this folder, or its name on the hub.
-{needs}
-## Limits
-
-{limits}
-"""
 DEMONSTRATION = (
     "**A demonstration.** The base model knows a procedural world of moving coloured shapes and nothing else: no real "
     "video, no objects, no people.\n\n"
@@ -87,25 +53,41 @@ def model_card(document: Document) -> str:
     base, train = str(document.get("model", "")), document.get("train", "full")
     settings, demonstration = document.get("settings", {}), bool(document.get("is_demonstration"))
     dense, seconds = settings.get("scorer") == "none", document.get("seconds") or 0
-    return CARD.format(
-        fields=_front_matter(base, train, demonstration),
-        name=_short(base),
-        how="dense" if dense else "to be pruned",
-        demonstration=DEMONSTRATION if demonstration else "",
-        method=DENSE if dense else PRUNED,
-        trained=TRAINED["dense" if dense and train == "full" else train],
-        base=_link(base),
-        results=_results(document),
-        data=_path_free(document.get("data", "")) or "unknown",
-        steps=document.get("steps", 0),
-        took=f", {seconds / 60:.0f} min" if seconds >= 120 else f", {seconds:.0f} s" if seconds else "",
-        settings=_table(
-            ("setting", "value"), [(k, _path_free(v)) for k, v in settings.items() if v not in (None, "", False)]
-        ),
-        install=install_command("train" if train == "lora" else ""),
-        needs="" if train == "full" else NEEDS.format(base=_link(base)),
-        limits="\n".join(_limits(settings, demonstration)),
-    )
+    took = f", {seconds / 60:.0f} min" if seconds >= 120 else f", {seconds:.0f} s" if seconds else ""
+    rows = [(name, _path_free(value)) for name, value in settings.items() if value not in (None, "", False)]
+    return f"""---
+{_front_matter(base, train, demonstration)}
+---
+
+# {_short(base)}, trained {"dense" if dense else "to be pruned"} with stts
+
+{DEMONSTRATION if demonstration else ""}{DENSE if dense else PRUNED}
+
+Trained: {TRAINED["dense" if dense and train == "full" else train]}. Base model: {_link(base)}.
+
+## Results
+
+{_results(document)}
+
+## Training
+
+Data: {_path_free(document.get("data", "")) or "unknown"}. {document.get("steps", 0):,} steps{took}.
+
+{_table(("setting", "value"), rows)}## Use
+
+In a clone of stts:
+
+```
+{install_command("train" if train == "lora" else "")}
+stts ask video.mp4 "What happens?" --model FOLDER
+```
+
+FOLDER is this folder, or its name on the hub.
+{"" if train == "full" else NEEDS.format(base=_link(base))}
+## Limits
+
+{_limits(settings, demonstration)}
+"""
 
 
 def check_push(repo: str, base_model: str, train: str) -> None:
@@ -233,11 +215,12 @@ def _path_free(value: Any) -> str:
     return (_short(text) if is_path else text).replace("|", "\\|")
 
 
-def _limits(settings: Document, demonstration: bool) -> Iterator[str]:
-    yield "It has the base model's limits, and was measured on the questions above only."
+def _limits(settings: Document, demonstration: bool) -> str:
+    lines = ["It has the base model's limits, and was measured on the questions above only."]
     if demonstration:
-        yield "Asked about a real video, it gives a confident wrong answer."
+        lines.append("Asked about a real video, it gives a confident wrong answer.")
     if settings.get("keep_ratio") and settings.get("scorer") != "none":
-        yield f"Other keep ratios than those of its training ({settings['keep_ratio']}) were not measured."
+        lines.append(f"Other keep ratios than those of its training ({settings['keep_ratio']}) were not measured.")
     if settings.get("frames"):
-        yield f"It was trained on at most {settings['frames']} frames of a video."
+        lines.append(f"It was trained on at most {settings['frames']} frames of a video.")
+    return "\n".join(lines)
