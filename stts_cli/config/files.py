@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,8 +244,12 @@ def _sentence(error: Mapping[str, Any], root: dict[str, Any], subject: Callable[
     if kind == "value_error" and (words := str(error["ctx"]["error"])):
         must = words
     is_text = isinstance(value, str) and schema.get("type", "string") == "string"
-    shown = str(value) if is_text else json.dumps(value, default=str)
-    near = difflib.get_close_matches(str(value), schema.get("enum") or schema.get("examples", ()), n=1)
+    # aliases let a few lines stand for billions of values, or for themselves: reprlib shows the first ones
+    shown = (
+        value if is_text else reprlib.repr(value) if isinstance(value, list | dict) else json.dumps(value, default=str)
+    )
+    known = schema.get("enum") or schema.get("examples", ())
+    near = difflib.get_close_matches(value, known, n=1) if is_text else []
     end = f"; did you mean '{near[0]}'?" if near else "."
     if isinstance(value, bool) and "off" in schema.get("enum", ()):
         end = '; YAML takes a bare off for false, write "off".'

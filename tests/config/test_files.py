@@ -87,6 +87,23 @@ def test_the_line_is_the_keys_own(tmp_path, text, sentence):
     assert str(caught.value) == f"{path}{sentence}"
 
 
+@pytest.mark.parametrize("key", ["model", "frames", "dtype", "scorer"])
+def test_a_value_that_stands_for_billions_or_for_itself_is_shown_in_short(tmp_path, key):
+    path = tmp_path / "mine.yaml"
+    laughs = "".join(f"l{i + 1}: &l{i + 1} [{', '.join([f'*l{i}'] * 10)}]\n" for i in range(11))
+    path.write_text(f"{key}: &l0 [x]\n{laughs}")
+    with pytest.raises(InputError, match="l1: unknown key"):
+        files.load(path, Preset)
+    nested = "[x]"
+    for _ in range(12):
+        nested = f"[&a{_} {nested}, {', '.join([f'*a{_}'] * 9)}]"
+    for text in (nested, "&a [*a]"):
+        path.write_text(f"{key}: {text}")
+        with pytest.raises(InputError) as caught:
+            files.load(path, Preset)
+        assert len(str(caught.value)) < len(str(path)) + 160
+
+
 def test_a_long_value_is_cut(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"model: x\nframes: {'y' * 500}")

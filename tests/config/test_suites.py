@@ -36,7 +36,7 @@ def test_a_file_of_ones_own_says_what_it_says(tmp_path):
         ("paper: {2: 3}", "1: paper.2 2: must be text."),
         ("frames: many", '1: frames "many": must be a whole number, at least 1.'),
         ("compare: random", '1: compare "random": must be a list, each item text.'),
-        ("compare:\n- random\n- [x]", '3: compare.1 ["x"]: must be text.'),
+        ("compare:\n- random\n- [x]", "3: compare.1 ['x']: must be text."),
     ],
 )
 def test_what_a_suite_may_not_say(tmp_path, text, sentence):
