@@ -51,7 +51,6 @@ class VideoInfo:
     fps: float
     duration_s: float | None
     container_duration_s: float | None
-    codec: str
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,6 @@ def probe(path: str | Path) -> VideoInfo:
                 fps=float(stream.average_rate or 0.0),
                 duration_s=duration_s,
                 container_duration_s=container.duration / av.time_base if container.duration else None,
-                codec=stream.codec_context.name,
             )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.EINVAL:
