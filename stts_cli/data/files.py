@@ -6,6 +6,7 @@ extensions; the error about a missing file names everything that was tried.
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -90,13 +91,11 @@ class DataFolder:
         """
         stem = name if Path(name).suffix not in EXTENSIONS else str(Path(name).with_suffix(""))
         names = dict.fromkeys([name, *(stem + extension for extension in EXTENSIONS)])
-        for root in self.roots:
-            for folder in (*folders, *FOLDERS):
-                for doubled in (folder, f"{folder}/{Path(folder).name}") if folder else ("",):
-                    for candidate in names:
-                        path = root / doubled / candidate
-                        if path.name in self._names(path.parent):
-                            return path
+        places = [(folder, f"{folder}/{Path(folder).name}") if folder else ("",) for folder in (*folders, *FOLDERS)]
+        for root, place, candidate in itertools.product(self.roots, itertools.chain(*places), names):
+            path = root / place / candidate
+            if path.name in self._names(path.parent):
+                return path
         expected = name if Path(name).suffix in EXTENSIONS else name + EXTENSIONS[0]
         return self.roots[0] / (folders[0] if folders else FOLDERS[1]) / expected
 
