@@ -1,5 +1,6 @@
 """Archives are unpacked whole or not at all, and never beside their folder; downloads say what is wrong."""
 
+import errno
 import io
 import stat
 import tarfile
@@ -12,6 +13,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 
 from stts_cli.data.files import cache_folder
 from stts_cli.errors import EnvironmentFailure, InputError
+from stts_cli.evaluation.benchmarks import archives
 from stts_cli.evaluation.benchmarks.archives import unpack_all
 from stts_cli.evaluation.benchmarks.hub import fetch
 from stts_cli.evaluation.benchmarks.registry import get_benchmark
@@ -182,6 +184,33 @@ def test_what_is_wrong_with_the_hub_is_said(hub, monkeypatch):
         EnvironmentFailure, match=r"HF_HUB_OFFLINE is set and the cache does not hold it\); go online w"
     ):
         fetch(get_benchmark("videoevalpro"), "test")
+
+
+def test_a_disk_that_is_full_is_no_damaged_archive(tmp_path, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(archives.shutil, "copyfileobj", lambda *given: (_ for _ in ()).throw(full))
+    for path in (zipped(tmp_path / "x.zip"), *parts(tmp_path, "y_part_{0}.tar.gz", tar_bytes(), count=1)):
+        with pytest.raises(
+            EnvironmentFailure, match=rf"{path.name} cannot be unpacked there \(No space left .*make room"
+        ):
+            unpack_all([path], tmp_path / "out")
+    assert unpacked(tmp_path / "out") == {}
+
+
+def test_a_repository_of_the_users_own_is_asked_for_any_table_of_its_main_branch(hub, tmp_path):
+    hub["me/mine"] = hub["OpenGVLab/MVBench"] = tmp_path
+    for repo in ("me/mine", None):
+        fetch(get_benchmark("mvbench"), "test", repo)
+    assert [settings["revision"] for _, settings in hub["asked"]] == [None, "video"]
+    fetch(get_benchmark("nextqa"), "validation", "me/mine")
+    assert hub["asked"][-1][1]["allow_patterns"][:2] == ["**/*.parquet", "**/*.json"]
+
+
+def test_of_several_failures_of_the_network_the_first_is_named(hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    hub["lmms-eval/NExTQA"], hub["lmms-lab/NExTQA"] = LocalEntryNotFoundError("one"), LocalEntryNotFoundError("two")
+    with pytest.raises(EnvironmentFailure, match=r"from lmms-eval/NExTQA or lmms-lab/NExTQA \(one\)"):
+        fetch(get_benchmark("nextqa"), "test")
 
 
 def test_a_cache_that_holds_the_second_repository_is_enough(hub, tmp_path):

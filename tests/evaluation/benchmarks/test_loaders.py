@@ -473,6 +473,8 @@ def test_damaged_files_are_named(tmp_path):
 def test_the_list_names_the_papers_thirteen_and_the_built_in_ones():
     rows = {row["name"]: row for row in describe()}
     assert (len(SHORT), len(LONG), list(rows)) == (7, 6, list(NAMES))
+    assert [name for name in rows if rows[name]["class"] == "long"] == [*LONG, "shapes_long"]
+    assert get_benchmark("videomme").where == "https://huggingface.co/datasets/lmms-lab/Video-MME"
     assert rows["longvideobench"]["terms"] == "https://huggingface.co/datasets/longvideobench/LongVideoBench"
     assert all(row["class"] in ("short", "long") and row["splits"] and row["scorings"] for row in rows.values())
     with pytest.raises(InputError, match="did you mean 'tomato'"):
