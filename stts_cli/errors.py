@@ -75,7 +75,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def suggest(given: str, known: Iterable[str]) -> str:
-    """Return the end of a message on an unknown word: "; did you mean 'x'?" or, if none is near, "; known: a, b"."""
+    """Return the end of a message on an unknown word: "; did you mean 'x'?" or, if none is near, "; known: a, b."."""
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}."

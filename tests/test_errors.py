@@ -11,7 +11,7 @@ from stts_cli.errors import EnvironmentFailure, InputError, SttsError, suggest, 
 
 def test_suggest_names_the_nearest_word_or_all():
     assert suggest("framse", ["frames", "model"]) == "; did you mean 'frames'?"
-    assert suggest("zzz", ["model", "frames"]) == "; known: frames, model"
+    assert suggest("zzz", ["model", "frames"]) == "; known: frames, model."
 
 
 @pytest.mark.parametrize(

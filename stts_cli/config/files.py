@@ -235,8 +235,7 @@ def _sentence(error: Mapping[str, Any], root: dict[str, Any], subject: Callable[
     location, kind, value = tuple(part for part in error["loc"] if part != "[key]"), error["type"], error["input"]
     if kind in _UNKNOWN:
         known = _descend(root, location[:-1]).get("properties", {})
-        hint = suggest(str(location[-1]), known)
-        return f"{subject(location)}: unknown key{hint}{'' if hint.endswith('?') else '.'}"
+        return f"{subject(location)}: unknown key{suggest(str(location[-1]), known)}"
     schema = _descend(root, error["loc"])
     must = _must(schema, bounds_only=kind.startswith(("greater", "less")))
     if kind in ("missing", "missing_argument"):

@@ -169,7 +169,7 @@ class ShapesClips(StepClips[TrainingClip]):
         self.questions, self.factor, self.side = settings.max_questions, settings.batch_size, _side(frame_size)
         mix, most = settings.shapes_mix, settings.frames
         if mix not in MIXES:
-            raise InputError(f"--shapes-mix {mix}: is unknown{suggest(mix, MIXES)}.")
+            raise InputError(f"--shapes-mix {mix}: is unknown{suggest(mix, MIXES)}")
         mixed = [length for length in LENGTHS if length.long in MIXES[mix]]
         # a length above the limit is cut to it, unless a shorter one stands for it already
         self.lengths = [one._replace(frames=min(one.frames, most)) for one in mixed if one.frames < 2 * most]

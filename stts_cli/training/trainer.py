@@ -320,7 +320,7 @@ def trainer_arguments(settings: FinetuneSettings, output: Path, *, device: str, 
     trackers = [name for name in settings.report_to.split(",") if name not in ("", "none")]
     for name in trackers:
         if name not in INTEGRATION_TO_CALLBACK:
-            raise InputError(f"--report-to {name}: is unknown{suggest(name, INTEGRATION_TO_CALLBACK)}.")
+            raise InputError(f"--report-to {name}: is unknown{suggest(name, INTEGRATION_TO_CALLBACK)}")
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=1,

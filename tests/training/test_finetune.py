@@ -419,4 +419,4 @@ def test_what_has_no_effect_and_what_is_left_out_is_said(base, videos_jsonl, tmp
 
 def test_a_tracker_that_is_unknown(untrained, base, videos_jsonl, tmp_path):
     one = base_settings(base, videos_jsonl, report_to="tensorbord")
-    refused(one, tmp_path / "run", r"--report-to tensorbord: is unknown; did you mean 'tensorboard'\?\.")
+    refused(one, tmp_path / "run", r"--report-to tensorbord: is unknown; did you mean 'tensorboard'\?")
