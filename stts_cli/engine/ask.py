@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stts_cli import __version__
 from stts_cli.engine.model import VideoModel, check_question, load_arm
 from stts_cli.engine.results import Answer, Video
-from stts_cli.media.reader import ReadRequest
-from stts_cli.media.source import Source
+from stts_cli.media.source import ReadRequest, Source
 from stts_cli.media.video import Clip
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm

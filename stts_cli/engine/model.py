@@ -20,10 +20,10 @@ from stts_cli.engine import generate
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Video
 from stts_cli.errors import InputError, suggest
-from stts_cli.media.reader import ReadRequest
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
-from stts_cli.media.source import Source
+from stts_cli.media.source import ReadRequest, Source
 from stts_cli.media.video import Clip, read_clip
+from stts_cli.pruning.own_scorer import import_scorer
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm, Execution, Pruning
 from stts_cli.text import DEMONSTRATION
@@ -371,6 +371,8 @@ def _resolve(family: Family, arm: Arm) -> tuple[Pruning, list[str]]:
         has_learned=family.scorer is not None,
         keep_ratios=[] if arm.keep_ratio is None else [arm.keep_ratio],
     )
+    if ":" in scorer:
+        import_scorer(scorer)  # a wrong name is an error here, not of every video
     keep_ratio = own.keep_ratio if arm.keep_ratio is None else arm.keep_ratio
     if scorer == "none" or keep_ratio == 1:
         more = more if scorer == "none" else []

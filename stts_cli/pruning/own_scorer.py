@@ -29,10 +29,9 @@ def load_scorer(path: str, layout: Layout) -> Callable[[Tensor, Tensor, list[int
         float32 (T, W), without gradient.
 
     Raises:
-        InputError: there is no such module or function; later, when it scores: it fails, or returns another shape or
-            what is not finite.
+        InputError: as `import_scorer`; later, when it scores: it fails, or returns another shape or what is not finite.
     """
-    function = _import(path)
+    function = import_scorer(path)
 
     def score(x_TND: Tensor, window_index: Tensor, video_lengths: list[int]) -> Tensor:
         with torch.no_grad():
@@ -41,7 +40,8 @@ def load_scorer(path: str, layout: Layout) -> Callable[[Tensor, Tensor, list[int
     return score
 
 
-def _import(path: str) -> Callable[[Tensor, Layout], Tensor]:
+def import_scorer(path: str) -> Callable[[Tensor, Layout], Tensor]:
+    """Return the function that "module:function" names; raises InputError where there is none."""
     module, _, name = path.partition(":")
     if "" not in sys.path:
         sys.path.append("")  # the working folder, as `python` has it; at the end, where it shadows nothing

@@ -14,7 +14,8 @@ import torch
 from stts_cli.engine.model import load_checkpoint
 from stts_cli.evaluation.benchmarks.shapes import make_items
 from stts_cli.families.base import Family
-from stts_cli.media.reader import ReadRequest, read_source
+from stts_cli.media.reader import read_source
+from stts_cli.media.source import ReadRequest
 from stts_cli.settings import SCORERS
 from stts_cli.toy.clips import SceneClip
 from stts_cli.toy.labels import window_labels

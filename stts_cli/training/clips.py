@@ -22,8 +22,8 @@ from torch.utils.data import Dataset
 from stts_cli.data.conversations import Conversation
 from stts_cli.data.rows import first_line
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.media.reader import ReadRequest, read_source
-from stts_cli.media.source import Source
+from stts_cli.media.reader import read_source
+from stts_cli.media.source import ReadRequest, Source
 from stts_cli.training.samples import VideoSample
 
 

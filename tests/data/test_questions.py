@@ -12,7 +12,8 @@ from stts_cli.data.questions import read_items
 from stts_cli.data.rows import own_rows
 from stts_cli.errors import InputError
 from stts_cli.evaluation.gather import gather
-from stts_cli.media.reader import ReadRequest, read_source
+from stts_cli.media.reader import read_source
+from stts_cli.media.source import ReadRequest
 from stts_cli.training.samples import read_samples
 
 ROW = {"video": "a.mp4", "question": "Who?", "options": ["he", "she"], "answer": "B"}

@@ -67,7 +67,8 @@ def test_a_download_with_archives_becomes_questions_about_real_clips(tmp_path, m
 
     import huggingface_hub
 
-    from stts_cli.media.reader import ReadRequest, read_source
+    from stts_cli.media.reader import read_source
+    from stts_cli.media.source import ReadRequest
 
     row = {"video": "x.mp4", "question": "?", "answer": "B", "options": ["A. a", "B. b"], "qa_type": "t", "source": "s"}
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow (the eval extra) reads parquet")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import stts_cli
 import stts_cli.pruning
 from stts_cli.errors import InputError
 from stts_cli.pruning.own_scorer import load_scorer
@@ -111,6 +112,11 @@ def test_one_that_cannot_be_used_is_refused_in_a_sentence(folder, path, message)
     with pytest.raises(InputError, match=rf"^--scorer {re.escape(path)}: {message}.*\.$") as caught:
         load_scorer(path, LAYOUT)(torch.rand(4, 20, 24), INDEX, [4])
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_name_is_refused_before_a_video_is_read(folder, capsys):
+    with pytest.raises(InputError, match=r"^--scorer own_nowhere:change: there is no module 'own_nowhere'"):
+        stts_cli.load("nano", scorer="own_nowhere:change", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["learned", "none", "a:b", "a.b_c.d:e1"])

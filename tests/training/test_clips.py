@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from stts_cli.data.conversations import Conversation
 from stts_cli.data.items import Cue
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.media.reader import ReadRequest, read_source
-from stts_cli.media.source import Source
+from stts_cli.media.reader import read_source
+from stts_cli.media.source import ReadRequest, Source
 from stts_cli.media.video import read_clip
 from stts_cli.toy.clips import write_clip
 from stts_cli.toy.world import make_scene

@@ -20,7 +20,8 @@ import pytest
 from stts_cli.data.prompts import subtitle_block
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.registry import LONG, NAMES, SHORT, describe, get_benchmark
-from stts_cli.media.reader import ReadRequest, read_source
+from stts_cli.media.reader import read_source
+from stts_cli.media.source import ReadRequest
 from stts_cli.toy.clips import demo_scene, write_clip
 
 FROM_CHOICES = "Answer with the option's letter from the given choices directly."
