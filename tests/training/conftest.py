@@ -68,7 +68,7 @@ def batch():
 
 
 def written_out(family, conversation):
-    """Return (ids, is_answer) of what follows the video, worded by hand and tokenized a piece at a time."""
+    """Return (ids, is_answer) of what follows the video, worded here and tokenized a piece at a time."""
     pieces = [(conversation.subtitles, False)]
     for number, (asked, answer) in enumerate(conversation.turns):
         pieces += [("" if number == 0 else "\n", False), (f"<|im_start|>user\n{asked}<|im_end|>\n", False)]

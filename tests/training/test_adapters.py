@@ -93,7 +93,7 @@ def test_every_adapter_learns_and_nothing_else(family):
 
 
 def test_the_adapters_are_what_peft_makes(family):
-    """Output = W x + alpha / rank * B A x, by hand for one layer."""
+    """Output = W x + alpha / rank * B A x, computed for one layer."""
     add_lora(family, rank=3, alpha=12)
     layer = family.model.model.language_model.layers[0].mlp.up_proj
     with torch.no_grad():

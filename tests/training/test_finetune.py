@@ -140,16 +140,16 @@ def test_a_text_that_cannot_be_tokenized_is_refused_with_its_line(untrained, bas
 def test_what_is_wrong_can_be_left_out(base, good, tmp_path):
     lost = {"video": "lost.mp4", "question": "Where?", "answer": "gone"}
     data = rows_file(tmp_path, *good, lost)
-    told = []
+    events = []
     document = finetune(
-        base_settings(base, data, steps=1), tmp_path / "run", skip_invalid=True, device="cpu", report=told.append
+        base_settings(base, data, steps=1), tmp_path / "run", skip_invalid=True, device="cpu", report=events.append
     )
     assert document["steps"] == 1
     training = json.loads((tmp_path / "run" / "stts.json").read_text())["training"]
     assert str(tmp_path) not in json.dumps(training), "the result may be published"
-    (note,) = [event["text"] for event in told if event["event"] == "note"]
+    (note,) = [event["text"] for event in events if event["event"] == "note"]
     assert note.startswith(f"left out: line {len(good) + 1}: ")
-    (start,) = [event for event in told if event["event"] == "start"]
+    (start,) = [event for event in events if event["event"] == "start"]
     assert start["items"] == 6
     assert document["notes"] == [note]
     only_bad = rows_file(tmp_path, lost)
@@ -300,11 +300,11 @@ def test_a_result_answers(trained, kind, good, base):
 def test_finetune_says_what_it_clamps(good, base, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in good[:1]))
-    told = []
+    events = []
     settings = base_settings(base, rows, frames=2, keep_ratio="0.2", steps=2)
-    document = finetune(settings, tmp_path / "run", device="cpu", report=told.append)
+    document = finetune(settings, tmp_path / "run", device="cpu", report=events.append)
     note = "keep ratio 0.2 of 2 frames: the first frame always stays, so 9 of 18 windows were kept instead of 4"
-    assert [event["text"] for event in told if event["event"] == "note"] == document["notes"] == [note]
+    assert [event["text"] for event in events if event["event"] == "note"] == document["notes"] == [note]
 
 
 def test_a_prune_layer_out_of_range_ends_a_training_before_it_starts(videos_jsonl, base, tmp_path):
@@ -407,10 +407,10 @@ def test_a_global_batch_is_dealt_out(processes, passes):
 
 
 def test_what_has_no_effect_and_what_is_left_out_is_said(base, videos_jsonl, tmp_path):
-    told = []
+    events = []
     one = base_settings(base, videos_jsonl, train="full", scorer="random", lr_scorer=0.5, steps=1)
-    document = finetune(one, tmp_path / "run", device="cpu", report=told.append)
-    notes = [event["text"] for event in told if event["event"] == "note"]
+    document = finetune(one, tmp_path / "run", device="cpu", report=events.append)
+    notes = [event["text"] for event in events if event["event"] == "note"]
     assert notes == document["notes"]
     assert "--lr-scorer: no effect on this run with --scorer random." in notes
     assert "--scorer random: the trained scorer of tiny is left out of the result." in notes

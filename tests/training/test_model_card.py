@@ -1,4 +1,4 @@
-"""The model card's words and numbers, and the upload, with a hub that only writes down what it is told."""
+"""The model card's words and numbers, and the upload, with a hub that only writes down what it is given."""
 
 import json
 from pathlib import Path
@@ -211,7 +211,7 @@ def test_a_hub_that_cannot_be_reached(hub, result, monkeypatch):
 
 
 def test_offline(result, monkeypatch):
-    """The hub's own client, told to stay offline by `no_network`."""
+    """The hub's own client, kept offline by `no_network`."""
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
     with pytest.raises(EnvironmentFailure, match=r"cannot be written \(.*offline mode is enabled"):
         push_to_hub(result, "me/mine")

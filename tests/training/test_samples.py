@@ -228,13 +228,13 @@ def test_a_text_that_cannot_be_used_is_a_problem(clip_file):
 def test_each_file_is_opened_once(clip_file, tmp_path, monkeypatch):
     other = tmp_path / "other.mp4"
     shutil.copy(clip_file, other)
-    opened, told = [], []
+    opened, steps = [], []
     probe = samples_module.probe
     monkeypatch.setattr(samples_module, "probe", lambda video: opened.append(video) or probe(video))
     cuts = [sample(video, start=k / 10) for k in range(20) for video in (clip_file, other)]
-    assert check(cuts, progress=lambda done, total: told.append((done, total))) == []
+    assert check(cuts, progress=lambda done, total: steps.append((done, total))) == []
     assert sorted(opened) == sorted([str(clip_file), str(other)])
-    assert told == [(1, 2), (2, 2)]
+    assert steps == [(1, 2), (2, 2)]
 
 
 def test_the_report_shows_twenty_problems_and_counts_the_rest():

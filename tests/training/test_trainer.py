@@ -283,10 +283,10 @@ def test_other_processes_and_a_lost_best_checkpoint(stopped, tmp_path):
 
 
 def test_without_a_checkpoint_a_resumed_run_says_that_it_begins(stopped, tmp_path):
-    run, told = tmp_path / "run", []
+    run, events = tmp_path / "run", []
     shutil.copytree(stopped[0], run, ignore=shutil.ignore_patterns("checkpoints"))
-    document = finetune(stopped[1], run, resume=True, device="cpu", report=told.append)
-    notes = [event["text"] for event in told if event["event"] == "note"]
+    document = finetune(stopped[1], run, resume=True, device="cpu", report=events.append)
+    notes = [event["text"] for event in events if event["event"] == "note"]
     assert f"--resume: {run} holds no checkpoint, so the run starts from its beginning." in notes
     assert document["resumed_from"] is None
     assert_identical(run, stopped[0])
