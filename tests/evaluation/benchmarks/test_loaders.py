@@ -188,6 +188,10 @@ def test_mvbench_cuts_whole_videos_only(tmp_path):
     assert len({item.id for item in items}) == 3
     _, items = load("mvbench", cut)
     assert all(item.source.path.exists() and item.source.start_s is None for item in items), "cut already"
+    dump(tmp_path / "flat/json/action_sequence.json", [mvbench_row(start=2.0, end=5.5)])
+    film(tmp_path / "flat/videos/a.mp4")
+    (source,) = (item.source for item in load("mvbench", tmp_path / "flat")[1])
+    assert (source.path.exists(), source.start_s) == (True, 2.0), "in no folder of cut clips"
 
 
 def test_mvbench_test_json(tmp_path):
