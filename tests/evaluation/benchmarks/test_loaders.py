@@ -228,7 +228,7 @@ def test_tomato_parquet(tmp_path):
     parquet(tmp_path / "data/test-00000-of-00001.parquet", [row])
     film(tmp_path / "videos/human/x&y.mp4")
     _, (item,) = load("tomato", tmp_path)
-    assert (item.id, item.source.path.exists()) == ("rotation/5", True)
+    assert (item.id, item.video, item.source.path.exists()) == ("rotation/5", "human/x&y.mp4", True)
 
 
 def test_motionbench_drops_hidden_rows_and_looks_in_both_folders(tmp_path):
