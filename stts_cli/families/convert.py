@@ -256,7 +256,7 @@ def _check_config(config: Mapping[str, Any], base: Any) -> None:
 
 
 def _hub_names(stored: Mapping[str, Any], *, tied: bool) -> dict[str, str]:
-    """Return name in the Hugging Face folder -> name of the training code, the scorer left out."""
+    """Return the training code's name of each tensor by its name in the Hugging Face folder, without the scorer."""
     names = {hub_name(name): name for name in stored if not is_scorer_weight(name)}
     return names | ({"lm_head.weight": _EMBEDDING} if tied else {})
 
