@@ -15,16 +15,13 @@ from stts_cli.toy.world import Scene, Thing, make_scene
 
 
 def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | None = None) -> Path:
-    """Encode a scene as an H.264 mp4 with libx264.
+    """Encode a scene as an H.264 mp4 with libx264, and return its path.
 
     Args:
         scene: what to draw.
         path: the file to write; written beside it first, so that a broken run leaves no half file.
         size: side in pixels, even; 288 for short scenes, 192 for long ones when not given.
         fps: frames a second; the scene's own when not given.
-
-    Returns:
-        `path`.
     """
     import av
 

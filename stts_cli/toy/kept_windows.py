@@ -26,14 +26,7 @@ KEEP_RATIOS = (0.7, 0.5, 0.3, 0.2)
 
 
 def kinds_of(labels: np.ndarray) -> np.ndarray:
-    """Return what each window is, from the second frame on.
-
-    Args:
-        labels: (T, W, L) of `window_labels`.
-
-    Returns:
-        (T - 1, W) indices into `KINDS`: whether its labels differ from the frame before, else whether a thing is there.
-    """
+    """Return what each window is, indices into `KINDS` (T - 1, W) from the second frame on, by its labels (T, W, L)."""
     changes = (labels[1:] != labels[:-1]).any(-1)
     thing = (labels[1:] != 0).any(-1)
     return np.where(changes, 0, np.where(thing, 1, 2))

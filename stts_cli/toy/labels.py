@@ -19,11 +19,7 @@ _COLOR_INDEX = {name: k for k, name in enumerate(COLORS)}
 
 
 def window_labels(scene: Scene, times_s: np.ndarray) -> np.ndarray:
-    """Return the labels of every window.
-
-    Args:
-        scene: what to look at.
-        times_s: (T,) seconds.
+    """Return the labels of every window of a scene at times (T,), in seconds.
 
     Returns:
         float32 (T, W, NUM_LABELS): 40 flags "the centre of a thing of this colour and shape is here", 8 "this colour

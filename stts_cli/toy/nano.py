@@ -20,25 +20,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from safetensors.torch import load_file, save_file
-
 from stts_cli.config import files
 from stts_cli.errors import InputError, writing
-from stts_cli.families.base import Family
-from stts_cli.families.settings import SETTINGS_FILE
-from stts_cli.toy.nano_language import LabelClips, LabelEmbedding, LanguageModel
-from stts_cli.toy.nano_model import build_nano, export_nano
-from stts_cli.toy.nano_tokenizer import build_tokenizer
-from stts_cli.toy.nano_vision import VisionFrames, VisionModel, fit_connector, whiten_patch_embedding
 from stts_cli.training import run_folder
 from stts_cli.training.datasets import Data
 from stts_cli.training.finetune import describe, finetune, load_base
-from stts_cli.training.results import load_weights, write_checkpoint
 from stts_cli.training.run_folder import CHECKPOINTS, LOG_FILE, RUN_FILE, Document, Report, RunLog, process
 from stts_cli.training.settings import NANO_STAGES as STAGES
 from stts_cli.training.settings import FinetuneSettings, check_flags
-from stts_cli.training.trainer import SttsTrainer, trainer_arguments
 
 FLAGS = ("seed", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
 FOLDER = "stages"
@@ -75,6 +64,10 @@ def train_nano(
     plan = _plan(stages, flags)
     record = {name: run_folder.record_of(plan[name]) for name in STAGES}
     run_folder.check_folder(out, record, resume=resume, first=rank == 0)
+    from accelerate import PartialState
+
+    from stts_cli.training.trainer import trainer_arguments
+
     trainer_arguments(plan["language"], out, device=device, has_eval=False).device  # noqa: B018 - joins the processes
     folders = {name: out / FOLDER / f"nano-{name}" for name in ("start", *STAGES)}
     if rank == 0:
@@ -119,11 +112,17 @@ def _log_stage(log: RunLog, name: str, event: Document) -> None:
 
 def _is_done(folder: Path) -> bool:
     """Whether a stage is over; its settings are the last file that it writes."""
+    from stts_cli.families.settings import SETTINGS_FILE
+
     return (folder / SETTINGS_FILE).is_file()
 
 
 def _write_start(folder: Path, seed: int) -> None:
     """Write a model that knows nothing."""
+    from stts_cli.toy.nano_model import build_nano, export_nano
+    from stts_cli.toy.nano_tokenizer import build_tokenizer
+    from stts_cli.toy.nano_vision import whiten_patch_embedding
+
     tokenizer = build_tokenizer()
     model = build_nano(tokenizer, seed)
     whiten_patch_embedding(model, seed)
@@ -135,6 +134,12 @@ def _pretrain(
     name: str, settings: FinetuneSettings, folder: Path, *, resume: bool, device: str, report: Report
 ) -> Document:
     """Run the language or the vision stage; the latter, which starts from the former's folder, joins the two."""
+    from safetensors.torch import load_file
+
+    from stts_cli.toy.nano_language import LabelClips, LabelEmbedding, LanguageModel
+    from stts_cli.toy.nano_vision import VisionFrames, VisionModel, fit_connector
+    from stts_cli.training.trainer import SttsTrainer, trainer_arguments
+
     rank, world = process()
     record = {key: value for key, value in run_folder.record_of(settings).items() if key != "model"}
     run_folder.check_folder(folder, record, resume=resume, first=rank == 0)
@@ -165,8 +170,11 @@ def _pretrain(
     return document
 
 
-def _weights(settings: FinetuneSettings, family: Family, extra: Any) -> run_folder.Files:
+def _weights(settings: FinetuneSettings, family: Any, extra: Any) -> run_folder.Files:
     """Return what writes a stage's weights into a folder, and what reads them back."""
+    from safetensors.torch import load_file, save_file
+
+    from stts_cli.training.results import load_weights, write_checkpoint
 
     def write(folder: Path, state_dict: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,6 +190,8 @@ def _weights(settings: FinetuneSettings, family: Family, extra: Any) -> run_fold
 
 def _publish(stage: Path, out: Path) -> None:
     """Copy the last stage's result into the run's own folder, under its name and without this machine's paths."""
+    from stts_cli.families.settings import SETTINGS_FILE
+
     document = json.loads((stage / SETTINGS_FILE).read_text(encoding="utf-8"))
     training = document["training"]
     training["model"] = training["settings"]["model"] = Path(training["model"]).name

@@ -18,7 +18,6 @@ import yaml
 from stts_cli.toy.world import COLORS, DIRECTIONS, SHAPES, Scene, Thing, scene_rng
 
 Interval = tuple[float, float]
-Wordings = Mapping[str, tuple[str, ...]]
 _WORDINGS = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8"))
 WORDINGS, MORE_WORDINGS, UNSEEN_WORDINGS = (
     {key: tuple(uses[use]) for key, uses in _WORDINGS.items()} for use in ("measured", "training", "unseen")
@@ -64,7 +63,7 @@ class Question:
         """Return whether every needed interval holds one of the sampled times."""
         return all(bool(np.any((times_s >= a) & (times_s < b))) for a, b in self.needs)
 
-    def reworded(self, rng: np.random.Generator, wordings: Wordings) -> Question:
+    def reworded(self, rng: np.random.Generator, wordings: Mapping[str, tuple[str, ...]]) -> Question:
         """Return the question in one of `wordings`, which `rng` chooses."""
         return dataclasses.replace(self, text=_choose(rng, wordings[self.wording]).format(self.name))
 

@@ -133,8 +133,7 @@ def make_scene(split: str, index: int, long: bool = False, crowd: bool = False) 
     for k, action in enumerate(actions):
         if action == "changes color" and len(colors) < 2 + len(actions) - k:  # colours are never shared
             action = "moves"
-        thing = _place(rng, action, duration, colors, things, arrivals, long)
-        if thing is not None:
+        if (thing := _place(rng, action, duration, colors, things, arrivals, long)) is not None:
             things.append(thing)
     base, tint = rng.integers(25, 105, size=(2, 1)), rng.integers(-12, 13, size=(2, 3))
     rgb = tuple(tuple(color) for color in np.clip(base + tint, 8, 118).tolist())

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -256,6 +258,11 @@ def test_only_the_flags_that_fit_all_stages(tmp_path):
         nano.train_nano(_tiny(), {"lr_llm": 0.1}, tmp_path)
     with pytest.raises(InputError, match="language, vision, dense, stts"):
         nano.train_nano({"language": {}, "dense": {}}, {}, tmp_path)
+
+
+def test_a_wrong_flag_is_refused_before_torch_is_loaded():
+    program = "import sys, stts_cli.toy.nano; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_the_seed_is_added_and_accumulation_is_divided():
