@@ -311,6 +311,7 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(monkeypatch):
         measured()
 
 
+@pytest.mark.slow
 def test_what_was_measured_outlives_a_frame_count_that_memory_does_not_suffice_for(monkeypatch, capsys):
     real = run.take_turns
 
@@ -392,6 +393,7 @@ def test_a_stock_checkpoint_has_no_learned_scorer(tiny_checkpoint, tmp_path):
         profiling.architecture_of(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_document_and_nothing_else(capfd):
     more = ["--compare", "random@0.3,tome", "--no-memory", "--json"]
     with pytest.raises(SystemExit) as end:
