@@ -22,7 +22,7 @@ from stts_cli.engine.results import Answer, Option, Video
 from stts_cli.errors import InputError, suggest
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
 from stts_cli.media.source import ReadRequest, Source
-from stts_cli.media.video import Clip, read_clip
+from stts_cli.media.video import Clip, read_file
 from stts_cli.pruning.own_scorer import import_scorer
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm, Execution, Pruning
@@ -93,7 +93,7 @@ class VideoModel:
     def request(self, source: Source) -> ReadRequest:
         """Return what is to be read of a source."""
         resample = choose_filter(self.arm.resize, self.family.resample)
-        return ReadRequest(source, self.frames, self.arm.max_fps, self.family.frame_size, resample)
+        return ReadRequest(source, self.frames, self.arm.max_fps, self.family.layout_rule, resample)
 
     def read(self, video: str | Path | np.ndarray, times: Sequence[float] | None = None) -> Clip:
         """Read a video as `encode` does; the arguments are its own."""
@@ -103,14 +103,7 @@ class VideoModel:
             return Clip.from_frames(video, times)
         if times is not None:
             raise InputError(f"times: are for frames in memory; {video} is a file and has its own.")
-        request = self.request(Source(Path(video)))
-        return read_clip(
-            video,
-            num_frames=request.num_frames,
-            max_fps=request.max_fps,
-            size=request.size,
-            resample=request.resample,
-        )
+        return read_file(self.request(Source(Path(video))))
 
     def encode(
         self,
@@ -145,7 +138,7 @@ class VideoModel:
             tokens = self.family.encode(patches, self.pruning, execution=execution)
         seconds = {"preprocess": preprocessed - started, **tokens.seconds}
         notes = [f"read with PyAV: {clip.fallback_reason}"] if clip.fallback_reason else []
-        notes += filter(None, [self.clamp_note(len(clip.timestamps_s))])
+        notes += filter(None, [self.pruning.clamp_note(len(tokens.keep_mask), tokens.layout.num_windows)])
         for line in notes:
             self.note(line)
         encode_s = clock(self.device) - started
@@ -185,7 +178,7 @@ class VideoModel:
         if video.family is not family:
             raise InputError(f"{video}: was encoded by another model; encode it with {self.name} first.")
         asked = clock(self.device)
-        prompt = family.build_prompt(video.clip.timestamps_s, question, video.tokens.keep_mask, context=context)
+        prompt = video.prompt(question, context)
         ids = prompt.input_ids.to(self.device)
         head, tail = ids[:, : prompt.num_prefix], ids[:, prompt.num_prefix :]
         if video.prefix is None or not torch.equal(video.prefix.input_ids, head):
@@ -362,7 +355,7 @@ def _resolve(family: Family, arm: Arm) -> tuple[Pruning, list[str]]:
     """Decide what an arm leaves open: the scorer, "none" where nothing is dropped, the keep ratio and the layer."""
     own = family.settings
     pruning = own.override(prune_layer=arm.prune_layer, seed=arm.seed)
-    settings.check_prune_layer(pruning.prune_layer, family.shape().vit_blocks)
+    settings.check_prune_layer(pruning.prune_layer, len(family.vit_blocks))
     notes = [NOTE] if arm.resize == DECODER else []
     scorer, more = settings.resolve_scorer(
         arm.scorer,

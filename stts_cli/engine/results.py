@@ -15,7 +15,7 @@ from stts_cli.settings import Pruning
 
 if TYPE_CHECKING:
     from stts_cli.engine.generate import VideoPrefix
-    from stts_cli.families.base import EncodedVideo, Family
+    from stts_cli.families.base import EncodedVideo, Family, Prompt
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Video:
 
     @property
     def keep_mask(self) -> torch.Tensor:
-        """Kept windows: bool (T, W) on the CPU, True = kept."""
+        """Kept windows: bool (T, W) on the CPU, True = kept; (U, W) where a unit is several frames."""
         return self.tokens.keep_mask.cpu()
 
     @property
@@ -61,9 +61,14 @@ class Video:
     @property
     def savings(self) -> Savings:
         """Tokens and FLOPs up to the question: vision encoder, connector, and the language model's prefill of it."""
-        prompt = self.family.build_prompt(self.clip.timestamps_s, "?", self.tokens.keep_mask)
+        prompt = self.prompt("?")
         behind = prompt.input_ids.shape[1] - prompt.num_prefix
         return self.count(prompt.dense_length - behind, prompt.num_prefix, 1)
+
+    def prompt(self, question: str, context: str = "") -> Prompt:
+        """Word a question about it; see `Family.build_prompt`."""
+        times, tokens = self.clip.timestamps_s, self.tokens
+        return self.family.build_prompt(times, question, tokens.keep_mask, layout=tokens.layout, context=context)
 
     def count(self, dense_length: int, length: int, num_new_tokens: int) -> Savings:
         """Count tokens and FLOPs of one question.
@@ -74,7 +79,7 @@ class Video:
             num_new_tokens: decoding steps, the first of which comes with the prefill.
         """
         return count(
-            self.family.shape(),
+            self.family.shape(self.tokens.layout),
             self.tokens.keep_mask.sum(1).tolist(),
             (dense_length, length),
             self.pruning.prune_layer,

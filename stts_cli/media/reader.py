@@ -198,11 +198,14 @@ def _read_folder(request: ReadRequest) -> Clip:
         raise InputError(f"{folder}: holds no numbered .jpg frames; check the folder.")
     times = np.arange(len(files)) / fps
     chosen = choose_frames(times, request)
-    frames, resizer = [], Resizer(request.size, request.resample)
+    frames: list[np.ndarray] = []
     for index in chosen:
         try:
             with open_file(files[index]) as container:
-                frames.append(fit(next(container.decode(video=0)), resizer))
+                picture = next(container.decode(video=0))
+            if not frames:
+                resizer = Resizer(request.sized(picture.height, picture.width).size, request.resample)
+            frames.append(fit(picture, resizer))
         except (av.error.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
             raise InputError(f"{files[index]}: cannot be read as a picture; must be a whole JPEG file.") from error
     times_s = [round(float(times[index]), 4) for index in chosen]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stts_cli.settings import LayoutRule
+
 
 @dataclass(frozen=True)
 class Source:
@@ -41,5 +43,17 @@ class ReadRequest:
     source: Source
     num_frames: int  # the most
     max_fps: float  # the most frames a second
-    size: tuple[int, int] | None  # (height, width) in pixels, or None for the file's own
+    size: tuple[int, int] | LayoutRule | None  # (height, width) in pixels, what decides it, or None for the file's own
     resample: str = "bilinear"  # filter that frames are resized with, as in `video.read_clip`
+
+    def sized(self, height: int, width: int) -> SizedRequest:
+        """Decide the size for a video of such frames, before one is decoded."""
+        size = self.size(height, width, self.num_frames).frame_size if callable(self.size) else self.size
+        return SizedRequest(self.source, self.num_frames, self.max_fps, size, self.resample)
+
+
+@dataclass(frozen=True)
+class SizedRequest(ReadRequest):
+    """What to read, its frames' size decided."""
+
+    size: tuple[int, int] | None

@@ -28,7 +28,7 @@ import numpy as np
 
 from stts_cli.errors import InputError
 from stts_cli.media.resize import DECODER, Resizer
-from stts_cli.media.source import ReadRequest, Source
+from stts_cli.media.source import ReadRequest, SizedRequest, Source
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # demuxers that open what the file names: playlists, stream descriptions, numbered pictures, parts and indices
@@ -238,12 +238,13 @@ def read_file(request: ReadRequest) -> Clip:
     """Read the part of a video file that is asked for, as `read_clip` does; `Source.end_frame` is not looked at."""
     path = request.source.path
     info = probe(path)
+    sized = request.sized(info.height, info.width)
     try:
-        return _read_with_decord(info, request)
+        return _read_with_decord(info, sized)
     except _DecoderError as error:
         reason = str(error)
     try:
-        return _read_with_pyav(info, request, reason)
+        return _read_with_pyav(info, sized, reason)
     except _DecoderError as error:
         raise InputError(f"{path}: cannot be decoded ({error}); it is damaged.") from error
 
@@ -263,7 +264,7 @@ def _checked_file(path: str | Path) -> Path:
     return path
 
 
-def _read_with_decord(info: VideoInfo, request: ReadRequest) -> Clip:
+def _read_with_decord(info: VideoInfo, request: SizedRequest) -> Clip:
     steps = _watched(_decord_steps(info, request))
     times, chosen = next(steps)
     resizer = Resizer(request.size, request.resample)
@@ -271,7 +272,7 @@ def _read_with_decord(info: VideoInfo, request: ReadRequest) -> Clip:
     return _clip(frames, times, chosen, info, None)
 
 
-def _decord_steps(info: VideoInfo, request: ReadRequest) -> Iterator[Any]:
+def _decord_steps(info: VideoInfo, request: SizedRequest) -> Iterator[Any]:
     """Yield (times of all frames, chosen indices), then the chosen frames (H, W, 3) one by one."""
     try:
         import decord
@@ -300,7 +301,7 @@ def _decord_steps(info: VideoInfo, request: ReadRequest) -> Iterator[Any]:
         yield np.ascontiguousarray(rows[:, : width * 3]).reshape(height, width, 3)
 
 
-def _read_with_pyav(info: VideoInfo, request: ReadRequest, fallback_reason: str) -> Clip:
+def _read_with_pyav(info: VideoInfo, request: SizedRequest, fallback_reason: str) -> Clip:
     import av
 
     path = request.source.path

@@ -25,9 +25,10 @@ def kept_png(video: Video) -> bytes:
         EnvironmentFailure: matplotlib is not installed.
     """
     family, clip, mask = video.family, video.clip, video.keep_mask.numpy()
-    table = family.window_index(family.layout).cpu().numpy()
+    layout = video.tokens.layout
+    table = family.window_index(layout).cpu().numpy()
     title = f"{family.model_name}: {mask.mean():.0%} of the windows kept"
-    return kept_picture(clip.frames, clip.timestamps_s, mask, table, family.layout.grid, title)
+    return kept_picture(clip.frames, clip.timestamps_s, mask, table, layout.grid, title)
 
 
 def video_html(video: Video) -> str:

@@ -18,7 +18,7 @@ from stts_cli.engine.ask import ask
 from stts_cli.engine.model import VideoModel
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.media.video import Clip
-from stts_cli.settings import Arm, Pruning
+from stts_cli.settings import Arm, Layout, Pruning
 
 WINDOWS = 4
 PATCH, END = 41, 3
@@ -47,9 +47,11 @@ class Model:
 
 
 class Family:
-    frame_size = (8, 8)
+    """Cuts each video in its own way: nothing here may ask for the one layout of all videos."""
+
     resample = "bilinear"
     model_name = "fake"
+    vit_blocks = range(12)
     is_demonstration = False
     notes = ()
     eos_token_ids = (END,)
@@ -60,8 +62,10 @@ class Family:
         self.spend = spend
         self.scorer = object() if scorer else None
         self.settings = Pruning(prune_layer=3, keep_ratio=0.5)
-        self.layout = SimpleNamespace(num_windows=WINDOWS)
         self.encoded: list[dict] = []
+
+    def layout_rule(self, height, width, num_frames):
+        return Layout(frame_size=(height // 8, width // 8), grid=(4, 4), window=(2, 2))
 
     def preprocess(self, frames):
         assert frames.dtype == torch.uint8
@@ -76,6 +80,7 @@ class Family:
         return SimpleNamespace(
             visual_tokens=torch.zeros(int(mask.sum()), 2),
             keep_mask=mask,
+            layout=self.layout_rule(64, 64, len(mask)),
             scorer=scorer,
             seconds={"vit_dense": 0.25},
             kernel="sdpa",
@@ -83,7 +88,7 @@ class Family:
             packed_patches=[9 * int(n) for n in mask.sum(1)],
         )
 
-    def build_prompt(self, timestamps_s, question, keep_mask, *, context=""):
+    def build_prompt(self, timestamps_s, question, keep_mask, *, layout, context=""):
         head = [1] + [PATCH] * int(keep_mask.sum()) + self.tokenizer(context)["input_ids"]
         ids = torch.tensor([head + self.tokenizer(question)["input_ids"]])
         return SimpleNamespace(
@@ -99,8 +104,8 @@ class Family:
     def quote(self, text, name="question"):
         return text
 
-    def shape(self):
-        return SimpleNamespace(num_windows=WINDOWS, vit_blocks=12)
+    def shape(self, layout):
+        return layout
 
 
 @pytest.fixture
@@ -182,8 +187,8 @@ def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
 def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):
     build = Family.build_prompt
 
-    def moody(self, timestamps_s, question, keep_mask, *, context=""):
-        prompt = build(self, timestamps_s, question, keep_mask)
+    def moody(self, timestamps_s, question, keep_mask, *, layout, context=""):
+        prompt = build(self, timestamps_s, question, keep_mask, layout=layout)
         prompt.input_ids[0, 0] = len(question)
         return prompt
 
@@ -235,7 +240,7 @@ def test_every_arm_sees_the_same_clip_and_warms_up(counted, clip_file, monkeypat
         ("dense", "none", 1.0),
     ]
     assert found["video"]["num_frames"] == 4
-    assert found["video"]["frame_size"] == [8, 8]
+    assert found["video"]["frame_size"] == [12, 16], "of 96x128, by the layout rule"
     assert len(family.encoded) == 4, "both arms warm up on a few frames first"
     assert stages[0] == "loading the model"
     assert (found["device"], found["dtype"]) == ("cpu", "float32")

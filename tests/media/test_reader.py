@@ -11,8 +11,16 @@ from stts_cli.media import reader
 from stts_cli.media.reader import read_ahead, read_source
 from stts_cli.media.source import ReadRequest, Source
 from stts_cli.media.video import read_clip
+from stts_cli.settings import Layout
 from tests.conftest import frame_value
 from tests.media import workers
+
+
+class HalfSize:
+    """A layout rule of videos that keep their aspect ratio; workers get it too."""
+
+    def __call__(self, height, width, num_frames):
+        return Layout(frame_size=(height // 2, width // 2), grid=(2, 2), window=(1, 1))
 
 
 def request(path, **source):
@@ -34,6 +42,14 @@ def test_workers_return_what_reading_here_returns_in_order(write_video, tmp_path
         np.testing.assert_array_equal(result.clip.frames, here.frames)
         assert result.clip.timestamps_s == here.timestamps_s
         assert result.read_s > 0
+
+
+def test_a_rule_decides_the_size_in_the_process_that_reads(write_video):
+    rule = HalfSize()
+    sizes = [(96, 128), (64, 48)]
+    wanted = [dataclasses.replace(request(write_video(f"{h}.mp4", size=(h, w))), size=rule) for h, w in sizes]
+    found = list(read_ahead(wanted, workers=1, timeout_s=60))
+    assert [result.clip.frames.shape[1:3] for result in found] == [(48, 64), (32, 24)]
 
 
 def test_a_video_cut_at_a_frame_ends_with_the_one_before(write_video, tmp_path):
@@ -116,6 +132,8 @@ def test_webm_and_a_folder_of_frames(tmp_path):
     grey = clip.frames.mean(axis=(1, 2, 3))
     np.testing.assert_allclose(grey, [frame_value(index) for index in (3, 5, 7, 9)], atol=4)
     assert clip.frames.shape == (4, 24, 32, 3)
+    by_rule = dataclasses.replace(request(folder), size=HalfSize())
+    assert read_source(by_rule).frames.shape[1:3] == (24, 32)
     (folder / "00004.jpg").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"00004\.jpg: cannot be read as a picture; must be a whole JPEG file\.$"):
         read_source(request(folder, start_s=1.0, end_s=3.0))
