@@ -28,37 +28,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are put and replies are read.
-
-    Attributes:
-        benchmark: words the prompt, and has the rules.
-        scoring: a key of its scorers.
-        max_new_tokens: the most tokens of an answer.
-        seed: of guesses.
-    """
+    """How questions are put and replies are read; `scoring` is a key of the benchmark's scorers."""
 
     benchmark: Benchmark
     scoring: str
     max_new_tokens: int
-    seed: int
+    seed: int  # of guesses
 
 
 def load_arms(
     arms: Sequence[Arm], device: str, loaded: dict[tuple[str, str], Family], seed: int = 0
 ) -> tuple[list[VideoModel], list[str]]:
-    """Load every arm's model, each checkpoint once, and decide what its settings leave open.
+    """Load every arm's model, each checkpoint once, or refuse two arms that turn out to be the same.
 
-    Args:
-        arms: what is asked.
-        device: "cpu", "cuda", "cuda:N" or "mps".
-        loaded: models that are loaded already, by checkpoint and dtype; what is loaded here is added.
-        seed: of the random scorer, for arms that name none.
-
-    Returns:
-        The models, one an arm, and notes for the user.
-
-    Raises:
-        InputError: two arms turn out to be the same.
+    `loaded` holds models by checkpoint and dtype, and gets those loaded here; `seed` is for arms that name none. Return
+    the models, one an arm, and notes for the user.
     """
     models: list[VideoModel] = []
     for arm in arms:
@@ -85,23 +69,11 @@ def same_arms(one: str, other: str) -> InputError:
 
 
 def answer(
-    asking: Asking,
-    model: VideoModel,
-    asked: Sequence[QaItem],
-    read: ReadResult,
-    keep: Callable[[Row], None],
+    asking: Asking, model: VideoModel, asked: Sequence[QaItem], read: ReadResult, keep: Callable[[Row], None]
 ) -> float | None:
-    """Answer questions about one clip, each kept at once; a failure becomes its row's error.
+    """Answer questions about one clip and keep each row at once; a failure becomes its row's error.
 
-    Args:
-        asking: how to ask and score.
-        model: under an arm's settings.
-        asked: the questions that are open.
-        read: the clip.
-        keep: takes each row.
-
-    Returns:
-        Seconds that encoding the clip and answering took; None where a question failed.
+    Return the seconds that encoding the clip and answering took; None where a question failed.
     """
     clip = read.clip
     if clip is None:
@@ -117,10 +89,7 @@ def answer(
         try:
             video = video or model.encode(clip)
             reply = model.ask(
-                video,
-                asking.benchmark.prompt(item),
-                context=contexts[item.id],
-                max_new_tokens=asking.max_new_tokens,
+                video, asking.benchmark.prompt(item), context=contexts[item.id], max_new_tokens=asking.max_new_tokens
             )
         except InputError as error:  # of this question, such as one that is too long; the others are asked
             keep(_row(model, item, error=str(error)))
@@ -133,15 +102,7 @@ def answer(
     return seconds + sum(video.seconds.values()) + video.prefill_s
 
 
-def _answer_row(
-    asking: Asking,
-    model: VideoModel,
-    item: QaItem,
-    context: str,
-    video: Video,
-    answer: Answer,
-) -> Row:
-    """Score an answer."""
+def _answer_row(asking: Asking, model: VideoModel, item: QaItem, context: str, video: Video, answer: Answer) -> Row:
     text = answer.text.strip()
     verdict = asking.benchmark.scorers[asking.scoring](text, item, random.Random(f"{asking.seed} {item.id}"))
     return _row(

@@ -21,21 +21,12 @@ def estimate_cost(
 ) -> dict[str, Any]:
     """Count what every arm will cost at most, every video having as many frames as the arm takes.
 
-    A video costs its encoding and its prompt once; a question costs its own tokens and those of its answer, each as
-    much as a decoding step.
-
-    Args:
-        gathered: the questions of every benchmark.
-        arms: what answers them.
-        on_gpu: whether a GPU will.
-        max_new_tokens: None for the benchmarks' own.
+    A video costs its encoding and its prompt once; a question costs its own tokens and those of its answer
+    (`max_new_tokens`, None for its benchmark's own), each as much as a decoding step. A checkpoint that is no Molmo2
+    is refused.
 
     Returns:
         "videos", "questions", "flops" by arm, "assumed_flops_per_s", and "hours" of all arms at that rate.
-
-    Raises:
-        InputError: a checkpoint that is no Molmo2, or a setting out of range.
-        EnvironmentFailure: a hub that cannot be reached.
     """
     videos = sum(len({item.source for item in each.items}) for each in gathered)
     tokens = sum(

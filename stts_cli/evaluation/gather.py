@@ -19,23 +19,14 @@ LISTED = 5  # missing videos named in the message
 
 @dataclass(frozen=True)
 class Questions:
-    """What will be asked.
-
-    Attributes:
-        benchmark: whose questions.
-        split: of it.
-        items: the questions whose videos are there.
-        missing: names of the videos that are not.
-        num_missing: questions about them.
-        notes: what was guessed, put right or left out while they were read.
-    """
+    """What will be asked of a benchmark: the questions whose videos are there."""
 
     benchmark: Benchmark
     split: str
     items: list[QaItem]
-    missing: list[str]
-    num_missing: int
-    notes: tuple[str, ...] = ()
+    missing: list[str]  # names of the videos that are not there
+    num_missing: int  # questions about them
+    notes: tuple[str, ...] = ()  # what was guessed, put right or left out while the questions were read
 
 
 def gather(
@@ -49,23 +40,17 @@ def gather(
     allow_missing: bool = False,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Questions:
-    """Get a benchmark's questions and see that their videos are there.
+    """Get a benchmark's questions, or refuse an unknown name or split, and files or videos that are not there.
 
     Args:
         bench: a name, or the path of a file of the user's own.
-        split: of it; None for its default.
-        videos: only this many videos, evenly spread over the benchmark, with all their questions.
-        limit: only this many questions.
+        split: None for the benchmark's default.
+        videos: only this many, evenly spread over the benchmark, with all their questions; None for all.
+        limit: only this many questions; None for all.
         data_dir: a folder that holds the benchmark, or a sub-folder of its name that does; None for the hub.
-        hf_repo: a dataset id on the hub instead of the benchmark's own.
+        hf_repo: a dataset id on the hub; None for the benchmark's own.
         allow_missing: leave out questions whose video is not there.
         progress: called with what is going on.
-
-    Returns:
-        The questions.
-
-    Raises:
-        InputError: an unknown name or split, files that are not there, or videos that are not.
     """
     for name, number in (("videos", videos), ("limit", limit)):
         if number is not None and number < 1:

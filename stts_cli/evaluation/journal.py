@@ -30,25 +30,17 @@ ANSWERED = {"counted", "parsed", "chance", "visual_tokens", "flops", "peak_bytes
 
 
 class Journal:
-    """The answers of a run.
+    """The answers of a run; a folder that holds a run with other settings, or something else, is refused.
 
     Args:
         folder: where they are kept, or None to keep them in memory only.
         config: the run's settings, plain JSON data.
         rank: which of several processes this is.
-
-    Attributes:
-        rows: the answers, by arm and item.
-        notes: what was wrong with the files, a sentence each.
-
-    Raises:
-        InputError: the folder holds a run with other settings, or something else.
-        EnvironmentFailure: here and below, something cannot be written.
     """
 
     def __init__(self, folder: Path | None, config: Mapping[str, Any], rank: int = 0) -> None:
-        self.rows: dict[tuple[str, str], Row] = {}
-        self.notes: list[str] = []
+        self.rows: dict[tuple[str, str], Row] = {}  # by arm and item
+        self.notes: list[str] = []  # what was wrong with the files, a sentence each
         self._bad: list[bytes] = []
         self._config: Row = json.loads(json.dumps(config))
         self._file: IO[bytes] | None = None
@@ -64,11 +56,7 @@ class Journal:
                 self._take(path)
 
     def open(self) -> None:
-        """Start to write. Where there are several processes, all of them have read by now.
-
-        Raises:
-            InputError: another run writes there.
-        """
+        """Start to write, or refuse a folder that another run writes to; all processes have read by now."""
         if self._folder is None:
             return
         with writing(self._path):

@@ -73,16 +73,9 @@ class Stts(lmms):
         return self.video_model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answer requests.
+        """Answer requests, a text each in their order, or refuse a document that has no video file, or several.
 
-        Args:
-            requests: lmms-eval's; `args` is (context, gen_kwargs, doc_to_visual, doc_id, task, split).
-
-        Returns:
-            One text a request, in their order.
-
-        Raises:
-            InputError: a document has no video file, or several.
+        A request's `args` are (context, gen_kwargs, doc_to_visual, doc_id, task, split).
         """
         groups: dict[tuple[str, int], list[int]] = {}
         for index, request in enumerate(requests):

@@ -18,11 +18,7 @@ Seconds = dict[str, float]  # of a clip, by arm
 
 
 def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
-    """Sum up an arm.
-
-    Args:
-        rows: its answers.
-        headline: "micro", or the breakdown whose groups' mean is the accuracy.
+    """Sum up an arm's answers; `headline` is "micro", or the breakdown whose groups' mean is the accuracy.
 
     Returns:
         "accuracy" (the headline; "mean" says of what), "micro" with a 95 % interval, "macro" by breakdown, "groups" by
@@ -65,12 +61,7 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
 
 
 def compare(rows_a: Sequence[Row], rows_b: Sequence[Row], headline: str = "micro") -> dict[str, Any]:
-    """Compare two arms on the questions that both answered.
-
-    Args:
-        rows_a: of one arm.
-        rows_b: of the other.
-        headline: as for `summarize`.
+    """Compare two arms on the questions that both answered; `headline` is as for `summarize`.
 
     Returns:
         "difference", of the means over questions (micro; a - b), with its 95 % "interval" and McNemar's p;

@@ -12,15 +12,7 @@ Document = dict[str, Any]
 
 
 def write_results(document: Document, folder: Path) -> None:
-    """Write a document without its single answers.
-
-    Args:
-        document: of a benchmark, or of a suite.
-        folder: made if it is not there.
-
-    Raises:
-        EnvironmentFailure: it cannot be written.
-    """
+    """Write the document of a benchmark or a suite, without its single answers, into a folder made if needed."""
     with writing(folder / "results.json"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").write_text(to_json(_without_samples(document), indent=2) + "\n", encoding="utf-8")

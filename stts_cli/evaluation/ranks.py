@@ -22,12 +22,7 @@ LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK")
 
 
 class Ranks:
-    """The processes of this run.
-
-    Args:
-        environment: under a launcher holds RANK, WORLD_SIZE and LOCAL_RANK, or mpirun's names for them; None for the
-            process's own.
-    """
+    """The processes of this run, as `environment` names them; None for this process's own."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment

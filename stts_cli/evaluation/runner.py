@@ -72,17 +72,11 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(RunSettings):
-    """What is asked, and how.
-
-    Attributes:
-        questions: of one benchmark.
-        arms: at least one; each answers all of them, and is compared with the first.
-        scoring: a key of the benchmark's scorers.
-    """
+    """What is asked, and how: every arm answers all questions, and is compared with the first."""
 
     questions: Questions
     arms: Sequence[Arm]
-    scoring: str = "strict"
+    scoring: str = "strict"  # a key of the benchmark's scorers
 
     @property
     def asking(self) -> Asking:
@@ -98,17 +92,11 @@ def evaluate(
     ranks: Ranks | None = None,
     families: dict[tuple[str, str], Family] | None = None,
 ) -> dict[str, Any] | None:
-    """Answer and score everything that is not answered yet.
+    """Answer and score everything that is not answered yet; `ranks` None are those that the environment names.
 
-    Args:
-        run: what to do.
-        progress: called with what is going on, and behind it questions done and in all.
-        ranks: the processes that share the work; None for those the environment names.
-        families: models that are loaded already, by name and dtype; what is loaded here is added.
-
-    Returns:
-        The document: settings, per arm a summary (`metrics.summarize`), comparisons of every arm with the first, those
-        of the other pairs, and every row; None in every process but the first.
+    `families` holds models by name and dtype, and gets those loaded here. Return the document: settings, per arm a
+    summary (`metrics.summarize`), comparisons of every arm with the first, those of the other pairs, and every row;
+    None in every process but the first.
 
     Raises:
         InputError: a setting is wrong, the folder holds another run, or nothing could be answered.

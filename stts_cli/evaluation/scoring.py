@@ -19,17 +19,11 @@ from stts_cli.data.items import QaItem
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule made of a reply.
+    """What a rule made of a reply."""
 
-    Attributes:
-        parsed: the answer it read; None where it read none, also where it then guesses.
-        correct: whether the reply is right.
-        counted: False where the rule leaves an unread reply out of the denominator.
-    """
-
-    parsed: str | None
+    parsed: str | None  # the answer it read; None where it read none, also where it then guesses
     correct: bool
-    counted: bool = True
+    counted: bool = True  # False where the rule leaves an unread reply out of the denominator
 
 
 Scorer = Callable[[str, QaItem, random.Random], Verdict]
@@ -68,13 +62,7 @@ def plain_answer(text: str) -> str:
     In order: Unicode NFKC; lower case; commas between the digits of thousands removed; every mark of punctuation made a
     space, but for "%", for a point, colon or slash between digits, a minus before a number, and apostrophes, which are
     removed; "zero" to "twenty" written as digits; "a", "an" and "the" left out, unless nothing else is there; single
-    spaces.
-
-    Args:
-        text: any.
-
-    Returns:
-        The plain form, "" where the text holds nothing but punctuation.
+    spaces. Nothing is left of a text that holds nothing but punctuation.
     """
     said = unicodedata.normalize("NFKC", text).casefold()
     said = re.sub(r"['\u2018\u2019]", "", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", said))
@@ -141,7 +129,7 @@ class _Options:
 
 
 def read_option(reply: str, options: Sequence[str], letters: str) -> int | None:
-    r"""Find the one option a reply names.
+    r"""Return the index of the one option that a reply names, or None; `letters` has one for each option, or is "".
 
     The reply is first freed of thoughts (`<think>...</think>`, also one that never ends), and written in Unicode NFKC,
     so that a full-width letter in full-width brackets is "(B)". Then the first of these steps that finds something
@@ -162,14 +150,6 @@ def read_option(reply: str, options: Sequence[str], letters: str) -> int | None:
 
     What was marked or stated is read by the steps 1 and 5 to 8. From step 3 on, what is denied ("not B", "(B) is
     wrong") is not named.
-
-    Args:
-        reply: what the model said.
-        options: their texts, at least one.
-        letters: the letters they were shown with, as many, or "".
-
-    Returns:
-        The index of the option, or None.
     """
     known = _Options.of(options, letters)
     said = unicodedata.normalize("NFKC", _without_thoughts(reply)).replace("\u2019", "'")

@@ -12,11 +12,7 @@ from stts_cli.settings import Arm
 
 
 def expand_seeds(arms: Sequence[Arm], num_seeds: int | None) -> list[Arm]:
-    """Replace every arm that scores at random by one arm a seed.
-
-    Args:
-        arms: as they were asked for.
-        num_seeds: 0 to `num_seeds` - 1 are the seeds; None leaves the arms as they are.
+    """Replace every arm that scores at random by one arm a seed, from 0 to `num_seeds` - 1; None leaves them alone.
 
     Raises:
         InputError: no seed at all, or no arm that scores at random.
@@ -35,11 +31,7 @@ def expand_seeds(arms: Sequence[Arm], num_seeds: int | None) -> list[Arm]:
 
 
 def summarize_seeds(arms: Sequence[Arm], accuracies: Mapping[str, float | None]) -> dict[str, Any]:
-    """Sum up the arms of `expand_seeds`.
-
-    Args:
-        arms: all that ran.
-        accuracies: by arm, in [0, 1]; None where nothing was scored.
+    """Sum up the arms of `expand_seeds`; accuracies are in [0, 1], None where nothing was scored.
 
     Returns:
         By the name that an arm had before: "arms", the names of its seeds' arms; "accuracies", one a seed; "mean"; and

@@ -17,14 +17,7 @@ PACKAGES = ("torch", "transformers", "decord2", "av", "numpy")
 
 
 def weights_hash(family: Any) -> str:
-    """Return 16 hex digits that stand for a model's weights and its scorer's.
-
-    Args:
-        family: a loaded model family.
-
-    Returns:
-        A hash over every weight's name, shape and evenly spread numbers; training changes them all.
-    """
+    """Return 16 hex digits of a hash over name, shape and evenly spread numbers of every weight, scorer included."""
     digest = hashlib.sha256()
     modules = [family.model, *([family.scorer] if family.scorer is not None else [])]
     with torch.inference_mode():

@@ -61,14 +61,9 @@ def mean_interval(
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:
-    """Return the exact two-sided p-value that two arms are equally often right.
+    """Return the exact two-sided p-value that two arms, each alone right on so many questions, are equally often right.
 
-    Args:
-        only_a: questions only the first arm has right.
-        only_b: questions only the second arm has right.
-
-    Returns:
-        The probability, under a fair coin, of a split at least as uneven; 1 where they never disagree.
+    It is the probability, under a fair coin, of a split at least as uneven; 1 where they never disagree.
     """
     total = only_a + only_b
     return min(1.0, 2 * sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1)) / 2**total)

@@ -31,15 +31,12 @@ from stts_cli.settings import Arm
 
 
 def plan_arms(arms: Sequence[Arm], scaling: bool) -> list[Arm]:
-    """Decide which arms run.
+    """Decide which arms run; the others are compared with the first, which is dense where that is one of them.
 
     Args:
         arms: what the user asked for, then what it is compared with.
         scaling: test-time scaling instead: dense at T frames against pruned at T and at T / keep_ratio frames, the
             second of which costs about as much as dense.
-
-    Returns:
-        The arms; the first is the one the others are compared with: dense where it is one of them.
 
     Raises:
         InputError: both were asked for, or two arms are the same.
@@ -150,11 +147,7 @@ def _cost(asked: Suite, gathered: Sequence[Questions], arms: Sequence[Arm], how:
 
 
 def averages(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the mean accuracy of every arm over the short benchmarks, the long ones, and all.
-
-    Args:
-        documents: one a benchmark.
-    """
+    """Return the mean accuracy of every arm over the short benchmarks, the long ones, and all."""
     means: dict[str, dict[str, float]] = {}
     for name in ("short", "long", "all"):
         rows = [document["arms"] for document in documents if name in (document["class"], "all")]
@@ -166,9 +159,6 @@ def averages(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
 
 def differences(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return how far every arm is from the first over the short benchmarks, the long ones, and all.
-
-    Args:
-        documents: one a benchmark.
 
     Returns:
         By class and arm: "difference", the mean of the benchmarks' paired differences, each of the mean that `averages`

@@ -74,10 +74,7 @@ class TrainingModel(nn.Module):
     """
 
     def __init__(
-        self,
-        family: Family,
-        settings: FinetuneSettings | None = None,
-        note: Callable[[str], None] = lambda text: None,
+        self, family: Family, settings: FinetuneSettings | None = None, note: Callable[[str], None] = lambda text: None
     ) -> None:
         super().__init__()
         self.family, self.settings, self.note = family, settings or FinetuneSettings(), note
