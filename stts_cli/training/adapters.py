@@ -16,20 +16,11 @@ ADAPTER = "default"
 
 
 def add_lora(family: Family, *, rank: int = 16, alpha: int = 32, vit: bool = False) -> None:
-    """Freeze a family's stock model and put trainable adapters into it, in place.
+    """Freeze a family's stock model and put trainable adapters into it, in place, or refuse one that has some already.
 
-    The adapters start as zero, so the model says what it said before. They are float32 whatever the model's dtype; the
-    scorer is left as it is.
-
-    Args:
-        family: loaded.
-        rank: of the adapters.
-        alpha: the adapters' output is scaled by alpha / rank.
-        vit: adapters also in the ViT's blocks up to the deepest that the connector reads.
-
-    Raises:
-        InputError: a value that is not above 0, or a family that has adapters already.
-        EnvironmentFailure: peft is not installed.
+    The adapters start as zero, so the model says what it said before, and are scaled by alpha / rank. They are float32
+    whatever the model's dtype. `vit` puts some into the ViT's blocks too, up to the deepest that the connector reads.
+    The scorer is left as it is.
     """
     for name, value in (("--lora-rank", rank), ("--lora-alpha", alpha)):
         if value <= 0:

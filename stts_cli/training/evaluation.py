@@ -32,16 +32,9 @@ def evaluate_arms(
     workers: int = 0,
     reduce: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Figures:
-    """Answer every held-out question in each of several ways.
+    """Answer every held-out question in each of several ways: `arms`, by name, are (keep ratio, scorer).
 
-    Args:
-        model: what is trained.
-        dataset: items are lists of clips.
-        arms: name -> (keep ratio, scorer).
-        rank: this process's number; it takes every `world`-th item.
-        world: processes.
-        workers: processes that read clips ahead.
-        reduce: adds a float64 tensor up over all processes.
+    Of `world` processes each takes every `world`-th item; `reduce` adds a float64 tensor up over all of them.
 
     Returns:
         By arm: "accuracy", "loss" (nats a token), "answers" (how many), "flops_ratio" to dense and "kept", the share of

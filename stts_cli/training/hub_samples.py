@@ -20,18 +20,11 @@ _DOWNLOADS_AT_ONCE = 8
 
 
 def hub_rows(source: str, video_root: str | None) -> tuple[list[NumberedRow], Path]:
-    """Read a dataset, and fetch its videos unless they are on this machine.
+    """Read a dataset, and fetch its videos unless they are on this machine, or refuse one that is not there.
 
-    Args:
-        source: "hf:OWNER/NAME[:SPLIT]", the split "train" where none is given; OWNER/NAME may be a folder's path.
-        video_root: folder that holds the videos; None to fetch them from the dataset's repository.
-
-    Returns:
-        The rows, and the folder that their relative paths start from.
-
-    Raises:
-        InputError: no such dataset, split or video.
-        EnvironmentFailure: no network, or the `datasets` package is missing.
+    `source` is "hf:OWNER/NAME[:SPLIT]", of which OWNER/NAME may be a folder's path, and the split is "train" where none
+    is given. `video_root` is the folder that holds the videos; None to fetch them from the dataset's repository. Return
+    the rows, and the folder that their relative paths start from.
     """
     name, _, split = source.removeprefix("hf:").partition(":")
     if not name:

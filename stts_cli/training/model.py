@@ -231,11 +231,7 @@ def _bound(gradient: Tensor, limit: float) -> Tensor:
 
 @contextmanager
 def stage(what: str, lower: str) -> Iterator[None]:
-    """Say of a stage that it ran out of memory, and which flags to lower.
-
-    Raises:
-        EnvironmentFailure: it did.
-    """
+    """Say of a stage that it ran out of memory, and which flags to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

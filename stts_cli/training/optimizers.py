@@ -82,15 +82,9 @@ def is_hidden(name: str, parameter: Tensor) -> bool:
 def make_groups(
     named: Iterable[tuple[str, nn.Parameter]], settings: FinetuneSettings, part_names: Mapping[str, str]
 ) -> list[Group]:
-    """Sort trainable parameters by part and kind.
+    """Sort parameters, named as in `TrainingModel`, by part and kind; frozen ones are left out.
 
-    Args:
-        named: names as in `TrainingModel`, and parameters; frozen ones are left out.
-        settings: rates, weight decay and the optimizer.
-        part_names: the family's, see `part_of`.
-
-    Returns:
-        The groups. Only matrices that are no embeddings decay.
+    `part_names` are the family's, see `part_of`. Only matrices that are no embeddings decay.
     """
     kinds: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in named:

@@ -90,17 +90,10 @@ class Request:
 
 
 def train(request: Request, report: Report) -> Document:
-    """Do one run, or several beside other processes.
+    """Do one run, or several beside other processes, but not the embedded model's stages.
 
-    Args:
-        request: what is asked for, but not the embedded model's stages.
-        report: takes what happens, as documents with "event".
-
-    Returns:
-        The document of `finetune.finetune`; of several runs, one by name.
-
-    Raises:
-        InputError: see `finetune.finetune` and `runs.train_runs`.
+    `report` takes what happens, as documents with "event". Return the document of `finetune.finetune`, which also says
+    what is refused; of several runs, one by name.
     """
     how: dict[str, Any] = {"resume": request.resume, "device": request.device, "report": report}
     if request.has_runs:

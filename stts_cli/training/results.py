@@ -125,10 +125,8 @@ def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Te
 def load_weights(folder: str | Path, family: Family, train: str) -> None:
     """Put the weights of a folder that `write_checkpoint` wrote back into a model, in place.
 
-    Args:
-        folder: the folder.
-        family: a model of the same sizes, for "lora" with the adapters in it. What was not trained is left alone.
-        train: what was trained, "scorer", "lora" or "full".
+    `train` says what was trained, "scorer", "lora" or "full"; the rest is left alone. The model must have the same
+    sizes, and for "lora" the adapters in it.
 
     Raises:
         InputError: a file is missing or broken, or does not fit the model to the last weight.

@@ -63,14 +63,9 @@ class Rows:
 
 
 def assign_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
-    """Assign videos to rows, first fit, the longest first; one longer than `seq_len` has a row of its own.
+    """Return the videos of each row: first fit, the longest first; one longer than `seq_len` has a row of its own.
 
-    Args:
-        lengths: tokens of each video.
-        seq_len: the most tokens of a row; None for a row a video.
-
-    Returns:
-        The videos of each row.
+    `lengths` are the tokens of each video, `seq_len` the most of a row; None for a row a video.
     """
     if seq_len is None:
         return [[k] for k in range(len(lengths))]
@@ -86,13 +81,10 @@ def assign_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
 
 
 def write_rows(videos: Sequence[VideoTokens], pad_id: int, dtype: torch.dtype, seq_len: int | None = None) -> Rows:
-    """Write videos, at least one, and their conversations into rows, on the CPU.
+    """Write videos, at least one, and their conversations into rows, on the CPU; `pad_id` fills the ends of rows.
 
-    Args:
-        videos: what to write.
-        pad_id: fills the ends of rows.
-        dtype: of the attention mask.
-        seq_len: the most tokens of a row that several videos share; None for a row a video.
+    `dtype` is of the attention mask, `seq_len` the most tokens of a row that several videos share; None for a row a
+    video.
     """
     rows = assign_rows([len(v) for v in videos], seq_len)
     counts = [sum(_num_answers(is_answer) for _, is_answer in video.conversations) for video in videos]

@@ -125,11 +125,7 @@ def checkpoint_of(folder: Path, processes: int, log: Report) -> Path | None:
 
 
 def read_object(path: Path, do: str) -> Document:
-    """Read a JSON object that a run wrote; `do` says what to do where it cannot be read.
-
-    Raises:
-        InputError: no file, or no JSON object.
-    """
+    """Read a JSON object that a run wrote, or refuse a file that holds none; `do` says what to do then."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -32,36 +32,22 @@ TOLERANCE_S = 0.005  # headers round their times
 
 @dataclass(frozen=True)
 class VideoSample:
-    """One video, or one cut of it, with what is asked about it.
+    """One video, or the cut of it from start to end, with what is asked about it."""
 
-    Attributes:
-        video: path of the file.
-        start: leave out what comes before this time in seconds, or None.
-        end: leave out what comes after this time in seconds, or None.
-        conversations: at least one.
-    """
-
-    video: str
-    start: float | None
-    end: float | None
-    conversations: tuple[Conversation, ...]
+    video: str  # path of the file
+    start: float | None  # in seconds; None from the beginning
+    end: float | None  # in seconds; None to the very end
+    conversations: tuple[Conversation, ...]  # at least one
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that training would trip over.
+    """Something that training would trip over."""
 
-    Attributes:
-        line: where it stands in the file, 0 where that is unknown.
-        video: path of the video.
-        what: in words.
-        kind: for counting: a key of the report's last line.
-    """
-
-    line: int
-    video: str
-    what: str
-    kind: str
+    line: int  # where it stands in the file, 0 where that is unknown
+    video: str  # path of the file
+    what: str  # in words
+    kind: str  # for counting: a key of the report's last line
 
 
 def read_samples(
@@ -72,7 +58,9 @@ def read_samples(
     notes: list[str] | None = None,
     skip_invalid: bool = False,
 ) -> list[VideoSample]:
-    """Read every sample of a file or a dataset.
+    """Read every sample of a file or a dataset, or refuse a source without any, and a row that cannot be read.
+
+    The samples come in the order in which their videos first appear.
 
     Args:
         source: a .jsonl, .json or .csv file (rows.py of data), or "hf:OWNER/NAME[:split]".
@@ -80,13 +68,6 @@ def read_samples(
         max_questions: the most conversations of one sample; a video with more becomes several samples.
         notes: gets what was guessed, put right or not read.
         skip_invalid: leave out rows that cannot be read, and note how many and which; else the first is an error.
-
-    Returns:
-        The samples in the order in which their videos first appear.
-
-    Raises:
-        InputError: no such source, a row that is damaged or lacks something (it names the line), or no row at all.
-        EnvironmentFailure: the hub cannot be reached, or the `datasets` package is missing.
     """
     if source.startswith("hf:"):
         from stts_cli.training.hub_samples import hub_rows
@@ -128,18 +109,10 @@ def read_samples(
 def split_held_out(
     samples: Sequence[VideoSample], num_videos: int, seed: int
 ) -> tuple[list[VideoSample], list[VideoSample]]:
-    """Set some videos aside, with everything asked about them.
+    """Return the samples to train on and those held out, or refuse to leave nothing to train on.
 
-    Args:
-        samples: as read.
-        num_videos: how many videos are held out, 0 for none.
-        seed: which ones; they depend on nothing but this, the number and the order of the videos.
-
-    Returns:
-        The samples to train on and those held out, each in their old order.
-
-    Raises:
-        InputError: nothing would be left to train on.
+    A video is held out with everything asked about it. Which ones depends on nothing but the seed, the number and the
+    order of the videos; the samples stay in their old order.
     """
     videos = list(dict.fromkeys(sample.video for sample in samples))
     if not 0 <= num_videos < len(videos):
@@ -161,16 +134,9 @@ def validate(
 ) -> list[Problem]:
     """Look for what training would trip over; every video is opened once, none is decoded.
 
-    Args:
-        samples: as read.
-        max_frames: the most frames of a video.
-        max_fps: the most frames a second.
-        measure: (frames, conversation) -> tokens that they take in a sequence.
-        limit: the most tokens of a sequence.
-        progress: called with videos looked at, and how many there are.
-
-    Returns:
-        The problems in the order of their lines, those of a video at its first line.
+    `measure` returns the tokens that (frames, conversation) take in a sequence, `limit` is the most of one; `progress`
+    is called with videos looked at, and how many there are. Return the problems in the order of their lines, those of a
+    video at its first line.
     """
     by_video: dict[str, list[VideoSample]] = {}
     for sample in samples:

@@ -96,16 +96,7 @@ def main_keep_ratio(text: str) -> float:
 
 
 def check_flags(flags: Iterable[str], allowed: Sequence[str], what: str) -> None:
-    """Refuse flags that a preset decides.
-
-    Args:
-        flags: names of fields that were given.
-        allowed: those that may be.
-        what: which kind of preset, for the message.
-
-    Raises:
-        InputError: another flag.
-    """
+    """Refuse flags, names of fields, that are not allowed because a preset of `what` decides them."""
     if wrong := [_flag(name) for name in flags if name not in allowed]:
         raise InputError(
             f"{wrong[0]}: cannot go with a preset of {what}, which each have their own; only "
