@@ -20,17 +20,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class VideoTokens:
-    """One video's share of a row.
+    """One video's share of a row; a conversation is what follows the video, and which of it the model has to say."""
 
-    Attributes:
-        prefix: ids up to the end of the video, one placeholder a kept window.
-        is_visual: bool (len(prefix),), True for the video's own tokens, which all see each other.
-        conversations: (ids, is_answer) of each: what follows the video, and which of it the model has to say.
-    """
-
-    prefix: Tensor
-    is_visual: Tensor
-    conversations: tuple[tuple[list[int], list[bool]], ...]
+    prefix: Tensor  # ids up to the end of the video, one placeholder a kept window
+    is_visual: Tensor  # bool (len(prefix),), True for the video's own tokens, which all see each other
+    conversations: tuple[tuple[list[int], list[bool]], ...]  # (ids, is_answer) of each
 
     def __len__(self) -> int:
         """Return the tokens of the row that this video takes; an answer's last token is never an input."""
@@ -39,26 +33,15 @@ class VideoTokens:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the language model reads; B rows of L tokens, padded on the right.
+    """What the language model reads; B rows of L tokens, padded on the right."""
 
-    Attributes:
-        input_ids: int64 (B, L).
-        position_ids: int64 (B, L); every conversation goes on from the end of its own video.
-        attention_mask: float (B, 1, L, L), 0 where a token may look, else the lowest number of its dtype.
-        is_visual: int64 (B, L), 1 for the tokens of a video.
-        labels: int64 (B, L), the token that should follow, IGNORED where no loss is taken.
-        answer_ids: int64 (B, L), which answer a label belongs to, counted over the videos in the order given; -1 none.
-        order: which videos stand in the rows, row after row; visual tokens have to come in this order.
-        num_answers: answers in all.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    attention_mask: Tensor
-    is_visual: Tensor
-    labels: Tensor
-    answer_ids: Tensor
-    order: list[int]
+    input_ids: Tensor  # int64 (B, L)
+    position_ids: Tensor  # int64 (B, L); every conversation goes on from the end of its own video
+    attention_mask: Tensor  # float (B, 1, L, L), 0 where a token may look, else the lowest number of its dtype
+    is_visual: Tensor  # int64 (B, L), 1 for the tokens of a video
+    labels: Tensor  # int64 (B, L), the token that should follow, IGNORED where no loss is taken
+    answer_ids: Tensor  # int64 (B, L), which answer a label is of, counted over the videos in the order given; -1 none
+    order: list[int]  # which videos stand in the rows, row after row; visual tokens have to come in this order
     num_answers: int
 
 
