@@ -40,15 +40,11 @@ DENSE = "No scorer was trained: windows are chosen without training, or all kept
 
 
 def model_card(document: Document) -> str:
-    """Describe a finetuning run for people and for the hub.
+    """Describe a finetuning run in Markdown with the hub's front matter; paths are named by their last part only.
 
-    Args:
-        document: of `finetune.finetune`: "model" (the base), "train", "data", "steps", "seconds", "settings",
-            "before" and "after" (by arm: accuracy, loss, flops_ratio, kept, answers), "is_demonstration". What is
-            missing is left out.
-
-    Returns:
-        Markdown with the hub's front matter. Of paths on this machine only the last part is named.
+    The document is that of `finetune.finetune`: "model" (the base), "train", "data", "steps", "seconds", "settings",
+    "before" and "after" (by arm: accuracy, loss, flops_ratio, kept, answers), "is_demonstration". What is missing is
+    left out.
     """
     base, train = str(document.get("model", "")), document.get("train", "full")
     settings, demonstration = document.get("settings", {}), bool(document.get("is_demonstration"))
@@ -91,12 +87,7 @@ FOLDER is this folder, or its name on the hub.
 
 
 def check_push(repo: str, base_model: str, train: str) -> None:
-    """Find out before training what would keep its result from the hub repository OWNER/NAME; nothing is sent.
-
-    Raises:
-        InputError: not a name of a repository, or a small folder whose base model is on this machine only.
-        EnvironmentFailure: nobody is logged in.
-    """
+    """Refuse, before training, a hub repository OWNER/NAME that its result cannot be pushed to; nothing is sent."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -117,12 +108,7 @@ def check_push(repo: str, base_model: str, train: str) -> None:
 
 
 def push_to_hub(folder: str | Path, repo: str) -> str:
-    """Upload a run's result, without its checkpoints and logs; return the address of the repository, private if new.
-
-    Raises:
-        InputError: see `check_push`.
-        EnvironmentFailure: the hub cannot be reached, or refuses.
-    """
+    """Upload a run's result, without its checkpoints and logs; return the address of the repository, private if new."""
     from huggingface_hub import HfApi
 
     _, document = read_settings(Path(folder) / SETTINGS_FILE)

@@ -33,18 +33,10 @@ WAIT_S = 5.0
 
 
 def plan_runs(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str, FinetuneSettings]:
-    """Put a preset and flags together.
+    """Put a preset's runs and flags together, or refuse flags that are not in `FLAGS` and runs without a base model.
 
-    Args:
-        stages: `FinetuneSettings` fields by run; "model" may be the name of another run, and is that of the flags
-            where a run has none.
-        flags: settings for all runs, of `FLAGS` only.
-
-    Returns:
-        The runs, those that another starts from before it.
-
-    Raises:
-        InputError: another flag, no base model, or runs that start from each other.
+    A run's "model" may be the name of another run, and is that of the flags where it has none. Return the runs, those
+    that another starts from before it.
     """
     check_flags(flags, FLAGS, "several runs")
     base = {"model": flags["model"]} if "model" in flags else {}
@@ -72,21 +64,10 @@ def train_runs(
     device: str = "auto",
     report: Report = lambda event: None,
 ) -> dict[str, dict[str, Any]]:
-    """Do all runs that are not done, beside other processes that do the same.
+    """Do all runs of `plan_runs` that are not done, beside other processes that do the same; not under torchrun.
 
-    Args:
-        runs: from `plan_runs`.
-        output: the folder that gets a folder a run; made if needed.
-        resume: go on with the runs that the folder holds.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        report: takes what happens, as documents with "event".
-
-    Returns:
-        The document of every run (`finetune.finetune`).
-
-    Raises:
-        InputError: under torchrun, or a folder that holds runs of the same names and other settings; others may be
-            added.
+    `output` gets a folder a run. It may hold other runs, which are added to; runs of the same names but other settings
+    are refused. Return the document of every run (`finetune.finetune`).
     """
     from filelock import FileLock, Timeout
 
