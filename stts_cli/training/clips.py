@@ -1,7 +1,7 @@
 """What training looks at: `VideoSample`s in, decoded `TrainingClip`s out, ready for workers of a DataLoader.
 
-An item is a list of clips that are encoded together: here one video of a file. Frames come through
-the same reader as those that `stts eval` and `stts ask` look at.
+An item is a list of clips that are encoded together: here one video of a file. Frames come through the same reader as
+those that `stts eval` and `stts ask` look at.
 """
 
 from __future__ import annotations
@@ -65,23 +65,14 @@ class UnwritableCache(_InOneLine, EnvironmentFailure):
 
 @dataclass(eq=False)
 class VideoClips(Dataset[list[TrainingClip]]):
-    """The videos of a file, decoded on demand, one an item.
-
-    Attributes:
-        samples: what to read.
-        num_frames: the most frames of a video.
-        max_fps: the most frames a second.
-        frame_size: (height, width) in pixels.
-        resample: filter that frames are resized with, as in `video.read_clip`.
-        cache_dir: folder that keeps decoded frames, made when needed; None decodes every time.
-    """
+    """The videos of a file, decoded on demand, one an item."""
 
     samples: list[VideoSample]
-    num_frames: int
+    num_frames: int  # the most of a video
     max_fps: float
-    frame_size: tuple[int, int]
-    resample: str = "bilinear"
-    cache_dir: Path | None = None
+    frame_size: tuple[int, int]  # (height, width) in pixels
+    resample: str = "bilinear"  # filter that frames are resized with, as in `video.read_clip`
+    cache_dir: Path | None = None  # keeps decoded frames, made when needed; None decodes every time
 
     def __len__(self) -> int:
         return len(self.samples)
