@@ -22,6 +22,7 @@ SCORERS = {
     "tome": "no scores: merges similar windows of a frame instead of dropping any",
     "none": "dense: nothing is dropped",
 }
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 KERNELS = ("auto", "flash_attn", "torch_varlen", "sdpa", "eager")
 BIAS_RESCALES = ("row", "frame", "off")
 BIAS_FLOOR = math.exp(-2)
@@ -182,10 +183,20 @@ class Arm:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise InputError(f"--frames {self.frames}: must be at least 1.")
-        if self.keep_ratio is not None:
-            check_keep_ratio(self.keep_ratio)
+        must = {
+            "frames": "" if type(self.frames) is int and self.frames >= 1 else "a whole number, at least 1",
+            "max_fps": "" if type(self.max_fps) in (int, float) and self.max_fps > 0 else "greater than 0",
+            "scorer": "" if isinstance(self.scorer, str) else "text",
+            "dtype": "" if self.dtype in DTYPES else f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}",
+            **{
+                name: what_is_allowed(name, getattr(self, name))
+                for name in ("keep_ratio", "prune_layer", "seed")
+                if getattr(self, name) is not None
+            },
+        }
+        for name, allowed in must.items():
+            if allowed:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: must be {allowed}.")
 
     def override(self, **given: object) -> Arm:
         """Return a copy with the values that were given; None means not given."""
@@ -245,8 +256,9 @@ def check_keep_ratio(keep_ratio: float) -> None:
     Raises:
         InputError: it is not in (0, 1].
     """
-    if not (isinstance(keep_ratio, int | float) and math.isfinite(keep_ratio) and 0.0 < keep_ratio <= 1.0):
-        raise InputError(f"--keep-ratio {keep_ratio:g}: must be greater than 0 and at most 1.")
+    if allowed := what_is_allowed("keep_ratio", keep_ratio):
+        shown = f"{keep_ratio:g}" if isinstance(keep_ratio, float) else repr(keep_ratio)
+        raise InputError(f"--keep-ratio {shown}: must be {allowed}.")
 
 
 def check_prune_layer(prune_layer: PruneLayer, num_blocks: int) -> None:

@@ -109,6 +109,7 @@ def count(
     prune_layer: PruneLayer,
     *,
     new_tokens: int = 1,
+    option_tokens: Sequence[int] = (),
     scorer: str = "learned",
     packed_patches: Sequence[int] | None = None,
 ) -> Savings:
@@ -120,6 +121,7 @@ def count(
         prompt_tokens: length of the prompt with every placeholder, and as it was run.
         prune_layer: l: blocks 0..l + 1 are dense, the others packed; with "last" all are dense.
         new_tokens: tokens decoded; the first comes with the prefill.
+        option_tokens: tokens of each option that is scored behind the prompt, instead of decoding.
         scorer: only "learned" costs matrix products.
         packed_patches: patches of each frame that the packed blocks run on, needed where windows at the border hold
             fewer or lone frames are refilled; otherwise every window counts `num_patches / num_windows`.
@@ -145,6 +147,7 @@ def count(
     embedding = 2 * num_frames * shape.num_patches * shape.patch_dim * shape.vit_width
     dense_blocks = num_dense * _vit_block(shape, full)
     scores = visual[1] < visual[0] and scorer == "learned"
+    decoded = option_tokens or [max(new_tokens - 1, 0)]
     flops = {
         "patch embedding": (embedding, embedding),
         "ViT dense blocks": (dense_blocks, dense_blocks),
@@ -152,7 +155,7 @@ def count(
         "scorer": (0, num_frames * _scorer_frame(shape) if scores else 0),
         "connector": _both(lambda tokens: tokens * _connector_token(shape), visual),
         "LLM prefill": _both(lambda length: _prefill(shape, length), prompt_tokens),
-        DECODE: _both(lambda length: _decode(shape, length, max(new_tokens - 1, 0)), prompt_tokens),
+        DECODE: _both(lambda length: sum(_decode(shape, length, steps) for steps in decoded), prompt_tokens),
     }
     tokens = {
         "ViT patches": (num_frames * shape.num_patches, sum(packed)),

@@ -69,7 +69,6 @@ class AskRun:
         path: the video.
         arms: at least one.
         seconds: "load" and "read".
-        resize: who resized frames.
         notes: what a user should know.
     """
 

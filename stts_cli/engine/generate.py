@@ -128,7 +128,7 @@ def answer(
         first = clock(device)
         while token not in eos_token_ids:
             token_ids.append(token)
-            if len(token_ids) == max_new_tokens:
+            if len(token_ids) >= max_new_tokens:
                 break
             token = int(_forward(family, behind, torch.tensor([[token]], device=question_ids.device))[-1].argmax())
             num_decoded += 1

@@ -20,9 +20,9 @@ from stts_cli.engine import generate
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Video
 from stts_cli.errors import InputError, suggest
-from stts_cli.media.resize import DECODER, NOTE, choose_filter
+from stts_cli.media.resize import DECODER, NOTE, check_resize, choose_filter
 from stts_cli.media.source import ReadRequest, Source
-from stts_cli.media.video import Clip, read_file
+from stts_cli.media.video import Clip, check_file, read_file
 from stts_cli.pruning.own_scorer import import_scorer
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm, Execution, Pruning
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stts_cli.families.base import Family
 
 Note = Callable[[str], None]
+_PACKAGE = str(Path(__file__).parents[1])
 OWN = ("frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "dtype", "resize", "seed")  # settings of an `Arm`
 
 
@@ -54,6 +55,8 @@ class VideoModel:
     """
 
     def __init__(self, family: Family, arm: Arm, *, max_new_tokens: int = 64, note: Note = lambda text: None) -> None:
+        _check_limit(max_new_tokens)
+        check_resize(arm.resize)
         self.family, self.arm, self.max_new_tokens, self.note = family, arm, max_new_tokens, note
         self.pruning, self.notes = _resolve(family, arm)
         self.frames = round(arm.frames / self.pruning.keep_ratio) if arm.spend_savings else arm.frames
@@ -88,26 +91,32 @@ class VideoModel:
 
     def clamp_note(self, num_frames: int) -> str:
         """Say that a video of so many frames keeps more than was asked; empty where it does not."""
-        return self.pruning.clamp_note(num_frames, self.family.layout.num_windows)
+        layout = self.family.layout
+        return self.pruning.clamp_note(layout.num_units(num_frames), layout.num_windows)
 
     def request(self, source: Source) -> ReadRequest:
         """Return what is to be read of a source."""
         resample = choose_filter(self.arm.resize, self.family.resample)
         return ReadRequest(source, self.frames, self.arm.max_fps, self.family.layout_rule, resample)
 
-    def read(self, video: str | Path | np.ndarray, times: Sequence[float] | None = None) -> Clip:
+    def read(self, video: Any, times: Sequence[float] | None = None) -> Clip:
         """Read a video as `encode` does; the arguments are its own."""
-        if isinstance(video, np.ndarray):
-            if times is None:
-                raise InputError("frames in memory: have no times; give times=, a second for each of them.")
-            return Clip.from_frames(video, times)
-        if times is not None:
-            raise InputError(f"times: are for frames in memory; {video} is a file and has its own.")
-        return read_file(self.request(Source(Path(video))))
+        if isinstance(video, (str, Path)):
+            if times is not None:
+                raise InputError(f"times: are for frames in memory; {video} is a file and has its own.")
+            return read_file(self.request(Source(check_file(video))))
+        if isinstance(video, torch.Tensor):
+            video = video.detach().cpu().numpy()
+        if not isinstance(video, np.ndarray):
+            kind = type(video).__name__
+            raise InputError(f"a {kind}: is no video; must be a file's name, a Clip, or an array of frames with times.")
+        if times is None:
+            raise InputError("frames in memory: have no times; give times=, a second for each of them.")
+        return Clip.from_frames(video, times)
 
     def encode(
         self,
-        video: str | Path | Clip | np.ndarray,
+        video: str | Path | Clip | np.ndarray | torch.Tensor,
         *,
         times: Sequence[float] | None = None,
         execution: Execution | None = None,
@@ -119,7 +128,8 @@ class VideoModel:
             video: a file, or frames in memory: a `Clip`, or uint8 (T, H, W, 3) RGB with `times`, all of which are used.
             times: of frames in memory, T times in seconds, rising.
             execution: how the vision encoder runs.
-            **given: settings of `load` for this video alone: frames, max_fps, keep_ratio, scorer, prune_layer, seed.
+            **given: settings of `load` for this video alone: keep_ratio, scorer, prune_layer, seed; of a file also
+                frames, max_fps, resize.
 
         Returns:
             The encoded video.
@@ -127,8 +137,14 @@ class VideoModel:
         Raises:
             InputError: the video or a setting is wrong.
         """
+        if not isinstance(video, (str, Path)):
+            for name in ("frames", "max_fps", "resize"):
+                if given.get(name) is not None:
+                    raise InputError(f"{name}: is for files; of frames in memory all are used.")
         if given:
             return self.vary(**given).encode(video, times=times, execution=execution)
+        if isinstance(video, Clip) and times is not None:
+            raise InputError("times: are for frames in memory; a Clip has its own.")
         clip = video if isinstance(video, Clip) else self.read(video, times)
         memory = PeakMemory(self.device)
         started = clock(self.device)
@@ -142,7 +158,8 @@ class VideoModel:
         for line in notes:
             self.note(line)
         encode_s = clock(self.device) - started
-        return Video(clip, self.family, self.pruning, tokens, seconds, encode_s, [*notes, *self.notes], memory)
+        notes += [line for line in self.notes if line != NOTE or clip.backend != "memory"]
+        return Video(clip, self.family, self.pruning, tokens, seconds, encode_s, notes, memory)
 
     def ask(
         self,
@@ -172,11 +189,15 @@ class VideoModel:
             InputError: the question or the options are wrong, the prompt is too long, or the video is another model's.
         """
         check_question(question, options)
+        limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        _check_limit(limit)
+        if not isinstance(context, str):
+            raise InputError(f"context: is a {type(context).__name__}; must be text.")
         if not isinstance(video, Video):
             video = self.encode(video)
         family = self.family
         if video.family is not family:
-            raise InputError(f"{video}: was encoded by another model; encode it with {self.name} first.")
+            raise InputError("the video was encoded by another loaded model; encode it with this one first.")
         asked = clock(self.device)
         prompt = video.prompt(question, context)
         ids = prompt.input_ids.to(self.device)
@@ -192,15 +213,15 @@ class VideoModel:
             shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
             listed = [Option(*each) for each in zip(options, scored.log_likelihoods, shares, strict=True)]
             text, finished = max(listed, key=lambda option: option.log_likelihood).text, True
+            option_tokens = tuple(len(ids) for ids in option_ids)
             num_new_tokens, prefill_s, decode_s = sum(scored.num_tokens), scored.prefill_s, scored.scoring_s
         else:
-            limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
             said = generate.answer(family, prefix, tail, max_new_tokens=limit, eos_token_ids=[] if ignore_eos else eos)
-            listed, finished = None, said.finished
+            listed, finished, option_tokens = None, said.finished, ()
             text = family.tokenizer.decode(said.token_ids, skip_special_tokens=True).strip()
             num_new_tokens, prefill_s, decode_s = said.num_decoded, said.prefill_s, said.decode_s
-        ttft_s = prefill_s + prompt_s + (0.0 if video.num_asked else video.encode_s)
-        video.num_asked += 1
+        ttft_s = prefill_s + prompt_s + (0.0 if video.num_questions else video.encode_s)
+        video.num_questions += 1
         return Answer(
             question=question,
             text=text,
@@ -212,7 +233,7 @@ class VideoModel:
             seconds={"llm_prefill": prefill_s, "decode": decode_s},
             prefix_s=prefix.seconds,
             peak_bytes=video.memory.peak_bytes(),
-            savings=video.count(prompt.dense_length, ids.shape[1], num_new_tokens),
+            savings=video.count(prompt.dense_length, ids.shape[1], num_new_tokens, option_tokens),
         )
 
     def __repr__(self) -> str:
@@ -221,7 +242,7 @@ class VideoModel:
         return f"VideoModel({self.name}: {kept}; at most {self.frames} frames; {self.device}, {self.dtype})"
 
 
-def load(model: str = "nano", *, device: str = "auto", **given: Any) -> VideoModel:
+def load(model: str | Path = "nano", *, device: str = "auto", **given: Any) -> VideoModel:
     """Load a model by its name.
 
     Args:
@@ -239,6 +260,9 @@ def load(model: str = "nano", *, device: str = "auto", **given: Any) -> VideoMod
     """
     from stts_cli.config.presets import Preset, load_preset, preset_names
 
+    if not isinstance(model, (str, Path)) or not str(model):
+        raise InputError(f"model {model!r}: must be a preset's name, a folder or a hub id.")
+    model = str(model)
     named = model in preset_names() or model.endswith((".yaml", ".yml"))
     preset = load_preset(model) if named else Preset(model=model)
     _check_names(given, (*OWN, "max_new_tokens"))
@@ -261,21 +285,25 @@ def from_model(
         tokenizer: its tokenizer.
         scorer: a `pruning.TokenScorer`, or None for the training-free ones.
         video_processor: the checkpoint's own; None for the model's default frame size and normalisation.
-        **given: settings, as for `load`.
+        **given: settings, as for `load`, but for dtype, which the model has.
 
     Returns:
         The model.
 
     Raises:
-        InputError: a model of another kind, or a setting out of range.
+        InputError: a model of another kind or in training mode, or a setting out of range.
     """
     from stts_cli.families import family_of
 
-    _check_names(given, OWN)
-    arm = Arm("pruned", model.config.name_or_path or type(model).__name__)
-    return VideoModel(
-        family_of(model, tokenizer, scorer=scorer, video_processor=video_processor), arm.override(**given), note=_warn
-    )
+    _check_names(given, [*(name for name in OWN if name != "dtype"), "max_new_tokens"])
+    if not hasattr(model, "config") or tokenizer is None:
+        raise InputError("from_model: must be given a transformers model and its tokenizer.")
+    if model.training:
+        raise InputError("from_model: the model is in training mode; call model.eval() first.")
+    limit = given.pop("max_new_tokens", 64)
+    family = family_of(model, tokenizer, scorer=scorer, video_processor=video_processor)
+    arm = Arm("pruned", family.model_name).override(**given)
+    return VideoModel(family, arm, max_new_tokens=limit, note=_warn)
 
 
 def load_arm(
@@ -343,12 +371,22 @@ def check_question(question: str, options: Sequence[str]) -> None:
     """Refuse a question or options that mean nothing.
 
     Raises:
-        InputError: one is empty, there is one option alone, or two are the same.
+        InputError: no text, an empty one, options without an order, one option alone, or two that are the same.
     """
+    if not isinstance(options, (list, tuple)):
+        raise InputError(f"options: are a {type(options).__name__}; must be a list of texts.")
+    for text in (question, *options):
+        if not isinstance(text, str):
+            raise InputError(f"a question or an option is a {type(text).__name__}; must be text.")
+        if not text.strip():
+            raise InputError("a question or an option is empty; give each at least one word.")
     if len(options) == 1 or len(set(options)) != len(options):
         raise InputError(f"--options {', '.join(options)}: must be at least two, all different.")
-    if any(not text.strip() for text in [question, *options]):
-        raise InputError("a question or an option is empty; give each at least one word.")
+
+
+def _check_limit(max_new_tokens: int) -> None:
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {max_new_tokens!r}: must be a whole number, at least 1.")
 
 
 def _resolve(family: Family, arm: Arm) -> tuple[Pruning, list[str]]:
@@ -380,4 +418,8 @@ def _check_names(given: dict[str, Any], known: Sequence[str]) -> None:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
+    """Warn at the line outside this package that asked."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)

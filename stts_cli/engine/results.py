@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from stts_cli.families.base import EncodedVideo, Family, Prompt
 
 
-@dataclass
+@dataclass(eq=False)
 class Video:
     """A video that a model has looked at. `VideoModel.ask` takes it any number of times.
 
@@ -33,10 +34,10 @@ class Video:
         memory: the most memory held since it was encoded.
         prefix: the language model's state after the video, once a question was asked.
         prefill_s: seconds that making prefixes took.
-        num_asked: questions so far.
+        num_questions: questions so far.
     """
 
-    clip: Clip
+    clip: Clip = field(repr=False)
     family: Family = field(repr=False)
     pruning: Pruning
     tokens: EncodedVideo = field(repr=False)
@@ -46,7 +47,7 @@ class Video:
     memory: PeakMemory = field(repr=False)
     prefix: VideoPrefix | None = field(default=None, repr=False)
     prefill_s: float = 0.0
-    num_asked: int = 0
+    num_questions: int = 0
 
     @property
     def keep_mask(self) -> torch.Tensor:
@@ -70,13 +71,14 @@ class Video:
         times, tokens = self.clip.timestamps_s, self.tokens
         return self.family.build_prompt(times, question, tokens.keep_mask, layout=tokens.layout, context=context)
 
-    def count(self, dense_length: int, length: int, num_new_tokens: int) -> Savings:
-        """Count tokens and FLOPs of one question.
+    def count(self, dense_length: int, length: int, num_new_tokens: int, option_tokens: Sequence[int] = ()) -> Savings:
+        """Count tokens and FLOPs of one question; see `savings.count`.
 
         Args:
             dense_length: tokens of the prompt before any was dropped.
             length: tokens of the prompt as it was run.
             num_new_tokens: decoding steps, the first of which comes with the prefill.
+            option_tokens: tokens of each option that was scored instead.
         """
         return count(
             self.family.shape(self.tokens.layout),
@@ -84,6 +86,7 @@ class Video:
             (dense_length, length),
             self.pruning.prune_layer,
             new_tokens=num_new_tokens,
+            option_tokens=option_tokens,
             scorer=self.tokens.scorer,
             packed_patches=self.tokens.packed_patches,
         )
@@ -91,7 +94,8 @@ class Video:
     def __str__(self) -> str:
         """Say how many frames it has and what was kept."""
         kept, total = int(self.keep_mask.sum()), self.keep_mask.numel()
-        return f"{len(self.timestamps_s)} frames, {kept} of {total} windows kept"
+        num_frames = len(self.timestamps_s)
+        return f"{num_frames} {'frame' if num_frames == 1 else 'frames'}, {kept} of {total} windows kept"
 
     def _repr_html_(self) -> str:
         from stts_cli.report.notebook import video_html
@@ -145,7 +149,7 @@ class Answer:
     savings: Savings
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data, ready for JSON."""
+        """Return it as plain data, ready for JSON; `peak_bytes` is an arm's, so it stands there."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "peak_bytes"}
         options = None if self.options is None else [dataclasses.asdict(option) for option in self.options]
         return {**values, "options": options, "savings": self.savings.to_dict()}

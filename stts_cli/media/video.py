@@ -63,7 +63,7 @@ class Clip:
         duration_s: length of the video in seconds, the last frame's own time on screen included.
         source_fps: average frames per second of the file.
         num_source_frames: frames in the file.
-        backend: "decord" or "pyav".
+        backend: "decord", "pyav", or "memory" for frames that came from no file.
         fallback_reason: why decord was not used, or None.
     """
 
@@ -89,14 +89,19 @@ class Clip:
         Raises:
             InputError: frames of another kind, or times that are not T rising numbers.
         """
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
             raise InputError(f"frames in memory: are {frames.dtype} {frames.shape}; must be uint8 (T, H, W, 3).")
-        times = [float(time) for time in timestamps_s]
+        try:
+            times = np.asarray(timestamps_s, dtype=np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"times: are no numbers ({error}); must be a second for each frame.") from error
         steps = np.diff(times)
         if len(times) != len(frames) or not np.isfinite(times).all() or (steps <= 0).any() or times[0] < 0:
             raise InputError(f"times: are {len(times)} for {len(frames)} frames; must be one each, at least 0, rising.")
         step = float(steps.mean()) if len(steps) else 0.0
-        return cls(frames, times, times[-1] + step, 1 / step if step else 0.0, len(frames), "memory")
+        frames = np.require(frames, requirements=["C", "W"])  # as torch wants it: a flipped or read-only view is copied
+        fps = 1 / step if step else 0.0
+        return cls(frames, times.tolist(), float(times[-1]) + step, fps, len(frames), "memory")
 
     def first(self, num_frames: int) -> Clip:
         """Return the same clip with its first frames alone."""
@@ -113,7 +118,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         InputError: the file is missing, a folder, empty, unreadable, no video, or has no video stream.
     """
-    path = _checked_file(path)
+    path = check_file(path)
     import av
 
     try:
@@ -249,7 +254,10 @@ def read_file(request: ReadRequest) -> Clip:
         raise InputError(f"{path}: cannot be decoded ({error}); it is damaged.") from error
 
 
-def _checked_file(path: str | Path) -> Path:
+def check_file(path: str | Path) -> Path:
+    """Return the path of a file that is there, may be read and is not empty; InputError where it is not."""
+    if not str(path):
+        raise InputError("the video's name is empty; give a video file.")
     given, path = str(path), Path(path)
     if not path.exists() and URL.match(given):
         raise InputError(f"{given}: is a URL; must be a file, so download it first.")

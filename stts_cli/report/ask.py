@@ -106,5 +106,7 @@ def footer_lines(document: Document) -> list[str]:
     seconds = document["seconds"]
     load_s, read_s = (format_seconds(seconds[name]) for name in ("load", "read"))
     lines = [f"loading the model {load_s}, reading the video {read_s}: in neither column"]
+    if len(document["arms"]) == 1:
+        lines.append("times are of a first run, which pays for warming up; --compare warms up before it measures")
     convention = document["arms"][0]["answers"][0]["savings"].get("convention")
     return lines + ([f"FLOPs: {convention}"] if convention else [])

@@ -196,6 +196,13 @@ def test_the_first_token_comes_with_the_prefill(new_tokens, steps):
     assert saved.flops["decode"] == tuple(steps * flops for flops in saved.decode_per_token)
 
 
+def test_options_are_scored_each_behind_the_prompt():
+    saved = count(MOLMO2_4B, [81] * 4, (1000, 1000), 3, new_tokens=5, option_tokens=[1, 1, 1])
+    assert saved.flops["decode"] == tuple(3 * flops for flops in saved.decode_per_token)
+    one = count(MOLMO2_4B, [81] * 4, (1000, 1000), 3, option_tokens=[2]).flops["decode"]
+    assert one == count(MOLMO2_4B, [81] * 4, (1000, 1000), 3, new_tokens=3).flops["decode"]
+
+
 def test_training_free_scorers_cost_no_products():
     kept = [81, 41]
     assert count(MOLMO2_4B, kept, (180, 140), 3, scorer="temporal").flops["scorer"] == (0, 0)

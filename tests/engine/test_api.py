@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_a_video_is_asked_any_number_of_questions(model, video):
         "ViT patches 416 of 832, visual tokens 104 of 208, LLM prompt 157 of 261, FLOPs"
     )
     assert answers[1].savings.tokens["LLM prompt"] == (273, 169)
-    assert video.num_asked == 2
+    assert video.num_questions == 2
 
 
 def test_the_command_and_the_library_are_one(model, video):
@@ -72,6 +73,19 @@ def test_settings_of_one_video(model, video):
         stts_cli.load("nano", frame=3)
     with pytest.raises(InputError, match="keep"):
         model.encode(video.clip, keep_ratio=0)
+    for name in ("", None, 5):
+        with pytest.raises(InputError, match="must be a preset's name, a folder or a hub id"):
+            stts_cli.load(name)
+    with pytest.raises(InputError, match=r"^https://a\.b/c\.mp4: is a URL"):
+        model.encode("https://a.b/c.mp4")
+    with pytest.raises(InputError, match="name is empty"):
+        model.encode("")
+
+
+def test_a_warning_points_at_the_line_that_asked(video):
+    with pytest.warns(UserWarning, match="demonstration") as raised:
+        stts_cli.load(Path(NANO))
+    assert {Path(warning.filename).name for warning in raised} == {"test_api.py"}
 
 
 def test_frames_in_memory_give_what_the_file_gives(model, video):
@@ -95,6 +109,13 @@ def test_a_model_that_is_loaded_already(model, video):
     assert other.ask(again, COLOR).text == "red"
     with pytest.warns(UserWarning, match="no learned scorer"):
         assert stts_cli.from_model(stock, tokenizer).pruning.scorer == "temporal"
+    with pytest.raises(InputError, match="dtype: is no setting here"):
+        stts_cli.from_model(stock, tokenizer, dtype="bfloat16")
+    with pytest.raises(InputError, match="in training mode"):
+        stts_cli.from_model(stock.train(), tokenizer)
+    stock.eval()
+    with pytest.raises(InputError, match="must be given a transformers model"):
+        stts_cli.from_model(torch.nn.Linear(2, 2), tokenizer)
     stock.config.model_type = "llava"
     with pytest.raises(InputError, match="of type llava: no family handles it"):
         stts_cli.from_model(stock, tokenizer)

@@ -174,6 +174,7 @@ def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
     behind = {
         "kept": [4, 2, 2],
         "layer": 2,
+        "option_tokens": (),
         "scorer": "learned",
         "packed_patches": [36, 18, 18],
     }
@@ -224,7 +225,7 @@ def test_the_likeliest_option_is_the_answer(counted, clip):
 
 
 def test_a_video_is_asked_by_the_model_that_encoded_it(counted, clip):
-    with pytest.raises(InputError, match="was encoded by another model"):
+    with pytest.raises(InputError, match="was encoded by another loaded model"):
         model_of().ask(model_of().encode(clip), "ab")
 
 
@@ -286,7 +287,7 @@ def test_a_learned_scorer_that_is_not_there_is_refused():
         model_of(Family(scorer=False))
 
 
-@pytest.mark.parametrize("options", [["red"], ["red", "red"], ["red", " "]])
+@pytest.mark.parametrize("options", [["red"], ["red", "red"], ["red", " "], ["red", None], "red", {"a": 1, "b": 2}])
 def test_options_must_be_a_choice_before_anything_is_loaded(clip_file, options):
     with pytest.raises(InputError, match="option"):
         ask([Arm("a", "m")], clip_file, ["?"], options=options)
@@ -301,6 +302,42 @@ def test_settings_vary_on_one_loaded_model(counted, clip):
     assert [each["scorer"] for each in model.family.encoded] == ["none"]
     with pytest.raises(InputError, match="keep_ration: is no setting here; did you mean 'keep_ratio'"):
         model.vary(keep_ration=0.2)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "3", True])
+def test_an_answer_has_a_limit(counted, clip, limit):
+    model = model_of()
+    with pytest.raises(InputError, match=r"--max-new-tokens .*: must be a whole number, at least 1"):
+        model.ask(model.encode(clip), "ab", max_new_tokens=limit)
+    with pytest.raises(InputError, match="--max-new-tokens"):
+        VideoModel(Family(), Arm("a", "m"), max_new_tokens=limit)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"frames": "3"}, {"frames": 1.5}, {"frames": True}, {"max_fps": "2"}, {"max_fps": 0}, {"scorer": 5},
+        {"keep_ratio": "0.5"}, {"keep_ratio": True}, {"prune_layer": -1}, {"dtype": "bogus"}, {"seed": 0.5},
+        {"resize": "foo"},
+    ],
+)  # fmt: skip
+def test_settings_of_a_wrong_kind_are_refused_before_a_video_is_read(wrong):
+    (name,) = wrong
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} .*: must be "):
+        model_of(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"question": None}, "is a NoneType; must be text"),
+        ({"question": "ab", "context": 3}, "context: is a int; must be text"),
+    ],
+)
+def test_a_question_is_text(counted, clip, given, words):
+    model = model_of()
+    with pytest.raises(InputError, match=words):
+        model.ask(model.encode(clip), **given)
 
 
 def test_savings_are_spent_on_frames():
@@ -319,6 +356,23 @@ def test_frames_in_memory_are_a_video(counted, clip):
             model.encode(clip.frames, times=times)
     with pytest.raises(InputError, match="have no times"):
         model.encode(clip.frames)
+    with pytest.raises(InputError, match="times: are no numbers"):
+        model.encode(clip.frames, times=["a", "b", "c"])
+    for given in ({"frames": 2}, {"max_fps": 1.0}, {"resize": "decoder"}):
+        with pytest.raises(InputError, match=r"is for files; of frames in memory all are used"):
+            model.encode(clip, **given)
+    with pytest.raises(InputError, match="a Clip has its own"):
+        model.encode(clip, times=[0, 1, 2])
+    for what in (None, ["a"], 3):
+        with pytest.raises(InputError, match="is no video"):
+            model.encode(what, times=[0])
+    flipped = model.encode(clip.frames[..., ::-1], times=[0, 1, 2])
+    assert flipped.clip.frames.flags["C_CONTIGUOUS"]
+    as_tensor = model.encode(torch.from_numpy(clip.frames), times=np.array([0, 1, 2]))
+    assert as_tensor.timestamps_s == [0, 1, 2]
+    assert model.vary(resize="decoder").encode(clip.frames, times=[0, 1, 2]).notes == []
+    assert (video == as_tensor, len({video, as_tensor})) == (False, 2)
+    assert "clip=" not in repr(video)
     with pytest.raises(InputError, match="must be uint8"):
         model.encode(clip.frames.astype(float), times=[0, 1, 2])
     with pytest.raises(InputError, match=r"clip\.mp4 is a file and has its own"):
