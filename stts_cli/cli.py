@@ -2,7 +2,7 @@
 
 Nothing heavy is imported here, so that `stts --help` is instant: torch and transformers load inside a command.
 Answers, tables and JSON go to stdout; everything else goes to stderr. Exit codes: 0 fine, 1 a bug, 2 bad input, 3 the
-environment (a missing package, no network, too little memory, a part not built yet), 130 stopped by Ctrl-C. A traceback
+environment (a missing package, no network, too little memory), 130 stopped by Ctrl-C. A traceback
 is shown only with STTS_DEBUG=1.
 """
 

@@ -26,7 +26,7 @@ class InputError(SttsError):
 
 
 class EnvironmentFailure(SttsError):
-    """The surroundings are wrong: a missing package, no network, too little memory, a part not built yet."""
+    """The surroundings are wrong: a missing package, no network, too little memory."""
 
     exit_code = 3
 

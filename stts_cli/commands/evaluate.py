@@ -137,5 +137,5 @@ def _say_how_to_go_on() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            "stopped while no question was asked; the same command goes on, and what --output holds is kept."
+            "stopped while no question was asked; the same command goes on; what --output holds is kept, if given."
         ) from None

@@ -24,12 +24,16 @@ KeepRatio = Annotated[
     float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1; 1 is dense. (1 - the prune ratio.)")
 ]
 Scorer = Annotated[
-    str | None, typer.Option(help="Who decides what stays: auto, learned, temporal, reference, random, tome, none.")
+    str | None,
+    typer.Option(
+        help="Who decides what stays: auto, learned, temporal, reference, random, tome, none, or MODULE:FUNCTION of your own."
+    ),
 ]
 PruneLayer = Annotated[
     str | None,
     typer.Option(
-        help="Score after this ViT block, counted from 0; last: behind the whole ViT, so that it saves nothing.",
+        help="Score after this ViT block, counted from 0; last: behind the whole ViT, so that only the connector and the "
+        "language model save.",
         metavar="INTEGER|last",
         parser=read_prune_layer,
     ),

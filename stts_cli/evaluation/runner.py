@@ -62,6 +62,10 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise InputError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1.")
+        if self.workers is not None and self.workers < 0:
+            raise InputError(f"--workers {self.workers}: must be at least 0.")
+        if not self.timeout_s > 0:
+            raise InputError(f"--timeout {self.timeout_s:g}: must be greater than 0.")
 
     @property
     def num_workers(self) -> int:

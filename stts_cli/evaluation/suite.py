@@ -18,7 +18,7 @@ from stts_cli import __version__
 from stts_cli.config.suites import Suite
 from stts_cli.data.rows import is_own_file
 from stts_cli.engine.device import resolve_device
-from stts_cli.errors import InputError
+from stts_cli.errors import InputError, suggest
 from stts_cli.evaluation.answers import same_arms
 from stts_cli.evaluation.benchmarks.registry import SUITES
 from stts_cli.evaluation.cost import cost_line, estimate_cost
@@ -54,6 +54,9 @@ def plan_arms(arms: Sequence[Arm], scaling: bool) -> list[Arm]:
             if earlier.name == arm.name or dataclasses.replace(earlier, name=arm.name) == arm:
                 raise same_arms(earlier.name, arm.name)
     return sorted(arms, key=lambda arm: arm.name != "dense")
+
+
+RULES = ("strict", "relaxed", "molmo2", "official")  # how replies are read; not every benchmark has the last
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def run_benchmarks(
     if is_suite and (asked.split or source.hf_repo):
         flag = "--split" if asked.split else "--hf-repo"
         raise InputError(f"{flag}: must be left out, or one benchmark named; it cannot go with a suite.")
+    if asked.scoring not in RULES:
+        raise InputError(f"--scoring {asked.scoring}: is no rule{suggest(asked.scoring, RULES)}")
     progress("looking for the questions")
     ranks = Ranks()
     wanted = {"split": asked.split, "videos": asked.videos, "limit": asked.limit, **vars(source)}
@@ -116,8 +121,11 @@ def run_benchmarks(
     families: dict[Any, Any] = {}
     documents = []
     for questions in gathered:
-        known = asked.scoring in questions.benchmark.scorers or not is_suite
-        run = Run(**vars(how), questions=questions, arms=arms, scoring=asked.scoring if known else "strict")
+        scoring = asked.scoring
+        if is_suite and scoring not in questions.benchmark.scorers:
+            note = f"{questions.benchmark.name} has no scoring {scoring}: its replies are read strictly"
+            questions, scoring = dataclasses.replace(questions, notes=(*questions.notes, note)), "strict"
+        run = Run(**vars(how), questions=questions, arms=arms, scoring=scoring)
         if how.output and is_suite:
             run = dataclasses.replace(run, output=how.output / questions.benchmark.name)
         document = evaluate(run, progress=progress, ranks=ranks, families=families)

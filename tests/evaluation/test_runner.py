@@ -393,6 +393,8 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
         (["--compare", "sideways"], "must be dense, a keep ratio, a scorer, a preset or a checkpoint"),
         (["--compare", "./nowhere@0.5"], "there is no folder ./nowhere"),
         (["--compare", "dense", "--test-time-scaling"], "leave one out"),
+        (["--workers", "-1"], "--workers -1: must be at least 0"),
+        (["--timeout", "-1"], "--timeout -1: must be greater than 0"),
         (["--scoring", "official"], "--scoring official: is not a rule of this benchmark; shapes has strict, relaxed."),
         (["--split", "train"], "--split train: is no split of shapes"),
         (["--bench", "shappes"], "did you mean 'shapes'"),

@@ -192,6 +192,9 @@ def test_a_rule_a_benchmark_lacks_falls_back_in_a_suite_and_says_so(data, arms, 
     monkeypatch.setattr(suite, "SUITES", {"all": ("tomato",)})
     document = run_benchmarks(Suite(bench="all", scoring="official"), arms, DataSource(data), QUICK)
     assert document["benchmarks"][0]["scoring"] == "strict"
+    assert "tomato has no scoring official: its replies are read strictly" in document["benchmarks"][0]["notes"]
+    with pytest.raises(InputError, match="--scoring strcit: is no rule; did you mean 'strict'"):
+        run_benchmarks(Suite(bench="all", scoring="strcit"), arms, DataSource(data), QUICK)
 
 
 def test_the_headline_is_the_benchmarks_own(data, arms, monkeypatch):
