@@ -26,14 +26,14 @@ KeepRatio = Annotated[
 Scorer = Annotated[
     str | None,
     typer.Option(
-        help="Who decides what stays: auto, learned, temporal, reference, random, tome, none, or MODULE:FUNCTION of your own."
+        help="Who decides what stays: auto, learned, temporal, reference, random, tome, none or MODULE:FUNCTION."
     ),
 ]
 PruneLayer = Annotated[
     str | None,
     typer.Option(
-        help="Score after this ViT block, counted from 0; last: behind the whole ViT, so that only the connector and the "
-        "language model save.",
+        help="Score after this ViT block, counted from 0; last: behind the whole ViT, so that only the connector "
+        "and the language model save.",
         metavar="INTEGER|last",
         parser=read_prune_layer,
     ),
