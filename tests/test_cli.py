@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stts_cli import cli
+from stts_cli.settings import SCORERS
 from tests.conftest import own_lines
 
 REPOSITORY = Path(__file__).parent.parent
@@ -88,6 +89,14 @@ def test_the_flags_are_what_is_promised(command, flags):
 
     real = {word for parameter in get_command(cli.app).commands[command].params for word in parameter.opts}
     assert {word for word in real if word.startswith("--")} == set(flags.split())
+
+
+def test_the_help_names_every_scorer_and_what_the_last_layer_saves():
+    from typer.main import get_command
+
+    words = {each.opts[0]: each.help for each in get_command(cli.app).commands["ask"].params if each.opts[0][0] == "-"}
+    assert all(f" {name}" in words["--scorer"] for name in (*SCORERS, "MODULE:FUNCTION"))
+    assert "so that only the connector and the language model save" in words["--prune-layer"]
 
 
 @pytest.mark.parametrize(
