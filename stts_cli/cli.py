@@ -67,7 +67,7 @@ def spread_options(arguments: Sequence[str]) -> list[str]:
             continue
         inside = inside and not word.startswith("-")
         spread += ["--options", word] if inside else [word]
-        if word == "--compare" and following.startswith("-") and arguments[0] in ("ask", "eval"):
+        if word == "--compare" and following.startswith("-"):
             spread.append("dense")
     return spread
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -116,6 +117,7 @@ def test_the_help_names_every_scorer_and_what_the_last_layer_saves():
         (["eval", "--compare", "--json"], ["eval", "--compare", "dense", "--json"]),
         (["eval", "--compare"], ["eval", "--compare", "dense"]),
         (["eval", "--compare", "0.3"], ["eval", "--compare", "0.3"]),
+        (["profile", "--compare", "--analytic"], ["profile", "--compare", "dense", "--analytic"]),
     ],
 )
 def test_options_takes_several_words(typed, meant):
@@ -187,6 +189,9 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
         (["--shape", "mini", "--compare", "0.3@8f"], 2, "must be a keep ratio or a scorer."),
         (["--shape", "mini", "--compare", "rndom"], 2, "--compare rndom: must be dense, a keep ratio, a scorer"),
         (["--shape", "mini", "--kernel", "torch_varlen", "--device", "cpu"], 2, "needs CUDA"),
+        (["--shape", "mini", "--analytic", "--kernel", "sdpaa"], 2, "--kernel sdpaa: is unknown; did you mean 'sdpa'?"),
+        (["--shape", "mini", "--analytic", "--device", "tpu"], 2, "--device tpu: must be auto"),
+        (["--shape", "mini", "--analytic", "--repeats", "0"], 2, "--repeats 0: must be at least 1."),
         (
             ["--shape", "molmo2-8b", "--frames", "384", "--dtype", "float32", "--device", "cpu"],
             3,
@@ -201,6 +206,26 @@ def test_profile_refuses_in_one_line(arguments, code, words, refused, monkeypatc
     given, line = refused("profile", *arguments)
     assert given == code
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--kernel", "auto", "--device", "cuda:7"], "--device, --kernel"),
+        (["--no-memory", "--resize", "decoder", "--repeats", "5"], "--resize, --repeats, --memory"),
+        (["--video", "presets/nano/demo.mp4"], "--video"),
+        (["--compare"], ""),
+    ],
+)
+def test_flags_that_counting_does_not_need_are_noted(flags, named, capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["profile", "--shape", "mini", "--frames", "8", "--analytic", "--json", *flags])
+    out, err = capsys.readouterr()
+    assert end.value.code == 0, err
+    notes = [note for note in json.loads(out)["notes"] if "no effect" in note]
+    assert notes == ([f"{named}: no effect with --analytic, which runs nothing"] if named else [])
+    assert [line for line in own_lines(err) if "no effect" in line] == [f"stts: {note}" for note in notes]
 
 
 def test_refused_in_a_process_of_its_own():

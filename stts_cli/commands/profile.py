@@ -10,10 +10,12 @@ import typer
 from stts_cli.commands import flags
 from stts_cli.errors import EnvironmentFailure, InputError
 
+MEASURING = ("video", "resize", "repeats", "device", "kernel", "memory")  # flags that --analytic does not need
 _Number = TypeVar("_Number", int, float)
 
 
 def profile(
+    context: typer.Context,
     frames: Annotated[int | None, typer.Option(help="How many frames; the video is repeated if it has fewer.")] = None,
     video: Annotated[str | None, typer.Option(help="A video file; else the embedded model's demo clip.")] = None,
     resize: flags.Resize = "model",
@@ -86,6 +88,7 @@ def profile(
         if analytic:
             asked |= {"prune_layer": settings.prune_layer, "dtype": settings.dtype, "train": train}
             document = estimate.analytic(architecture=architecture, **asked)
+            document["notes"] += _without_effect(context)
         else:
             from stts_cli import profiling
 
@@ -107,6 +110,17 @@ def profile(
     show(document, json_only=json)
     if missing := ", ".join(document.get("not_measured", [])):
         raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured. Lower --frames or --keep-ratio.")
+
+
+def _without_effect(context: typer.Context) -> list[str]:
+    """Check the flags given that only measuring reads, and return the note on them; torch loads where one needs it."""
+    given = [name for name in MEASURING if (at := context.get_parameter_source(name)) and at.name == "COMMANDLINE"]
+    if {"device", "kernel", "repeats"} & set(given):
+        from stts_cli.profiling import check_flags
+
+        check_flags(*(context.params[name] for name in ("device", "kernel", "repeats")))
+    flags = ", ".join(f"--{name}" for name in given)
+    return [f"{flags}: no effect with --analytic, which runs nothing"] if given else []
 
 
 def _numbers(text: str, flag: str, number: Callable[[str], _Number]) -> list[_Number]:

@@ -14,6 +14,6 @@ Source for what is compared: arXiv 2603.18004, efficiency.
 from __future__ import annotations
 
 from stts_cli.profiling.passes import Job
-from stts_cli.profiling.run import architecture_of, profile
+from stts_cli.profiling.run import architecture_of, check_flags, profile
 
-__all__ = ["Job", "architecture_of", "profile"]
+__all__ = ["Job", "architecture_of", "check_flags", "profile"]

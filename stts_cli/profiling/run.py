@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -66,8 +67,7 @@ def profile(
         InputError: a setting that cannot be honoured.
         EnvironmentFailure: the device, a kernel's package or the memory is not there.
     """
-    if repeats < 1:
-        raise InputError(f"--repeats {repeats}: must be at least 1.")
+    check_flags(job.device, job.kernel, repeats)
     architecture = job.architecture
     job = _decide(job)
     on_gpu = job.device.startswith("cuda")
@@ -105,6 +105,20 @@ def profile(
         **measured,
         "break_even": break_even(measured["points"]),
     }
+
+
+def check_flags(device: str, kernel: str, repeats: int) -> None:
+    """Refuse what is wrong on every machine; a device that is only not there here is no matter yet.
+
+    Raises:
+        InputError: an unknown device or kernel, or no repeats.
+    """
+    if repeats < 1:
+        raise InputError(f"--repeats {repeats}: must be at least 1.")
+    if kernel not in KERNELS:
+        raise InputError(f"--kernel {kernel}: is unknown{suggest(kernel, KERNELS)}")
+    with contextlib.suppress(EnvironmentFailure):
+        resolve_device(device)
 
 
 def _measure(
@@ -155,8 +169,6 @@ def _decide(job: Job) -> Job:
     dtype = resolve_dtype(job.dtype, device)
     if job.train and dtype == "float16":
         raise InputError("--dtype float16: training knows float32, and bfloat16 under autocast.")
-    if job.kernel not in KERNELS:
-        raise InputError(f"--kernel {job.kernel}: is unknown{suggest(job.kernel, KERNELS)}")
     if job.kernel == "flash_attn" and importlib.util.find_spec("flash_attn") is None:
         raise EnvironmentFailure(f"--kernel flash_attn: flash-attn is not installed; {install_hint('flash')}")
     try:

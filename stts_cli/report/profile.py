@@ -61,7 +61,8 @@ def header_lines(document: Document) -> list[str]:
     first = document["points"][0]
     scorers = ", ".join(dict.fromkeys(point["scorer"] for point in document["points"]))
     reason = f" ({first['kernel_reason']})" if first["kernel_reason"] else ""
-    turns = f"medians of {settings['repeats']} runs in turns after {settings['warm_up']} to warm up; ± half the range"
+    how_often = "one run" if settings["repeats"] == 1 else f"medians of {settings['repeats']} runs in turns"
+    turns = f"{how_often} after {settings['warm_up']} to warm up; ± half the range"
     if settings["train"]:
         half = " autocast over float32 weights" if place["dtype"] != "float32" else ""
         lines.append(f"a training step, everything trained, one question a video{half}")

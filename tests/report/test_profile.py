@@ -159,3 +159,12 @@ def test_what_was_only_counted_shows_no_time(frames, capsys):
 def test_json_is_the_document(capsys):
     document = make_document(make_point())
     assert json.loads(shown(document, capsys, json_only=True).out) == document
+
+
+@pytest.mark.parametrize(
+    ("repeats", "words"), [(1, "one run after 1 to"), (5, "medians of 5 runs in turns after 1 to")]
+)
+def test_how_often_is_said(repeats, words):
+    document = make_document(make_point())
+    document["settings"]["repeats"] = repeats
+    assert report_profile.header_lines(document)[-1].startswith(words)
