@@ -107,7 +107,7 @@ def evaluate(
         prune_layer=prune_layer,
     )
     arms = asked.arms(compare, dtype=dtype, resize=resize)
-    with _say_how_to_go_on(), Progress(line_every_s=LINE_EVERY_S) as progress:
+    with _say_how_to_go_on(output), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
         from stts_cli.evaluation.runner import RunSettings
         from stts_cli.evaluation.seeds import expand_seeds
@@ -131,11 +131,10 @@ def evaluate(
 
 
 @contextmanager
-def _say_how_to_go_on() -> Iterator[None]:
+def _say_how_to_go_on(output: Path | None) -> Iterator[None]:
     """Turn Ctrl-C before the first question, or between benchmarks, into its message; the runner does so elsewhere."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(
-            "stopped while no question was asked; the same command goes on; what --output holds is kept, if given."
-        ) from None
+        kept = "the same command goes on, and what --output holds is kept" if output else "run the same command again"
+        raise Interrupted(f"stopped while no question was asked; {kept}.") from None

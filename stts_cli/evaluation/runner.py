@@ -7,6 +7,7 @@ at once; what is there already is not asked again.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -64,8 +65,8 @@ class RunSettings:
             raise InputError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1.")
         if self.workers is not None and self.workers < 0:
             raise InputError(f"--workers {self.workers}: must be at least 0.")
-        if not self.timeout_s > 0:
-            raise InputError(f"--timeout {self.timeout_s:g}: must be greater than 0.")
+        if not 0 < self.timeout_s < math.inf:
+            raise InputError(f"--timeout {self.timeout_s:g}: must be seconds, greater than 0.")
 
     @property
     def num_workers(self) -> int:

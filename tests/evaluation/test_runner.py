@@ -393,8 +393,6 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
         (["--compare", "sideways"], "must be dense, a keep ratio, a scorer, a preset or a checkpoint"),
         (["--compare", "./nowhere@0.5"], "there is no folder ./nowhere"),
         (["--compare", "dense", "--test-time-scaling"], "leave one out"),
-        (["--workers", "-1"], "--workers -1: must be at least 0"),
-        (["--timeout", "-1"], "--timeout -1: must be greater than 0"),
         (["--scoring", "official"], "--scoring official: is not a rule of this benchmark; shapes has strict, relaxed."),
         (["--split", "train"], "--split train: is no split of shapes"),
         (["--bench", "shappes"], "did you mean 'shapes'"),
@@ -402,6 +400,10 @@ def test_test_time_scaling_spends_the_savings_on_frames(tiny_checkpoint, capsys)
         (["--bench", "nextqa", "--data-dir", "nowhere"], "--data-dir nowhere: is no folder"),
         (["--limit", "0"], "--limit 0: must be at least 1."),
         (["--max-new-tokens", "0"], "--max-new-tokens 0: must be at least 1."),
+        (["--workers", "-1"], "--workers -1: must be at least 0."),
+        (["--timeout", "-1"], "--timeout -1: must be seconds, greater than 0."),
+        (["--timeout", "inf"], "--timeout inf: must be seconds, greater than 0."),
+        (["--timeout", "nan"], "--timeout nan: must be seconds, greater than 0."),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(more, words_said, tiny_checkpoint, capsys):

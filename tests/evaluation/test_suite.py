@@ -254,12 +254,19 @@ def test_hashes_see_one_changed_weight_and_one_changed_answer(tiny_checkpoint):
     assert items_hash(items) != items_hash(changed)
 
 
-def test_ctrl_c_while_loading_says_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ([], "stopped while no question was asked; run the same command again."),
+        (["--output", "out"], "no question was asked; the same command goes on, and what --output holds is kept."),
+    ],
+)
+def test_ctrl_c_while_loading_says_how_to_go_on(output, words, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(suite, "run_benchmarks", stop)
     with pytest.raises(SystemExit) as end:
-        cli.main(["eval", "--bench", "shapes"])
+        cli.main(["eval", "--bench", "shapes", *output])
     assert end.value.code == 130
-    assert "no question was asked; the same command goes on" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
