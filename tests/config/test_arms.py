@@ -75,7 +75,7 @@ def test_an_arm_beside_a_dense_one_prunes():
         ("./gone@0.5", "--compare ./gone@0.5: there is no folder ./gone; must be a checkpoint's folder."),
         ("none@0.5", "--compare none@0.5: none keeps everything; must be none, or a scorer with @0.5."),
         ("dense@0.5", "--compare dense@0.5: dense keeps everything; must be dense, or a scorer with @0.5."),
-        ("dense@0f", "--frames 0: must be at least 1."),
+        ("dense@0f", "--frames 0: must be a whole number, at least 1."),
         ("=random", "--compare =random: must be NAME=ARM, such as best=runs/best@0.5."),
         ("best=", "--compare best=: must be NAME=ARM"),
     ],
