@@ -176,14 +176,7 @@ def shapes_folder() -> Path:
 
 
 def load_architecture(name_or_path: str | Path) -> Architecture:
-    """Read one architecture.
-
-    Args:
-        name_or_path: the name of a shipped one, or the path of a YAML file with the same keys.
-
-    Raises:
-        InputError: no such file, or what `files.load` refuses.
-    """
+    """Read a shipped architecture by its name, or a YAML file with the same keys; raises what `files.load` does."""
     path = files.find("shape", str(name_or_path), shapes_folder())
     shape = files.load(path, Shape)
     return Architecture(

@@ -20,8 +20,7 @@ def parse_arms(first: Arm, compare: Iterable[str] | None = (), suite: Iterable[s
         suite: the arms of a suite, one each; they go before the flag's.
 
     Returns:
-        The first arm, then the others; one that looks at the first one's model and number of frames and drops nothing
-        is named "dense".
+        The first arm, then the others; one with the first one's model and frames that drops nothing is named "dense".
 
     Raises:
         InputError: a text that is no arm.
@@ -36,16 +35,13 @@ def parse_arms(first: Arm, compare: Iterable[str] | None = (), suite: Iterable[s
 
 
 def parse_arm(text: str, first: Arm) -> Arm:
-    """Read one more arm of a comparison.
+    """Read one more arm of a comparison: the first one with that changed, or what a preset says.
 
     Args:
         text: "dense", a keep ratio, a scorer, a preset's name or file, or a checkpoint's folder or hub id; all but the
             first two may end in "@" and a keep ratio, and all in a number of frames, as in "random@0.3@32f". "NAME="
             before it gives it a name.
         first: the arm that it is compared with.
-
-    Returns:
-        The first arm with that changed, or what the preset says.
 
     Raises:
         InputError: it is none of these.

@@ -68,14 +68,7 @@ class Model(BaseModel):
     model_config = ConfigDict(**STRICT, frozen=True)
 
     def override(self: _M, **flags: Any) -> _M:
-        """Return a copy with the flags that are not None put in.
-
-        Args:
-            **flags: fields of the model.
-
-        Raises:
-            InputError: a value out of range, under its flag's name.
-        """
+        """Return a copy with the flags that are not None put in; InputError under a flag's name if out of range."""
         given = {name: value for name, value in flags.items() if value is not None}
         return from_flags(type(self), {**dict(self), **given})
 
@@ -102,13 +95,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file's mapping, and where each key of it stands.
-
-    Attributes:
-        path: the file.
-        values: the mapping; its keys are text.
-        root: its node; None for an empty file.
-    """
+    """A YAML file's mapping with text keys, and where each key stands; `root` is its node, None for an empty file."""
 
     path: Path
     values: dict[str, Any]
@@ -130,12 +117,7 @@ class Document:
         return f"{self.path}:{line}" if line else str(self.path)
 
     def build(self, model: type[_T], values: Mapping[str, Any], section: _Location = ()) -> _T:
-        """Make a model of values.
-
-        Args:
-            model: a pydantic model or dataclass.
-            values: its fields.
-            section: the keys that lead to them in the file.
+        """Make a pydantic model or dataclass of values, to which the keys of `section` lead in the file.
 
         Raises:
             InputError: the first key that is unknown or missing, or whose value is wrong.
@@ -149,15 +131,7 @@ class Document:
 
 
 def load(path: Path, model: type[_T]) -> _T:
-    """Read a file into a model.
-
-    Args:
-        path: a YAML file.
-        model: a pydantic model or dataclass; its fields are the file's keys.
-
-    Raises:
-        InputError: the file cannot be read, or its first key that is unknown or missing, or whose value is wrong.
-    """
+    """Read a YAML file into a pydantic model or dataclass; raises what `read` and `Document.build` do."""
     document = read(path)
     return document.build(model, document.values)
 
@@ -168,10 +142,7 @@ def from_flags(model: type[_T], values: Mapping[str, Any]) -> _T:
 
 
 def read(path: Path) -> Document:
-    """Read a file's mapping.
-
-    Args:
-        path: a YAML file.
+    """Read a YAML file's mapping.
 
     Raises:
         InputError: it is too large, no UTF-8, no YAML or no mapping, or names a key twice.
@@ -198,15 +169,10 @@ def read(path: Path) -> Document:
 
 
 def find(what: str, name: str, folder: Path) -> Path:
-    """Return the file of a shipped name, or of a user's own path.
-
-    Args:
-        what: what it is, for messages.
-        name: a name in the folder, or a path: with a separator or the ending of a YAML file.
-        folder: where the ones that ship lie.
+    """Return the file of a name that ships in a folder, or of a user's path: one with a separator or YAML's ending.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none; `what` says of what.
     """
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name).expanduser()

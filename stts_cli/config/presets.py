@@ -62,12 +62,7 @@ class Preset(Model):
     max_new_tokens: Positive = 64
 
     def arm(self, name: str, resize: str = "model") -> Arm:
-        """Return what runs are compared by.
-
-        Args:
-            name: for tables.
-            resize: who resizes frames, one of `resize.RESIZES`.
-        """
+        """Return what runs are compared by; `resize` is one of `resize.RESIZES`."""
         shared = {field.name for field in dataclasses.fields(Arm)} & set(type(self).model_fields)
         return Arm(name, resize=resize, **{field: getattr(self, field) for field in shared})
 
@@ -99,13 +94,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name_or_path: str | Path) -> Preset:
-    """Read one preset.
-
-    Args:
-        name_or_path: the name of a shipped preset, or the path of a YAML file.
-
-    Returns:
-        The preset. A `model` that starts with "./" or "../" is taken from the file's own folder.
+    """Read a shipped preset by its name, or a YAML file; a `model` with "./" or "../" starts from the file's folder.
 
     Raises:
         InputError: no such preset, or what `files.load` refuses.
@@ -118,16 +107,13 @@ def load_preset(name_or_path: str | Path) -> Preset:
 def choose_preset(
     flag: str | None = None, environment: Mapping[str, str] | None = None, model: str | None = None
 ) -> Preset:
-    """Decide which preset a run starts from.
+    """Decide which preset a run starts from: of the flag, the model, the environment, the config file, or `nano`.
 
     Args:
         flag: what --preset says, or None.
         environment: the environment's variables; None for the process's own.
-        model: what --model says, or None. Without a --preset flag, a model that the user names starts from `Preset`'s
-            own defaults: another model's frame count and keep ratio would not fit it.
-
-    Returns:
-        The preset of the first source that names one: flag, model, environment, config file, `nano`.
+        model: what --model says, or None. Without a --preset flag it starts from `Preset`'s own defaults: another
+            model's frame count and keep ratio would not fit it.
 
     Raises:
         InputError: the source names something that does not exist.

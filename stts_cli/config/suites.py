@@ -54,15 +54,12 @@ class Suite(Model):
         return super().override(**flags, **({"paper": {}} if flags.get("bench") else {}))
 
     def arms(self, compare: Iterable[str] | None, *, dtype: str | None, resize: str) -> list[Arm]:
-        """Return the arms, the one of the flags first.
+        """Return the arms, the flags' first, then the suite's and those of --compare; raises what `parse_arms` does.
 
         Args:
-            compare: values of --compare, behind the suite's own arms.
+            compare: values of --compare.
             dtype: of the first arm; None for its preset's.
-            resize: who resizes frames, one of `resize.RESIZES`.
-
-        Raises:
-            InputError: no such preset, or a text that is no arm.
+            resize: one of `resize.RESIZES`.
         """
         preset = choose_preset(self.preset, model=self.model).override(
             frames=self.frames,
@@ -76,9 +73,5 @@ class Suite(Model):
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """Read a shipped suite by its name, or a user's YAML file.
-
-    Raises:
-        InputError: no such suite, or what `files.load` refuses.
-    """
+    """Read a shipped suite by its name, or a user's YAML file; raises what `files.load` does."""
     return files.load(files.find("suite", name_or_path, presets_folder() / "suites"), Suite)

@@ -18,11 +18,7 @@ SEVERAL = ("stages", "runs")  # the one key of a file of several trainings
 
 
 def keep_ratios(text: str) -> tuple[tuple[float, float], ...]:
-    """Read "0.5" or "0.5:6,1:2": keep ratios and the share of the steps that each gets, shares adding up to 1.
-
-    Raises:
-        ValueError: no such list, or a ratio outside (0, 1]; says what it must be.
-    """
+    """Read "0.5" or "0.5:6,1:2": ratios and each one's share of the steps, of 1; ValueError says what it must be."""
     try:
         pairs = [(float(ratio), float(share or 1)) for ratio, _, share in (p.partition(":") for p in text.split(","))]
     except ValueError:
@@ -34,11 +30,7 @@ def keep_ratios(text: str) -> tuple[tuple[float, float], ...]:
 
 
 def betas(text: str) -> tuple[float, float]:
-    """Read AdamW's betas, such as "0.9,0.95".
-
-    Raises:
-        ValueError: no two numbers of at least 0 and below 1; says so.
-    """
+    """Read AdamW's betas, such as "0.9,0.95", each at least 0 and below 1; ValueError says so."""
     try:
         first, second = (float(beta) for beta in text.split(","))
         if 0 <= first < 1 and 0 <= second < 1:
@@ -190,10 +182,7 @@ class Stage:
 
 
 def read_stages(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a training preset.
-
-    Args:
-        path: a YAML file of `Stage` fields, or of "stages" or "runs": a mapping from names to such fields.
+    """Read a training preset: a YAML file of `Stage` fields, or of "stages" or "runs", which map names to such fields.
 
     Returns:
         The fields that each stage gives; one stage named "" for a plain file.

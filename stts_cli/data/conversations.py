@@ -96,11 +96,7 @@ def supported(row: NumberedRow) -> NumberedRow:
 
 
 def converse(row: NumberedRow, item: QaItem) -> Conversation:
-    """Return what a row says about its video.
-
-    Args:
-        row: as `supported` returns it.
-        item: the same row, read as a question.
+    """Return what a row, as `supported` returns it, says about its video; `item` is the same row, read as a question.
 
     Raises:
         InputError: it lacks an answer, or its turns make no sense.

@@ -20,12 +20,7 @@ ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tar.part*", "*.tar.gz.part*", "*_pa
 
 
 class DataFolder:
-    """One or more folders that together hold a benchmark.
-
-    Args:
-        *roots: folders, searched in order.
-        name: the benchmark, for messages.
-        where: where its files can be had, for messages.
+    """One or more folders, searched in order, that together hold the benchmark `name`; `where` it can be had.
 
     Attributes:
         notes: what a loader guessed, put right or left out.
@@ -39,10 +34,7 @@ class DataFolder:
         self._listed: dict[Path, frozenset[str]] = {}
 
     def find(self, *patterns: str) -> Path:
-        """Return the first file or folder that matches a pattern.
-
-        Args:
-            *patterns: globs under a root, the likeliest first.
+        """Return the first file or folder under a root that matches a glob, the likeliest glob first.
 
         Raises:
             InputError: there is none; it says what was looked for, where, and where to get it.
@@ -63,13 +55,7 @@ class DataFolder:
         return []
 
     def rows(self, *patterns: str) -> tuple[Path, list[Row]]:
-        """Read a table that may be cut into several files.
-
-        Args:
-            *patterns: globs under a root, the likeliest first.
-
-        Returns:
-            The first file, and the rows of all files beside it that match.
+        """Read a table that may be cut into files: the first one that `find` finds, and the rows of all beside it.
 
         Raises:
             InputError: there is none, or one is damaged.

@@ -28,14 +28,7 @@ _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 @dataclass(frozen=True)
 class Gold:
-    """What a row's answer may mean.
-
-    Attributes:
-        where: the row, for messages.
-        given: the answer as the row holds it.
-        options: bare texts of the row's options.
-        letters: reading -> the letters it gives; only readings that fit.
-    """
+    """What a row's answer, `given`, may mean of its bare options: reading -> letters, of the readings that fit."""
 
     where: str
     given: Any
@@ -57,11 +50,7 @@ def plain(value: Any) -> str:
 
 
 def open_answers(answer: Any) -> tuple[str, ...]:
-    """Return the right answers to a question without options: a text, a number, or a list of several.
-
-    Raises:
-        ValueError: it is something else, or holds nothing.
-    """
+    """Return the right answers to a question without options, one or a list; ValueError for anything else."""
     texts = tuple(dict.fromkeys(map(plain, answer if isinstance(answer, list) else [answer])))
     if not texts or not all(texts):
         raise ValueError("must not be empty")
@@ -69,16 +58,13 @@ def open_answers(answer: Any) -> tuple[str, ...]:
 
 
 def read_gold(where: str, answer: Any, options: Sequence[str], written: Sequence[str]) -> Gold:
-    """Return everything the answer of a row with options may mean.
+    """Return everything the answer of a row with options may mean; ValueError where it fits in no reading.
 
     Args:
         where: the row, for messages.
         answer: a letter, an index, a text, or a list of several that are all right.
         options: bare texts.
         written: the same, as the row has them, with letters perhaps.
-
-    Raises:
-        ValueError: it fits in no reading.
     """
     each = [_meanings(one, options, written) for one in (answer if isinstance(answer, list) else [answer])]
     letters = {
@@ -95,11 +81,11 @@ def read_gold(where: str, answer: Any, options: Sequence[str], written: Sequence
 
 
 def choose_reading(golds: Sequence[Gold], notes: list[str]) -> str:
-    """Return the reading in which a whole file's answers are meant.
+    """Return the reading in which a whole file's answers are meant; note indices that seem to count from 1.
 
     Args:
         golds: of every row with options and an answer, in the order of the file.
-        notes: gets a note where indices seem to count from 1.
+        notes: gets the note.
 
     Raises:
         InputError: no reading fits every row, or several do and give different answers.

@@ -80,11 +80,7 @@ def bare_options(options: Sequence[str]) -> tuple[str, ...]:
 
 
 def split_question(text: str) -> tuple[str, tuple[str, ...]]:
-    """Part a question from its options, which follow the stem one a line, lettered "A." or "(A)" in order.
-
-    Returns:
-        The stem and the bare options; () where there are none.
-    """
+    """Part a question from its options, bare then, lettered "A." or "(A)" in order on lines below; () for none."""
     lines = text.strip().splitlines()
     for start in range(len(lines)):
         tail = [line for line in lines[start:] if line.strip()]

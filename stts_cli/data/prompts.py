@@ -46,15 +46,9 @@ def best_answer(item: QaItem) -> str:
 
 
 def subtitle_block(cues: Sequence[Cue], timestamps_s: Sequence[float]) -> str:
-    """Return the subtitles spoken around the frames seen, or "".
+    """Return the subtitles around frames at these times, in seconds: "subtitle", then a line a cue; "" for none.
 
-    Args:
-        cues: in the order of time.
-        timestamps_s: times of the frames in seconds.
-
-    Returns:
-        A line "subtitle", then "start - end text" a cue. As in Molmo2's evaluation it stands between the video and the
-        user's turn (`build_prompt`'s context).
+    As in Molmo2's evaluation it stands between the video and the user's turn (`build_prompt`'s context).
     """
     lines = [
         f"{cue.start_s:.1f} - {cue.end_s:.1f} {cue.text}"

@@ -47,17 +47,10 @@ def is_own_file(name: str) -> bool:
 
 
 def own_rows(path: Path, instead: str = "") -> list[NumberedRow]:
-    """Read every row of a file.
-
-    Args:
-        path: the file; its ending says what it is.
-        instead: what the caller takes beside a file, for the message.
-
-    Returns:
-        The rows in order; blank lines are none.
+    """Read every row of a file, by its ending; blank lines are none.
 
     Raises:
-        InputError: there is no such file, or it cannot be read at all.
+        InputError: there is no such file, or it cannot be read; `instead` says what the caller takes beside a file.
     """
     if not path.is_file() or not is_own_file(path.name):
         what = "is a folder" if path.is_dir() else "ends otherwise" if path.is_file() else "does not exist"
@@ -101,14 +94,11 @@ def read_json(path: Path) -> Any:
 
 
 def flatten(tree: Mapping[str, Any] | Iterable[Row], *names: str) -> Iterator[Row]:
-    """Yield the rows of nested JSON objects.
+    """Yield the rows of nested JSON objects, each with the keys above it and its "number" in its list, from 0.
 
     Args:
         tree: objects in objects, as deep as there are names; inside a list of rows, or one row.
         *names: fields that the keys become, the outermost first.
-
-    Yields:
-        Each row with the keys above it, and with its "number" in its list, from 0.
     """
     if names and isinstance(tree, Mapping):
         for key, branch in tree.items():

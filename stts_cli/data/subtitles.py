@@ -54,8 +54,7 @@ def cut(cues: Sequence[Cue], start_s: float | None, end_s: float | None) -> tupl
 
     Args:
         cues: their times count from the start of the video file; in the result from `start_s`, as the frames' do.
-        start_s: start of the cut in seconds, None for the file's.
-        end_s: end of the cut in seconds, None for the file's.
+        start_s, end_s: ends of the cut in seconds, None for the file's.
     """
     first, last = start_s or 0.0, float("inf") if end_s is None else end_s
     return tuple(
@@ -68,9 +67,7 @@ def cut(cues: Sequence[Cue], start_s: float | None, end_s: float | None) -> tupl
 def read_subtitles(path: Path, notes: list[str]) -> tuple[Cue, ...]:
     """Read a user's .srt or .vtt file: cues in the order of time, without tags.
 
-    Args:
-        path: the file.
-        notes: gets what was guessed or put right: the encoding, the order, rolling captions.
+    `notes` gets what was guessed or put right: the encoding, the order, rolling captions.
 
     Raises:
         InputError: no such file, no known encoding, a damaged line, or no text at all.
@@ -93,12 +90,7 @@ def read_subtitles(path: Path, notes: list[str]) -> tuple[Cue, ...]:
 
 
 def read_published(path: Path, notes: list[str]) -> tuple[Cue, ...]:
-    """Read a benchmark's .srt file as its publishers evaluate it: order and repeats are kept, tags are not.
-
-    Args:
-        path: the file.
-        notes: gets how many damaged cues were left out.
-    """
+    """Read a benchmark's .srt file as its publishers do, order and repeats kept; note how many cues were damaged."""
     damaged: list[int] = []
     captions = _parse(_decode(path, notes), lambda line, what: damaged.append(line))
     if damaged:
