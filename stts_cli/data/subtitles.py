@@ -52,9 +52,8 @@ class _Caption(NamedTuple):
 def cut(cues: Sequence[Cue], start_s: float | None, end_s: float | None) -> tuple[Cue, ...]:
     """Return what of the cues lies in a cut; of one that reaches over an end of it, the part inside.
 
-    Args:
-        cues: their times count from the start of the video file; in the result from `start_s`, as the frames' do.
-        start_s, end_s: ends of the cut in seconds, None for the file's.
+    Ends are seconds, None for the file's. The cues' times count from the start of the video file; in the result from
+    `start_s`, as the frames' do.
     """
     first, last = start_s or 0.0, float("inf") if end_s is None else end_s
     return tuple(
