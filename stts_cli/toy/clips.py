@@ -15,13 +15,9 @@ from stts_cli.toy.world import Scene, Thing, make_scene
 
 
 def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | None = None) -> Path:
-    """Encode a scene as an H.264 mp4 with libx264, and return its path.
+    """Encode a scene as an H.264 mp4 with libx264, and return its path; a broken run leaves no half file.
 
-    Args:
-        scene: what to draw.
-        path: the file to write; written beside it first, so that a broken run leaves no half file.
-        size: side in pixels, even; 288 for short scenes, 192 for long ones when not given.
-        fps: frames a second; the scene's own when not given.
+    `size` is its side in pixels, even: 288 for short scenes, 192 for long ones when not given; `fps` the scene's own.
     """
     import av
 
@@ -44,7 +40,7 @@ def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | Non
 
 @dataclass(frozen=True)
 class SceneClip:
-    """Write one scene's clip; see `media.source.Source.write`."""
+    """What writes a scene's clip; see `media.source.Source.write`."""
 
     scene: Scene
 
@@ -68,8 +64,8 @@ def demo_scene() -> Scene:
 def main(arguments: list[str]) -> None:
     """Write held-out clips and what may be asked of them: `python -m stts_cli.toy.clips FOLDER [COUNT]`.
 
-    The questions are printed, and written into FOLDER/questions.jsonl as `stts eval --bench` and `stts finetune --data`
-    take them.
+    The questions are printed, and go into FOLDER/questions.jsonl as `stts eval --bench` and `stts finetune --data` take
+    them.
     """
     if not arguments or len(arguments) > 2 or not all(count.isdigit() for count in arguments[1:]):
         sys.exit("usage: python -m stts_cli.toy.clips FOLDER [COUNT]")

@@ -19,11 +19,10 @@ _COLOR_INDEX = {name: k for k, name in enumerate(COLORS)}
 
 
 def window_labels(scene: Scene, times_s: np.ndarray) -> np.ndarray:
-    """Return the labels of every window of a scene at times (T,), in seconds.
+    """Return the labels of every window of a scene at times (T,), in seconds: float32 (T, W, NUM_LABELS).
 
-    Returns:
-        float32 (T, W, NUM_LABELS): 40 flags "the centre of a thing of this colour and shape is here", 8 "this colour
-        covers a good part", 5 "this shape does", and the centre's place (x, y) in the frame, in [-1, 1], 0 without one.
+    40 flags "the centre of a thing of this colour and shape is here", 8 "this colour covers a good part", 5 "this shape
+    does", and the centre's place (x, y) in the frame, in [-1, 1], 0 without one.
     """
     labels = np.zeros((len(times_s), GRID, GRID, NUM_LABELS), dtype=np.float32)
     for thing in scene.things:

@@ -44,7 +44,7 @@ def train_nano(
     device: str = "auto",
     report: Report = lambda event: None,
 ) -> Document:
-    """Run the four stages, and leave the model in a folder.
+    """Run the four stages, and leave the model in a folder; returns and takes `report` as `finetune.finetune` does.
 
     Args:
         stages: `FinetuneSettings` fields of each of `STAGES`.
@@ -53,9 +53,6 @@ def train_nano(
         resume: go on with the run that the folder holds.
         device: "auto", "cpu", "cuda" or "cuda:N".
         report: takes what happens, as documents with "event".
-
-    Returns:
-        The document of the last stage; see `finetune.finetune`.
 
     Raises:
         InputError: other stages or flags, or a folder that holds another run.

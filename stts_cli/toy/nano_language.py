@@ -53,11 +53,7 @@ ASK_WEIGHTS = {
 
 @dataclass(frozen=True)
 class LabelClip(TrainingClip):
-    """A clip of which the labels are known; `frames` are float32 (T, W, L) labels in the place of pixels.
-
-    Attributes:
-        keep_mask: bool (T, W), the windows that the language model sees.
-    """
+    """A clip with float32 (T, W, L) labels in the place of pixels, and bool (T, W), the windows that are seen."""
 
     keep_mask: Tensor
 

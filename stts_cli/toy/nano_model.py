@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from stts_cli.config.architectures import load_architecture
+from stts_cli.families.random_molmo2 import VISION_TOKENS, random_config
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE
 from stts_cli.settings import Pruning
 
@@ -18,52 +21,15 @@ POOL = 2
 
 
 def nano_config(tokenizer: Any) -> Any:
-    """Return transformers' Molmo2Config of the embedded model for a tokenizer."""
-    from transformers import Molmo2Config
-
-    def token(name: str) -> int:
-        return int(tokenizer.convert_tokens_to_ids(name))
-
-    added = len(tokenizer) - token("<im_start>")
-    return Molmo2Config(
-        vision_config={
-            "hidden_size": 96,
-            "intermediate_size": 288,
-            "num_hidden_layers": 12,
-            **_heads(3),
-            "image_size": [FRAME_SIZE, FRAME_SIZE],
-            "patch_size": PATCH_SIZE,
-            "num_position_embeddings": (FRAME_SIZE // PATCH_SIZE) ** 2,
-        },
-        adapter_config={
-            "vision_feature_layer": [11, 8],
-            "hidden_size": 96,
-            **_heads(3),
-            "intermediate_size": 384,
-            "text_hidden_size": 192,
-        },
-        text_config={
-            "hidden_size": 192,
-            "intermediate_size": 512,
-            "num_hidden_layers": 5,
-            **_heads(6),
-            "vocab_size": len(tokenizer) - added,
-            "additional_vocab_size": added,
-            "max_position_embeddings": 8192,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        },
-        image_start_token_id=token("<im_start>"),
-        low_res_image_start_token_id=token("<low_res_im_start>"),
-        image_end_token_id=token("<im_end>"),
-        image_patch_id=token("<im_patch>"),
-        frame_start_token_id=token("<frame_start>"),
-        frame_end_token_id=token("<frame_end>"),
-        **_own_tokens(tokenizer),
-    )
-
-
-def _heads(number: int) -> dict[str, int]:
-    return {"num_attention_heads": number, "num_key_value_heads": number, "head_dim": 32}
+    """Return transformers' Molmo2Config of the embedded model, presets/shapes/nano.yaml, for a tokenizer."""
+    nano = load_architecture("nano")
+    words = tokenizer.convert_tokens_to_ids(VISION_TOKENS[0])
+    architecture = replace(nano, text={**nano.text, "vocab_size": words}, num_added_tokens=len(tokenizer) - words)
+    config = random_config(architecture)
+    config.vision_config.num_position_embeddings = (FRAME_SIZE // PATCH_SIZE) ** 2
+    config.text_config.rope_parameters["rope_theta"] = 10_000.0
+    config.update(_own_tokens(tokenizer))
+    return config
 
 
 def _own_tokens(tokenizer: Any) -> dict[str, int]:
@@ -101,14 +67,7 @@ def build_nano(tokenizer: Any, seed: int = 0) -> Any:
 
 
 def export_nano(model: Any, tokenizer: Any, out: Path, *, prune_layer: int) -> None:
-    """Save everything that `stts ask --model FOLDER` needs, in Hugging Face format.
-
-    Args:
-        model: Molmo2ForConditionalGeneration; saved in bfloat16.
-        tokenizer: the embedded tokenizer.
-        out: the folder; made if needed, files in it are replaced.
-        prune_layer: 0-based ViT block after which windows are to be scored.
-    """
+    """Save all that `stts ask --model FOLDER` needs, in Hugging Face format and bfloat16; replaces what is there."""
     out.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)

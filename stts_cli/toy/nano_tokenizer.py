@@ -43,9 +43,7 @@ def corpus() -> list[str]:
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Train the tokenizer on `corpus()`; the same result every time.
 
-    Returns:
-        A fast tokenizer whose ids below `len(base vocabulary)` are words and whose last ones are the vision tokens, as
-        in Molmo2, where the language-model head does not reach them.
+    Its last ids are the vision tokens, as in Molmo2, where the language-model head does not reach them.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

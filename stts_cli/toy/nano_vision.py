@@ -33,11 +33,7 @@ FRAMES, WHITEN_FRAMES, FIT_FRAMES = 64, 600, 2000  # of a step, and of the two f
 
 @dataclass(frozen=True)
 class LabelledFrames(TrainingClip):
-    """Frames of many scenes.
-
-    Attributes:
-        labels: float32 (T, W, L), what stands in their windows.
-    """
+    """Frames of many scenes, and float32 (T, W, L), what stands in their windows."""
 
     labels: Tensor
 
@@ -72,10 +68,7 @@ class WindowProbe(nn.Module):
     def forward(self, features: Tensor, labels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss, and bool which of the windows with one thing are right.
 
-        Args:
-            features: (V, I).
-            labels: (V, L).
-            places: int64 (V,), the window's number.
+        Takes features (V, I), labels (V, L) and places, int64 (V,), the windows' numbers.
         """
         h = self.norm(features)
         flags = self.flags(h).float()

@@ -17,17 +17,9 @@ _SHIFTS = 4  # sub-pixel positions an axis
 
 
 def render(scene: Scene, times_s: np.ndarray, size: int = 96, noise: float = 0.0, noise_seed: int = 0) -> np.ndarray:
-    """Draw a scene at the given times.
+    """Draw a scene at times (T,), in seconds: uint8 (T, size, size, 3), RGB.
 
-    Args:
-        scene: what to draw.
-        times_s: (T,) seconds.
-        size: side of a frame, pixels.
-        noise: standard deviation of sensor noise, grey levels (training only).
-        noise_seed: its seed.
-
-    Returns:
-        uint8 (T, size, size, 3), RGB.
+    `noise` is the standard deviation of sensor noise in grey levels, for training only.
     """
     frames = np.repeat(_background(scene, size)[None], len(times_s), axis=0)
     for thing in scene.things:

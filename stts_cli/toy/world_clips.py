@@ -101,14 +101,7 @@ def sample_clip(scene: Scene, num_frames: int) -> Clip:
 
 
 def draw_clip(rng: np.random.Generator, length: Length, num_questions: int, ask_weights: Mapping[str, float]) -> Clip:
-    """Draw a random training clip that has questions, and choose some of them.
-
-    Args:
-        rng: chooses.
-        length: how many frames it has at most, and of which scenes.
-        num_questions: the most questions.
-        ask_weights: how often each type of question is asked.
-    """
+    """Draw a random training clip that has questions, and choose at most `num_questions`, by their types' weights."""
     while True:
         clip = sample_clip(make_scene("train", int(rng.integers(2**40)), length.long), length.frames)
         if clip.questions:
@@ -132,10 +125,7 @@ ClipT = TypeVar("ClipT", bound=TrainingClip)
 class StepClips(Dataset[list[ClipT]]):
     """A step's clips an item, or a process's share of them; a function of (seed, step, rank) alone.
 
-    Args:
-        steps: optimizer steps.
-        seed: of everything in it.
-        world: processes; items of one step, as many as these, come one after the other.
+    Items of one step, as many as the `world` has processes, come one after the other.
     """
 
     def __init__(self, steps: int, *, seed: int, world: int = 1) -> None:
@@ -157,10 +147,7 @@ class StepClips(Dataset[list[ClipT]]):
 class ShapesClips(StepClips[TrainingClip]):
     """Clips of the procedural world for a whole run; in a step all processes get clips of like length.
 
-    Args:
-        settings: the run's; each of its batches is a step here, and batch_size multiplies the clips of an item.
-        frame_size: (height, width) in pixels, square.
-        world: processes.
+    Each of the run's batches is a step here, and its batch_size multiplies the clips of an item.
     """
 
     def __init__(self, settings: FinetuneSettings, frame_size: tuple[int, int], world: int = 1) -> None:
@@ -188,12 +175,7 @@ class ShapesClips(StepClips[TrainingClip]):
 
 
 class HeldOutShapes(Dataset[list[TrainingClip]]):
-    """Clips that nothing is trained on and `stts eval` does not measure, one an item, with all that they can answer.
-
-    Args:
-        settings: the run's.
-        frame_size: (height, width) in pixels, square.
-    """
+    """Clips that nothing is trained on and `stts eval` does not measure, one an item, with all that they can answer."""
 
     def __init__(self, settings: FinetuneSettings, frame_size: tuple[int, int]) -> None:
         self.side = _side(frame_size)
