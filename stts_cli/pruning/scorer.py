@@ -125,7 +125,7 @@ class TokenScorer(nn.Module):
         return logits.squeeze(-1).float().sigmoid()
 
 
-def random_scores(x_TND: Tensor, window_index: Tensor, video_lengths: list[int], *, seed: int = 0) -> Tensor:
+def random_scores(x_TND: Tensor, window_index: Tensor, video_lengths: list[int], *, seed: int) -> Tensor:
     """Score windows by seeded noise, float32 (T, W) in [0, 1); a seed means the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(len(x_TND), len(window_index), generator=generator).to(x_TND.device)
@@ -173,13 +173,12 @@ def reference_scores(
 
 def _changes(windows_TWX: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Walk one video: (changed (T, W) bool, 1 - cosine to the reference (T, W) float32)."""
-    unit = functional.normalize(windows_TWX[0].float(), dim=-1)
-    changed, change = [torch.ones_like(unit[:, 0], dtype=torch.bool)], [torch.ones_like(unit[:, 0])]
-    for window in windows_TWX[1:]:
-        current = functional.normalize(window.float(), dim=-1)
-        cosine = (current * unit).sum(-1).clamp(-1, 1)
-        moved = cosine < threshold
-        unit = torch.where(moved[:, None], current, unit)
-        changed.append(moved)
-        change.append(1 - cosine)
-    return torch.stack(changed), torch.stack(change)
+    change = torch.ones(windows_TWX.shape[:2], device=windows_TWX.device)
+    changed = torch.ones_like(change, dtype=torch.bool)
+    reference = functional.normalize(windows_TWX[0].float(), dim=1)
+    for t in range(1, len(windows_TWX)):
+        current = functional.normalize(windows_TWX[t].float(), dim=1)
+        cosine = (current * reference).sum(1).clamp(-1, 1)
+        changed[t], change[t] = cosine < threshold, 1 - cosine
+        reference = torch.where(changed[t, :, None], current, reference)
+    return changed, change

@@ -57,7 +57,7 @@ def merge_windows(
         target = share.gather(1, target)
 
     def merge(hidden_TND: Tensor, frames: slice = slice(None)) -> Tensor:
-        return _average(hidden_TND, window_index, target[frames], size[frames])
+        return _average(hidden_TND, window_index, target[frames])
 
     return alive, merge
 
@@ -84,15 +84,15 @@ def _match(mean_TWD: Tensor, alive_TW: Tensor, quota_T: Tensor) -> tuple[Tensor,
     return (place < quota_T[:, None]) & torch.isfinite(best), into
 
 
-def _average(hidden_TND: Tensor, window_index: Tensor, target_TW: Tensor, size_TW: Tensor) -> Tensor:
-    """Write each surviving window's size-weighted mean, slot by slot, into its patches."""
+def _average(hidden_TND: Tensor, window_index: Tensor, target_TW: Tensor) -> Tensor:
+    """Write each window's mean over those that merge into it, slot by slot, into its patches; zeros if none does."""
     num_frames, num_patches, width = hidden_TND.shape
     windows = gather_windows(hidden_TND, window_index)
     filled = (window_index >= 0).to(windows.dtype).expand(num_frames, -1, -1)
     into = target_TW[..., None, None].expand_as(windows)
     total = torch.zeros_like(windows).scatter_add(1, into, windows)
     count = torch.zeros_like(filled).scatter_add(1, target_TW[..., None].expand_as(filled), filled)
-    mean = torch.where((size_TW > 1)[..., None, None], total / count.clamp_min(1)[..., None], windows)
+    mean = total / count.clamp_min(1)[..., None]
     slots = window_index.reshape(-1)
     patches = slots[slots >= 0]
     rows = mean.flatten(1, 2)[:, slots >= 0]

@@ -283,10 +283,14 @@ def test_gradient_reaches_the_scorer_through_the_bias_only(setting):
     assert all(p.grad is None for p in scorer.parameters())
 
 
-def test_gradients_equal_those_of_the_masked_path(setting):
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("trained", ["", "scorer.", "blocks.6.", "blocks.2.mlp.", "blocks.4.self_attn.k_proj", "bias"])
+def test_gradients_equal_those_of_the_masked_path(setting, trained, checkpoint):
+    """Also where most parameters are frozen."""
     blocks, hidden, scorer = setting
-    parameters = [*scorer.parameters(), *blocks.parameters()]
-    out = encode(blocks, hidden, scorer, 0.5, LENGTHS)
+    named = torch.nn.ModuleDict({"blocks": blocks, "scorer": scorer}).requires_grad_(False).named_parameters()
+    parameters = [p.requires_grad_() for name, p in named if trained in name]
+    out = encode(blocks, hidden, scorer, 0.5, LENGTHS, checkpoint=checkpoint)
     weight = torch.randn(out.features.shape, generator=torch.Generator().manual_seed(3))
     grads = torch.autograd.grad((out.features * weight).sum(), parameters)
     features, keep = masked_reference(blocks, hidden, scorer, 0.5, LENGTHS)

@@ -136,6 +136,11 @@ def test_reference_counts_as_changed_below_085_and_stops_at_the_budget():
     assert (reference_scores(turning(0.78), index, [2], dropped=[1]) > 1).tolist() == [[True], [False]]
 
 
+def test_a_budget_for_each_video():
+    with pytest.raises(ValueError, match="zip"):
+        reference_scores(turning(0.0, 0.0), window_index(1, 1, 1, 1), [2, 1], dropped=[1])
+
+
 def test_the_reference_of_each_video_is_its_own():
     index, parts = window_index(1, 1, 1, 1), [turning(0.78), turning(0.84, 1.0), turning(0.5)]
     alone = [reference_scores(part, index, [len(part)], dropped=[1]) for part in parts]
