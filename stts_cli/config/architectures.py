@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from stts_cli.cost.savings import ModelShape
 from stts_cli.settings import PruneLayer
 
 ADDED_TOKENS = 128  # rows of the embedding behind the vocabulary, for the tokens that mark frames and patches
+_A = TypeVar("_A", bound="Attention")
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
@@ -30,6 +31,11 @@ class Attention(Model):
     intermediate_size: Positive
     num_attention_heads: Positive
     head_dim: Positive
+
+    @classmethod
+    def of(cls: type[_A], config: Any, **changes: Any) -> _A:
+        """Read the sizes of a transformers config, of which some may be changed; nothing is checked."""
+        return cls.model_construct(**{key: getattr(config, key) for key in cls.model_fields} | changes)
 
 
 class VisionConfig(Attention):
@@ -77,9 +83,6 @@ class Shape(Model):
     text_config: TextConfig
 
 
-VISION_KEYS, ADAPTER_KEYS, TEXT_KEYS = (tuple(each.model_fields) for each in (VisionConfig, AdapterConfig, TextConfig))
-
-
 @dataclass(frozen=True)
 class Architecture:
     """A Molmo2 by its sizes.
@@ -87,9 +90,9 @@ class Architecture:
     Attributes:
         name: what to call it.
         description: one line for people.
-        vision: `VISION_KEYS` of the ViT.
-        adapter: `ADAPTER_KEYS` of the connector.
-        text: `TEXT_KEYS` of the language model.
+        vision: sizes of the ViT.
+        adapter: of the connector.
+        text: of the language model.
         pooling: patch rows and columns of a window.
         prune_layer: 0-based ViT block after which windows are scored.
         keep_ratio: fraction of windows kept, in (0, 1].
@@ -102,9 +105,9 @@ class Architecture:
 
     name: str
     description: str
-    vision: dict[str, Any]
-    adapter: dict[str, Any]
-    text: dict[str, Any]
+    vision: VisionConfig
+    adapter: AdapterConfig
+    text: TextConfig
     pooling: tuple[int, int]
     prune_layer: PruneLayer = 3
     keep_ratio: float = 0.5
@@ -117,41 +120,41 @@ class Architecture:
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
-        height, width = self.vision["image_size"]
+        height, width = self.vision.image_size
         return height, width
 
     @property
     def grid(self) -> tuple[int, int]:
         """Patch rows and columns of a frame."""
         height, width = self.frame_size
-        return height // self.vision["patch_size"], width // self.vision["patch_size"]
+        return height // self.vision.patch_size, width // self.vision.patch_size
 
     def sizes(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""
         vision, adapter, text = self.vision, self.adapter, self.text
         rows, cols = self.grid
         return ModelShape(
-            patch_dim=3 * vision["patch_size"] ** 2,
+            patch_dim=3 * vision.patch_size**2,
             num_patches=rows * cols,
             num_windows=-(-rows // self.pooling[0]) * -(-cols // self.pooling[1]),
             window_size=self.pooling[0] * self.pooling[1],
-            vit_blocks=max(n % vision["num_hidden_layers"] for n in adapter["vision_feature_layer"]) + 1,
-            vit_width=vision["hidden_size"],
-            vit_heads=vision["num_attention_heads"],
-            vit_head_dim=vision["head_dim"],
-            vit_mlp=vision["intermediate_size"],
-            num_feature_layers=len(adapter["vision_feature_layer"]),
-            connector_width=adapter["hidden_size"],
-            connector_heads=adapter["num_attention_heads"],
-            connector_head_dim=adapter["head_dim"],
-            connector_mlp=adapter["intermediate_size"],
-            llm_layers=text["num_hidden_layers"],
-            llm_width=text["hidden_size"],
-            llm_heads=text["num_attention_heads"],
-            llm_kv_heads=text["num_key_value_heads"],
-            llm_head_dim=text["head_dim"],
-            llm_mlp=text["intermediate_size"],
-            vocab_size=text["vocab_size"],
+            vit_blocks=max(n % vision.num_hidden_layers for n in adapter.vision_feature_layer) + 1,
+            vit_width=vision.hidden_size,
+            vit_heads=vision.num_attention_heads,
+            vit_head_dim=vision.head_dim,
+            vit_mlp=vision.intermediate_size,
+            num_feature_layers=len(adapter.vision_feature_layer),
+            connector_width=adapter.hidden_size,
+            connector_heads=adapter.num_attention_heads,
+            connector_head_dim=adapter.head_dim,
+            connector_mlp=adapter.intermediate_size,
+            llm_layers=text.num_hidden_layers,
+            llm_width=text.hidden_size,
+            llm_heads=text.num_attention_heads,
+            llm_kv_heads=text.num_key_value_heads,
+            llm_head_dim=text.head_dim,
+            llm_mlp=text.intermediate_size,
+            vocab_size=text.vocab_size,
         )
 
     def num_parameters(self) -> int:
@@ -159,7 +162,7 @@ class Architecture:
         s = self.sizes()
         inner = s.vit_heads * s.vit_head_dim
         block = 4 * s.vit_width * inner + 3 * inner + 2 * s.vit_width * s.vit_mlp + s.vit_mlp + 6 * s.vit_width
-        layers: int = self.vision["num_hidden_layers"]
+        layers: int = self.vision.num_hidden_layers
         vit = layers * block + (s.patch_dim + 1 + s.num_patches) * s.vit_width
         inner, features = s.connector_heads * s.connector_head_dim, s.num_feature_layers * s.connector_width
         attention = 3 * (features + 1) * inner + (inner + 1) * s.connector_width
@@ -182,9 +185,9 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
     return Architecture(
         name=path.stem,
         description=shape.description,
-        vision=shape.vision_config.model_dump(),
-        adapter=shape.adapter_config.model_dump(),
-        text=shape.text_config.model_dump(),
+        vision=shape.vision_config,
+        adapter=shape.adapter_config,
+        text=shape.text_config,
         pooling=(shape.pooling[0], shape.pooling[1]),
         prune_layer=shape.prune_layer,
         keep_ratio=shape.keep_ratio,

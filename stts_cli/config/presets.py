@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,11 +67,7 @@ class Preset(Model):
 
 
 class UserConfig(Model):
-    """The user's config file.
-
-    Attributes:
-        preset: a preset's name or file.
-    """
+    """The user's $XDG_CONFIG_HOME/stts/config.yaml, ~/.config by default; `preset` is a preset's name or file."""
 
     preset: str | None = None
 
@@ -104,40 +99,29 @@ def load_preset(name_or_path: str | Path) -> Preset:
     return preset.override(model=_beside(path, preset.model))
 
 
-def choose_preset(
-    flag: str | None = None, environment: Mapping[str, str] | None = None, model: str | None = None
-) -> Preset:
+def choose_preset(flag: str | None = None, model: str | None = None) -> Preset:
     """Decide which preset a run starts from: of the flag, the model, the environment, the config file, or `nano`.
 
     Args:
         flag: what --preset says, or None.
-        environment: the environment's variables; None for the process's own.
         model: what --model says, or None. Without a --preset flag it starts from `Preset`'s own defaults: another
             model's frame count and keep ratio would not fit it.
 
     Raises:
         InputError: the source names something that does not exist.
     """
-    environment = os.environ if environment is None else environment
     if flag:
         return load_preset(flag).override(model=model)
     if model:
         return Preset(model=model)
-    if named := environment.get(ENVIRONMENT_VARIABLE):
+    if named := os.environ.get(ENVIRONMENT_VARIABLE):
         try:
             return load_preset(named)
         except InputError as error:
             raise InputError(f"{ENVIRONMENT_VARIABLE}: {error}") from None
-    path = config_path(environment)
+    path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "stts" / "config.yaml"
     configured = files.load(path, UserConfig).preset if path.is_file() else None
     return load_preset(_beside(path, configured) if configured else DEFAULT_PRESET)
-
-
-def config_path(environment: Mapping[str, str] | None = None) -> Path:
-    """Return where the user's config file is looked for: $XDG_CONFIG_HOME/stts/config.yaml, ~/.config by default."""
-    environment = os.environ if environment is None else environment
-    home = environment.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path.home() / ".config") / "stts" / "config.yaml"
 
 
 def _beside(path: Path, named: str) -> str:

@@ -103,7 +103,7 @@ def plan(
             ratio = 1.0 if scorer == "none" else keep_ratio
             windows = kept_windows(architecture, num_frames, ratio, merges=scorer == "tome")
             saved = count(architecture, windows, layer, scorer, train=train)
-            longest, limit = saved.tokens["LLM prompt"][0], architecture.text["max_position_embeddings"]
+            longest, limit = saved.tokens["LLM prompt"][0], architecture.text.max_position_embeddings
             if longest > limit:
                 dense = f"makes a dense prompt of {longest} tokens"
                 raise InputError(f"--frames {num_frames}: {dense}; {architecture.name} takes {limit}.")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from stts_cli.config.architectures import ADAPTER_KEYS, TEXT_KEYS, VISION_KEYS, Architecture
+from stts_cli.config.architectures import AdapterConfig, Architecture, TextConfig, VisionConfig
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
 from stts_cli.families.base import Family
@@ -139,12 +139,12 @@ def architecture_of(config: Any, layout: Layout, **more: Any) -> Architecture:
     Returns:
         The architecture; no weights are needed.
     """
-    vision = {key: getattr(config.vision_config, key) for key in VISION_KEYS}
+    patch_size = layout.frame_size[0] // layout.grid[0]
     return Architecture(
         description="",
-        vision={**vision, "image_size": layout.frame_size, "patch_size": layout.frame_size[0] // layout.grid[0]},
-        adapter={key: getattr(config.adapter_config, key) for key in ADAPTER_KEYS},
-        text={key: getattr(config.text_config, key) for key in TEXT_KEYS},
+        vision=VisionConfig.of(config.vision_config, image_size=list(layout.frame_size), patch_size=patch_size),
+        adapter=AdapterConfig.of(config.adapter_config),
+        text=TextConfig.of(config.text_config),
         pooling=layout.window,
         num_added_tokens=config.text_config.additional_vocab_size,
         **more,

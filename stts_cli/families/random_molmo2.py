@@ -66,7 +66,7 @@ def random_family(
         scorer = TokenScorer(**scorer_sizes(config.vision_config))
     return Molmo2Family(
         model.eval(),
-        byte_tokenizer(architecture.text["vocab_size"]),
+        byte_tokenizer(architecture.text.vocab_size),
         scorer=scorer.to(device, dtype).eval(),
         frames=FrameProcessor(),
         layout_rule=FixedLayout(Layout(architecture.frame_size, architecture.grid, architecture.pooling)),
@@ -85,7 +85,7 @@ def random_config(architecture: Architecture) -> Any:
     """Return transformers' Molmo2Config of an architecture."""
     from transformers import Molmo2Config
 
-    vision, adapter, text = architecture.vision, architecture.adapter, architecture.text
+    vision, adapter, text = dict(architecture.vision), dict(architecture.adapter), dict(architecture.text)
 
     def ids(token: str) -> int:
         return int(text["vocab_size"]) + VISION_TOKENS.index(token)

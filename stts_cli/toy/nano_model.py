@@ -24,8 +24,8 @@ def nano_config(tokenizer: Any) -> Any:
     """Return transformers' Molmo2Config of the embedded model, presets/shapes/nano.yaml, for a tokenizer."""
     nano = load_architecture("nano")
     words = tokenizer.convert_tokens_to_ids(VISION_TOKENS[0])
-    architecture = replace(nano, text={**nano.text, "vocab_size": words}, num_added_tokens=len(tokenizer) - words)
-    config = random_config(architecture)
+    text = nano.text.model_copy(update={"vocab_size": words})
+    config = random_config(replace(nano, text=text, num_added_tokens=len(tokenizer) - words))
     config.vision_config.num_position_embeddings = (FRAME_SIZE // PATCH_SIZE) ** 2
     config.text_config.rope_parameters["rope_theta"] = 10_000.0
     config.update(_own_tokens(tokenizer))

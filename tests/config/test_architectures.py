@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from stts_cli.config.architectures import load_architecture, shapes_folder
+from stts_cli.config.architectures import TextConfig, VisionConfig, load_architecture, shapes_folder
 from stts_cli.config.files import names
 from stts_cli.cost import estimate
 from stts_cli.errors import InputError
@@ -20,7 +20,7 @@ def test_the_shapes_that_ship():
     for name in names(shapes_folder()):
         architecture = load_architecture(name)
         assert architecture.name == name
-        assert architecture.frame_size[0] == architecture.grid[0] * architecture.vision["patch_size"]
+        assert architecture.frame_size[0] == architecture.grid[0] * architecture.vision.patch_size
 
 
 def test_the_sizes_that_ci_trains_on_a_gpu_of_80_gb():
@@ -67,8 +67,8 @@ def test_the_8b_is_what_transformers_takes_for_granted():
     from transformers import Molmo2Config
 
     architecture, default = load_architecture("molmo2-8b"), Molmo2Config()
-    assert architecture.vision == {key: getattr(default.vision_config, key) for key in architecture.vision}
-    assert architecture.text == {key: getattr(default.text_config, key) for key in architecture.text}
+    assert architecture.vision == VisionConfig.of(default.vision_config, image_size=[378, 378])
+    assert architecture.text == TextConfig.of(default.text_config)
 
 
 @pytest.mark.parametrize(

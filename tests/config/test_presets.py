@@ -77,30 +77,39 @@ def test_an_unknown_name_is_refused_with_a_suggestion():
         presets.load_preset("./nowhere.yaml")
 
 
-def test_who_decides_flag_then_model_then_environment_then_config(tmp_path):
+def test_who_decides_flag_then_model_then_environment_then_config(tmp_path, monkeypatch):
     mine = write(tmp_path / "mine.yaml", "model: from-environment")
     write(tmp_path / "config" / "stts" / "other.yaml", "model: from-config")
     write(tmp_path / "config" / "stts" / "config.yaml", "preset: ./other.yaml")
-    environment = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
-    assert presets.choose_preset(environment=environment).model == "from-config"
-    environment["STTS_PRESET"] = str(mine)
-    assert presets.choose_preset(environment=environment).model == "from-environment"
-    assert presets.choose_preset(model="mine/own", environment=environment) == Preset(model="mine/own")
-    assert presets.choose_preset("molmo2-8b", environment=environment).model == "allenai/Molmo2-8B"
-    both = presets.choose_preset("molmo2-8b", model="mine/own", environment=environment)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("STTS_PRESET", raising=False)
+    assert presets.choose_preset().model == "from-config"
+    monkeypatch.setenv("STTS_PRESET", str(mine))
+    assert presets.choose_preset().model == "from-environment"
+    assert presets.choose_preset(model="mine/own") == Preset(model="mine/own")
+    assert presets.choose_preset("molmo2-8b").model == "allenai/Molmo2-8B"
+    both = presets.choose_preset("molmo2-8b", model="mine/own")
     assert (both.model, both.frames) == ("mine/own", presets.load_preset("molmo2-8b").frames)
 
 
-def test_without_any_of_them_it_is_nano():
-    assert presets.choose_preset(environment={"XDG_CONFIG_HOME": "/nonexistent"}) == presets.load_preset("nano")
+def test_the_config_file_is_in_the_home_folder_by_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", "")
+    monkeypatch.delenv("STTS_PRESET", raising=False)
+    assert presets.choose_preset() == presets.load_preset("nano"), "without any of them it is nano"
+    write(tmp_path / ".config" / "stts" / "config.yaml", "preset: molmo2-8b")
+    assert presets.choose_preset() == presets.load_preset("molmo2-8b")
 
 
-def test_a_wrong_source_is_named(tmp_path):
+def test_a_wrong_source_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("STTS_PRESET", "zzz")
     with pytest.raises(InputError, match="STTS_PRESET: preset zzz: unknown; known: "):
-        presets.choose_preset(environment={"STTS_PRESET": "zzz"})
+        presets.choose_preset()
+    monkeypatch.delenv("STTS_PRESET")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     write(tmp_path / "stts" / "config.yaml", "presett: nano")
     with pytest.raises(InputError, match="1: presett: unknown key; did you mean 'preset'"):
-        presets.choose_preset(environment={"XDG_CONFIG_HOME": str(tmp_path)})
+        presets.choose_preset()
 
 
 def test_override_ignores_none_and_checks_values():

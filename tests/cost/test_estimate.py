@@ -175,8 +175,10 @@ def test_memory_by_hand():
 def test_training_memory_counts_the_blocks_behind_the_given_prune_layer():
     """Two blocks more that see all patches; of a block's activations each patch holds so many numbers."""
     early, late = (plan(prune_layer=layer, train=True, on_gpu=True)[0].memory for layer in (3, 5))
-    width, heads, mlp = (NANO.vision[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
-    held = 4 * width + 4 * heads * NANO.vision["head_dim"] + 2 * mlp
+    width, heads, mlp = (
+        getattr(NANO.vision, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")
+    )
+    held = 4 * width + 4 * heads * NANO.vision.head_dim + 2 * mlp
     dropped_patches = 8 * NANO.grid[0] * NANO.grid[1] // 2
     assert late["pruned"]["vit"] - early["pruned"]["vit"] == 2 * dropped_patches * held * 4
     assert late["dense"] == early["dense"]
@@ -243,14 +245,15 @@ def kept_for_the_backward_pass(architecture, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_a_layer_and_a_block_keep_is_counted_tensor_by_tensor(dtype):
     """One layer, one block more; on a CPU, whose attention of bfloat16 blocks keeps what a GPU's does not."""
-    text = {**NANO.text, "hidden_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40,
-            "intermediate_size": 328, "num_hidden_layers": 2}  # fmt: skip
-    vision = {**NANO.vision, "head_dim": 20, "num_hidden_layers": 6}
-    adapter = {**NANO.adapter, "vision_feature_layer": [0, -1]}
+    text = NANO.text.model_copy(update={
+        "hidden_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40,
+        "intermediate_size": 328, "num_hidden_layers": 2})  # fmt: skip
+    vision = NANO.vision.model_copy(update={"head_dim": 20, "num_hidden_layers": 6})
+    adapter = NANO.adapter.model_copy(update={"vision_feature_layer": [0, -1]})
     few = dataclasses.replace(NANO, text=text, vision=vision, adapter=adapter)
-    parts = {"llm": {"text": {**text, "num_hidden_layers": 3}}}
+    parts = {"llm": {"text": text.model_copy(update={"num_hidden_layers": 3})}}
     if dtype == "float32":
-        parts["vit"] = {"vision": {**vision, "num_hidden_layers": 7}}
+        parts["vit"] = {"vision": vision.model_copy(update={"num_hidden_layers": 7})}
     found, row = kept_for_the_backward_pass(few, dtype)
     for part, change in parts.items():
         more = dataclasses.replace(few, **change)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stts_cli.config.architectures import Architecture
+from stts_cli.config.architectures import AdapterConfig, Architecture, TextConfig, VisionConfig
 from stts_cli.errors import InputError
 from stts_cli.families.random_molmo2 import random_family
 from stts_cli.training.adapters import add_lora, has_lora
@@ -12,15 +12,14 @@ HEADS = {"num_attention_heads": 2, "head_dim": 8}
 TINY = Architecture(
     name="tiny",
     description="",
-    vision={
-        **HEADS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 7, "image_size": [24, 24],
-        "patch_size": 4,
-    },
-    adapter={**HEADS, "hidden_size": 16, "intermediate_size": 32, "vision_feature_layer": [5, 4]},
-    text={
-        **HEADS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_key_value_heads": 1,
-        "vocab_size": 300, "max_position_embeddings": 512,
-    },
+    vision=VisionConfig(
+        **HEADS, hidden_size=16, intermediate_size=32, num_hidden_layers=7, image_size=[24, 24], patch_size=4
+    ),
+    adapter=AdapterConfig(**HEADS, hidden_size=16, intermediate_size=32, vision_feature_layer=[5, 4]),
+    text=TextConfig(
+        **HEADS, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_key_value_heads=1, vocab_size=300,
+        max_position_embeddings=512,
+    ),
     pooling=(2, 2),
     prune_layer=2,
 )  # fmt: skip
