@@ -85,20 +85,9 @@ class Shape(Model):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A Molmo2 by its sizes.
+    """A Molmo2 by its sizes: a `Shape` with a name, and how it prunes by default, as `settings.Pruning` says it.
 
     Attributes:
-        name: what to call it.
-        description: one line for people.
-        vision: sizes of the ViT.
-        adapter: of the connector.
-        text: of the language model.
-        pooling: patch rows and columns of a window.
-        prune_layer: 0-based ViT block after which windows are scored.
-        keep_ratio: fraction of windows kept, in (0, 1].
-        prune_from_frame: frames that the budget leaves out.
-        refill_lone_frames: frames that packing would leave alone in a bin run whole.
-        scorer: who scores by default, one of `settings.SCORERS`; "learned" where there is a learned one.
         num_added_tokens: rows of the embedding behind the vocabulary.
         notes: what a user should know about where its settings come from.
     """

@@ -34,12 +34,7 @@ _KINDS = {
     "array": "a list",
     "object": "'key: value' lines",
 }
-_BOUNDS = {
-    "exclusiveMinimum": "greater than",
-    "minimum": "at least",
-    "maximum": "at most",
-    "exclusiveMaximum": "below",
-}
+_BOUNDS = {"exclusiveMinimum": "greater than", "minimum": "at least", "maximum": "at most", "exclusiveMaximum": "below"}
 _Location = tuple[int | str, ...]
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound="Model")

@@ -39,20 +39,15 @@ class DataFolder:
         Raises:
             InputError: there is none; it says what was looked for, where, and where to get it.
         """
-        found = self.find_all(*patterns)
-        if found:
+        if found := self.find_all(*patterns):
             return found[0]
         looked = ", ".join(map(str, self.roots))
         raise InputError(f"{self.name}: none of {', '.join(patterns)} is in {looked}; get it: {self.where}.")
 
     def find_all(self, *patterns: str) -> list[Path]:
         """Return what matches the first pattern that matches anything, sorted; [] for nothing."""
-        for pattern in patterns:
-            for root in self.roots:
-                found = sorted(root.glob(pattern))
-                if found:
-                    return found
-        return []
+        found = (sorted(root.glob(pattern)) for pattern, root in itertools.product(patterns, self.roots))
+        return next(filter(None, found), [])
 
     def rows(self, *patterns: str) -> tuple[Path, list[Row]]:
         """Read a table that may be cut into files: the first one that `find` finds, and the rows of all beside it.

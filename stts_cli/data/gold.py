@@ -126,11 +126,8 @@ def _meanings(answer: Any, options: Sequence[str], written: Sequence[str]) -> di
 def _as_letter(answer: str, options: Sequence[str]) -> Letters:
     alone, with_text = _ALONE.fullmatch(answer), _WITH_TEXT.fullmatch(answer)
     name = (alone[1] if alone else with_text[1] or with_text[2] if with_text else "?").upper()
-    if name not in ascii_uppercase[: len(options)]:
-        return ()
-    if alone or (with_text and name in _same_text(with_text[3], options)):
-        return (name,)
-    return ()
+    fits = alone or (with_text and name in _same_text(with_text[3], options))
+    return (name,) if fits and name in ascii_uppercase[: len(options)] else ()
 
 
 def _as_index(answer: str, num_options: int) -> Letters:

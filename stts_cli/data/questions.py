@@ -36,13 +36,9 @@ _ALL_CUT = (
 
 
 def read_items(
-    rows: Sequence[NumberedRow],
-    locate: Callable[[str], Path],
-    notes: list[str],
-    *,
-    more_keys: Sequence[str] = (),
+    rows: Sequence[NumberedRow], locate: Callable[[str], Path], notes: list[str], *, more_keys: Sequence[str] = ()
 ) -> list[QaItem | InputError]:
-    """Read rows as questions.
+    """Read one file's rows as questions: an item a row, or what is wrong with that row.
 
     Args:
         rows: of one file.
@@ -50,9 +46,6 @@ def read_items(
         notes: gets what was guessed, put right or not read.
         more_keys: further fields that are the caller's own; with "conversations" or "messages" among them a row that
             has one of these needs no question.
-
-    Returns:
-        An item a row, or what is wrong with that row.
 
     Raises:
         InputError: the answers of the rows are not written in one way.

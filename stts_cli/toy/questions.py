@@ -36,23 +36,14 @@ _TYPE_OF = {"first": "first_last", "last": "first_last", "position_start": "posi
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one clip.
+    """One question about one clip."""
 
-    Attributes:
-        wording: a key of `WORDINGS`.
-        name: what the wording is filled with, or "".
-        text: the question.
-        answer: the one right answer, compared by exact match.
-        options: every answer a guesser would choose from (the right one among them); chance is 1 / len(options).
-        needs: intervals (seconds), each of which must hold a sampled frame for the answer to be knowable.
-    """
-
-    wording: str
-    name: str
+    wording: str  # a key of `WORDINGS`
+    name: str  # what the wording is filled with, or ""
     text: str
-    answer: str
-    options: tuple[str, ...]
-    needs: tuple[Interval, ...]
+    answer: str  # the one right answer, compared by exact match
+    options: tuple[str, ...]  # every answer a guesser would choose from, the right one among them
+    needs: tuple[Interval, ...]  # seconds; each must hold a sampled frame for the answer to be knowable
 
     @property
     def type(self) -> str:

@@ -33,32 +33,18 @@ _GAP = 0.27  # least distance between two things' centres, where they stand and 
 
 @dataclass(frozen=True)
 class Thing:
-    """One coloured shape and its life.
+    """One coloured shape and its life."""
 
-    Attributes:
-        shape: one of `SHAPES`.
-        color: its colour until `turn_s`.
-        radius: fraction of the frame's side.
-        start: centre (x, y) before the motion.
-        end: centre after the motion (equal to `start` for a thing that stands).
-        move_s: (begin, end) of the motion, seconds.
-        visible_s: (begin, end) of its visibility, seconds.
-        action: one of `ACTIONS`.
-        direction: a key of `DIRECTIONS`, or "" for a thing that stands.
-        turn_color: the colour it turns into, or "".
-        turn_s: when it turns, seconds.
-    """
-
-    shape: str
-    color: str
+    shape: str  # one of `SHAPES`
+    color: str  # until `turn_s`
     radius: float
-    start: Point
-    end: Point
-    move_s: tuple[float, float]
-    visible_s: tuple[float, float]
-    action: str
-    direction: str = ""
-    turn_color: str = ""
+    start: Point  # centre before the motion
+    end: Point  # centre after it, `start` for a thing that stands
+    move_s: tuple[float, float]  # begin and end of the motion
+    visible_s: tuple[float, float]  # begin and end of its visibility
+    action: str  # one of `ACTIONS`
+    direction: str = ""  # a key of `DIRECTIONS`, or "" for a thing that stands
+    turn_color: str = ""  # the colour it turns into, or ""
     turn_s: float = 0.0
 
     @property

@@ -28,19 +28,12 @@ from stts_cli.training.settings import FinetuneSettings
 
 
 class Length(NamedTuple):
-    """One length of clips that is trained on.
+    """One length of clips that is trained on."""
 
-    Attributes:
-        frames: the most frames of a clip.
-        share: of all items, or steps.
-        clips: in an item, or a step.
-        long: clips of 1-3 min, not of 4-8 s.
-    """
-
-    frames: int
-    share: float
-    clips: int
-    long: bool
+    frames: int  # the most of a clip
+    share: float  # of all items, or steps
+    clips: int  # in an item, or a step
+    long: bool  # clips of 1-3 min, not of 4-8 s
 
 
 LENGTHS = (
