@@ -45,23 +45,14 @@ _MARKERS = re.compile(rf"(?m)^[ \t]*(?:{_MARKER}[ \t]*)+(?:\n|\Z)|\A\s*(?:{_MARK
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is said about a video.
+    """What is said about a video, which stands before the first turn."""
 
-    Attributes:
-        turns: (what the user says, what the model should answer), in order; the video stands before the first.
-        group: for breakdowns, for example the question family of the procedural world.
-        subtitles: text between the video and the first user turn, where evaluation has it; mostly "".
-        line: line of the file, or entry of the list or dataset, from 1; 0 for none.
-        cues: timed subtitles; `with_subtitles` makes text of those around the frames, as evaluation does.
-        untrained: which of the turns, from 0, are context only: their answers take no loss.
-    """
-
-    turns: tuple[tuple[str, str], ...]
-    group: str = ""
-    subtitles: str = ""
-    line: int = 0
-    cues: tuple[Cue, ...] = ()
-    untrained: frozenset[int] = frozenset()
+    turns: tuple[tuple[str, str], ...]  # (what the user says, what the model should answer), in order
+    group: str = ""  # for breakdowns, for example the question type of the procedural world
+    subtitles: str = ""  # text between the video and the first user turn, where evaluation has it; mostly ""
+    line: int = 0  # line of the file, or entry of the list or dataset, from 1; 0 for none
+    cues: tuple[Cue, ...] = ()  # `with_subtitles` makes text of those around the frames, as evaluation does
+    untrained: frozenset[int] = frozenset()  # turns, from 0, that are context only: their answers take no loss
 
     def tokens(self, family: Family) -> tuple[list[int], list[bool]]:
         """Return the token ids of what follows the video, and of each whether a loss is taken on it."""

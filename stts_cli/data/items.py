@@ -27,31 +27,18 @@ class Cue:
 
 @dataclass(frozen=True)
 class QaItem:
-    """One question.
+    """One question."""
 
-    Attributes:
-        id: unique within the benchmark.
-        video: name of the video; questions of one video are drawn together in the statistics.
-        source: where its frames come from.
-        question: the text, without options.
-        options: bare texts in order, or () for an open question.
-        answer: a letter with options, else the right text; None where the benchmark keeps it to itself.
-        also: further letters that are right (the right text is listed twice).
-        subtitles: cues in the order of time.
-        groups: breakdown -> the values this question counts for.
-        guess: probability of a blind guess being right; None where that cannot be said.
-    """
-
-    id: str
-    video: str
-    source: Source
-    question: str
-    options: tuple[str, ...] = ()
-    answer: str | None = None
-    also: tuple[str, ...] = ()
-    subtitles: tuple[Cue, ...] = ()
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    guess: float | None = None
+    id: str  # unique within the benchmark
+    video: str  # its name; questions of one video are drawn together in the statistics
+    source: Source  # where the frames come from
+    question: str  # without options
+    options: tuple[str, ...] = ()  # bare texts in order, or () for an open question
+    answer: str | None = None  # a letter with options, else the right text; None where the benchmark keeps it to itself
+    also: tuple[str, ...] = ()  # further letters that are right (the right text is listed twice)
+    subtitles: tuple[Cue, ...] = ()  # in the order of time
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # breakdown -> the values this question counts for
+    guess: float | None = None  # probability of a blind guess being right; None where that cannot be said
 
     @property
     def letters(self) -> str:

@@ -28,17 +28,11 @@ _OPTION = re.compile(r"option_?([0-9]+)")
 
 @dataclass(frozen=True)
 class NumberedRow:
-    """A row as it stands in its file.
+    """A row as it stands in its file."""
 
-    Attributes:
-        where: file and line, or entry of a .json file, for messages.
-        number: of the line or entry, from 1.
-        fields: the object; another value where it is none, or the error of a row that cannot be read.
-    """
-
-    where: str
-    number: int
-    fields: Any
+    where: str  # file and line, or entry of a .json file, for messages
+    number: int  # of the line or entry, from 1
+    fields: Any  # the object; another value where it is none, or the error of a row that cannot be read
 
 
 def is_own_file(name: str) -> bool:

@@ -11,7 +11,7 @@ import codecs
 import html
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,6 @@ from stts_cli.errors import InputError
 
 SUFFIXES = (".srt", ".vtt")
 ROLLING_GAP_S = 0.1  # a rolling caption repeats a line of the one that ends here
-Fault = Callable[[int, str], None]
 _TIME = r"(?:[0-9]+:)?[0-9]{1,4}:[0-9]{2}(?:[.,][0-9]{1,3})?"
 _TIMING = re.compile(rf"\s*({_TIME})\s*-->\s*({_TIME})(?:\s.*)?")
 _ALMOST = re.compile(r"\s*-?[0-9]+[:;][0-9]+\S*\s*(?:[-=]+>|[\u2013\u2014\u2192]).*|.*-->\s*-?[0-9]+:[0-9].*")
@@ -71,11 +70,10 @@ def read_subtitles(path: Path, notes: list[str]) -> tuple[Cue, ...]:
     Raises:
         InputError: no such file, no known encoding, a damaged line, or no text at all.
     """
-
-    def refuse(line: int, what: str) -> None:
+    captions, faults = _parse(_decode(path, notes))
+    if faults:
+        line, what = faults[0]
         raise InputError(f"{path}:{line}: {what}")
-
-    captions = _parse(_decode(path, notes), refuse)
     ordered = sorted(captions, key=lambda caption: caption.start_s)
     if ordered != captions:
         notes.append(f"{path}: its cues are out of order; they were sorted by their start.")
@@ -90,10 +88,9 @@ def read_subtitles(path: Path, notes: list[str]) -> tuple[Cue, ...]:
 
 def read_published(path: Path, notes: list[str]) -> tuple[Cue, ...]:
     """Read a benchmark's .srt file as its publishers do, order and repeats kept; note how many cues were damaged."""
-    damaged: list[int] = []
-    captions = _parse(_decode(path, notes), lambda line, what: damaged.append(line))
-    if damaged:
-        notes.append(f"{path}:{min(damaged)}: {len(damaged)} damaged cues were left out.")
+    captions, faults = _parse(_decode(path, notes))
+    if faults:
+        notes.append(f"{path}:{min(faults)[0]}: {len(faults)} damaged cues were left out.")
     return _cues(captions)
 
 
@@ -135,16 +132,16 @@ def _detect(path: Path, raw: bytes) -> str:
     return names[0]
 
 
-def _parse(text: str, fault: Fault) -> list[_Caption]:
-    """Part a file into captions; a fault leaves its caption out, unless it raises."""
+def _parse(text: str) -> tuple[list[_Caption], list[tuple[int, str]]]:
+    """Part a file into its whole captions, and (line, what is wrong) of each other one."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     is_vtt = text.lstrip().startswith("WEBVTT")
     timings = [(k, match) for k, line in enumerate(lines) if (match := _TIMING.fullmatch(line))]
     almost = {k for k, line in enumerate(lines) if _ALMOST.fullmatch(line)} - {k for k, _ in timings}
     if is_vtt:  # notes and styles may hold anything
         almost -= _in_other_blocks(lines)
-    for k in sorted(almost):
-        fault(k + 1, f"'{lines[k].strip()[:60]}': must be START --> END, each [hh:]mm:ss.fff.")
+    form = "must be START --> END, each [hh:]mm:ss.fff"
+    faults = [(k + 1, f"'{lines[k].strip()[:60]}': {form}.") for k in sorted(almost)]
     numbered = bool(timings) and timings[0][0] > 0 and lines[timings[0][0] - 1].strip().isdecimal()
     ends = [*(_head(lines, k, numbered) for k, _ in timings[1:]), len(lines)][: len(timings)]
     captions = []
@@ -159,10 +156,10 @@ def _parse(text: str, fault: Fault) -> list[_Caption]:
             if end_s < start_s:
                 raise ValueError("the end must not be before the start")
         except ValueError as error:
-            fault(k + 1, f"'{match[0].strip()[:60]}': {error}.")
-            continue
-        captions.append(_Caption(start_s, end_s, tuple(filter(None, map(_clean, own)))))
-    return captions
+            faults.append((k + 1, f"'{match[0].strip()[:60]}': {error}."))
+        else:
+            captions.append(_Caption(start_s, end_s, tuple(filter(None, map(_clean, own)))))
+    return captions, faults
 
 
 def _head(lines: Sequence[str], timing: int, numbered: bool) -> int:
