@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from stts_cli.engine.model import VideoModel, from_model, load
     from stts_cli.engine.results import Answer, Video
-    from stts_cli.media.video import Clip
+    from stts_cli.media.clip import Clip
 
 _PLACES = {
     "load": "engine.model",
@@ -24,7 +24,7 @@ _PLACES = {
     "VideoModel": "engine.model",
     "Video": "engine.results",
     "Answer": "engine.results",
-    "Clip": "media.video",
+    "Clip": "media.clip",
 }
 __all__ = ["Answer", "Clip", "Video", "VideoModel", "from_model", "load"]
 

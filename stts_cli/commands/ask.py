@@ -37,8 +37,8 @@ def ask(
     """Answer questions about a video, and show what pruning saved."""
     from stts_cli.config.arms import parse_arms
     from stts_cli.config.presets import choose_preset
+    from stts_cli.media.container import probe
     from stts_cli.media.resize import check_resize
-    from stts_cli.media.video import probe
     from stts_cli.report.ask import show
     from stts_cli.report.progress import Progress
 

@@ -54,8 +54,8 @@ def profile(
     from stts_cli.config.arms import parse_arms
     from stts_cli.config.presets import Preset, choose_preset, demo_video
     from stts_cli.cost import estimate
+    from stts_cli.media.container import probe
     from stts_cli.media.resize import check_resize
-    from stts_cli.media.video import probe
     from stts_cli.report import plots
     from stts_cli.report.profile import show
     from stts_cli.report.progress import Progress

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from stts_cli import __version__
 from stts_cli.engine.model import VideoModel, check_question, load_arm
 from stts_cli.engine.results import Answer, Video
+from stts_cli.media.clip import Clip
 from stts_cli.media.source import ReadRequest, Source
-from stts_cli.media.video import Clip
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm
 
@@ -160,5 +160,4 @@ def _describe(path: str, clip: Clip) -> dict[str, Any]:
         "timestamps_s": clip.timestamps_s,
         "frame_size": list(clip.frames.shape[1:3]),
         "backend": clip.backend,
-        "fallback_reason": clip.fallback_reason,
     }

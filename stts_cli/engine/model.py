@@ -20,9 +20,12 @@ from stts_cli.engine import generate
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Video
 from stts_cli.errors import InputError, suggest
+from stts_cli.media.clip import Clip
+from stts_cli.media.container import check_file
+from stts_cli.media.fetch import fetched, is_fetched
+from stts_cli.media.reader import read_source
 from stts_cli.media.resize import DECODER, NOTE, check_resize, choose_filter
 from stts_cli.media.source import ReadRequest, Source
-from stts_cli.media.video import Clip, check_file, read_file
 from stts_cli.pruning.own_scorer import import_scorer
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm, Execution, Pruning
@@ -104,7 +107,12 @@ class VideoModel:
         if isinstance(video, (str, Path)):
             if times is not None:
                 raise InputError(f"times: are for frames in memory; {video} is a file and has its own.")
-            return read_file(self.request(Source(check_file(video))))
+            if is_fetched(str(video)):
+                with fetched(str(video)) as path:
+                    return read_source(self.request(Source(path)))
+            path = Path(video)
+            is_folder = bool(str(video)) and path.is_dir()
+            return read_source(self.request(Source(path if is_folder else check_file(video))))
         if isinstance(video, torch.Tensor):
             video = video.detach().cpu().numpy()
         if not isinstance(video, np.ndarray):
@@ -125,7 +133,7 @@ class VideoModel:
         """Look at a video; any number of questions may follow.
 
         Args:
-            video: a file, or frames in memory: a `Clip`, or uint8 (T, H, W, 3) RGB with `times`, all of which are used.
+            video: a file, a folder of pictures, an http(s) address, or frames in memory: a `Clip`, or uint8 (T, H, W, 3) RGB with `times`, all of which are used.
             times: of frames in memory, T times in seconds, rising.
             execution: how the vision encoder runs.
             **given: settings of `load` for this video alone: keep_ratio, scorer, prune_layer, seed; of a file also
@@ -153,7 +161,7 @@ class VideoModel:
             preprocessed = clock(self.device)
             tokens = self.family.encode(patches, self.pruning, execution=execution)
         seconds = {"preprocess": preprocessed - started, **tokens.seconds}
-        notes = [f"read with PyAV: {clip.fallback_reason}"] if clip.fallback_reason else []
+        notes = [*clip.damage, *clip.notes]
         notes += filter(None, [self.pruning.clamp_note(len(tokens.keep_mask), tokens.layout.num_windows)])
         for line in notes:
             self.note(line)

@@ -11,7 +11,7 @@ import torch
 
 from stts_cli.cost.savings import Savings, count
 from stts_cli.engine.device import PeakMemory
-from stts_cli.media.video import Clip
+from stts_cli.media.clip import Clip
 from stts_cli.settings import Pruning
 
 if TYPE_CHECKING:

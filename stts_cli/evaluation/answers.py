@@ -121,6 +121,7 @@ def _answer_row(asking: Asking, model: VideoModel, item: QaItem, context: str, v
         flops=answer.savings.total[1],
         peak_bytes=answer.peak_bytes,
         backend=video.clip.backend,
+        reading=[*video.clip.damage, *video.clip.notes],
     )
 
 

@@ -285,10 +285,16 @@ def _document(
 
 
 def _notes(models: Sequence[VideoModel], by_arm: dict[str, list[Row]], failed: dict[str, str]) -> list[str]:
-    """Return what was done otherwise than asked: the decoder, budgets that were too small, videos that failed."""
+    """Return what was done otherwise than asked: videos read in part, budgets too small, failures."""
     notes = []
-    if by_pyav := {row["segment"] for rows in by_arm.values() for row in rows if row.get("backend") == "pyav"}:
-        notes.append(f"{len(by_pyav)} videos were read with PyAV")
+    read: dict[str, str] = {}
+    for row in (row for rows in by_arm.values() for row in rows if row.get("reading")):
+        read.setdefault(row["video"], "; ".join(row["reading"]))
+    if read:
+        video, how = next(iter(read.items()))
+        notes.append(
+            f"{len(read)} videos were read otherwise than whole and with their own times; the first, {video}: {how}"
+        )
     for model in models:
         lengths = {row["segment"]: row["num_frames"] for row in by_arm[model.arm.name] if not row.get("error")}
         clamped = [note for n in lengths.values() if (note := model.clamp_note(n))]

@@ -8,26 +8,29 @@ worker are held. A worker imports torch when the first frame has to be resized, 
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stts_cli.errors import InputError
-from stts_cli.media.resize import Resizer
+from stts_cli.media.clip import Clip
+from stts_cli.media.container import probe
+from stts_cli.media.pictures import is_picture, read_pictures
 from stts_cli.media.source import ReadRequest
-from stts_cli.media.video import Clip, choose_frames, fit, open_file, probe, read_file
+from stts_cli.media.video import read_file
 
-READY = "ready"
+READY, ALIVE = "ready", "alive"
 START_UP_S = 120.0  # a worker that takes longer to start is given up too
+SILENCE_S = 30.0  # one that reads and shows no sign of life for so long hangs
+ALIVE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,12 @@ class ReadResult:
     read_s: float  # seconds it took
 
 
-def read_source(request: ReadRequest) -> Clip:
+def read_source(request: ReadRequest, alive: Callable[[], None] = lambda: None) -> Clip:
     """Read one clip here and now; with a start, its times count from there.
+
+    Args:
+        request: what to read.
+        alive: called again and again while it is read.
 
     Raises:
         InputError: it cannot be read.
@@ -49,7 +56,10 @@ def read_source(request: ReadRequest) -> Clip:
     if source.end_frame is not None:
         source = dataclasses.replace(source, end_s=_time_before(source.path, source.end_frame))
         request = dataclasses.replace(request, source=source)
-    clip = _read_folder(request) if source.path.is_dir() else read_file(request)
+    if source.pictures or source.path.is_dir() or is_picture(source.path):
+        clip = read_pictures(request)
+    else:
+        clip = read_file(request, alive)
     if not source.start_s:
         return clip
     return dataclasses.replace(clip, timestamps_s=[round(t - source.start_s, 4) for t in clip.timestamps_s])
@@ -58,67 +68,90 @@ def read_source(request: ReadRequest) -> Clip:
 def read_ahead(
     requests: Sequence[ReadRequest], *, workers: int, timeout_s: float, ahead: bool = True
 ) -> Iterator[ReadResult]:
-    """Read clips in worker processes, in order.
-
-    Args:
-        requests: what to read.
-        workers: how many processes; 0 reads in this one, with nothing to stop a decoder that hangs.
-        timeout_s: seconds after which a clip is given up.
-        ahead: False to hold the processes while nothing is asked of them: a clip is read when its turn comes.
-
-    Yields:
-        One result a request.
-    """
+    """Read clips in worker processes, in order, as `Readers.read` does; processes live as long as the iterator."""
     if workers < 1:
         for request in requests:
             yield _attempt(request)
         return
-    pool = [_Worker() for _ in range(min(workers, len(requests)))]
-    waiting = deque(enumerate(requests))
-    ready: dict[int, ReadResult] = {}
+    with Readers(min(workers, len(requests))) as readers:
+        yield from readers.read(requests, timeout_s=timeout_s, ahead=ahead)
 
-    def start_idle(index: int) -> None:
-        """Give idle workers the next requests, but let none run far ahead of the one that is waited for."""
-        for worker in pool:
-            if worker.index is None and waiting and waiting[0][0] < index + (2 * len(pool) if ahead else 1):
-                worker.start(*waiting.popleft())
 
-    try:
+class Readers:
+    """Worker processes that read clips; use it in a `with`.
+
+    Args:
+        number: how many processes; they start at once.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.pool = [_Worker() for _ in range(number)]
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.pool:
+            worker.close()
+
+    def read(
+        self, requests: Sequence[ReadRequest], *, timeout_s: float = math.inf, ahead: bool = True
+    ) -> Iterator[ReadResult]:
+        """Read clips, in order.
+
+        Args:
+            requests: what to read.
+            timeout_s: seconds after which a clip is given up.
+            ahead: False to hold the processes while nothing is asked of them: a clip is read when its turn comes.
+
+        Yields:
+            One result a request. A decoder that hangs or dies is stopped, and the other one tried.
+        """
+        waiting = deque(enumerate(requests))
+        ready: dict[int, ReadResult] = {}
+
+        def start_idle(index: int) -> None:
+            """Give idle workers the next requests, but let none run far ahead of the one that is waited for."""
+            for worker in self.pool:
+                if worker.index is None and waiting and waiting[0][0] < index + (2 * len(self.pool) if ahead else 1):
+                    worker.start(*waiting.popleft())
+
         for index in range(len(requests)):
             start_idle(index)
             while index not in ready:
-                ready |= _collect(pool, timeout_s)
+                ready |= _collect(self.pool, timeout_s)
                 start_idle(index)
             yield ready.pop(index)
-    finally:
-        for worker in pool:
-            worker.close()
 
 
 def _collect(pool: list[_Worker], timeout_s: float) -> dict[int, ReadResult]:
     """Wait until a busy worker has delivered, died or run out of time; return what there is."""
     busy = [worker for worker in pool if worker.index is not None]
-    limits = {worker: timeout_s if worker.is_ready else START_UP_S for worker in busy}
-    nearest = min(worker.started + limit for worker, limit in limits.items()) - time.monotonic()
+    ends = {worker: worker.ends(timeout_s) for worker in busy}
+    nearest = min(end for end, _ in ends.values()) - time.monotonic()
     delivered = connection.wait([worker.pipe for worker in busy], timeout=max(nearest, 0))
     results: dict[int, ReadResult] = {}
     for worker in busy:
         index, took = worker.index, time.monotonic() - worker.started
         assert index is not None
+        end, words = ends[worker]
         if worker.pipe in delivered:
             try:
                 message = worker.pipe.recv()
-                if message == READY:  # starting up is not the video's time
-                    worker.is_ready, worker.started = True, time.monotonic()
-                    continue
-                results[index] = message
-                worker.index = None
             except (EOFError, OSError):
-                results[index] = ReadResult(None, "the process that decoded it died", took)
-                worker.restart()
-        elif took >= limits[worker]:
-            results[index] = ReadResult(None, f"the decoder did not finish in {limits[worker]:g} s", took)
-            worker.restart()
+                if (failed := worker.try_the_other("the process that decoded it died")) is not None:
+                    results[index] = ReadResult(None, failed, took)
+                continue
+            if message in (READY, ALIVE):
+                worker.heard = time.monotonic()
+                if message == READY:  # starting up is not the video's time
+                    worker.is_ready, worker.started = True, worker.heard
+                continue
+            results[index] = message
+            worker.index = None
+        elif time.monotonic() >= end:
+            if (failed := worker.try_the_other(words)) is not None:
+                results[index] = ReadResult(None, failed, took)
     return results
 
 
@@ -136,18 +169,36 @@ class _Worker:
         other.close()
         self.is_ready = False
         self.index: int | None = None
-        self.started = 0.0
+        self.request: ReadRequest | None = None
+        self.started = self.heard = 0.0
 
     def start(self, index: int, request: ReadRequest) -> None:
-        self.index, self.started = index, time.monotonic()
+        self.index, self.request = index, request
+        self.started = self.heard = time.monotonic()
         try:
             self.pipe.send(request)
         except OSError:
             pass  # it died; the next wait sees that
 
-    def restart(self) -> None:
+    def ends(self, timeout_s: float) -> tuple[float, str]:
+        """Return when it is to be stopped if nothing comes, and why."""
+        if not self.is_ready:
+            return self.started + START_UP_S, f"the decoder's process did not start in {START_UP_S:g} s"
+        whole = self.started + timeout_s, f"the decoder did not finish in {timeout_s:g} s"
+        silent = self.heard + SILENCE_S, f"the decoder gave nothing for {SILENCE_S:g} s"
+        return min(whole, silent)
+
+    def try_the_other(self, reason: str) -> str | None:
+        """Stop the process and let another read the same with decord; return the error where that was tried."""
+        index, request, was_ready = self.index, self.request, self.is_ready
         self.close()
         self._open()
+        if index is None or request is None:
+            return reason
+        if not was_ready or request.avoid_pyav or request.source.pictures or "finish" in reason:
+            return f"{request.avoid_pyav}; with decord {reason}" if request.avoid_pyav else reason
+        self.start(index, dataclasses.replace(request, avoid_pyav=reason))
+        return None
 
     def close(self) -> None:
         self.process.kill()
@@ -159,20 +210,28 @@ def _serve(pipe: Any) -> None:
     """Answer requests until the other end is closed."""
     os.environ["OMP_NUM_THREADS"] = "1"  # for torch: the model's process needs the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
+    said = 0.0
+
+    def alive() -> None:
+        nonlocal said
+        if time.monotonic() - said > ALIVE_EVERY_S:
+            said = time.monotonic()
+            pipe.send(ALIVE)
+
     try:
         pipe.send(READY)
         while True:
-            pipe.send(_attempt(pipe.recv()))
+            pipe.send(_attempt(pipe.recv(), alive))
     except (EOFError, OSError):
         return
 
 
-def _attempt(request: ReadRequest) -> ReadResult:
+def _attempt(request: ReadRequest, alive: Callable[[], None] = lambda: None) -> ReadResult:
     started = time.perf_counter()
     try:
         request.source.prepare()
         started = time.perf_counter()  # writing a file is not reading it
-        clip, error = read_source(request), None
+        clip, error = read_source(request, alive), None
     except InputError as problem:
         clip, error = None, str(problem)
     except Exception as problem:
@@ -186,31 +245,3 @@ def _time_before(path: Path, frame: int) -> float:
     if not fps:
         raise InputError(f"{path}: does not say how many frames a second it has; it cannot be cut at frame {frame}.")
     return (frame - 0.5) / fps
-
-
-def _read_folder(request: ReadRequest) -> Clip:
-    """Read a folder of numbered jpg frames as a video of `folder_fps` frames a second."""
-    import av
-
-    folder, fps = request.source.path, request.source.folder_fps
-    files = sorted(_pictures(folder), key=lambda path: int(path.stem))
-    if not files:
-        raise InputError(f"{folder}: holds no numbered .jpg frames; check the folder.")
-    times = np.arange(len(files)) / fps
-    chosen = choose_frames(times, request)
-    frames: list[np.ndarray] = []
-    for index in chosen:
-        try:
-            with open_file(files[index]) as container:
-                picture = next(container.decode(video=0))
-            if not frames:
-                resizer = Resizer(request.sized(picture.height, picture.width).size, request.resample)
-            frames.append(fit(picture, resizer))
-        except (av.error.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
-            raise InputError(f"{files[index]}: cannot be read as a picture; must be a whole JPEG file.") from error
-    times_s = [round(float(times[index]), 4) for index in chosen]
-    return Clip(np.stack(frames), times_s, len(files) / fps, fps, len(files), "pyav")
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg") and path.stem.isdigit()]

@@ -14,11 +14,13 @@ class Source:
     """Where the frames come from.
 
     Attributes:
-        path: a video file, or a folder of numbered jpg frames.
+        path: a video file, a picture, or a folder of pictures that are its frames.
         start_s: leave out what comes before; times shown to the model then count from here.
         end_s: leave out what comes after, or None for the end.
         end_frame: leave out this frame of the file (from 0) and what comes after, or None for the end.
-        folder_fps: frames a second of a folder of frames.
+        fps: pictures a second of a folder or a list of them; None for 1, which a note then says.
+        at_s: times in seconds of the frames wanted, rising, or None for frames spread evenly.
+        pictures: that are the frames, in order; empty for those of the folder, or where there is a video.
         write: writes a file that is not there yet, when it is first read; can be pickled, compared and hashed.
     """
 
@@ -26,7 +28,9 @@ class Source:
     start_s: float | None = None
     end_s: float | None = None
     end_frame: int | None = None
-    folder_fps: float = 3.0
+    fps: float | None = None
+    at_s: tuple[float, ...] | None = None
+    pictures: tuple[Path, ...] = ()
     write: Callable[[Path], None] | None = None
 
     def prepare(self) -> None:
@@ -45,11 +49,12 @@ class ReadRequest:
     max_fps: float  # the most frames a second
     size: tuple[int, int] | LayoutRule | None  # (height, width) in pixels, what decides it, or None for the file's own
     resample: str = "bilinear"  # filter that frames are resized with, as in `video.read_clip`
+    avoid_pyav: str = ""  # why PyAV is not to be tried
 
     def sized(self, height: int, width: int) -> SizedRequest:
         """Decide the size for a video of such frames, before one is decoded."""
         size = self.size(height, width, self.num_frames).frame_size if callable(self.size) else self.size
-        return SizedRequest(self.source, self.num_frames, self.max_fps, size, self.resample)
+        return SizedRequest(self.source, self.num_frames, self.max_fps, size, self.resample, self.avoid_pyav)
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,24 @@
 """Read a video file into a few frames with their times: the first stage of the path.
 
-In: a file and a frame budget. Out: `Clip`, with frames (T, H, W, 3) uint8 RGB and a time in seconds for each. Decoding
-goes through decord; where decord fails, PyAV reads the file and the reason is kept in `Clip.fallback_reason`. A whole
-frame is resized at once, as the model's processor does it (`resize`): few are held. Sampling is the one of the paper's
-base model (Molmo2): at most `max_fps` frames a second and at most `num_frames` in all, evenly spread, the first and the
-last frame among them (arXiv 2603.18004, experimental setup).
+In: a file and a frame budget. Out: a `Clip`. A first pass over the file's packets says when each frame is shown and
+where decoding can begin; a second one decodes no more than the wanted frames need, and resizes each at once, as the
+model's processor does it (`resize`): few whole frames are held. Sampling is the one of the paper's base model, Molmo2
+(arXiv 2603.18004, experimental setup; `sampling`).
+
+PyAV reads. decord, which jumps within a file too, gives up a jump that takes long and returns another frame without
+an error (3.4.0: 25 of 64 frames of a 30-minute 1080p file); it reads what PyAV cannot, from the first frame on.
 
 This module knows nothing of models or tensors: normalising and cutting into patches is the family's work.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import errno
-import functools
 import itertools
 import os
 import queue
-import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,185 +26,48 @@ from typing import Any
 import numpy as np
 
 from stts_cli.errors import InputError
+from stts_cli.media.clip import Clip
+from stts_cli.media.container import VideoInfo, open_file, probe, shorten, video_stream
 from stts_cli.media.resize import DECODER, Resizer
+from stts_cli.media.sampling import choose_frames
 from stts_cli.media.source import ReadRequest, SizedRequest, Source
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-# demuxers that open what the file names: playlists, stream descriptions, numbered pictures, parts and indices
-REFERRING = {
-    "concat", "dash", "hls", "image2", "imf", "lavfi", "mlv", "rtp", "rtsp", "sap", "sdp", "vobsub",
-    "webm_dash_manifest",
-}  # fmt: skip
 STALL_S = 30.0  # a decoder that delivers no frame for this long is given up
 TRUNCATED_BELOW = 0.9  # a file that holds less than this part of the length it declares is truncated
+ASSUMED_FPS = 25.0  # of a file that does not say when its frames are shown, nor how many come a second
+# a jump within these finds the packet that was asked for; of other files all packets are passed, few are decoded
+EXACT_JUMPS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+JUMP_BEYOND = 50  # packets to pass: fewer are read faster than jumped over
+# decoders that leave out, when told, frames that no other frame is built on
+LEAVE_OUT = {"h264", "mpeg2video", "mpeg4"}
+REACH = 32  # packets behind a frame's own that a decoder may want before it gives the frame
 
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file's header says: pixels, frames a second (0.0 if not said), declared lengths of stream and file."""
-
-    width: int
-    height: int
-    fps: float
-    duration_s: float | None
-    container_duration_s: float | None
-
-
-@dataclass(frozen=True)
-class Clip:
-    """The sampled frames of one video.
-
-    Attributes:
-        frames: (T, H, W, 3) uint8, RGB.
-        timestamps_s: T times in seconds from the start of the video, rising.
-        duration_s: length of the video in seconds, the last frame's own time on screen included.
-        source_fps: average frames per second of the file.
-        num_source_frames: frames in the file.
-        backend: "decord", "pyav", or "memory" for frames that came from no file.
-        fallback_reason: why decord was not used, or None.
-    """
-
-    frames: np.ndarray
-    timestamps_s: list[float]
-    duration_s: float
-    source_fps: float
-    num_source_frames: int
-    backend: str
-    fallback_reason: str | None = None
-
-    @classmethod
-    def from_frames(cls, frames: np.ndarray, timestamps_s: Sequence[float]) -> Clip:
-        """Take frames that are in memory already.
-
-        Args:
-            frames: uint8 (T, H, W, 3), RGB.
-            timestamps_s: T times in seconds, rising.
-
-        Returns:
-            The clip; its last frame is shown as long as the others on average.
-
-        Raises:
-            InputError: frames of another kind, or times that are not T rising numbers.
-        """
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
-            raise InputError(f"frames in memory: are {frames.dtype} {frames.shape}; must be uint8 (T, H, W, 3).")
-        try:
-            times = np.asarray(timestamps_s, dtype=np.float64).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"times: are no numbers ({error}); must be a second for each frame.") from error
-        steps = np.diff(times)
-        if len(times) != len(frames) or not np.isfinite(times).all() or (steps <= 0).any() or times[0] < 0:
-            raise InputError(f"times: are {len(times)} for {len(frames)} frames; must be one each, at least 0, rising.")
-        step = float(steps.mean()) if len(steps) else 0.0
-        frames = np.require(frames, requirements=["C", "W"])  # as torch wants it: a flipped or read-only view is copied
-        fps = 1 / step if step else 0.0
-        return cls(frames, times.tolist(), float(times[-1]) + step, fps, len(frames), "memory")
-
-    def first(self, num_frames: int) -> Clip:
-        """Return the same clip with its first frames alone."""
-        return dataclasses.replace(self, frames=self.frames[:num_frames], timestamps_s=self.timestamps_s[:num_frames])
+Alive = Callable[[], None]
 
 
 class _DecoderError(Exception):
     """One decoder could not read the file; another may."""
 
 
-def probe(path: str | Path) -> VideoInfo:
-    """Read a file's header without decoding a frame.
+@dataclass(frozen=True)
+class _Index:
+    """A file's packets, in the order of decoding.
 
-    Raises:
-        InputError: the file is missing, a folder, empty, unreadable, no video, or has no video stream.
+    Attributes:
+        pts: when each is shown, in `time_base` seconds.
+        is_key: whether decoding can begin there.
+        is_shown: whether it is a picture to be seen.
+        time_base: seconds.
+        is_timed: False where packets lack times; `pts` then counts frames.
+        notes: what the pass found.
     """
-    path = check_file(path)
-    import av
 
-    try:
-        with open_file(path) as container:
-            stream = _video_stream(container)
-            if stream is None:
-                raise InputError(f"{path}: holds only sound or data; must hold a video.")
-            if stream.disposition & av.stream.Disposition.attached_pic:
-                raise InputError(f"{path}: holds sound and a cover picture only; must hold a video.")
-            if container.format.name.endswith("_pipe"):
-                raise InputError(f"{path}: holds a picture; must hold a video.")
-            if stream.codec_context is None:
-                raise InputError(f"{path}: holds a video of an unknown codec; must be one that FFmpeg decodes.")
-            duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
-            return VideoInfo(
-                width=stream.codec_context.width,
-                height=stream.codec_context.height,
-                fps=float(stream.average_rate or 0.0),
-                duration_s=duration_s,
-                container_duration_s=container.duration / av.time_base if container.duration else None,
-            )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        if getattr(error, "errno", None) == errno.EINVAL:
-            raise InputError(
-                f"{path}: holds a playlist, or another kind of file that refers to others; must hold the video itself."
-            ) from error
-        reason = _reason(error)
-        raise InputError(f"{path}: cannot be read as a video ({reason}); it is truncated or no video.") from error
-
-
-def open_file(path: str | Path) -> Any:
-    """Open a file with PyAV, whatever its name looks like, and nothing that it refers to.
-
-    A file that refers to others raises `av.error.ArgumentError` (EINVAL).
-    """
-    import av
-    import av.logging
-
-    av.logging.set_level(None)
-    options = {"protocol_whitelist": "file", "format_whitelist": _allowed_formats()}
-    # not `options`: PyAV below 17.1 applies those to streams that it counted too early, and crashes (mpg, flv)
-    return av.open(os.path.abspath(path), container_options=options)
-
-
-@functools.cache
-def _allowed_formats() -> str:
-    import av
-
-    return ",".join(sorted(av.formats_available - REFERRING))
-
-
-def _video_stream(container: Any) -> Any:
-    """Return the stream that decord reads too, or None."""
-    return container.streams.best("video")
-
-
-def sample_indices(timestamps_s: np.ndarray | list[float], num_frames: int, max_fps: float) -> list[int]:
-    """Choose which frames of a video to look at: uniform, the last frame included.
-
-    A video that fits the budget at `max_fps` is sampled every 1 / max_fps seconds, plus its last frame; a longer one
-    at `num_frames` times spread evenly from the first frame to the last. For each time the nearest frame is taken.
-
-    Args:
-        timestamps_s: times of all the frames in seconds, rising; S of them.
-        num_frames: the most frames to choose, >= 1.
-        max_fps: the most frames a second, > 0.
-
-    Returns:
-        At most min(num_frames, S) distinct indices into `timestamps_s`, rising. With num_frames = 1 the first frame.
-
-    Raises:
-        InputError: a budget out of range.
-    """
-    if num_frames < 1:
-        raise InputError(f"--frames {num_frames}: must be at least 1.")
-    if not max_fps > 0:
-        raise InputError(f"--max-fps {max_fps:g}: must be greater than 0.")
-    times = np.asarray(timestamps_s, dtype=np.float64)
-    first, last = times[0], times[-1]
-    if (last - first) * max_fps > num_frames - 1:
-        wanted = np.linspace(first, last, num_frames)
-    else:
-        wanted = np.append(np.arange(first, last, 1.0 / max_fps), last)
-    after = np.minimum(np.searchsorted(times, wanted), len(times) - 1)  # the last step may be rounded beyond the end
-    before = np.maximum(after - 1, 0)
-    nearest = np.where(wanted - times[before] < times[after] - wanted, before, after)
-    return np.unique(nearest).tolist()
+    pts: np.ndarray
+    is_key: np.ndarray
+    is_shown: np.ndarray
+    time_base: float
+    is_timed: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def read_clip(
@@ -213,7 +75,7 @@ def read_clip(
     *,
     num_frames: int,
     max_fps: float = 2.0,
-    size: Size | None = None,
+    size: tuple[int, int] | None = None,
     resample: str = "bilinear",
     start: float | None = None,
     end: float | None = None,
@@ -239,45 +101,268 @@ def read_clip(
     return read_file(ReadRequest(Source(Path(path), start, end), num_frames, max_fps, size, resample))
 
 
-def read_file(request: ReadRequest) -> Clip:
-    """Read the part of a video file that is asked for, as `read_clip` does; `Source.end_frame` is not looked at."""
+def read_file(request: ReadRequest, alive: Alive = lambda: None) -> Clip:
+    """Read the part of a video file that is asked for, as `read_clip` does; `Source.end_frame` is not looked at.
+
+    `alive` is called again and again while reading goes on.
+    """
     path = request.source.path
-    info = probe(path)
-    sized = request.sized(info.height, info.width)
+    info, reason = probe(path), request.avoid_pyav
+    if not reason:
+        try:
+            return _read_with_pyav(info, request, alive)
+        except _DecoderError as error:
+            reason = f"PyAV: {error}"
     try:
-        return _read_with_decord(info, sized)
+        return _read_with_decord(info, request, reason)
     except _DecoderError as error:
-        reason = str(error)
+        raise InputError(f"{path}: cannot be decoded ({reason}; {error}); it is damaged.") from error
+
+
+def _read_with_pyav(info: VideoInfo, request: ReadRequest, alive: Alive) -> Clip:
+    import av
+
+    path = request.source.path
     try:
-        return _read_with_pyav(info, sized, reason)
-    except _DecoderError as error:
-        raise InputError(f"{path}: cannot be decoded ({error}); it is damaged.") from error
+        index = _scan(path, info, alive)
+        shown = np.unique(index.pts[index.is_shown])
+        times = _clean_times(shown * index.time_base, info.fps)
+        chosen = choose_frames(times, request)
+        taken = _Frames(shown[chosen].tolist(), Fit(request, info.aspect))
+        _decode(path, index, taken, alive)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise _DecoderError(shorten(error)) from error
+    found = [i for i, there in enumerate(taken.found) if there]
+    if not found:
+        raise _DecoderError(f"none of the {len(chosen)} frames wanted can be decoded")
+    damage = [cut] if (cut := _truncation(path, info, times)) else []
+    if missing := [times[i] for place, i in enumerate(chosen) if not taken.found[place]]:
+        damage.append(f"{len(missing)} of {len(chosen)} frames cannot be decoded, the first at {missing[0]:.1f} s")
+    if taken.num_corrupt:
+        damage.append(
+            f"{taken.num_corrupt} of {len(chosen)} frames are damaged and shown as far as they can be decoded"
+        )
+    chosen = [chosen[place] for place in found]
+    return _clip(taken.frames[found], times, chosen, info, "pyav", index.notes, tuple(damage))
 
 
-def check_file(path: str | Path) -> Path:
-    """Return the path of a file that is there, may be read and is not empty; InputError where it is not."""
-    if not str(path):
-        raise InputError("the video's name is empty; give a video file.")
-    given, path = str(path), Path(path)
-    if not path.exists() and URL.match(given):
-        raise InputError(f"{given}: is a URL; must be a file, so download it first.")
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; must be a video file.")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; must be a video file.")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: may not be read (permission denied); change its permissions.")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: is empty (0 bytes); fetch it again.")
-    return path
+def _scan(path: Path, info: VideoInfo, alive: Alive) -> _Index:
+    """Pass over a file's packets without decoding them; damage ends the pass, and what came before is used."""
+    import av
+
+    pts, is_timed, is_key, is_shown = array("q"), bytearray(), bytearray(), bytearray()
+    with open_file(path) as container:
+        stream = video_stream(container)
+        time_base, declared = float(stream.time_base or 0), stream.frames  # gone once the file is closed
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    pts.append(packet.pts or 0)
+                    is_timed.append(packet.pts is not None)
+                    is_key.append(packet.is_keyframe)
+                    is_shown.append(packet.pts is not None and not packet.is_discard)
+                    alive()
+        except (av.error.FFmpegError, OSError):
+            pass  # `_truncation` says up to where the file was read
+    if not pts:
+        raise _DecoderError("it holds no frame")
+    if sum(is_timed) > len(pts) // 2 and time_base:  # a frame without a time of its own is passed over
+        shown = np.array(is_shown if any(is_shown) else is_timed, bool)
+        return _Index(np.array(pts), np.array(is_key, bool), shown, time_base)
+    number = min(declared, len(pts)) or sum(1 for _ in _all_frames(path, alive))
+    if not number:
+        raise _DecoderError("it holds no frame")
+    fps, every = info.fps or ASSUMED_FPS, np.ones(number, bool)
+    note = f"the file does not say when its frames are shown; {fps:g} a second are assumed"
+    return _Index(np.arange(number), every, every, 1 / fps, is_timed=False, notes=(note,))
 
 
-def _read_with_decord(info: VideoInfo, request: SizedRequest) -> Clip:
-    steps = _watched(_decord_steps(info, request))
+class _Frames:
+    """Takes the wanted frames as they are decoded, in any order.
+
+    They are put into one array: small ones kept between large ones that come and go scatter the memory.
+
+    Args:
+        wanted: their times, in the file's units.
+        fit: makes a decoded frame's pixels.
+    """
+
+    def __init__(self, wanted: Sequence[int], fit: Fit) -> None:
+        self.place = {pts: place for place, pts in enumerate(wanted)}
+        self.fit = fit
+        self.found = [False] * len(wanted)
+        self.num_corrupt = 0
+        self.frames = np.empty((0, 0, 0, 3), np.uint8)
+
+    @property
+    def missing(self) -> set[int]:
+        """The times of those that did not come yet."""
+        return {pts for pts, place in self.place.items() if not self.found[place]}
+
+    def take(self, frame: Any, pts: int | None) -> None:
+        """Keep an `av.VideoFrame` if it is wanted."""
+        place = None if pts is None else self.place.get(pts)
+        if place is None or self.found[place]:
+            return
+        pixels = self.fit(frame)
+        if not self.frames.size:
+            self.frames = np.empty((len(self.found), *pixels.shape), np.uint8)
+        self.frames[place] = pixels
+        self.found[place] = True
+        self.num_corrupt += frame.is_corrupt
+
+
+class Fit:
+    """Turns frames of PyAV into uint8 (H, W, 3) RGB of the size wanted, upright.
+
+    What the resizer leaves to the decoder is done here.
+
+    Args:
+        request: says how large frames become, or what decides it from the first.
+        aspect: of the file's pixels, width by height.
+    """
+
+    def __init__(self, request: ReadRequest, aspect: float = 1.0) -> None:
+        self.request, self.aspect = request, aspect
+        self._first: tuple[int, int, int, Resizer] | None = None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        """Return a frame's pixels; frames of other sizes are made as large as the first."""
+        if self._first is None:
+            quarters, size = frame.rotation // 90 % 4, (frame.height, round(frame.width * self.aspect))
+            sized = self.request.sized(*(size[::-1] if quarters % 2 else size))
+            self._first = frame.height, frame.width, quarters, Resizer(sized.size, sized.resample)
+        height, width, quarters, resizer = self._first
+        if resizer.size and resizer.resample == DECODER:
+            height, width = resizer.size[::-1] if quarters % 2 else resizer.size
+        pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+        return resizer(np.ascontiguousarray(np.rot90(pixels, quarters)))
+
+
+def _decode(path: Path, index: _Index, taken: _Frames, alive: Alive) -> None:
+    """Decode what is wanted, and once more with a longer run-up what did not come."""
+    if not index.is_timed:
+        for number, frame in enumerate(_all_frames(path, alive)):
+            taken.take(frame, number)
+            if not taken.missing:
+                return
+        return
+    for frame in _some_frames(path, index, _runs(index, taken.missing), taken.missing, alive):
+        taken.take(frame, frame.pts)
+    if taken.missing:
+        for frame in _some_frames(path, index, _runs(index, taken.missing, run_up=1, reach=REACH), None, alive):
+            taken.take(frame, frame.pts)
+
+
+def _runs(index: _Index, wanted: Iterable[int], *, run_up: int = 0, reach: int = 0) -> list[tuple[int, int]]:
+    """Return the runs of packets that a decoder needs for the frames at these times, [first, last], rising, apart.
+
+    Args:
+        index: of the file.
+        wanted: times.
+        run_up: how many places where decoding can begin to go back beyond the last.
+        reach: how many packets to go on behind the frame's own.
+    """
+    order, keys = np.argsort(index.pts, kind="stable"), np.flatnonzero(index.is_key)
+    runs = []
+    for pts in wanted:
+        last = int(order[np.searchsorted(index.pts, pts, sorter=order)])
+        before = keys[(keys <= last) & (index.pts[keys] <= pts)]
+        first = int(before[max(len(before) - 1 - run_up, 0)]) if len(before) else 0
+        runs.append((first, min(last + reach, len(index.pts) - 1)))
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(runs):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def _some_frames(
+    path: Path, index: _Index, runs: Iterable[tuple[int, int]], wanted: set[int] | None, alive: Alive
+) -> Iterator[Any]:
+    """Decode runs of packets; others are given too, but for those that are not `wanted` and that no other needs."""
+    with open_file(path) as container:
+        stream = video_stream(container)
+        decoder = stream.codec_context
+        leaves_out = wanted is not None and decoder.name in LEAVE_OUT
+        packets = _Packets(container, stream, index)
+        for first, last in runs:
+            for packet in packets.run(first, last):
+                if leaves_out:
+                    decoder.skip_frame = "DEFAULT" if packet.pts in (wanted or ()) else "NONREF"
+                yield from _decoded(decoder, packet, alive)
+            yield from _decoded(decoder, None, alive)
+            decoder.flush_buffers()
+
+
+def _all_frames(path: Path, alive: Alive) -> Iterator[Any]:
+    with open_file(path) as container:
+        stream = video_stream(container)
+        for packet in container.demux(stream):
+            yield from _decoded(stream.codec_context, packet, alive)
+
+
+def _decoded(decoder: Any, packet: Any, alive: Alive) -> Iterator[Any]:
+    """Give a decoder one packet, or None for the end of a run; a damaged packet costs its own frames."""
+    import av
+
+    alive()
+    try:
+        yield from decoder.decode(packet)
+    except av.error.FFmpegError:
+        pass
+
+
+class _Packets:
+    """The packets of an open file by their number, read on or jumped to."""
+
+    def __init__(self, container: Any, stream: Any, index: _Index) -> None:
+        self.container, self.stream, self.pts = container, stream, index.pts
+        self.can_jump = container.format.name in EXACT_JUMPS
+        self.next, self.packets = 0, container.demux(stream)
+
+    def run(self, first: int, last: int) -> Iterator[Any]:
+        """Yield packets first to last, as far as they can be read; `first` is not behind what was read."""
+        import av
+
+        try:
+            if self.can_jump and first - self.next > JUMP_BEYOND:
+                self._jump(first)
+            for packet in self.packets:
+                if not packet.size:
+                    continue
+                self.next += 1
+                if self.next > first:
+                    yield packet
+                if self.next > last:
+                    return
+        except (av.error.FFmpegError, OSError):
+            return
+
+    def _jump(self, number: int) -> None:
+        """Go on at a packet, or at one before it."""
+        self.container.seek(int(self.pts[number]), stream=self.stream)
+        packets = self.container.demux(self.stream)
+        packet = next(packets)
+        found = np.flatnonzero(self.pts == packet.pts)
+        if not len(found) or found[0] > number:  # not where it should be: pass all packets from now on
+            self.can_jump, found = False, np.array([0])
+            self.container.seek(int(self.pts[0]), stream=self.stream)
+            packets = self.container.demux(self.stream)
+            packet = next(packets)
+        self.next, self.packets = int(found[0]), itertools.chain([packet], packets)
+
+
+def _read_with_decord(info: VideoInfo, request: ReadRequest, reason: str) -> Clip:
+    sized = request.sized(info.height, round(info.width * info.aspect))
+    steps = _watched(_decord_steps(info, sized))
     times, chosen = next(steps)
-    resizer = Resizer(request.size, request.resample)
-    frames = collect((resizer(frame) for frame in steps), len(chosen))
-    return _clip(frames, times, chosen, info, None)
+    resizer = Resizer(sized.size, sized.resample)
+    frames = np.stack([resizer(frame) for frame in steps])
+    cut = _truncation(request.source.path, info, times)
+    return _clip(frames, times, chosen, info, "decord", (f"read with decord: {reason}",), (cut,) if cut else ())
 
 
 def _decord_steps(info: VideoInfo, request: SizedRequest) -> Iterator[Any]:
@@ -285,7 +370,7 @@ def _decord_steps(info: VideoInfo, request: SizedRequest) -> Iterator[Any]:
     try:
         import decord
     except (ImportError, OSError) as error:
-        raise _DecoderError(f"decord cannot be loaded: {_reason(error)}") from error
+        raise _DecoderError(f"decord cannot be loaded: {shorten(error)}") from error
     decord.logging.set_level(decord.logging.QUIET)
     by_decoder = request.size if request.resample == DECODER else None
     height, width = by_decoder or (-1, -1)
@@ -294,118 +379,45 @@ def _decord_steps(info: VideoInfo, request: SizedRequest) -> Iterator[Any]:
         times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(np.float64)
         times = _clean_times(times, info.fps)
     except Exception as error:
-        raise _DecoderError(f"decord: {_reason(error)}") from error
-    _refuse_truncated(request.source.path, info, times)
+        raise _DecoderError(f"decord: {shorten(error)}") from error
     chosen = choose_frames(times, request)
     yield times, chosen
-    for index in chosen:
+    for index in range(chosen[-1] + 1):
         try:
-            frame = reader[index].asnumpy()
-        except Exception as error:
-            raise _DecoderError(f"decord at {times[index]:.1f} s: {_reason(error)}") from error
+            frame = reader.next()
+            if index not in chosen:
+                continue
+            frame = frame.asnumpy()
+        except (Exception, StopIteration) as error:
+            raise _DecoderError(f"decord at {times[index]:.1f} s: {shorten(error)}") from error
         height, width = by_decoder or frame.shape[:2]
         rows = frame.reshape(height, -1)
         # decord aligns rows to 64 pixels and, for narrow frames, takes the filling for a fourth channel
         yield np.ascontiguousarray(rows[:, : width * 3]).reshape(height, width, 3)
 
 
-def _read_with_pyav(info: VideoInfo, request: SizedRequest, fallback_reason: str) -> Clip:
-    import av
-
-    path = request.source.path
-    try:
-        with open_file(path) as container:
-            stream = _video_stream(container)
-            time_base = float(stream.time_base or 0)  # gone once the file is closed
-            packets = [p.pts for p in container.demux(stream) if p.pts is not None]
-        if not packets:
-            raise _DecoderError("it holds no frame")
-        pts = np.unique(np.asarray(packets, dtype=np.int64))
-        times = _clean_times(pts * time_base, info.fps)
-        _refuse_truncated(path, info, times)
-        chosen = choose_frames(times, request)
-        wanted = {int(pts[index]) for index in chosen}
-        resizer = Resizer(request.size, request.resample)
-        with open_file(path) as container:
-            decoded = container.decode(_video_stream(container))
-            found = (fit(frame, resizer) for frame in decoded if frame.pts in wanted)
-            frames = collect(itertools.islice(found, len(wanted)), len(wanted))
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise _DecoderError(_reason(error)) from error
-    if len(frames) != len(chosen):
-        raise _DecoderError(f"{len(frames)} of the {len(chosen)} frames wanted can be decoded")
-    return _clip(frames, times, chosen, info, fallback_reason)
-
-
-def collect(frames: Iterable[np.ndarray], count: int) -> np.ndarray:
-    """Put frames into one array as they come; small ones kept between large ones that come and go scatter the memory.
-
-    Args:
-        frames: at most `count`, (H, W, 3) uint8 of one size.
-        count: T of the (T, H, W, 3) returned, fewer where fewer came.
-    """
-    kept, found = np.empty((0, 0, 0, 3), np.uint8), 0
-    for frame in frames:
-        if not found:
-            kept = np.empty((count, *frame.shape), np.uint8)
-        kept[found] = frame
-        found += 1
-    return kept[:found]
-
-
-def fit(frame: Any, resizer: Resizer) -> np.ndarray:
-    """Turn an `av.VideoFrame` into uint8 (H, W, 3) RGB of the size wanted, upright as decord has it.
-
-    What the resizer leaves to the decoder is done here.
-    """
-    quarters = frame.rotation // 90 % 4
-    height, width = resizer.size if resizer.size and resizer.resample == DECODER else (None, None)
-    if quarters % 2:
-        height, width = width, height
-    pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
-    return resizer(np.ascontiguousarray(np.rot90(pixels, quarters)))
-
-
-def choose_frames(times: np.ndarray, request: ReadRequest) -> list[int]:
-    """Return the indices of the frames to read among those at `times` seconds, inside the part asked for.
-
-    Raises:
-        InputError: there is none.
-    """
-    source = request.source
-    start_s, end_s = source.start_s or 0.0, np.inf if source.end_s is None else source.end_s
-    inside = np.flatnonzero((times >= start_s) & (times <= end_s))
-    if not len(inside):
-        raise InputError(
-            f"{source.path}: has no frame between {start_s:g} and {end_s:g} s; its last is at {times[-1]:.1f} s."
-        )
-    return [int(inside[i]) for i in sample_indices(times[inside], request.num_frames, request.max_fps)]
-
-
 def _clean_times(times: np.ndarray, fps: float) -> np.ndarray:
     """Let times start at 0, and replace by index / fps those that do not rise."""
     times = times - times[0]
     if len(times) > 1 and not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
-        return np.arange(len(times)) / (fps or 30.0)
+        return np.arange(len(times)) / (fps or ASSUMED_FPS)
     return times
 
 
 def _frame_s(times: np.ndarray, info: VideoInfo) -> float:
-    return float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / (info.fps or 30.0)
+    return float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / (info.fps or ASSUMED_FPS)
 
 
-def _refuse_truncated(path: Path, info: VideoInfo, times: np.ndarray) -> None:
-    """Raise InputError where the frames end well before the length the file declares."""
+def _truncation(path: Path, info: VideoInfo, times: np.ndarray) -> str:
+    """Say that the frames end well before the length that the file declares; empty where they do not."""
     end_s = float(times[-1]) + _frame_s(times, info)
     declared_s = info.duration_s or info.container_duration_s
     if declared_s is None or end_s >= TRUNCATED_BELOW * declared_s or declared_s - end_s < 1.0:
-        return
+        return ""
     if info.duration_s is None:  # only the file as a whole declares a length: sound may outlast the pictures
         if _last_packet_s(path) >= TRUNCATED_BELOW * declared_s:
-            return
-    raise InputError(
-        f"{path}: is truncated, {end_s:.1f} of the {declared_s:.1f} s it declares can be read; fetch it again."
-    )
+            return ""
+    return f"the file is truncated: {end_s:.1f} of the {declared_s:.1f} s that it declares can be read"
 
 
 def _last_packet_s(path: Path) -> float:
@@ -424,7 +436,13 @@ def _last_packet_s(path: Path) -> float:
 
 
 def _clip(
-    frames: np.ndarray, times: np.ndarray, chosen: list[int], info: VideoInfo, fallback_reason: str | None
+    frames: np.ndarray,
+    times: np.ndarray,
+    chosen: list[int],
+    info: VideoInfo,
+    backend: str,
+    notes: tuple[str, ...],
+    damage: tuple[str, ...] = (),
 ) -> Clip:
     frame_s = _frame_s(times, info)
     return Clip(
@@ -433,8 +451,9 @@ def _clip(
         duration_s=round(float(times[-1]) + frame_s, 4),
         source_fps=info.fps or 1.0 / frame_s,
         num_source_frames=len(times),
-        backend="decord" if fallback_reason is None else "pyav",
-        fallback_reason=fallback_reason,
+        backend=backend,
+        notes=notes,
+        damage=damage,
     )
 
 
@@ -464,10 +483,3 @@ def _watched(steps: Iterator[Any]) -> Iterator[Any]:
         if kind == "error":
             raise value
         yield value
-
-
-def _reason(error: BaseException) -> str:
-    """Reduce a decoder's message to its last, telling line."""
-    text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[0].split("Check failed: ")[-1].strip()[:120] if lines else type(error).__name__

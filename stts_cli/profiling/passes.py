@@ -23,8 +23,8 @@ from stts_cli.cost import estimate
 from stts_cli.engine.device import PeakMemory
 from stts_cli.engine.model import VideoModel, load_checkpoint
 from stts_cli.media import video
+from stts_cli.media.clip import Clip
 from stts_cli.media.resize import choose_filter
-from stts_cli.media.video import Clip
 from stts_cli.pruning.stopwatch import clock
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def read_frames(
         "num_source_frames": clip.num_source_frames,
         "num_distinct": num_distinct,
         "seconds": seconds,
-        "text": f"{text}; read by {clip.backend}",
+        "text": "; ".join([text, f"read by {clip.backend}", *clip.damage, *clip.notes]),
     }
     return dataclasses.replace(clip, timestamps_s=times), about
 

@@ -21,7 +21,7 @@ from stts_cli.data.conversations import Conversation
 from stts_cli.engine.device import PeakMemory
 from stts_cli.errors import EnvironmentFailure
 from stts_cli.families.base import EncodedVideo, Family, Patches
-from stts_cli.media.video import Clip
+from stts_cli.media.clip import Clip
 from stts_cli.profiling.passes import DENSE, Arm, Job, Pass, late_blocks, run_pass
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Execution, Pruning

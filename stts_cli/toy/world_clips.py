@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from stts_cli.data.conversations import Conversation
 from stts_cli.errors import InputError, suggest
-from stts_cli.media.video import sample_indices
+from stts_cli.media.sampling import sample_indices
 from stts_cli.toy.questions import MORE_WORDINGS, Question, as_typed, ask
 from stts_cli.toy.render import render
 from stts_cli.toy.world import Scene, make_scene

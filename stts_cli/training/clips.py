@@ -92,6 +92,8 @@ class VideoClips(Dataset[list[TrainingClip]]):
             raise UnreadableVideo(str(error)) from error
         except (OSError, ValueError, RuntimeError) as error:
             raise UnreadableVideo(f"{sample.video}: cannot be read ({first_line(error)}); check the file.") from error
+        if clip.damage:
+            raise UnreadableVideo(f"{sample.video}: {clip.damage[0]}; fetch it again, or take it out of the data.")
         times = tuple(clip.timestamps_s)
         if entry is not None:
             _save_entry(entry, clip.frames, times)

@@ -22,7 +22,7 @@ from stts_cli.data.files import DataFolder
 from stts_cli.data.questions import TURNS, read_items
 from stts_cli.data.rows import own_rows
 from stts_cli.errors import InputError
-from stts_cli.media.video import VideoInfo, probe
+from stts_cli.media.container import VideoInfo, probe
 
 MAX_QUESTIONS = 8
 PROBES_AT_ONCE = 8

@@ -17,7 +17,7 @@ from stts_cli.engine import model as engine
 from stts_cli.engine.ask import ask
 from stts_cli.engine.model import VideoModel
 from stts_cli.errors import EnvironmentFailure, InputError
-from stts_cli.media.video import Clip
+from stts_cli.media.clip import Clip
 from stts_cli.settings import Arm, Layout, Pruning
 
 WINDOWS = 4

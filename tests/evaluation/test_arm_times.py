@@ -54,6 +54,9 @@ def events(monkeypatch):
             log.append(f"read {request.source.path.stem}")
             self._other.send(reader._attempt(request))
 
+        def ends(self, timeout_s):
+            return self.started + timeout_s, "late"
+
         def close(self):
             pass
 

@@ -322,7 +322,7 @@ def test_a_question_that_cannot_be_asked_does_not_take_its_siblings_along(items_
 
 
 FIELDS = """arm id video segment groups question answer chance prompt text finished parsed correct counted num_frames
-tokens_in visual_tokens visual_tokens_dense flops peak_bytes backend""".split()
+tokens_in visual_tokens visual_tokens_dense flops peak_bytes backend reading""".split()
 SETTINGS = "model weights frames max_fps resize keep_ratio scorer prune_layer seed dtype".split()
 
 

@@ -1,6 +1,7 @@
 """Videos are read ahead in other processes, in order; one that hangs or kills its process costs only itself."""
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -63,15 +64,23 @@ def test_a_video_cut_at_a_frame_ends_with_the_one_before(write_video, tmp_path):
 def test_a_hanging_or_dying_decoder_costs_its_own_video_only(monkeypatch, tmp_path):
     monkeypatch.setattr(reader, "_serve", workers.serve_badly)
     workers.late_once_hanging(monkeypatch, tmp_path)
-    requests = [request(tmp_path / name) for name in ("a", "hangs", "b", "dies", "c")]
+    requests = [request(tmp_path / name) for name in ("a", "hangs", "b", "dies", "dies once")]
     said = [result.error for result in read_ahead(requests, workers=1, timeout_s=0.1)]
     assert said == [
         "read a",
         "the decoder did not finish in 0.1 s",
         "read b",
-        "the process that decoded it died",
-        "read c",
+        "the process that decoded it died; with decord the process that decoded it died",
+        "read dies once the process that decoded it died",
     ]
+
+
+def test_a_decoder_that_shows_no_sign_of_life_is_stopped_and_the_other_one_tried(monkeypatch, tmp_path):
+    monkeypatch.setattr(reader, "SILENCE_S", 0.1)
+    monkeypatch.setattr(reader, "_serve", workers.serve_in_silence)
+    workers.late_once_hanging(monkeypatch, tmp_path)
+    said = [result.error for result in read_ahead([request(tmp_path / "a")], workers=1, timeout_s=math.inf)]
+    assert said == ["the decoder gave nothing for 0.1 s"]
 
 
 def test_the_next_clip_is_read_while_the_caller_is_busy(monkeypatch, tmp_path):
@@ -103,40 +112,3 @@ def test_times_of_a_part_count_from_its_start(write_video):
     np.testing.assert_allclose(right, [frame_value(index) for index in (20, 25, 30)], atol=4)
     with pytest.raises(InputError, match=r"has no frame between 7 and 8 s"):
         read_source(request(path, start_s=7.0, end_s=8.0))
-
-
-def test_webm_and_a_folder_of_frames(tmp_path):
-    import av
-
-    folder = tmp_path / "castle"
-    folder.mkdir()
-    webm = tmp_path / "clip.webm"
-    with av.open(str(webm), "w") as container:
-        stream = container.add_stream("libvpx", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(12):
-            grey = np.full((48, 64, 3), frame_value(index), np.uint8)
-            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
-            for packet in stream.encode(frame):
-                container.mux(packet)
-            with av.open(str(folder / f"{index + 1:05d}.jpg"), "w", format="mjpeg") as picture:
-                still = picture.add_stream("mjpeg", rate=1)
-                still.width, still.height, still.pix_fmt = 64, 48, "yuvj420p"
-                for packet in [*still.encode(frame.reformat(format="yuvj420p")), *still.encode()]:
-                    picture.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    assert len(read_source(request(webm)).timestamps_s) == 4
-    clip = read_source(request(folder, start_s=1.0, end_s=3.0))
-    assert clip.timestamps_s == [0.0, 0.6667, 1.3333, 2.0], "three frames a second, counted from the start of the part"
-    grey = clip.frames.mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(grey, [frame_value(index) for index in (3, 5, 7, 9)], atol=4)
-    assert clip.frames.shape == (4, 24, 32, 3)
-    by_rule = dataclasses.replace(request(folder), size=HalfSize())
-    assert read_source(by_rule).frames.shape[1:3] == (24, 32)
-    (folder / "00004.jpg").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"00004\.jpg: cannot be read as a picture; must be a whole JPEG file\.$"):
-        read_source(request(folder, start_s=1.0, end_s=3.0))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no numbered \.jpg"):
-        read_source(request(tmp_path / "empty"))

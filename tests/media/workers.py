@@ -33,14 +33,24 @@ def serve_badly(pipe: Any) -> None:
     pipe.send(reader.READY)
     while True:
         try:
-            path = pipe.recv().source.path
+            request = pipe.recv()
         except EOFError:
             return
+        path = request.source.path
         if path.name == "hangs":
             hang(path.parent)
-        if path.name == "dies":
+        if path.name == "dies" or (path.name == "dies once" and not request.avoid_pyav):
             os._exit(9)
-        pipe.send(reader.ReadResult(None, f"read {path.name}", 0.0))
+        pipe.send(reader.ReadResult(None, f"read {path.name} {request.avoid_pyav}".strip(), 0.0))
+
+
+def serve_in_silence(pipe: Any) -> None:
+    pipe.send(reader.READY)
+    while True:
+        request = pipe.recv()
+        if not request.avoid_pyav:
+            hang(request.source.path.parent)
+        pipe.send(reader.ReadResult(None, request.avoid_pyav, 0.0))
 
 
 def serve_and_tell(pipe: Any) -> None:

@@ -36,6 +36,7 @@ FOLDERS = {
         ("clevrer/video_validation",),
     ),
 }
+FOLDER_FPS = 3.0  # of "episodic_reasoning", which is published as folders of frames
 
 
 def load(folder: DataFolder, split: str) -> list[QaItem]:
@@ -75,7 +76,8 @@ def _source(folder: DataFolder, task: str, video: str, row: Row) -> Source:
     if segment.exists() and cut in segment.as_posix():
         return Source(segment)
     start, end = row.get("start"), row.get("end")
-    return Source(find(whole), None if start is None else float(start), None if end is None else float(end))
+    start_s, end_s = (None if value is None else float(value) for value in (start, end))
+    return Source(find(whole), start_s, end_s, fps=FOLDER_FPS)
 
 
 BENCHMARK = Benchmark(

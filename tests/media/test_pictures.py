@@ -1,0 +1,113 @@
+"""Pictures as the frames of a video."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stts_cli.errors import InputError
+from stts_cli.media.reader import read_source
+from stts_cli.media.source import ReadRequest, Source
+from stts_cli.settings import Layout
+from tests.conftest import frame_value
+
+
+def request(path, **source):
+    return ReadRequest(Source(path, **source), 4, 2.0, None)
+
+
+def write(path, value, size=(48, 64), **options):
+    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path, **options)
+    return path
+
+
+def half(height, width, num_frames):
+    return Layout(frame_size=(height // 2, width // 2), grid=(2, 2), window=(1, 1))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve frames whose names sort as people count, and what is none."""
+    found = tmp_path / "castle"
+    found.mkdir()
+    for index in range(12):
+        write(found / f"shot-{index + 1}.{'png' if index % 2 else 'JPG'}", frame_value(index))
+    (found / "notes.txt").write_text("x")
+    (found / "._shot-1.jpg").write_bytes(b"\0")
+    return found
+
+
+def test_a_folder_is_read_in_the_order_people_count_in(folder):
+    clip = read_source(request(folder, fps=3.0))
+    assert clip.timestamps_s == [0.0, 1.3333, 2.3333, 3.6667]
+    np.testing.assert_allclose(clip.frames.mean((1, 2, 3)), [frame_value(i) for i in (0, 4, 7, 11)], atol=1)
+    assert (clip.duration_s, clip.source_fps, clip.num_source_frames) == (4.0, 3.0, 12)
+    assert clip.notes == ("1 other files of the folder are not looked at, such as notes.txt",)
+    part = read_source(request(folder, fps=3.0, start_s=1.0, end_s=3.0))
+    assert part.timestamps_s == [0.0, 0.6667, 1.3333, 2.0], "counted from the start of the part"
+    by_rule = read_source(dataclasses.replace(request(folder, fps=3.0), size=half))
+    assert by_rule.frames.shape == (4, 24, 32, 3)
+
+
+def test_times_that_are_assumed_are_told(folder):
+    clip = read_source(request(folder))
+    assert clip.timestamps_s == [0.0, 4.0, 7.0, 11.0]
+    assert clip.notes[1:] == ("pictures have no times; 1 a second is assumed, say how many with --fps",)
+
+
+def test_a_list_keeps_its_order_and_the_first_size(tmp_path):
+    files = (write(tmp_path / "b.png", 200), write(tmp_path / "a.png", 100, size=(30, 30)))
+    clip = read_source(request(tmp_path / "b.png", pictures=files, fps=2.0))
+    assert clip.frames.shape == (2, 48, 64, 3)
+    assert clip.frames[:, 5, 5, 0].tolist() == [200, 100]
+    assert clip.notes == ("the pictures are of 2 sizes; all were made as large as the first",)
+
+
+def test_one_picture_is_one_frame(tmp_path):
+    clip = read_source(request(write(tmp_path / "a.webp", 120)))
+    assert (clip.timestamps_s, clip.num_source_frames, clip.notes) == ([0.0], 1, ())
+    assert abs(int(clip.frames[0, 5, 5, 0]) - 120) <= 2
+
+
+def test_an_animation_has_times_of_its_own(tmp_path):
+    pictures = [Image.new("RGB", (64, 48), (frame_value(5 * i),) * 3) for i in range(10)]
+    durations = [100] * 5 + [300] * 5
+    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=durations, lossless=True)
+    clip = read_source(request(tmp_path / "a.webp"))
+    assert clip.timestamps_s == [0.0, 0.5, 1.1, 1.7]
+    assert clip.duration_s == 2.0
+    np.testing.assert_allclose(clip.frames[:, 9, 9, 0], [frame_value(5 * i) for i in (0, 5, 7, 9)], atol=1)
+
+
+def test_pictures_are_upright_and_opaque(tmp_path):
+    pixels = np.zeros((48, 64, 4), np.uint8)
+    pixels[:, :32] = (255, 0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    frame = read_source(request(tmp_path / "a.png")).frames[0]
+    assert frame[0, 0].tolist() == [255, 0, 0]
+    assert frame[0, 63].tolist() == [255, 255, 255], "what is transparent is white"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(pixels[:, :, :3]).save(tmp_path / "b.jpg", exif=exif, quality=95)
+    assert read_source(request(tmp_path / "b.jpg")).frames[0].shape == (64, 48, 3)
+    deep = np.full((8, 8), 40_000, np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert read_source(request(tmp_path / "deep.png")).frames[0, 0, 0].tolist() == [156] * 3
+
+
+def test_what_is_no_picture_is_one_line(folder, tmp_path):
+    (folder / "shot-5.JPG").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"shot-5\.JPG: cannot be read as a picture; it is damaged or none\.$"):
+        read_source(request(folder, fps=3.0))
+    whole = (folder / "shot-3.JPG").read_bytes()
+    (folder / "shot-5.JPG").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match=r"shot-5\.JPG: cannot be read as a picture \(.*\); it is damaged\.$"):
+        read_source(request(folder, fps=3.0))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        InputError, match=r"empty: holds no pictures; must hold frames"
+    ):
+        read_source(request(tmp_path / "empty"))
