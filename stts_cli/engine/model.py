@@ -133,8 +133,8 @@ class VideoModel:
         """Look at a video; any number of questions may follow.
 
         Args:
-            video: a file, a folder of pictures, an http(s) address, or frames in memory: a `Clip`, or uint8 (T, H, W, 3) RGB
-                with `times`, all of which are used.
+            video: a file, a folder of pictures, an http(s) address, or frames in memory: a `Clip`, or uint8
+                (T, H, W, 3) RGB with `times`, all of which are used.
             times: of frames in memory, T times in seconds, rising.
             execution: how the vision encoder runs.
             **given: settings of `load` for this video alone: keep_ratio, scorer, prune_layer, seed; of a file also
