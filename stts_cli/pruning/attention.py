@@ -115,7 +115,7 @@ def group_frames(lengths: tuple[int, ...], device: torch.device | str = "cpu") -
     """
     sizes = torch.tensor(lengths)
     starts = sizes.cumsum(0) - sizes
-    order = sizes.argsort(descending=True, stable=True)
+    order = sizes.argsort(descending=True)
     groups = []
     for frames in torch.split(order, _best_split(sizes[order].tolist())):
         frames = frames.sort().values

@@ -118,7 +118,7 @@ def prune_and_encode(
         plan = Plan(every_TN[:, : layout.num_windows].clone(), every_TN, every_TN)
         taps = run.dense(num_blocks)
         return run.output(plan, {i: x.flatten(0, 1) for i, x in taps.items()}, taps.get(scored), window_index)
-    taps = run.dense(scored + 1, keep_scored=True)
+    taps = run.dense(scored + 1)
     hidden = taps[scored]
     run.watch.lap("vit_dense")
     plan = make_plan(hidden, pruning, layout, window_index, video_lengths, learned)
@@ -130,7 +130,7 @@ def prune_and_encode(
     run.watch.lap("score_select_pack")
     if pruning.prune_layer != LAST:
         taps |= _join([run.pruned(hidden[chunk], plan, chunk) for chunk in run.chunks])
-    return run.output(plan, taps, hidden if run.execution.keep_scored else None, window_index)
+    return run.output(plan, taps, hidden, window_index)
 
 
 class _Run:
@@ -143,9 +143,9 @@ class _Run:
         self.kernel, self.kernel_reason = "dense", ""
         self.watch = Stopwatch(patches.device, "vit_dense", "score_select_pack", "vit_packed")
 
-    def dense(self, num_blocks: int, *, keep_scored: bool = False) -> Taps:
-        """Run the first blocks on every patch; returns outputs (T, N, D) of those that are read or scored."""
-        noted = {*self.vit.taps, *([self.scored] if keep_scored or self.execution.keep_scored else [])}
+    def dense(self, num_blocks: int) -> Taps:
+        """Run the first blocks on every patch; returns outputs (T, N, D) of the last and of those that are read."""
+        noted = {*self.vit.taps, num_blocks - 1, *([self.scored] if self.execution.keep_scored else [])}
         embedded = (self.vit.embed(self.patches[chunk]) for chunk in self.chunks)
         return _join([self.blocks(range(num_blocks), x_TND, noted)[1] for x_TND in embedded])
 
@@ -201,6 +201,7 @@ class _Run:
         features = torch.cat([taps[number] for number in self.vit.taps], -1)
         pool_index = _pool_index(window_index, plan)
         self.watch.lap("vit_dense" if self.kernel == "dense" else "score_select_pack")
+        scored_hidden = scored_hidden if self.execution.keep_scored else None
         return VitOutput(features, pool_index, plan, scored_hidden, self.kernel, self.kernel_reason, self.watch.seconds)
 
     def _needs_grad(self, x: Tensor) -> bool:

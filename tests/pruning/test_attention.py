@@ -181,7 +181,7 @@ def test_choice_of_kernel(kernel, device, dtype, needs_grad, has_flash, chosen, 
 def test_kernels_that_cannot_run_are_refused(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^--kernel fast: must be auto, flash_attn, .* or eager\.$"):
+    with pytest.raises(InputError, match=r"^--kernel fast: must be auto, flash_attn, torch_varlen, sdpa or eager\.$"):
         choose_kernel("fast", cpu, torch.float32, False)
     with pytest.raises(InputError, match="needs CUDA and half precision, not cpu"):
         choose_kernel("torch_varlen", cpu, torch.bfloat16, False)

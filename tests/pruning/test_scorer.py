@@ -151,9 +151,11 @@ def test_the_reference_stays_within_0_and_2():
     """Also where rounding puts a cosine beyond 1."""
     x = torch.randn(1, 2500, 6, generator=torch.Generator().manual_seed(0)).repeat(3, 1, 1)
     x *= torch.tensor([1, 1.3, -5.3])[:, None, None]
-    scores = reference_scores(x, window_index(50, 50, 1, 1), [3], dropped=[0])
+    index = window_index(50, 50, 1, 1)
+    scores = reference_scores(x, index, [3], dropped=[0])
     assert scores[1].min() == 0
     assert scores[2].max() == 2
+    assert reference_scores(x, index, [3], dropped=[5000])[2].max() == 1
 
 
 def test_reference_keeps_drift_that_temporal_misses():
