@@ -93,7 +93,7 @@ class Document:
     """A YAML file's mapping with text keys, and where each key stands; `root` is its node, None for an empty file."""
 
     path: Path
-    values: dict[str, Any]
+    values: dict[str, object]
     root: yaml.Node | None
 
     def place(self, location: Sequence[int | str]) -> str:
@@ -111,7 +111,7 @@ class Document:
             node = child
         return f"{self.path}:{line}" if line else str(self.path)
 
-    def build(self, model: type[_T], values: Mapping[str, Any], section: _Location = ()) -> _T:
+    def build(self, model: type[_T], values: Mapping[str, object], section: _Location = ()) -> _T:
         """Make a pydantic model or dataclass of values, to which the keys of `section` lead in the file.
 
         Raises:
@@ -131,7 +131,7 @@ def load(path: Path, model: type[_T]) -> _T:
     return document.build(model, document.values)
 
 
-def from_flags(model: type[_T], values: Mapping[str, Any]) -> _T:
+def from_flags(model: type[_T], values: Mapping[str, object]) -> _T:
     """Make a model of flags, each named as its field with dashes; see `Document.build`."""
     return _build(model, values, lambda location: f"--{str(location[0]).replace('_', '-')}")
 
@@ -184,7 +184,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def _build(model: type[_T], values: Mapping[str, Any], subject: Callable[[_Location], str]) -> _T:
+def _build(model: type[_T], values: Mapping[str, object], subject: Callable[[_Location], str]) -> _T:
     try:
         return model(**values)
     except ValidationError as error:

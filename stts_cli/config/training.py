@@ -181,7 +181,7 @@ class Stage:
     seed: int = 0
 
 
-def read_stages(path: Path) -> dict[str, dict[str, Any]]:
+def read_stages(path: Path) -> dict[str, dict[str, object]]:
     """Read a training preset: a YAML file of `Stage` fields, or of "stages" or "runs", which map names to such fields.
 
     Returns:
@@ -200,6 +200,6 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
     return {str(name): _given(document, values, (several, name)) for name, values in stages.items()}
 
 
-def _given(document: files.Document, values: dict[str, Any], section: tuple[str, ...]) -> dict[str, Any]:
+def _given(document: files.Document, values: dict[str, object], section: tuple[str, ...]) -> dict[str, object]:
     stage = document.build(Stage, {str(key): value for key, value in values.items()}, section)
     return {field.name: getattr(stage, field.name) for field in fields(stage) if field.name in values}

@@ -28,7 +28,7 @@ _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 @dataclass(frozen=True)
 class Gold:
-    """What a row's answer, `given`, may mean of its bare options: reading -> letters, of the readings that fit."""
+    """What a row's answer, `given`, may mean of its bare options: the letters by reading, of readings that fit."""
 
     where: str
     given: Any

@@ -37,7 +37,7 @@ class QaItem:
     answer: str | None = None  # a letter with options, else the right text; None where the benchmark keeps it to itself
     also: tuple[str, ...] = ()  # further letters that are right (the right text is listed twice)
     subtitles: tuple[Cue, ...] = ()  # in the order of time
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # breakdown -> the values this question counts for
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by breakdown, the values it counts for
     guess: float | None = None  # probability of a blind guess being right; None where that cannot be said
 
     @property
