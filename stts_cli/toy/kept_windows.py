@@ -35,14 +35,9 @@ def kinds_of(labels: np.ndarray) -> np.ndarray:
 def kept_shares(
     family: Family, scorers: list[str], *, long: bool, num_videos: int = NUM_VIDEOS, folder: Path | None = None
 ) -> tuple[dict[tuple[str, float], list[float]], list[float]]:
-    """Measure how many windows of each kind are kept in the first `num_videos` test clips.
+    """Measure how many windows of each kind are kept in test clips; `folder` is that of `shapes.make_items`.
 
-    Args:
-        family: a loaded model.
-        scorers: of `settings.SCORERS`; one that merges windows keeps none as they were, so `tome` says little here.
-        long: clips of `shapes_long`.
-        num_videos: how many.
-        folder: where the clips are written; the benchmark's cache when not given.
+    Of `settings.SCORERS` one that merges windows keeps none as they were, so `tome` says little here.
 
     Returns:
         Shares kept, a number a kind, by scorer and keep ratio; and the share of all windows that each kind is.

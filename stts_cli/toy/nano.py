@@ -44,15 +44,10 @@ def train_nano(
     device: str = "auto",
     report: Report = lambda event: None,
 ) -> Document:
-    """Run the four stages, and leave the model in a folder; returns and takes `report` as `finetune.finetune` does.
+    """Run the four stages, and leave the model in a folder; parameters and result are else `finetune.finetune`'s.
 
-    Args:
-        stages: `FinetuneSettings` fields of each of `STAGES`.
-        flags: settings for all stages, of `FLAGS` only; "seed" is added to theirs.
-        output: the folder; made if needed.
-        resume: go on with the run that the folder holds.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        report: takes what happens, as documents with "event".
+    `stages` holds `FinetuneSettings` fields of each of `STAGES`; `flags` some for all stages, of `FLAGS` only, and its
+    "seed" is added to theirs.
 
     Raises:
         InputError: other stages or flags, or a folder that holds another run.

@@ -154,15 +154,9 @@ def whiten_patch_embedding(model: Any, seed: int) -> None:
 
 @torch.no_grad()
 def fit_connector(family: Family, stand_in: Any, seed: int = 0) -> float:
-    """Solve for the connector's last matrix so that windows look to the language model as in the first stage.
+    """Solve for the last matrix of a trained connector so that windows look as a trained `LabelEmbedding` made them.
 
-    Args:
-        family: with ViT and connector trained.
-        stand_in: the first stage's `LabelEmbedding`.
-        seed: of the frames.
-
-    Returns:
-        The share of variance explained.
+    Returns the share of variance explained, in (-inf, 1]; `seed` is of the frames that it is solved on.
     """
     rng = np.random.default_rng([seed, 30])
     inputs, targets = [], []

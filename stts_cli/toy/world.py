@@ -98,13 +98,10 @@ def scene_rng(split: str, index: int, long: bool, stream: int = 0) -> np.random.
 
 
 def make_scene(split: str, index: int, long: bool = False, crowd: bool = False) -> Scene:
-    """Draw one scene, the same for the same arguments.
+    """Draw one scene, the same for the same arguments; any index from 0 on gives one.
 
-    Args:
-        split: "train", "validation" or "test".
-        index: any non-negative number; one scene each.
-        long: False for 4-8 s, True for 60-180 s with one event of 1-2 s.
-        crowd: fill the frame with things that stand, for single-frame training.
+    A long one has 60-180 s and one event of 1-2 s, another 4-8 s; a crowd fills the frame with things that stand, for
+    single-frame training.
     """
     rng = scene_rng(split, index, long)
     duration = round(float(rng.uniform(60, 180) if long else rng.uniform(4, 8)), 2)
