@@ -202,18 +202,10 @@ def _to_batch(x_MHK: Tensor, group: FrameGroup) -> Tensor:
 def batched_attention(
     q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, scale: float, key_bias: Tensor | None, explicit: bool
 ) -> Tensor:
-    """Attend within each row of a batch of queries, keys and values.
+    """Attend within each row of a batch, (B, H, S, K) each to (B, H, S, K) of the same dtype, logits times `scale`.
 
-    Args:
-        q_BHSK: (B, H, S, K), as `k_BHSK` and `v_BHSK`.
-        k_BHSK: keys.
-        v_BHSK: values.
-        scale: factor on the logits.
-        key_bias: added to the logits (float), or True where a key may be seen (bool); broadcasts to (B, H, S, S).
-        explicit: two matrix products and a softmax instead of SDPA.
-
-    Returns:
-        (B, H, S, K) of the same dtype.
+    `key_bias` is added to the logits (float), or True where a key may be seen (bool); it broadcasts to (B, H, S, S).
+    `explicit` is two matrix products and a softmax instead of SDPA.
     """
     if key_bias is not None and key_bias.is_floating_point():
         key_bias = key_bias.to(q_BHSK.dtype)

@@ -15,21 +15,17 @@ from torch.nn import functional
 from stts_cli.pruning.windows import first_frames, gather_windows
 
 _PROJECTION_STD = 0.02
+_CHANGED_BELOW, _STEP = 0.85, 0.05  # cosine to the reference, and how much it falls at a time
 
 
 class WindowPool(nn.Module):
     """Pool each window to one vector by attention; the query is the mean of the window's patches.
 
-    Args:
-        hidden_size: D.
-        num_heads: H.
-        head_dim: K; D / H when not given.
-
     Source: arXiv 2603.18004, token scorer: the same kind of attention as a ViT block. Normal init with std 0.02, zero
     biases.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, head_dim: int | None = None) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, head_dim: int | None) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim or hidden_size // num_heads
@@ -64,10 +60,6 @@ class WindowPool(nn.Module):
 
 class ScoreMlp(nn.Module):
     """Three linear layers with SiLU between them, (…, in_size) -> (…, 1).
-
-    Args:
-        in_size: width of the input.
-        mlp_size: width of both hidden layers.
 
     Source: arXiv 2603.18004, token scorer. Truncated normal init with std sqrt(1 / fan_in), zero biases.
     """
@@ -131,28 +123,18 @@ def random_scores(x_TND: Tensor, window_index: Tensor, video_lengths: list[int],
     return torch.rand(len(x_TND), len(window_index), generator=generator).to(x_TND.device)
 
 
-def reference_scores(
-    x_TND: Tensor,
-    window_index: Tensor,
-    video_lengths: list[int],
-    *,
-    dropped: list[int],
-    threshold: float = 0.85,
-    step: float = 0.05,
-) -> Tensor:
+def reference_scores(x_TND: Tensor, window_index: Tensor, video_lengths: list[int], *, dropped: list[int]) -> Tensor:
     """Score windows by change since the frame in which their position last changed, without training.
 
-    A window whose cosine to its position's reference is below the threshold has changed, and becomes the new reference.
-    The threshold falls by `step` until no more windows have changed than the budget keeps; the unchanged ones follow in
-    the order of their change, so that selection meets the budget exactly.
+    A window whose cosine to its position's reference is below 0.85 has changed, and becomes the new reference. The
+    threshold falls by 0.05 until no more windows have changed than the budget keeps; the unchanged ones follow in the
+    order of their change, so that selection meets the budget exactly.
 
     Args:
         x_TND: (T, N, D) features.
         window_index: int64 (W, P) window table.
         video_lengths: frames of each video; they add up to T.
         dropped: windows that each video drops.
-        threshold: cosine below which a window has changed, in [-1, 1].
-        step: how much the threshold falls at a time, > 0.
 
     Returns:
         float32 (T, W) in [0, 2]: above 1 for changed windows, at most 1 for the others. No gradient.
@@ -162,10 +144,10 @@ def reference_scores(
     parts = []
     for x, number in zip(torch.split(x_TND.detach(), video_lengths), dropped, strict=True):
         windows = gather_windows(x, window_index).flatten(2)
-        num_kept, limit = len(x) * len(window_index) - number, threshold
+        num_kept, limit = len(x) * len(window_index) - number, _CHANGED_BELOW
         changed, change = _changes(windows, limit)
         while int(changed.sum()) > num_kept:  # ends at -1, where only the first frame is left, which is kept whole
-            limit -= step
+            limit -= _STEP
             changed, change = _changes(windows, limit)
         parts.append(change / 2 + changed)
     return torch.cat(parts)

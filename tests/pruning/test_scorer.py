@@ -120,11 +120,10 @@ def turning(*cosines):
     return torch.tensor([[[c, (1 - c * c) ** 0.5]] for c in (1.0, *cosines)])
 
 
-def test_reference_counts_as_changed_below_085_and_stops_at_the_budget():
+def test_reference_counts_as_changed_below_085_and_stops_at_the_budget(monkeypatch):
     index = window_index(1, 1, 1, 1)
     assert (reference_scores(turning(0.84, 1.0), index, [3], dropped=[0]) > 1).tolist() == [[True], [True], [True]]
     assert (reference_scores(turning(0.86, 1.0), index, [3], dropped=[0]) > 1).tolist() == [[True], [False], [False]]
-    assert (reference_scores(turning(0.0), index, [2], dropped=[0], threshold=0.0) > 1).tolist() == [[True], [False]]
     # two of four may stay and two have changed: the threshold has no reason to fall
     assert (reference_scores(turning(1.0, 0.8, 0.8), index, [4], dropped=[2]) > 1).tolist() == [
         [True],
@@ -134,6 +133,8 @@ def test_reference_counts_as_changed_below_085_and_stops_at_the_budget():
     ]
     # one of two may stay: the threshold falls to below 0.78
     assert (reference_scores(turning(0.78), index, [2], dropped=[1]) > 1).tolist() == [[True], [False]]
+    monkeypatch.setattr("stts_cli.pruning.scorer._CHANGED_BELOW", 0.0)
+    assert (reference_scores(turning(0.0), index, [2], dropped=[0]) > 1).tolist() == [[True], [False]]
 
 
 def test_a_budget_for_each_video():
