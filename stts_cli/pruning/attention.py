@@ -104,15 +104,7 @@ class FrameGroup:
 
 
 def group_frames(lengths: tuple[int, ...], device: torch.device | str = "cpu") -> list[FrameGroup]:
-    """Group frames of like length so that padding and the number of batches are small together.
-
-    Args:
-        lengths: patches of each packed frame, each > 0.
-        device: where the indices go.
-
-    Returns:
-        Groups that hold each frame once, of the least padded query-key pairs plus a fixed cost a group.
-    """
+    """Group frames of like length, `lengths` > 0: of the least padded query-key pairs plus a fixed cost a group."""
     sizes = torch.tensor(lengths)
     starts = sizes.cumsum(0) - sizes
     order = sizes.argsort(descending=True)

@@ -55,18 +55,7 @@ def make_plan(
     video_lengths: list[int],
     learned: nn.Module | None,
 ) -> Plan:
-    """Score and select, or merge.
-
-    Args:
-        hidden_TND: (T, N, D) features after block `prune_layer`.
-        pruning: who scores, and how much stays.
-        layout: how frames are cut.
-        window_index: int64 (W, P) window table on the features' device.
-        video_lengths: frames of each video; they add up to T. Selection is per video.
-        learned: the scorer behind "learned".
-
-    Returns:
-        The plan.
+    """Score and select, or merge, by features (T, N, D) after block `prune_layer`; the rest as in `prune_and_encode`.
 
     Raises:
         ValueError: the learned scorer is asked for and not there.
