@@ -20,10 +20,9 @@ ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tar.part*", "*.tar.gz.part*", "*_pa
 
 
 class DataFolder:
-    """One or more folders, searched in order, that together hold the benchmark `name`; `where` it can be had.
+    """One or more folders, searched in order, that together hold the benchmark `name`; messages say `where` to get it.
 
-    Attributes:
-        notes: what a loader guessed, put right or left out.
+    Its `notes` are what a loader guessed, put right or left out.
     """
 
     def __init__(self, *roots: Path, name: str, where: str) -> None:

@@ -50,7 +50,7 @@ def plain(value: Any) -> str:
 
 
 def open_answers(answer: Any) -> tuple[str, ...]:
-    """Return the right answers to a question without options, one or a list; ValueError for anything else."""
+    """Return the right answers to a question without options, one or a list; ValueError for anything else, or none."""
     texts = tuple(dict.fromkeys(map(plain, answer if isinstance(answer, list) else [answer])))
     if not texts or not all(texts):
         raise ValueError("must not be empty")

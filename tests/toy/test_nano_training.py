@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from transformers import Molmo2Config
 
 from stts_cli.config.presets import presets_folder
 from stts_cli.config.training import read_stages
@@ -87,6 +88,17 @@ def test_the_model_starts_from_its_seed_as_a_demonstration(family, start, tmp_pa
     weights = (start / "model.safetensors").read_bytes()
     assert (tmp_path / "same" / "model.safetensors").read_bytes() == weights
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != weights
+
+
+def test_its_folder_says_what_the_shipped_one_says(start):
+    folders = (start, presets_folder() / "nano")
+    config, shipped = (Molmo2Config.from_pretrained(folder, dtype="bfloat16").to_dict() for folder in folders)
+    for part in ("vision_config", "adapter_config", "text_config"):  # only a model that was loaded once writes theirs
+        assert {**config.pop(part), "dtype": None} == {**shipped.pop(part), "dtype": None}
+    assert {**config, "_name_or_path": ""} == {**shipped, "_name_or_path": ""}
+    for name in ("generation_config", "processor_config", "video_preprocessor_config"):
+        found, shipped = (json.loads((folder / f"{name}.json").read_text()) for folder in folders)
+        assert found == shipped
 
 
 @pytest.mark.parametrize("items", [LabelClips, VisionFrames])
