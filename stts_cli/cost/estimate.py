@@ -28,21 +28,13 @@ _VIT_PATCHES_AT_ONCE = 16_384  # patches that go through the ViT together, as fa
 
 @dataclass(frozen=True)
 class Plan:
-    """One point of a profile, before it is measured.
+    """One point of a profile, before it is measured."""
 
-    Attributes:
-        num_frames: T.
-        keep_ratio: fraction of windows asked to be kept.
-        scorer: who scores; "none" where nothing will be dropped.
-        savings: tokens and FLOPs, dense and pruned.
-        memory: bytes by use of the dense and of the pruned arm, see `estimate_memory`.
-    """
-
-    num_frames: int
-    keep_ratio: float
-    scorer: str
+    num_frames: int  # T
+    keep_ratio: float  # fraction of windows asked to be kept
+    scorer: str  # "none" where nothing will be dropped
     savings: Savings
-    memory: dict[str, dict[str, int]]
+    memory: dict[str, dict[str, int]]  # bytes by use of the arms "dense" and "pruned", see `estimate_memory`
 
     def to_dict(self) -> dict[str, Any]:
         """Return the point as plain data."""
@@ -232,9 +224,8 @@ def estimate_memory(
     """
     s, number = architecture.sizes(), BYTES[dtype]
     patches = num_frames * s.num_patches
-    share = 1.0 if num_packed is None else num_packed / patches
     # The ViT holds the pixels, what was scored (pruned), two layers of features of what is kept, and a chunk.
-    copies = 2.0 if num_packed is None else 1.0 + 2.0 * share
+    copies = 2.0 if num_packed is None else 1.0 + 2.0 * num_packed / patches
     chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + 2 * s.vit_mlp)
     vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))
     queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim
@@ -314,19 +305,15 @@ def analytic(
         InputError: a setting that cannot be honoured.
     """
     dtype = "bfloat16" if dtype == "auto" else dtype
-    how: dict[str, Any] = {"frames": frames, "prune_layer": prune_layer, "dtype": dtype, "on_gpu": True, "train": train}
+    layer = architecture.prune_layer if prune_layer is None else prune_layer
+    how: dict[str, Any] = {"frames": frames, "prune_layer": layer, "dtype": dtype, "on_gpu": True, "train": train}
     plans, notes = plan_arms(architecture, keep_ratios, scorer, compare, **how)
     return {
         "stts": __version__,
         "command": "profile",
         "mode": "analytic",
         "model": describe(architecture, random_weights=False, is_demonstration=False),
-        "settings": {
-            "prune_layer": architecture.prune_layer if prune_layer is None else prune_layer,
-            "dtype": dtype,
-            "question": QUESTION,
-            "train": train,
-        },
+        "settings": {"prune_layer": layer, "dtype": dtype, "question": QUESTION, "train": train},
         "notes": [
             *notes,
             *clamp_notes(architecture, plans),

@@ -57,17 +57,11 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Savings:
-    """Tokens and FLOPs of one question, dense and pruned.
+    """Tokens and FLOPs of one question, each (dense, pruned)."""
 
-    Attributes:
-        tokens: name -> (dense, pruned).
-        flops: part -> (dense, pruned), without the total.
-        decode_per_token: FLOPs of the first decoded token, (dense, pruned); None in training.
-    """
-
-    tokens: dict[str, tuple[int, int]]
-    flops: dict[str, tuple[int, int]]
-    decode_per_token: tuple[int, int] | None
+    tokens: dict[str, tuple[int, int]]  # by name
+    flops: dict[str, tuple[int, int]]  # by part, without the total
+    decode_per_token: tuple[int, int] | None  # FLOPs of the first decoded token; None in training
 
     @property
     def total(self) -> tuple[int, int]:

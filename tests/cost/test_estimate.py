@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stts_cli.config.architectures import load_architecture
-from stts_cli.cost import estimate
+from stts_cli.cost import estimate, savings
 from stts_cli.errors import InputError
 from stts_cli.settings import Arm, num_dropped
 
@@ -59,9 +59,10 @@ def test_frames_that_run_whole_are_counted_so():
     refilled = dataclasses.replace(NANO, refill_lone_frames=True)
     for keep_ratio, scorer, differs in ((0.7, "learned", True), (0.7, "tome", False), (0.4, "learned", False)):
         for train in (False, True):
-            plain, whole = (
-                plan(one, [9], [keep_ratio], scorer=scorer, train=train)[0] for one in (NANO, refilled)
-            )  # fmt: skip
+            plain, whole = (plan(one, [9], [keep_ratio], scorer=scorer, train=train)[0] for one in (NANO, refilled))
+            length = estimate.prompt_length(9, 16) + (len(estimate.ANSWER) if train else 0)
+            assert plain.savings.tokens["LLM prompt"][0] == length
+            assert (plain.savings.decode_per_token is None) == train
             packed = whole.savings.flops["ViT packed blocks"]
             assert (packed[0] == packed[1]) == differs
             assert (whole.savings != plain.savings) == (whole.memory != plain.memory) == differs
@@ -93,7 +94,7 @@ def test_prompt_and_placeholders_are_those_of_the_family():
     for num_frames in (1, 2, 23):
         keep = torch.zeros(num_frames, 16, dtype=torch.bool)
         keep[0] = True
-        times = [i * estimate.SECONDS_APART for i in range(num_frames)]
+        times = [i * 0.5 for i in range(num_frames)]
         prompt = family.build_prompt(times, estimate.QUESTION, keep)
         assert prompt.dense_length == estimate.prompt_length(num_frames, 16)
         assert prompt.input_ids.shape[1] == prompt.dense_length - 16 * (num_frames - 1)
@@ -116,9 +117,21 @@ def test_what_cannot_be_run_is_refused(settings, words):
         plan(**settings)
 
 
+def test_the_longest_prompt_is_allowed():
+    longest = estimate.prompt_length(8, 16)
+    exact, short = (
+        dataclasses.replace(NANO, text=NANO.text.model_copy(update={"max_position_embeddings": n}))
+        for n in (longest, longest - 1)
+    )
+    assert len(plan(exact)) == 1
+    with pytest.raises(InputError, match=rf"a dense prompt of {longest} tokens; nano takes {longest - 1}\.$"):
+        plan(short)
+
+
 def test_the_last_prune_layer_and_the_lowest_ratio_are_allowed():
     (point,) = plan(prune_layer=9, keep_ratios=[0.125])
     assert point.savings.tokens["visual tokens"] == (128, 16)
+    assert point.savings == estimate.count(NANO, estimate.kept_windows(NANO, 8, 0.125), 9, "learned")
 
 
 def test_scorers():
@@ -197,18 +210,54 @@ def test_training_memory_is_what_a_gpu_needed(frames, dense, pruned):
     assert long.memory["dense"]["total"] > 139 * gib
 
 
-def test_the_square_of_the_mask_by_hand():
-    """Of 128 frames, beside what grows with the tokens: float32 once, bfloat16 for each of 28 layers."""
+@pytest.mark.parametrize(
+    ("dtype", "on_gpu", "square", "numbers"),
+    [
+        ("bfloat16", True, 4 + 2 * 28, 2 * (5 * 1024 + 5 * 2048 + 1024 + 4 * 3072)),
+        ("bfloat16", False, 4 + 2 * 28, 2 * (5 * 1024 + 5 * 2048 + 1024 + 4 * 3072)),
+        ("float32", True, 4 + 4 * 28, 4 * (2 * 1024 + 5 * 2048 + 1024 + 4 * 3072)),
+        ("float32", False, 4, 4 * (2 * 1024 + 5 * 2048 + 1024 + 4 * 3072)),
+    ],
+)
+def test_training_memory_by_hand(dtype, on_gpu, square, numbers):
+    """The mask's square, as given and for each of 28 layers; what a token holds of a layer, in its type and float32.
+
+    A pruned ViT on a CPU holds its attention's square, which is as many numbers for each head and frame.
+    """
     architecture = load_architecture(BILLION)
-    both = {"dtype": "bfloat16", "on_gpu": True, "train": True}
-    short, long = (plan(architecture, [n], **both)[0] for n in (64, 128))
-    rows = [point.savings.tokens["LLM prompt"][0] for point in (short, long)]
-    assert rows == [5769, 11465]
-    per_token = [
-        (point.memory["dense"]["llm"] - (4 + 2 * 28) * row**2) / row
-        for point, row in zip((short, long), rows, strict=True)
-    ]
-    assert per_token[0] == per_token[1] == 28 * (2 * (5 * 1024 + 5 * 2048 + 1024 + 4 * 3072) + 4 * (4 * 1024 + 3072))
+    (point,) = plan(architecture, [64], dtype=dtype, on_gpu=on_gpu, train=True)
+    dense, pruned = point.memory["dense"], point.memory["pruned"]
+    for held, row in zip((dense, pruned), point.savings.tokens["LLM prompt"], strict=True):
+        assert held["llm"] == square * row**2 + row * 28 * (numbers + 4 * (4 * 1024 + 2048 + 1024))
+        assert held["total"] == held["weights"] + held["frames"] + held["vit"] + held["llm"]
+    assert dense["weights"] == architecture.num_parameters() * (16 if dtype == "float32" else 18)
+    s, bytes_ = architecture.sizes(), getattr(torch, dtype).itemsize
+    block = bytes_ * (2 * s.vit_width + 4 * s.vit_heads * s.vit_head_dim + 2 * s.vit_mlp) + 8 * s.vit_width
+    blocks = 64 * s.num_patches * (s.vit_blocks - architecture.prune_layer - 2)
+    packed = point.savings.tokens["ViT patches"][1] * (s.vit_blocks - architecture.prune_layer - 2)
+    bias = 0 if on_gpu else bytes_ * 3 * 64 * s.vit_heads * s.num_patches**2
+    assert dense["vit"] - pruned["vit"] == (blocks - packed) * block - bias
+
+
+@pytest.mark.parametrize(
+    ("frames", "dtype", "on_gpu", "square", "numbers"),
+    [
+        (8, "bfloat16", True, 1, 3 * 3072),  # the MLP's part is the larger
+        (128, "bfloat16", True, 2 + 2, 2 * 2048),  # the attention's is
+        (128, "float16", False, 2 + 4, 2 * 2048),
+        (128, "float32", False, 2 + 4, 2 * 2048),
+    ],
+)
+def test_memory_of_a_prefill_by_hand(frames, dtype, on_gpu, square, numbers):
+    """A token's keys and values in 28 layers, its hidden states and the larger part; the ViT runs a chunk at a time."""
+    architecture, bytes_ = load_architecture(BILLION), getattr(torch, dtype).itemsize
+    (point,) = plan(architecture, [frames], dtype=dtype, on_gpu=on_gpu)
+    for held, row in zip(point.memory.values(), point.savings.tokens["LLM prompt"], strict=True):
+        assert held["llm"] == square * row**2 + bytes_ * row * (2 * 28 * 1024 + 4 * 1024 + numbers)
+    s, patches = architecture.sizes(), frames * architecture.sizes().num_patches
+    chunk = min(patches, 16_384) * (4 * s.vit_width + 2 * s.vit_mlp)
+    assert (patches > 16_384) == (frames == 128)
+    assert point.memory["dense"]["vit"] == bytes_ * (patches * (s.patch_dim + 2 * s.vit_width) + chunk)
 
 
 def kept_for_the_backward_pass(architecture, dtype):
@@ -272,3 +321,26 @@ def test_more_arms_are_planned_beside_the_first_each_once():
     assert rows == [(frames, *arm) for frames in (32, 8) for arm in each]
     alone = estimate.analytic(architecture=NANO, frames=[32], keep_ratios=[0.3], scorer="learned")
     assert alone["points"][0] == document["points"][1]
+
+
+def test_the_document_of_a_profile_that_is_counted():
+    """Of a GPU, in bfloat16 where nothing else is asked; what two arms have to say is said once."""
+    noted = dataclasses.replace(NANO, notes=["read from afar"])
+    arms = [Arm("a", "m", scorer="none", keep_ratio=0.3)]
+    document = estimate.analytic(architecture=noted, frames=[8], keep_ratios=[], compare=arms)
+    assert document["notes"] == [
+        "read from afar",
+        "scorer none keeps every window: keep ratio 0.3 has no effect",
+        "counted, nothing was run: windows spread evenly over the frames, text a token a byte",
+    ]
+    planned = plan(noted, keep_ratios=[NANO.keep_ratio], dtype="bfloat16", on_gpu=True)
+    assert document["points"][0] == planned[0].to_dict()
+    assert [document["model"][key] for key in ("name", "random_weights", "is_demonstration")] == ["nano", False, False]
+    assert document["settings"] == {
+        "prune_layer": NANO.prune_layer, "dtype": "bfloat16", "question": estimate.QUESTION, "train": False
+    }  # fmt: skip
+    other = estimate.analytic(architecture=NANO, frames=[8], keep_ratios=[], prune_layer=5, dtype="float32", train=True)
+    assert [other["settings"][key] for key in ("prune_layer", "dtype", "train")] == [5, "float32", True]
+    planned = plan(keep_ratios=[NANO.keep_ratio], prune_layer=5, on_gpu=True, train=True)
+    assert other["points"] == [point.to_dict() for point in planned]
+    assert (document["convention"], other["convention"]) == (savings.CONVENTION, savings.TRAINING_CONVENTION)

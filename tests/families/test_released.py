@@ -11,10 +11,8 @@ from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.random_molmo2 import read_architecture
 from stts_cli.families.released import frame_tokens, released_settings
-from stts_cli.pruning import TokenScorer, scorer_from_state_dict
 from stts_cli.settings import BIAS_FLOOR, Pruning
 
-SIZES = {"hidden_size": 16, "num_heads": 2, "mlp_size": 32, "head_dim": 8}
 PREFIX = "model.vision_backbone.image_vit.transformer.temporal_token_scorer."
 VIT = {"prune_at": 2, "topk": 0.3, "prune_method": "scorer", "prune_from_frame": 1, "rescale_bias_min": 0.25}
 REFERENCE = {"pool.q_proj": "patch_token_pooler.wq", "pool.k_proj": "patch_token_pooler.wk",
@@ -220,18 +218,6 @@ def test_stts_json_comes_first(lite, trained):
     shutil.copy(trained / "scorer.safetensors", lite)
     shutil.copy(trained / "stts.json", lite)
     assert "the one beside the model is not used" in " ".join(load_family(lite).notes)
-
-
-def test_names_of_the_reference():
-    own = TokenScorer(**SIZES).state_dict()
-    for state in (own, reference_state(own), reference_state(own, "temporal_token_scorer."), reference_state(own, "")):
-        loaded = scorer_from_state_dict({name: value.to(torch.bfloat16) for name, value in state.items()}, SIZES)
-        for name, value in loaded.state_dict().items():
-            assert value.dtype == torch.float32
-            assert torch.equal(value, own[name].to(torch.bfloat16).float()), name
-    with pytest.raises(ValueError, match=r"; mlp\.w3\.bias is missing$") as error:
-        scorer_from_state_dict({"x": torch.zeros(1)}, SIZES)
-    assert str(error.value).startswith("x is not known; patch_token_pooler.wq.weight is missing; ")
 
 
 def test_settings_from_any_depth():
