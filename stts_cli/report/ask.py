@@ -13,13 +13,7 @@ from stts_cli.text import DEMONSTRATION
 
 
 def show(document: Document, *, mode: str, notes: bool = True) -> None:
-    """Print a run.
-
-    Args:
-        document: from `engine.ask.AskRun.to_dict`.
-        mode: "table" for answers and savings, "quiet" for answers only, "json" for the document.
-        notes: also say on stderr what the user should know.
-    """
+    """Print a run's document; `mode` is "table" (answers and savings), "quiet" (answers alone) or "json"."""
     if notes:
         for line in note_lines(document):
             print_note(line)
@@ -51,15 +45,7 @@ def note_lines(document: Document) -> list[str]:
 
 
 def answer_lines(document: Document, *, bare: bool) -> list[str]:
-    """Return the answers, a line each; with several questions or arms each line says which.
-
-    Args:
-        document: from `engine.ask.AskRun.to_dict`.
-        bare: the answers alone, in the order of the questions.
-
-    Returns:
-        Lines for stdout.
-    """
+    """Return the answers, a line each; unless `bare`, each says of which question and arm, if of several."""
     arms = document["arms"]
     if bare:
         return [" ".join(reply["text"].split()) for reply in arms[0]["answers"]]

@@ -21,12 +21,7 @@ COLUMNS = 4  # arms beside each other
 
 
 def show_evaluation(document: Document, *, json_only: bool) -> None:
-    """Print a result.
-
-    Args:
-        document: of a benchmark, or of a suite.
-        json_only: the document instead of tables.
-    """
+    """Print the document of a benchmark, or of a suite: tables, or with `json_only` itself."""
     for each in document.get("benchmarks", [document]):
         for line in each["notes"]:
             print_note(f"{each['bench']}: {line}")
@@ -43,20 +38,9 @@ def show_evaluation(document: Document, *, json_only: bool) -> None:
 
 
 def show_list(rows: list[Document], *, json_only: bool) -> None:
-    """Print the benchmarks there are.
-
-    Args:
-        rows: from `evaluation.benchmarks.registry.describe`.
-        json_only: as JSON.
-    """
+    """Print the benchmarks there are: rows of `evaluation.benchmarks.registry.describe`."""
     if json_only:
-        print_json(rows)
-    else:
-        print_lines(*_list_lines(rows))
-
-
-def _list_lines(rows: list[Document]) -> list[str]:
-    """Return two lines a benchmark: figures, and what one must know to use it."""
+        return print_json(rows)
     lines = [f"{'name':16} {'class':5} {'questions':>9} {'videos':>6}  download"]
     for row in rows:
         counts = [f"{row[key]:,}" if row[key] else "" for key in ("questions", "videos")]
@@ -64,10 +48,10 @@ def _list_lines(rows: list[Document]) -> list[str]:
         terms = f"accept the terms at {row['terms']}" if row["terms"] else "open"
         splits, scorings = ", ".join(row["splits"]), ", ".join(row["scorings"])
         lines.append(f"    splits {splits}; scoring {scorings}; licence: {row['licence']}; {terms}")
-    return [
-        *lines,
-        "Defaults come first. A file of your own: --bench items.jsonl, .json, .csv. Suites: all-short, all-long, all.",
-    ]
+    last = (
+        "Defaults come first. A file of your own: --bench items.jsonl, .json, .csv. Suites: all-short, all-long, all."
+    )
+    print_lines(*lines, last)
 
 
 def _drawn(table: Table) -> rich.table.Table:

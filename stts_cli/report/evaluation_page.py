@@ -23,15 +23,7 @@ _MARKUP = re.compile(r"([\\`*\[\]|]|(?<!\w)_|_(?!\w))")  # an underline inside a
 
 
 def write_pages(document: Document, folder: Path) -> None:
-    """Write results.md, and one in the folder of each benchmark of a suite.
-
-    Args:
-        document: from `evaluation.suite.run_benchmarks`.
-        folder: the --output of that run.
-
-    Raises:
-        EnvironmentFailure: it cannot be written.
-    """
+    """Write results.md, and one in the folder of each benchmark of a suite; EnvironmentFailure where that fails."""
     for each in document.get("benchmarks", ()):
         write_pages(each, folder / each["bench"])
     with writing(folder / "results.md"):
@@ -39,11 +31,7 @@ def write_pages(document: Document, folder: Path) -> None:
 
 
 def markdown(document: Document) -> list[str]:
-    """Return a result as the lines of a Markdown page.
-
-    Args:
-        document: of a benchmark, or of a suite.
-    """
+    """Return the document of a benchmark, or of a suite, as the lines of a Markdown page."""
     benchmarks = document.get("benchmarks", [document])
     title = document["suite"] if "benchmarks" in document else f"{document['title']}, {document['split']} split"
     lines = [f"# {literal(title)}", ""]
@@ -51,9 +39,7 @@ def markdown(document: Document) -> list[str]:
         lines += ["Demonstration model: says nothing about real video.", ""]
     if "benchmarks" not in document:
         return [*lines, *_benchmark_lines(document)]
-    for table in suite_tables(document, len(benchmarks[0]["arms"])):
-        lines += [*_table_lines(table), ""]
-    lines += _list(SUITE_NOTE)
+    lines += [*_table_lines(suite_tables(document, len(benchmarks[0]["arms"]))), *_list(SUITE_NOTE)]
     for each in benchmarks:
         lines += ["", *(f"#{line}" if line.startswith("#") else line for line in markdown(each))]
     return lines
@@ -61,9 +47,7 @@ def markdown(document: Document) -> list[str]:
 
 def _benchmark_lines(document: Document) -> list[str]:
     arms = document["arms"]
-    lines = [*_list(*header_lines(document)), ""]
-    for table in benchmark_tables(document, len(arms)):
-        lines += [*_table_lines(table), ""]
+    lines = [*_list(*header_lines(document)), "", *_table_lines(benchmark_tables(document, len(arms)))]
     first = next(iter(arms.values()))
     lines += _list(f"{first['n']:,} of {first['n_total']:,} questions scored", *footer_lines(document))
     pairs = [*document["comparisons"], *document.get("other_pairs", ())]
@@ -72,11 +56,7 @@ def _benchmark_lines(document: Document) -> list[str]:
 
 
 def comparison_line(comparison: Document) -> str:
-    """Return a comparison of two arms in a sentence.
-
-    Args:
-        comparison: from `evaluation.metrics.compare`, with "arm" and "against".
-    """
+    """Return a comparison of two arms in a sentence: `evaluation.metrics.compare`'s, with their names."""
     if comparison["difference"] is None:
         return f"{comparison['arm']} - {comparison['against']}: no question is scored in both"
     points = f"{comparison['difference'] * 100:+.1f} points"
@@ -93,10 +73,13 @@ def _list(*lines: str) -> list[str]:
     return [f"- {literal(line)}" for line in lines]
 
 
-def _table_lines(table: Table) -> list[str]:
-    rule = ["---", *["---:"] * (len(table.headings) - 1)]
-    rows = [table.headings, rule, *(row for row in table.rows if row is not None)]
-    return [f"| {' | '.join(map(literal, row))} |" for row in rows]
+def _table_lines(tables: list[Table]) -> list[str]:
+    lines = []
+    for table in tables:
+        rule = ["---", *["---:"] * (len(table.headings) - 1)]
+        rows = [table.headings, rule, *filter(None, table.rows)]
+        lines += [*(f"| {' | '.join(map(literal, row))} |" for row in rows), ""]
+    return lines
 
 
 def literal(text: str) -> str:

@@ -25,12 +25,7 @@ class Table(NamedTuple):
 
 
 def benchmark_tables(document: Document, columns: int) -> list[Table]:
-    """Return accuracy by every breakdown, then accuracy and cost of every arm.
-
-    Args:
-        document: of a benchmark.
-        columns: the most arms side by side.
-    """
+    """Return accuracy by every breakdown, `columns` arms side by side, then accuracy and cost of every arm."""
     first, parts = next(iter(document["arms"].values())), _in_parts(document["arms"], columns)
     tables = [_group_table(document, name, some) for some in parts for name in first["groups"]]
     means = _means_table({f"accuracy ({first['mean']})": document["seeds"]})
@@ -38,12 +33,7 @@ def benchmark_tables(document: Document, columns: int) -> list[Table]:
 
 
 def suite_tables(document: Document, columns: int) -> list[Table]:
-    """Return accuracy by benchmark with the averages, then how far every arm is from the first.
-
-    Args:
-        document: of a suite.
-        columns: the most arms side by side.
-    """
+    """Return accuracy by benchmark with averages, `columns` arms side by side, then how far arms differ."""
     tables = []
     arms = document["benchmarks"][0]["arms"]
     for some in _in_parts(arms, columns):

@@ -16,14 +16,7 @@ if TYPE_CHECKING:
 
 
 def kept_png(video: Video) -> bytes:
-    """Draw the frames of a video, and below each the same with what was dropped darkened.
-
-    Returns:
-        The bytes of a PNG file.
-
-    Raises:
-        EnvironmentFailure: matplotlib is not installed.
-    """
+    """Draw a video as `pictures.kept_picture` does, a PNG; EnvironmentFailure without matplotlib."""
     family, clip, mask = video.family, video.clip, video.keep_mask.numpy()
     layout = video.tokens.layout
     table = family.window_index(layout).cpu().numpy()

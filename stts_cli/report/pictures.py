@@ -27,21 +27,10 @@ def kept_picture(
     grid: tuple[int, int],
     title: str,
 ) -> bytes:
-    """Draw a clip's frames, and below each the same with what was dropped darkened.
+    """Draw a clip's frames, and below each the same with what was dropped darkened; return a PNG's bytes.
 
-    Args:
-        frames: uint8 (T, H, W, 3).
-        timestamps_s: T times in seconds.
-        keep_mask: bool (T, W), True = kept.
-        window_index: (W, P) patches of each window, -1 in empty slots.
-        grid: patch rows and columns of a frame.
-        title: stands above.
-
-    Returns:
-        The bytes of a PNG file.
-
-    Raises:
-        EnvironmentFailure: matplotlib is not installed.
+    frames is uint8 (T, H, W, 3), timestamps_s T seconds, keep_mask bool (T, W), window_index (W, P) patches of each
+    window, -1 in empty slots, grid the patch rows and columns of a frame. EnvironmentFailure without matplotlib.
     """
     shown = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int))
     columns = min(8, len(shown))
@@ -62,16 +51,9 @@ def kept_picture(
 
 
 def save_kept(path: str, picture: bytes, timestamps_s: list[float], keep_mask: np.ndarray) -> None:
-    """Write a picture, and the indices of the kept windows beside it under the same name with .json.
+    """Write a picture to a .png file, and the kept windows' indices beside it under the same name with .json.
 
-    Args:
-        path: the .png file.
-        picture: from `kept_picture`.
-        timestamps_s: T times in seconds.
-        keep_mask: bool (T, W), True = kept.
-
-    Raises:
-        EnvironmentFailure: a file cannot be written.
+    timestamps_s are T seconds, keep_mask is bool (T, W). EnvironmentFailure where a file cannot be written.
     """
     frames = [
         {"time_s": time, "kept": np.flatnonzero(mask).tolist()}

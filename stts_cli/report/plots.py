@@ -12,6 +12,8 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, writing
 from stts_cli.report.terminal import Document, print_note
 from stts_cli.report.units import PARTS, STAGES
@@ -30,15 +32,9 @@ class Point(NamedTuple):
 
 
 def check_target(path: str, flag: str) -> None:
-    """Refuse what could not be drawn, before anything runs.
+    """Refuse a picture that could not be drawn, before anything runs; `flag` asks for it.
 
-    Args:
-        path: the picture's file.
-        flag: who asks, for the message.
-
-    Raises:
-        InputError: not a .png.
-        EnvironmentFailure: its folder does not exist, or matplotlib is not installed.
+    InputError for what is no .png; EnvironmentFailure without its folder or matplotlib.
     """
     target = Path(path).expanduser()
     if target.suffix.lower() != ".png" or target.is_dir():
@@ -55,11 +51,7 @@ def require_matplotlib(what: str) -> None:
 
 
 def new_figure(width: float, height: float, *, dpi: int = 120) -> Any:
-    """Return a matplotlib figure of that many inches, without a window or a global state.
-
-    Raises:
-        EnvironmentFailure: matplotlib is not installed.
-    """
+    """Return a matplotlib figure, sizes in inches, without a window; EnvironmentFailure without matplotlib."""
     require_matplotlib("pictures")
     from matplotlib.figure import Figure
 
@@ -67,11 +59,9 @@ def new_figure(width: float, height: float, *, dpi: int = 120) -> Any:
 
 
 def render(figure: Any, form: str = "png") -> bytes:
-    """Return a figure as a file's bytes, the same for the same figure; names stay literal, a $ starts no formula.
+    """Return a figure as the bytes of a "png" or "svg", the same for the same figure.
 
-    Args:
-        figure: from `new_figure`.
-        form: "png" or "svg".
+    Names stay literal, a $ starts no formula.
     """
     from matplotlib import rc_context
     from matplotlib.text import Text
@@ -95,21 +85,16 @@ def save(figure: Any, path: str | Path) -> None:
 
 
 def plot_profile(document: Document, path: str) -> None:
-    """Draw a profile.
-
-    Args:
-        document: from `profiling.profile` or `cost.estimate.analytic`.
-        path: the .png file; replaced when there is one.
-    """
+    """Draw the document of `profiling.profile` or `cost.estimate.analytic` into a .png file."""
     points, measured = document["points"], document["mode"] == "measured"
     figure = new_figure(11, 4.5)
     left, right = figure.subplots(1, 2)
     bars = _bars(points)
-    bottom = [0.0] * len(bars)
+    bottom = np.zeros(len(bars))
     for name in next(iter(bars.values())):
         heights = [parts[name] for parts in bars.values()]
         left.bar(list(bars), heights, bottom=bottom, label=name)
-        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+        bottom = bottom + heights
     left.set_ylabel("seconds, medians" if measured else "TFLOPs, counted")
     left.tick_params(axis="x", rotation=90 if len(bars) > 6 else 0)
     left.legend()
@@ -153,32 +138,19 @@ def _draw_speedups(axes: Any, points: list[Document], measured: bool) -> None:
     axes.legend(title="scorer, keep ratio")
 
 
-def _bar_lengths(values: list[float], lows: list[float], highs: list[float]) -> list[list[float]]:
-    """What matplotlib draws below and above values; rounding must not make a length negative."""
-    return [
-        [max(0.0, value - low) for value, low in zip(values, lows, strict=True)],
-        [max(0.0, high - value) for value, high in zip(values, highs, strict=True)],
-    ]
+def _bar_lengths(values: list[float], lows: list[float], highs: list[float]) -> np.ndarray:
+    """Return what matplotlib draws below and above values; rounding must not make a length negative."""
+    return np.maximum(0.0, [np.subtract(values, lows), np.subtract(highs, values)])
 
 
 def plot_accuracy(document: Document, path: str | Path) -> None:
-    """Draw accuracy against FLOPs a question: a panel a benchmark, a line a scorer, a point with its interval an arm.
-
-    Args:
-        document: from `evaluation.suite.run_benchmarks`.
-        path: the .png or .svg file; replaced when there is one.
-    """
+    """Draw accuracy against FLOPs a question: a panel a benchmark, a line a scorer, a point an arm."""
     documents = document.get("benchmarks", [document])
     _draw_panels([(one["title"], _points(one)) for one in documents], documents, path)
 
 
 def plot_means(document: Document, path: str | Path) -> None:
-    """Draw accuracy against FLOPs a question in one panel: of a benchmark, or a suite's means over its benchmarks.
-
-    Args:
-        document: from `evaluation.suite.run_benchmarks`.
-        path: the .png or .svg file; replaced when there is one.
-    """
+    """Draw accuracy against FLOPs a question in one panel: of a benchmark, or the means of a suite's."""
     if "benchmarks" not in document:
         return plot_accuracy(document, path)
     documents = document["benchmarks"]
@@ -190,12 +162,7 @@ def plot_means(document: Document, path: str | Path) -> None:
 
 
 def plot_results(document: Document, folder: Path) -> None:
-    """Draw plot.svg beside the results of an evaluation and of each benchmark of a suite; a note without matplotlib.
-
-    Args:
-        document: from `evaluation.suite.run_benchmarks`.
-        folder: the --output of that run.
-    """
+    """Draw plot.svg beside the results of an evaluation and of each benchmark; a note without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         where, then = folder / "plot.svg", "then run the same command again"
         return print_note(f"{where}: not drawn, matplotlib is not installed; {install_hint('plot')}, {then}.")

@@ -16,12 +16,7 @@ RANDOM_WEIGHTS = "random weights: timings only, what this model says means nothi
 
 
 def show(document: Document, *, json_only: bool = False) -> None:
-    """Print a profile.
-
-    Args:
-        document: from `profiling.profile` or `cost.estimate.analytic`.
-        json_only: the document on stdout and nothing else there.
-    """
+    """Print the document of a profile: tables, or with `json_only` itself and nothing else on stdout."""
     for note in note_lines(document):
         print_note(note)
     if json_only:
@@ -78,14 +73,7 @@ def header_lines(document: Document) -> list[str]:
 
 
 def point_table(point: Document) -> Table:
-    """Draw one frame count and keep ratio: tokens, FLOPs by part, time by stage, memory.
-
-    Args:
-        point: one of the document's "points".
-
-    Returns:
-        A table of dense, pruned and their ratio.
-    """
+    """Draw dense, pruned and their ratio at one point: tokens, FLOPs by part, time by stage, memory."""
     about = f"{point['num_frames']} frames, keep ratio {point['keep_ratio']:g}"
     table = plain_table(about, "dense", "pruned", "ratio", no_wrap=True)
     for name, row in point["tokens"].items():
@@ -124,13 +112,9 @@ def point_table(point: Document) -> Table:
 
 
 def points_table(points: list[Document]) -> Table:
-    """Draw a row for each frame count and keep ratio.
+    """Draw a row a point: prompt tokens, times from the ViT to the prefill, speed-ups.
 
-    Args:
-        points: the document's "points".
-
-    Returns:
-        A table of prompt tokens, times from the ViT to the prefill, and speed-ups; counted ones where nothing ran.
+    Counted ones where nothing ran.
     """
     measured = "seconds" in points[0]
     several = len({point["scorer"] for point in points}) > 1
@@ -186,15 +170,7 @@ def footer_lines(document: Document) -> list[str]:
 
 
 def verdict(point: Document, *, alone: bool) -> list[str]:
-    """Say what pruning gained at one point.
-
-    Args:
-        point: a measured one.
-        alone: whether it is the only one; otherwise only what spoils a row of the table is said.
-
-    Returns:
-        Lines.
-    """
+    """Say what pruning gained at a measured point; unless `alone`, only what spoils its row of the table."""
     where = "" if alone else f"{point['num_frames']} frames, {point['scorer']} at keep ratio {point['keep_ratio']:g}: "
     if point["changes_nothing"]:
         return _unchanged([point], where)

@@ -28,14 +28,9 @@ COUNTING = (
 
 
 class Progress:
-    """What is going on; to be entered.
+    """What is going on; to be entered. `is_live` says whether a bar is shown, `quiet` shows nothing.
 
-    Args:
-        quiet: show nothing.
-        line_every_s: where stderr is no terminal, seconds between lines that say how much is done; None for no lines.
-
-    Attributes:
-        is_live: whether a bar is shown.
+    Where stderr is no terminal, a line says how much is done every `line_every_s` seconds; None for no lines.
     """
 
     def __init__(self, *, quiet: bool = False, line_every_s: float | None = None) -> None:
@@ -60,14 +55,7 @@ class Progress:
         self._bar.stop()
 
     def __call__(self, what: str, done: int = 0, total: int | None = None, figures: str = "") -> None:
-        """Say what is going on.
-
-        Args:
-            what: a few words.
-            done: how much is done.
-            total: how much there is, or None while that is not known.
-            figures: words behind the bar.
-        """
+        """Say in a few words what is going on, and how much of a total is done if that is known."""
         self._bar.columns = COUNTING if total else WAITING
         if done < self._bar.tasks[0].completed:  # other work has begun: its speed is its own
             self._bar.reset(self._task, figures=figures)

@@ -28,29 +28,19 @@ STAGES = {  # row -> stages that make it up; an arm that drops nothing runs ever
 
 
 class Row(NamedTuple):
-    """A row of the savings table; empty cells are of an arm that did not run.
-
-    Attributes:
-        label: what is counted or measured.
-        dense: without pruning.
-        pruned: with it.
-        saved: share of `dense` that is saved.
-        part: "tokens", "FLOPs" or "measured": rows of one part stand together.
-    """
+    """A row of the savings table; empty cells are of an arm that did not run."""
 
     label: str
     dense: str
     pruned: str
-    saved: str
-    part: str
+    saved: str  # share of `dense`
+    part: str  # "tokens", "FLOPs" or "measured": rows of one part stand together
 
 
 def savings_rows(document: Document, pruned: Document) -> list[Row]:
-    """Return tokens, FLOPs by part, time by stage and memory of one arm of a run, beside its dense arm if there is one.
+    """Return tokens, FLOPs by part, time by stage and memory of one arm of a run, beside its dense arm if any.
 
-    Args:
-        document: what `stts ask --json` prints; FLOPs and the time to the first token are those of its first question.
-        pruned: one of its arms.
+    The document is what `stts ask --json` prints; FLOPs and the time to the first token are its first question's.
     """
     dense = next((arm for arm in document["arms"] if arm["name"] == "dense"), None)
     kept = pruned["kept_per_frame"]
@@ -64,11 +54,7 @@ def savings_rows(document: Document, pruned: Document) -> list[Row]:
 
 
 def counted_rows(savings: Document) -> list[Row]:
-    """Return the rows that are counted and not measured.
-
-    Args:
-        savings: "tokens" and "flops", each of which gives "dense" and "pruned" by name.
-    """
+    """Return what is counted, not measured: "tokens" and "flops" give "dense" and "pruned" by name."""
     rows = [_row(name, "tokens", "{:,}".format, row["dense"], row["pruned"]) for name, row in savings["tokens"].items()]
     for name, row in savings["flops"].items():
         rows.append(_row(f"FLOPs, {name}", "FLOPs", format_si, row["dense"], row["pruned"]))
@@ -86,18 +72,14 @@ def as_table(rows: list[Row]) -> Table:
 
 def as_html(rows: list[Row]) -> str:
     """Write the rows as an HTML table, for a notebook."""
-    lines = [_html_row("th", HEADINGS)]
-    for row in rows:
-        lines.append(_html_row("th" if row.label == TOTAL else "td", row[:4]))
-    return "\n".join(["<table>", *lines, "</table>"])
+    lines = [_html_row("th" if row.label == TOTAL else "td", row[:4]) for row in rows]
+    return "\n".join(["<table>", _html_row("th", HEADINGS), *lines, "</table>"])
 
 
 def _html_row(tag: str, cells: tuple[str, ...]) -> str:
-    sides = ("left", *["right"] * (len(cells) - 1))
-    written = (
-        f'<{tag} style="text-align: {side}">{escape(printable(cell))}</{tag}>'
-        for side, cell in zip(sides, cells, strict=True)
-    )
+    sides = ("left", "right", "right", "right")
+    styled = zip(sides, cells, strict=True)
+    written = (f'<{tag} style="text-align: {side}">{escape(printable(cell))}</{tag}>' for side, cell in styled)
     return f"<tr>{''.join(written)}</tr>"
 
 

@@ -25,21 +25,13 @@ CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended, such as 
 
 
 def print_lines(*lines: str) -> None:
-    """Write lines to stdout.
-
-    Raises:
-        EnvironmentFailure: it cannot be written.
-    """
+    """Write lines to stdout; EnvironmentFailure where that fails."""
     with _to_stdout():
         sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
 def print_json(document: Any) -> None:
-    """Write plain data to stdout as JSON.
-
-    Raises:
-        EnvironmentFailure: it cannot be written.
-    """
+    """Write plain data to stdout as JSON; EnvironmentFailure where that fails."""
     with _to_stdout():
         sys.stdout.write(to_json(document, indent=2) + "\n")
 
@@ -57,12 +49,7 @@ def print_note(line: str) -> None:
 
 
 def plain_table(*headings: str, no_wrap: bool = False) -> Table:
-    """Return an empty table: a column of labels, and figures to its right.
-
-    Args:
-        headings: of the columns.
-        no_wrap: never fold a figure; the labels fold instead.
-    """
+    """Return an empty table of labels, and figures to their right; with `no_wrap` only labels fold."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(headings[0], overflow="fold")
     for heading in headings[1:]:
@@ -71,11 +58,7 @@ def plain_table(*headings: str, no_wrap: bool = False) -> Table:
 
 
 class Screen(Console):
-    """rich's console, on which text is text.
-
-    Args:
-        stderr: write there and not to stdout.
-    """
+    """rich's console, on which text is text."""
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
@@ -86,11 +69,7 @@ class Screen(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def show(self, *parts: RenderableType) -> None:
-        """Print tables and lines; lines are not broken.
-
-        Raises:
-            EnvironmentFailure: stdout cannot be written.
-        """
+        """Print tables and lines, which are not broken; EnvironmentFailure where stdout cannot be written."""
         with _to_stdout():
             for part in parts:
                 self.print(part, soft_wrap=isinstance(part, str))
