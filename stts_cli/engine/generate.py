@@ -95,7 +95,7 @@ def prefill_video(family: Family, prompt: Prompt, visual_tokens: torch.Tensor) -
     started = clock(device)
     cache = DynamicCache(config=family.model.config)
     ids, types = (x[:, : prompt.num_prefix].to(device) for x in (prompt.input_ids, prompt.mm_token_type_ids))
-    inputs, following = family.language_inputs(ids, types, [visual_tokens]), None
+    inputs, following = {**family.language_inputs(ids, types, [visual_tokens])}, None
     if prompt.position_ids is not None:
         inputs["position_ids"] = prompt.position_ids[..., : prompt.num_prefix].to(device)
         following = inputs["position_ids"][..., -1:] + 1

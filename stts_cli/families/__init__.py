@@ -81,17 +81,13 @@ def load_family(
 
 
 def family_of(model: Any, tokenizer: Any, *, scorer: Any = None, video_processor: Any = None) -> Family:
-    """Put the method into a stock model that is loaded already.
+    """Put the method into a stock transformers model that is loaded already.
 
     Args:
-        model: a transformers model.
+        model: of a type that a family handles.
         tokenizer: its tokenizer.
         scorer: a `pruning.TokenScorer` on the model's device, or None.
-        video_processor: the checkpoint's own, whose frame size, filter and normalisation are taken; None for the
-            model's defaults.
-
-    Returns:
-        The family.
+        video_processor: its frame size, filter and normalisation are taken; None for the model's defaults.
 
     Raises:
         InputError: a model of a type that no family handles.

@@ -29,11 +29,7 @@ def attention_forward(
 
 
 def use_registered_attention(model: Any) -> None:
-    """Let the model's vision encoder dispatch its attention to `attention_forward`.
-
-    Args:
-        model: a stock transformers model; its language model keeps its own attention.
-    """
+    """Let the vision encoder of a stock model dispatch its attention to `attention_forward`, and no other part."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

@@ -1,8 +1,6 @@
 """What a model family is to the rest of the program: frames and a question in, visual tokens and a prompt out.
 
-`Family` stands between a stock transformers model and the method. It does what every family needs: the pruned ViT, the
-prompt without the placeholders of dropped windows, conversations for training. A family's own file gives it the stock
-modules and the words. No module of the stock model is changed; its vision encoder dispatches its attention to ours.
+`Family` does what every family needs; a family's own file gives it the stock modules, unchanged, and the words.
 """
 
 from __future__ import annotations
@@ -147,7 +145,7 @@ class Family(ABC):
     @abstractmethod
     def processing(
         cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
+    ) -> tuple[Mapping[str, Any], list[str]]:
         """Read how frames become patches and a prompt is worded.
 
         Args:
@@ -187,23 +185,19 @@ class Family(ABC):
         """Word a video: marks, times and a placeholder a window, from the time of each frame."""
 
     @abstractmethod
-    def language_inputs(self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]) -> dict[str, Any]:
+    def language_inputs(
+        self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]
+    ) -> Mapping[str, Any]:
         """Return what the stock model is called with to read prompts with videos in them.
 
-        Args:
-            input_ids: int64 (B, L).
-            is_visual: int64 (B, L), 1 for the tokens of a video.
-            visual_tokens: (V, D) of each video, in the order of the placeholders.
+        `input_ids` is int64 (B, L), `is_visual` int64 (B, L), 1 for the tokens of a video; `visual_tokens` holds (V, D)
+        of each video, in the order of the placeholders.
         """
 
     def positions(self, dense_ids: Tensor, layout: Layout) -> Tensor | None:
-        """Return the position of every token of a prompt whose placeholders are all there.
+        """Return the position of every token of a prompt, int64 (1, L), whose placeholders are all there.
 
         What is left of a prompt keeps these, and tokens behind it count on from the last.
-
-        Args:
-            dense_ids: int64 (1, L).
-            layout: how its video is cut.
 
         Returns:
             int64 (..., 1, L), or None where the model counts the tokens that are left, 0, 1, 2...
@@ -260,13 +254,7 @@ class Family(ABC):
         return self._window_index[layout]
 
     def preprocess(self, *videos: Tensor) -> Patches:
-        """Turn frames into patches.
-
-        Args:
-            *videos: uint8 (T, H, W, 3) each.
-
-        Returns:
-            The patches in the model's dtype and on its device.
+        """Turn frames, uint8 (T, H, W, 3) of each video, into patches in the model's dtype and on its device.
 
         Raises:
             InputError: frames of another kind, or videos that are not cut alike.
@@ -285,15 +273,9 @@ class Family(ABC):
         return Patches(joined, [layout.num_units(len(frames)) for frames in videos], layout)
 
     def encode(self, patches: Patches, pruning: Pruning, *, execution: Execution | None = None) -> EncodedVideo:
-        """Turn patches into the visual tokens of kept windows.
+        """Turn patches into the visual tokens of kept windows, differentiable where gradients are on.
 
-        Args:
-            patches: from `preprocess`.
-            pruning: who scores and how much stays; at keep ratio 1 the stock modules run untouched.
-            execution: how it runs.
-
-        Returns:
-            The visual tokens, differentiable where gradients are on.
+        At keep ratio 1 the stock modules run untouched.
 
         Raises:
             InputError: a setting that cannot be honoured, or no learned scorer where one is asked for.
@@ -391,16 +373,7 @@ class Family(ABC):
     def video_prefix(
         self, timestamps_s: list[float], keep_mask: Tensor, layout: Layout | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Word a prompt up to the end of its video, for training.
-
-        Args:
-            timestamps_s: time of each frame in seconds; T of them.
-            keep_mask: bool (U, W), True = kept.
-            layout: as for `build_prompt`.
-
-        Returns:
-            (ids int64 (L,), is_visual bool (L,)).
-        """
+        """Word a prompt up to the end of its video, for training: ids int64 (L,) and is_visual bool (L,)."""
         prompt = self.build_prompt(timestamps_s, "?", keep_mask, layout=layout)
         end = prompt.num_prefix
         return prompt.input_ids[0, :end], prompt.mm_token_type_ids[0, :end].bool()

@@ -1,7 +1,6 @@
 """A checkpoint and those it stands on: what was trained lies in a small folder, the rest in its base model.
 
-A folder written by `stts finetune --train scorer` or `--train lora` holds an `stts.json` that names a base model, the
-scorer's weights and, for LoRA, the adapter in peft's own format. `base_chain` follows the names down to a whole model.
+Such a folder's `stts.json` names the base model; it holds the scorer's weights and, for LoRA, peft's own adapter.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ class Checkpoint:
     model: str
     revision: str | None
     settings: Pruning = field(default_factory=Pruning)
-    document: dict[str, Any] = field(default_factory=dict)
+    document: Mapping[str, Any] = field(default_factory=dict)
     stored_scorer: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -85,14 +84,7 @@ class Checkpoint:
 
 
 def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
-    """Follow a checkpoint down to the whole model that it stands on.
-
-    Args:
-        model: a folder or a hub id.
-        revision: a hub commit, branch or tag.
-
-    Returns:
-        The checkpoint itself, then its base, and so on; the last one is a whole model.
+    """Follow a checkpoint, a folder or a hub id, down to the whole model that it stands on, which comes last.
 
     Raises:
         InputError: no such folder, no model in it, a base that is not there, checkpoints that stand on each other, or
@@ -135,7 +127,7 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
     return chain
 
 
-def read_config(chain: Sequence[Checkpoint]) -> dict[str, Any]:
+def read_config(chain: Sequence[Checkpoint]) -> Mapping[str, Any]:
     """Read config.json of the whole model at the end of a chain.
 
     Raises:
@@ -162,17 +154,12 @@ def read_config(chain: Sequence[Checkpoint]) -> dict[str, Any]:
 def load_stock(
     chain: Sequence[Checkpoint], model_class: str, vit: str, dtype: torch.dtype, attn_implementation: str
 ) -> tuple[Any, list[str]]:
-    """Load the stock model at the end of a chain, the LoRAs of the others merged into it.
+    """Load the stock model at the end of a chain on the CPU, the LoRAs of the others merged into it.
 
-    Args:
-        chain: from `base_chain`.
-        model_class: name of its class in transformers.
-        vit: what the names of the ViT's weights hold.
-        dtype: of the weights.
-        attn_implementation: "sdpa" or "eager".
+    `vit` is what the names of the ViT's weights hold; `attn_implementation` is "sdpa" or "eager".
 
     Returns:
-        The model on the CPU, and notes on what was passed over without harm.
+        The model, and notes on what was passed over without harm.
 
     Raises:
         InputError: weights that are not safetensors, incomplete, or that do not fit the config.
@@ -210,12 +197,8 @@ def load_stock(
 def load_scorer(chain: Sequence[Checkpoint], sizes: dict[str, int]) -> TokenScorer | None:
     """Load the scorer that a checkpoint carries: the file that its `stts.json` names, else one beside the model.
 
-    Args:
-        chain: from `checkpoints.base_chain`.
-        sizes: arguments of `TokenScorer`.
-
-    Returns:
-        The scorer in float32, one of format 1 put into today's order; None where the checkpoint has none.
+    `sizes` are the arguments of `TokenScorer`. It comes in float32, one of format 1 put into today's order; None where
+    the checkpoint has none.
 
     Raises:
         InputError: the file is missing, is no safetensors file, or does not fit the model.
@@ -240,7 +223,7 @@ def load_scorer(chain: Sequence[Checkpoint], sizes: dict[str, int]) -> TokenScor
     return build_scorer(weights, sizes, str(path))
 
 
-def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:
+def read_configs(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Return the content of the configs that are there, config.json first, by file name.
 
     A hub repository is asked for the training code's only where its weights are that code's.
@@ -252,12 +235,10 @@ def read_configs(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: parse(path, parsers[name]) for name, path in paths.items() if path}
 
 
-def read_processor(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
-    """Read how frames are marked in a whole model's prompt.
+def read_processor(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], list[str]]:
+    """Read processor_config.json of a whole model, `FRAME_TOKENS` decided where it says nothing.
 
-    Returns:
-        Its processor_config.json, `FRAME_TOKENS` decided where it says nothing; and notes where the weights are the
-        training code's.
+    Notes come with it where the weights are the training code's.
     """
     path = checkpoint.find_file("processor_config.json")
     processor = parse(path, json.loads) if path else {}
@@ -274,10 +255,7 @@ def parse(path: Path, parser: Callable[[str], Any]) -> Any:
 
 
 def _with_stored_scorer(root: Checkpoint) -> Checkpoint:
-    """Check the files of a whole model, and find the scorer that lies beside it.
-
-    Weights that the paper's authors released carry no stts.json; how they were trained stands in their config.
-    """
+    """Check the files of a whole model, and find the scorer beside it (released weights carry no stts.json)."""
     if root.find_file(ADAPTER_CONFIG_FILE):  # transformers would load the model and the weights that it names
         raise InputError(
             f"model '{root.model}' holds {ADAPTER_CONFIG_FILE} beside a whole model. Move the adapter into a folder of "
@@ -308,10 +286,7 @@ def _with_stored_scorer(root: Checkpoint) -> Checkpoint:
 
 
 def _commit(model: str, revision: str | None) -> str | None:
-    """Return the commit that a hub id stands for now, in the cache if the hub cannot be asked, else `revision`.
-
-    Files of a known commit are found in the cache without asking again, and all are of one state.
-    """
+    """Return the commit that a hub id stands for, in the cache if the hub cannot be asked, else `revision`."""
     from transformers.utils.hub import resolve_revision
 
     for only_here in (False, True):
@@ -348,11 +323,7 @@ def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def put_lora(model: Any, path: Path) -> None:
-    """Read a LoRA's weights into a model that has its adapter layers already.
-
-    Args:
-        model: a peft model, or a model with adapter layers injected.
-        path: the adapter's safetensors file.
+    """Read a LoRA's safetensors into a model that has its adapter layers already, peft's or injected.
 
     Raises:
         InputError: the file is broken, or does not fit the adapter layers to the last weight.

@@ -3,15 +3,11 @@
     python -m stts_cli.families.convert SOURCE FOLDER [--base allenai/Molmo2-4B] [--dtype bfloat16]
 
 SOURCE is a folder (or a hub id) with `config.yaml` and `model_and_optim/`, which torch.distributed.checkpoint wrote. A
-base model of the same sizes supplies tokenizer, processor and config; its weights are not needed. Everything is
-compared with the base's config before a weight is read; then the weights are read and written a group at a time, never
-the optimizer's. `model_and_optim/.metadata` is a pickle: only the plain classes that such a file consists of are made
-from it.
+base model of the same sizes supplies tokenizer, processor and config, which everything is compared with before a weight
+is read. `model_and_optim/.metadata` is a pickle: only plain classes are made from it.
 
-Names and layout follow the authors' public code: keys are "model." and the module's name there, and their own converter
-to Hugging Face adds "model.", names the head `lm_head` and puts the blocks' tensors under `self_attn` and `mlp`. No
-released file could be read where this was written: it is tested on tiny checkpoints of that layout. Not confirmed on a
-real one: whether deeper ViT blocks than those that run are stored (they are written if so), and where the config holds
+Names follow the authors' public code and converter. Tested on tiny checkpoints of that layout only. Not confirmed on a
+real one: whether ViT blocks deeper than those that run are stored (they are written if so), and where the config holds
 the scorer's settings (they are looked for at any depth).
 """
 
@@ -39,7 +35,7 @@ from stts_cli.errors import InputError, SttsError, writing
 from stts_cli.families.checkpoints import EXAMPLE, TRAINING_CONFIG_FILE, TRAINING_WEIGHTS_FILE, base_chain, parse
 from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
-from stts_cli.families.settings import FORMAT, SETTINGS_FILE, build_scorer
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE, build_scorer, write_json
 from stts_cli.families.weights import INDEX_FILE, check_loaded
 from stts_cli.pruning import is_scorer_weight
 
@@ -50,23 +46,19 @@ _EMBEDDING = "transformer.wte.embedding"
 _COPIED = ("*.json", "*.jinja", "*.txt", "*.model")
 _NOT_COPIED = {INDEX_FILE, SETTINGS_FILE, "adapter_config.json"}
 _PLAIN = {
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch.serialization", "_get_layout"),
-    ("collections", "OrderedDict"),
-    ("pathlib", "PosixPath"),
-    ("pathlib._local", "PosixPath"),
-}
+    ("torch", "Size"), ("torch", "device"), ("torch.serialization", "_get_layout"), ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"), ("pathlib._local", "PosixPath"),
+}  # fmt: skip
 
 
 def convert(
     source: str, target: str | Path, *, base: str = EXAMPLE, dtype: str | None = None, group_bytes: int = GROUP_BYTES
 ) -> list[str]:
-    """Write a checkpoint of the training code as a Hugging Face folder.
+    """Write a checkpoint of the training code, a folder or a hub id, as a Hugging Face folder.
 
     Args:
-        source: a folder, or a hub id, with `config.yaml` and `model_and_optim`.
-        target: the folder to write; it must not be there, or be empty.
+        source: with `config.yaml` and `model_and_optim`.
+        target: must not be there, or be empty.
         base: a folder or a hub id of the same model without scorer.
         dtype: of the weights written; None as they are stored.
         group_bytes: about how much of the stored weights is held at once.
@@ -110,7 +102,7 @@ def convert(
         if document is not None:
             _write_scorer(reader, scorer, base_config, partial, str(folder), dtype)
             document |= {"scorer_file": SCORER_FILE, "converted_from": Path(source).name}
-            _write_json(partial / SETTINGS_FILE, document)
+            write_json(partial / SETTINGS_FILE, document)
         if target.exists():
             target.rmdir()
         partial.replace(target)
@@ -162,11 +154,7 @@ class _Reader(filesystem.FileSystemReader):
         return found
 
     def tensors(self) -> dict[str, metadata.TensorStorageMetadata]:
-        """Return the model's tensors by the training code's names, without the leading "model.".
-
-        Raises:
-            InputError: there are none.
-        """
+        """Return the model's tensors, at least one, by the training code's names without the leading "model."."""
         entries = self.read_metadata().state_dict_metadata
         model = {
             name.removeprefix("model."): entry
@@ -209,7 +197,7 @@ def _fetch(source: str) -> Path:
     return folder
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> Mapping[str, Any]:
     """Return the model's part of the training code's config."""
     config = parse(path, yaml.safe_load)
     model = config.get("model", config) if isinstance(config, dict) else None
@@ -310,7 +298,7 @@ def _write_weights(
             save_file(tensors, folder / file, metadata={"format": "pt"})
     if split.is_sharded:
         metadata = {"total_size": sum(weight.to(kept).nbytes for weight in weights.values())}
-        _write_json(folder / INDEX_FILE, {"metadata": metadata, "weight_map": split.tensor_to_filename})
+        write_json(folder / INDEX_FILE, {"metadata": metadata, "weight_map": split.tensor_to_filename})
     sizes: Counter[torch.dtype] = Counter()
     for weight in weights.values():
         sizes[weight.dtype] += weight.numel()
@@ -338,14 +326,10 @@ def _copy_base(base: Path, folder: Path, dtype: str, special: bool) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         part |= {key: dtype for key in ("dtype", "torch_dtype") if key in part}
-    _write_json(folder / "config.json", config | {"dtype": dtype, FRAME_TOKENS: special})
+    write_json(folder / "config.json", config | {"dtype": dtype, FRAME_TOKENS: special})
     processor = folder / "processor_config.json"
     marks = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
-    _write_json(processor, marks | {FRAME_TOKENS: special})
-
-
-def _write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_json(processor, marks | {FRAME_TOKENS: special})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ their need of torchvision. Which frames are read is media/video.py's choice, and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,11 @@ class FrameProcessor:
     resample: str = "bilinear"
 
     def __call__(self, frames: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Turn frames into patches.
-
-        Args:
-            frames: uint8 (T, H, W, 3), T at least 1.
-            layout: how they are cut; a unit is a frame.
-            dtype: of the result.
-            device: of the result.
+        """Turn frames, uint8 (T, H, W, 3) with T at least 1, into patches; a unit is a frame.
 
         Returns:
-            (T, N, patch_size * patch_size * 3), patches row by row, pixels row by row, colours last.
+            (T, N, patch_size * patch_size * 3) of `dtype` on `device`, patches row by row, pixels row by row, colours
+            last.
         """
         (rows, cols), side = layout.grid, layout.frame_size[0] // layout.grid[0]
         mean = torch.tensor(self.mean, device=device) * 255
@@ -66,17 +61,13 @@ class FrameProcessor:
 
 
 def read_frame_processor(
-    find_file: Callable[[str], Path | None], default: dict[str, Any]
+    find_file: Callable[[str], Path | None], default: Mapping[str, Any]
 ) -> tuple[FrameProcessor, Layout]:
-    """Read a checkpoint's video-processor settings.
+    """Read a checkpoint's video-processor settings, and how every video is cut.
 
-    Args:
-        find_file: tells where a file of the checkpoint is, or None.
-        default: values of keys that the checkpoint does not give (size, patch_size, pooling_size).
-
-    Returns:
-        The processor and the layout of every video. Keys are taken from video_preprocessor_config.json, else from the
-        video part of processor_config.json; preprocessor_config.json (made for images) gives only mean and std.
+    Keys are taken from video_preprocessor_config.json, else from the video part of processor_config.json;
+    preprocessor_config.json (made for images) gives only mean and std. `default` holds the values of keys that none
+    of them gives (size, patch_size, pooling_size).
 
     Raises:
         InputError: settings that cannot be honoured.

@@ -1,7 +1,6 @@
-"""Molmo2: transformers' own classes and Molmo2's prompt.
+"""Molmo2: transformers' own classes, and the prompt as transformers' Molmo2Processor words it.
 
-The prompt is worded as transformers' Molmo2Processor words it. Released checkpoints and transformers' own format load
-alike. Source: Molmo2; the method is arXiv 2603.18004's.
+Released checkpoints and transformers' own format load alike. Source: Molmo2; the method is arXiv 2603.18004's.
 """
 
 from __future__ import annotations
@@ -37,18 +36,14 @@ class Molmo2Family(Family):
     video_tag = "<|video|>"
     placeholder = "<im_patch>"
     visual_words = (
-        "<im_patch>",
-        "<im_col>",
-        "<im_start>",
-        "<low_res_im_start>",
-        "<frame_start>",
-        "<im_end>",
-        "<frame_end>",
-        "<im_low>",
-    )
+        "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>",
+        "<im_end>", "<frame_end>", "<im_low>",
+    )  # fmt: skip
     part_names: ClassVar = {"vit": ".vision_tower.", "connector": ".multi_modal_projector."}
 
-    def __init__(self, model: Any, tokenizer: Any, *, processor: dict[str, Any] | None = None, **given: Any) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, processor: Mapping[str, object] | None = None, **given: Any
+    ) -> None:
         super().__init__(model, tokenizer, **given)
         (rows, cols), num_positions = self.layout.grid, model.config.vision_config.num_position_embeddings
         if rows * cols != num_positions:
@@ -64,7 +59,7 @@ class Molmo2Family(Family):
     @classmethod
     def processing(
         cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
+    ) -> tuple[Mapping[str, Any], list[str]]:
         """Read how frames become patches and are marked in the prompt; see `Family`."""
         vision = config.vision_config
         size = dict(zip(("height", "width"), vision.image_size, strict=True))
@@ -113,7 +108,9 @@ class Molmo2Family(Family):
         frame = self._frame_start + (self.placeholder * cols + self._column) * rows + self._frame_end
         return " ".join(f"{t:.1f} {frame}" for t in timestamps_s)
 
-    def language_inputs(self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]) -> dict[str, Any]:
+    def language_inputs(
+        self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]
+    ) -> Mapping[str, Any]:
         """Return what the stock model is called with to read prompts with videos in them; see `Family`."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -129,16 +126,7 @@ class Molmo2Family(Family):
 
 
 def architecture_of(config: Any, layout: Layout, **more: Any) -> Architecture:
-    """Read the sizes of a model from its config.
-
-    Args:
-        config: transformers' Molmo2Config.
-        layout: how videos are cut.
-        **more: the other fields.
-
-    Returns:
-        The architecture; no weights are needed.
-    """
+    """Read the sizes of a model from transformers' Molmo2Config; `more` are the architecture's other fields."""
     patch_size = layout.frame_size[0] // layout.grid[0]
     return Architecture(
         description="",

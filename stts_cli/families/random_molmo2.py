@@ -1,7 +1,6 @@
-"""Molmo2 by its sizes: build an `Architecture` with random weights, or read one from a checkpoint's config.
+"""Molmo2 by its sizes, for `stts profile`: an `Architecture` with random weights, or one read from a config.
 
-For `stts profile`: time and memory depend on a model's sizes, not on what it has learned, so an architecture can be
-measured without downloading its weights. What such a model says is noise.
+Time and memory depend on a model's sizes, not on what it has learned. What such a model says is noise.
 """
 
 from __future__ import annotations
@@ -22,17 +21,9 @@ from stts_cli.settings import FixedLayout, Layout, Pruning
 
 BASE_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISION_TOKENS = (  # in the order of the released checkpoints, from the end of the vocabulary on
-    "<im_start>",
-    "<im_end>",
-    "<im_patch>",
-    "<im_col>",
-    "<low_res_im_start>",
-    "<|image|>",
-    "<im_low>",
-    "<frame_start>",
-    "<frame_end>",
-    "<|video|>",
-)
+    "<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>", "<|image|>", "<im_low>",
+    "<frame_start>", "<frame_end>", "<|video|>",
+)  # fmt: skip
 
 
 def byte_tokenizer(vocab_size: int) -> Any:
@@ -113,13 +104,7 @@ def random_config(architecture: Architecture) -> Any:
 
 @loads_checkpoint
 def read_architecture(model: str) -> Architecture:
-    """Read the sizes of a checkpoint from its config, without its weights.
-
-    Args:
-        model: a checkpoint folder or a hub id.
-
-    Returns:
-        The architecture, with the checkpoint's own pruning settings.
+    """Read the sizes and pruning settings of a checkpoint, a folder or a hub id, without its weights.
 
     Raises:
         InputError: no such folder, a broken file, or not a Molmo2.

@@ -1,10 +1,8 @@
 """How weights that the paper's authors released were trained to be pruned, from their training code's own settings.
 
-Molmo2's training code writes `prune_at` (the layer), `topk` (the share that is *dropped*), `prune_method`,
-`prune_from_frame` and `rescale_bias_min` among a vision encoder's settings; a converted folder may carry them at any
-depth of its config.json, or a config.yaml beside it. The mapping that holds `prune_at` is the one that counts: the
-preprocessor repeats `topk`. Source: arXiv 2603.18004 and its reference code; no released file could be read where this
-was written.
+`topk` there is the share that is *dropped*. The keys may stand at any depth of config.json, or of a config.yaml beside
+it; the mapping that holds `prune_at` is the one that counts, since the preprocessor repeats `topk`. Source:
+arXiv 2603.18004 and its reference code; not confirmed on a released file.
 """
 
 from __future__ import annotations
@@ -35,16 +33,8 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 
 
-def find_values(configs: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Find a key at any depth.
-
-    Args:
-        configs: file name -> its parsed content.
-        key: what to look for.
-
-    Returns:
-        Where it stands, such as "config.yaml: model.vision_backbone.vit.topk", -> its value, in the order of the files.
-    """
+def find_values(configs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Find a key at any depth: where it stands, such as "config.yaml: model.vit.topk", -> its value."""
     return {
         _place(name, [*path, key]): mapping[key]
         for name, config in configs.items()
@@ -62,11 +52,8 @@ def is_pruned_config(configs: Mapping[str, Any]) -> bool:
 def released_settings(configs: Mapping[str, Any]) -> tuple[Pruning, list[str]]:
     """Read how weights of the training code were trained to be pruned.
 
-    Args:
-        configs: file name -> its parsed content, the one to believe first.
-
-    Returns:
-        The settings, and notes for the user: where each comes from, and what was passed over.
+    `configs` are parsed files by name, the one to believe first. The notes say where each setting comes from, and what
+    was passed over.
 
     Raises:
         InputError: a value out of range.
@@ -110,14 +97,10 @@ def released_settings(configs: Mapping[str, Any]) -> tuple[Pruning, list[str]]:
 
 
 def frame_tokens(processor: Mapping[str, Any], configs: Mapping[str, Any]) -> tuple[bool, list[str]]:
-    """Decide whether frames are marked by tokens of their own in the prompt.
+    """Decide whether frames are marked by tokens of their own in the prompt, and note why.
 
-    Args:
-        processor: the checkpoint's processor_config.json, empty where it has none.
-        configs: as for `released_settings`.
-
-    Returns:
-        Whether they are (the processor's word first, then the config's, else yes as in the paper), and notes.
+    The processor's word counts first (`processor` is its processor_config.json), then the configs', else yes as in the
+    paper.
     """
     if FRAME_TOKENS in processor:
         chosen = bool(processor[FRAME_TOKENS])

@@ -23,14 +23,8 @@ FORMAT = 2  # 1: the learned scorer read [current, previous] instead of [previou
 _FIELDS = {field.name for field in dataclasses.fields(Pruning)} - {"seed"}  # the seed belongs to a run
 
 
-def read_settings(path: Path | None) -> tuple[Pruning, dict[str, Any]]:
-    """Read a checkpoint's `stts.json`.
-
-    Args:
-        path: the file, or None where there is none.
-
-    Returns:
-        (settings, the whole document; empty where there is no file).
+def read_settings(path: Path | None) -> tuple[Pruning, Mapping[str, Any]]:
+    """Read a checkpoint's `stts.json`: the settings and the whole document, which is empty where there is no file.
 
     Raises:
         InputError: not a JSON object, of another format, or a setting out of range.
@@ -63,6 +57,11 @@ def build_scorer(weights: Mapping[str, Tensor], sizes: Mapping[str, int], where:
         raise InputError(f"{where}: the scorer does not fit the model: {detail}.") from error
 
 
-def is_in_old_order(document: dict[str, Any]) -> bool:
+def is_in_old_order(document: Mapping[str, object]) -> bool:
     """Return whether a checkpoint's learned scorer was written for [current, previous]."""
     return document.get("format") == 1 and document.get("scorer") == "learned"
+
+
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """Write one of a checkpoint's JSON files."""
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -104,8 +104,7 @@ def check_files(folder: Path) -> None:
 def hub_names(model: str, revision: str | None, index: Path | None) -> dict[str, str]:
     """Return the file of each tensor of a hub repository, without fetching any, from its index where it has one.
 
-    Returns:
-        Tensor name -> file name; empty where the hub cannot be asked and the cache has no such file.
+    It is empty where the hub cannot be asked and the cache has no such file.
 
     Raises:
         InputError: the index names what must not be opened.
@@ -125,7 +124,7 @@ def hub_names(model: str, revision: str | None, index: Path | None) -> dict[str,
 
 
 def check_loaded(model: str, info: Mapping[str, Any], stock: Any, vit: str, elsewhere: Sequence[str] = ()) -> list[str]:
-    """Check that a model took all that its files hold, and that they hold all of it.
+    """Check that a model took all that its files hold, and that they hold all of it; note what was passed over.
 
     Args:
         model: its name, for the complaint.
@@ -133,9 +132,6 @@ def check_loaded(model: str, info: Mapping[str, Any], stock: Any, vit: str, else
         stock: what was loaded.
         vit: what the names of the ViT's weights hold; checkpoints may hold deeper blocks than were built, unread.
         elsewhere: ends of the names of tensors that are loaded in another way.
-
-    Returns:
-        Notes on what was passed over without harm.
 
     Raises:
         InputError: weights are missing, of another shape, or not known; some are named.

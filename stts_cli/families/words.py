@@ -16,16 +16,13 @@ _MARK = "\ufdd0"  # a noncharacter of Unicode, which no text may hold
 
 
 def quote(tokenizer: Any, text: str, name: str, *others: str) -> str:
-    """Mark what looks like a special token in a person's words.
+    """Mark what looks like a special token in a person's words, so that a template can hold them.
 
     Args:
         tokenizer: the checkpoint's.
-        text: the words.
+        text: the words; unchanged where they hold nothing of the kind.
         name: what they are, for the message.
         *others: further strings to mark, such as a template's placeholder that is no token.
-
-    Returns:
-        The words, ready for a template; unchanged where they hold nothing of the kind.
 
     Raises:
         InputError: they hold the mark itself.
@@ -36,12 +33,7 @@ def quote(tokenizer: Any, text: str, name: str, *others: str) -> str:
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a text, nothing added, quoted words as characters.
-
-    Args:
-        tokenizer: the checkpoint's.
-        text: a template's text with `quote`d words in it.
-    """
+    """Return the token ids of a template's text, nothing added, `quote`d words as characters."""
     if _MARK not in text:
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids

@@ -19,7 +19,7 @@ from stts_cli.data.rows import first_line
 from stts_cli.errors import InputError
 from stts_cli.families.base import Family
 from stts_cli.families.checkpoints import ADAPTER_FILE, Checkpoint, base_chain
-from stts_cli.families.settings import FORMAT, SETTINGS_FILE, is_in_old_order, read_settings
+from stts_cli.families.settings import FORMAT, SETTINGS_FILE, is_in_old_order, read_settings, write_json
 from stts_cli.families.weights import local_names
 from stts_cli.settings import Pruning
 from stts_cli.training.adapters import ADAPTER
@@ -90,7 +90,7 @@ def write_checkpoint(
         _save(folder / SCORER_FILE, scorer)
     elif document["scorer"] == "learned":
         document["scorer"] = Pruning.scorer
-    _write(folder / SETTINGS_FILE, {k: v for k, v in document.items() if v is not None} | {"training": training})
+    write_json(folder / SETTINGS_FILE, {k: v for k, v in document.items() if v is not None} | {"training": training})
 
 
 def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Tensor]:
@@ -167,7 +167,7 @@ def _write_whole(folder: Path, family: Family, root: Checkpoint, state_dict: dic
     if len(dtypes) == 1:
         for part in (config, *(value for value in config.values() if isinstance(value, dict))):
             part |= {"dtype": next(iter(dtypes))} if "dtype" in part else {}
-        _write(folder / "config.json", config)
+        write_json(folder / "config.json", config)
 
 
 def _write_adapter(folder: Path, family: Family, base: Checkpoint, state_dict: dict[str, Tensor]) -> None:
@@ -229,7 +229,3 @@ def _cast(state_dict: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str,
     for value in state_dict.values():
         done.setdefault((value.data_ptr(), value.shape), value.to(dtype) if value.is_floating_point() else value)
     return {name: done[value.data_ptr(), value.shape] for name, value in state_dict.items()}
-
-
-def _write(path: Path, document: Document) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
