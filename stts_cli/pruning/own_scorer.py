@@ -46,15 +46,14 @@ def import_scorer(path: str) -> Callable[[Tensor, Layout], Tensor]:
     if "" not in sys.path:
         sys.path.append("")  # the working folder, as `python` has it; at the end, where it shadows nothing
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        function: Callable[[Tensor, Layout], Tensor] | None = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         hint = "install it, or run in the folder that holds its file"
         raise InputError(f"--scorer {path}: there is no module '{error.name}'; {hint}.") from error
     except Exception as error:
         raise InputError(f"--scorer {path}: {module} cannot be imported ({_say(error)}); mend it.") from error
-    if not callable(found):
+    if not callable(function):
         raise InputError(f"--scorer {path}: {module} has no function '{name}'; name one of its functions.")
-    function: Callable[[Tensor, Layout], Tensor] = found
     return function
 
 
