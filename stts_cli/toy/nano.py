@@ -36,8 +36,8 @@ PRUNE_LAYER = 3
 
 
 def train_nano(
-    stages: Mapping[str, Document],
-    flags: Document,
+    stages: Mapping[str, Mapping[str, Any]],
+    flags: Mapping[str, Any],
     output: str | Path,
     *,
     resume: bool = False,
@@ -81,7 +81,7 @@ def train_nano(
     return document
 
 
-def _plan(stages: Mapping[str, Document], flags: Document) -> dict[str, FinetuneSettings]:
+def _plan(stages: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> dict[str, FinetuneSettings]:
     if tuple(stages) != STAGES:
         wanted = ", ".join(STAGES)
         raise InputError(f"--preset: has the stages {', '.join(stages)}; must have {wanted}, in this order.")

@@ -1,7 +1,6 @@
 """LoRA: small trainable matrices beside the linear layers of the language model and, if asked for, of the ViT.
 
-peft puts its layers in the place of the stock ones, which the pruned ViT calls as modules; nothing else of the family
-changes. The paper (arXiv 2603.18004) trains everything; LoRA is ours.
+peft puts its layers in the place of the stock ones. The paper (arXiv 2603.18004) trains everything; LoRA is ours.
 """
 
 from __future__ import annotations

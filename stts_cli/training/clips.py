@@ -1,7 +1,6 @@
 """What training looks at: `VideoSample`s in, decoded `TrainingClip`s out, ready for workers of a DataLoader.
 
-An item is a list of clips that are encoded together: here one video of a file. Frames come through the same reader as
-those that `stts eval` and `stts ask` look at.
+An item is a list of clips that are encoded together: here one video of a file.
 """
 
 from __future__ import annotations

@@ -16,13 +16,7 @@ from stts_cli.training.settings import FinetuneSettings
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains and measures on.
-
-    Attributes:
-        train: items are lists of clips.
-        held_out: the same; None for no evaluation.
-        name: for people.
-    """
+    """What a run trains and measures on: items are lists of clips; `held_out` is None for no evaluation."""
 
     train: Any
     held_out: Any

@@ -1,8 +1,7 @@
 """How good a model is on held-out clips, dense and pruned, while it trains.
 
-An answer is right when greedy decoding would give it word for word. One teacher-forced pass over all answers decides
-that exactly: decoding goes astray just where the likeliest token is not the answer's next one. It is what `stts eval`
-counts for open answers, at a fraction of the time; a benchmark's own scoring is `stts eval`'s business.
+An answer is right when greedy decoding would give it word for word, which one teacher-forced pass decides exactly:
+decoding goes astray just where the likeliest token is not the answer's next one. `stts eval` counts open answers so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """One finetuning run from start to end: data and a base model in, a checkpoint folder and what it gained out.
 
-The output folder holds the result itself (what `stts ask --model FOLDER` takes), `run.json` (the settings), `log.jsonl`
-(every logged line and evaluation) and `checkpoints/`. The engine is transformers.Trainer; see `trainer`.
+Beside the result, the folder holds `run.json` (the settings), `log.jsonl` and `checkpoints/`.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ def finetune(
     device: str = "auto",
     report: Report = lambda event: None,
 ) -> Document:
-    """Train, and leave the result in a folder.
+    """Train, and leave the result in the folder `output`.
 
     Args:
         settings: the run's.
-        output: the folder; made if needed.
+        output: made if needed.
         resume: go on with the run that the folder holds.
         skip_invalid: leave out the questions that the check of the data finds fault with.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".

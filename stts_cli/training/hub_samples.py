@@ -1,8 +1,7 @@
 """Read rows of a dataset of the Hugging Face hub, and fetch the videos that they name.
 
-In: "hf:OWNER/NAME[:split]". Out: rows as dicts whose "video" is the path of a file. The rows come through the
-`datasets` library, which reads whatever form they are published in; videos come one by one into the hub's own cache.
-A video that is stored within its row is written to a cache folder.
+In: "hf:OWNER/NAME[:split]". Out: rows as dicts whose "video" is the path of a file in the hub's cache, or in ours where
+the video was stored within its row.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ _DOWNLOADS_AT_ONCE = 8
 def hub_rows(source: str, video_root: str | None) -> tuple[list[NumberedRow], Path]:
     """Read a dataset, and fetch its videos unless they are on this machine, or refuse one that is not there.
 
-    `source` is "hf:OWNER/NAME[:SPLIT]", of which OWNER/NAME may be a folder's path, and the split is "train" where none
-    is given. `video_root` is the folder that holds the videos; None to fetch them from the dataset's repository. Return
-    the rows, and the folder that their relative paths start from.
+    OWNER/NAME of `source` may be a folder's path, and the split is "train" where none is given. `video_root` holds the
+    videos; None to fetch them. Return the rows, and the folder that their relative paths start from.
     """
     name, _, split = source.removeprefix("hf:").partition(":")
     if not name:

@@ -1,9 +1,8 @@
 """What Trainer trains: a family's stock model and its scorer, from decoded clips to the sums that make the loss.
 
-The forward pass is the family's own `encode`, the one that `stts ask` runs, with gradients: windows that are
-dropped cost nothing in the backward pass either. The language model is the stock one.
-Sums rather than means go out, so that any number of processes and accumulated batches gives one and the same loss.
-Source: arXiv 2603.18004, training.
+The forward pass is the family's own `encode` with gradients, then the stock language model. Sums rather than means go
+out, so that any number of processes and accumulated batches gives one and the same loss. Source: arXiv 2603.18004,
+training.
 """
 
 from __future__ import annotations
@@ -53,10 +52,9 @@ class Step(NamedTuple):
     packed_patches: Sequence[int] = ()
 
     def sums(self) -> Tensor:
-        """Return what batches add up for a log or an evaluation, float64 (9,).
+        """Return what batches add up, float64 (9,): lm_sum, num_tokens, temporal_sum, num_windows, then counts.
 
-        They are lm_sum, num_tokens, temporal_sum, num_windows, windows kept, windows there were, num_inputs, right
-        answers and answers.
+        These are of windows kept, windows there were, num_inputs, right answers and answers.
         """
         answers = (int(self.num_inputs), int(self.right.sum()), len(self.right))
         windows = (self.num_windows, int(self.keep_mask.sum()), self.keep_mask.numel())
@@ -65,12 +63,10 @@ class Step(NamedTuple):
 
 
 class TrainingModel(nn.Module):
-    """A family's stock model and scorer as one module.
+    """A family's stock model and scorer as one module; the family's weights lie where they are to be trained.
 
-    Args:
-        family: loaded, its weights where they are to be trained.
-        settings: the run's, of which the scorer, the losses and the rows matter here; None for the defaults.
-        note: called with what a user should know, the same line again for every clip that it holds for.
+    Of the settings, the scorer, the losses and the rows matter here; None for the defaults. `note` is called with what
+    a user should know, the same line again for every clip that it holds for.
     """
 
     def __init__(
@@ -134,9 +130,7 @@ class TrainingModel(nn.Module):
     def count(self, clips: Sequence[TrainingClip]) -> tuple[float, int]:
         """Return what a batch's `answer_sum` and `temporal_sum` are divided by, without running it.
 
-        Returns:
-            (the weights of the answers' tokens added up, with equal weights how many there are; windows that the
-            temporal loss would count).
+        These are the weights of the answers' tokens added up, and the windows that the temporal loss would count.
         """
         said = [talk.tokens(self.family)[1] for clip in clips for talk in clip.conversations]
         lengths = [sum(answer) for each in said for is_answer, answer in groupby(each) if is_answer]
@@ -220,11 +214,10 @@ def part_of(name: str, part_names: Mapping[str, str]) -> str:
 
 
 def _bound(gradient: Tensor, limit: float) -> Tensor:
-    """Bound the gradient of the scores, element by element.
+    """Bound the gradient of the scores, by element, by what the temporal loss could pull. Ours, not the paper's.
 
-    Where the scores of a row of windows hardly differ, the min-max of the soft bias multiplies the gradient a
-    thousandfold, and one such step saturates the sigmoid for good. No window may pull harder than the temporal loss
-    could: 1 / the number of windows of the whole step. Ours, not the paper's.
+    Where scores hardly differ, the soft bias's min-max multiplies it a thousandfold, which saturates the sigmoid for
+    good.
     """
     return gradient.clamp(-limit, limit)
 

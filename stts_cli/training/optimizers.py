@@ -1,7 +1,6 @@
 """The optimizers that Trainer is given: AdamW, or Muon for hidden matrices, over float32 copies where weights are bf16.
 
-One torch optimizer with a group for every part of the model and kind of weight, so that schedules, clipping, saving and
-resuming are Trainer's own.
+One torch optimizer with a group a part and kind of weight: schedules, clipping and saving are Trainer's own.
 """
 
 from __future__ import annotations

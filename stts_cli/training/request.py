@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Request:
     """
 
     preset: str | None
-    flags: dict[str, Any]
+    flags: Mapping[str, Any]
     output: str | None = None
     device: str = "auto"
     resume: bool = False
@@ -38,7 +39,7 @@ class Request:
     push_to_hub: str | None = None
 
     @functools.cached_property
-    def stages(self) -> dict[str, dict[str, Any]]:
+    def stages(self) -> Mapping[str, Mapping[str, Any]]:
         """Fields by stage, the flags not among them; one stage named "" for one run."""
         if self.preset is None:
             return {"": {}}
@@ -81,19 +82,14 @@ class Request:
 
     @property
     def settings(self) -> FinetuneSettings:
-        """Those of one run.
-
-        Raises:
-            InputError: one is wrong, or some exclude each other.
-        """
+        """Those of one run; an InputError where one is wrong, or some exclude each other."""
         return files.from_flags(FinetuneSettings, _with_checkpoint({**self.stages[""], **self.flags}))
 
 
 def train(request: Request, report: Report) -> Document:
     """Do one run, or several beside other processes, but not the embedded model's stages.
 
-    `report` takes what happens, as documents with "event". Return the document of `finetune.finetune`, which also says
-    what is refused; of several runs, one by name.
+    Return the document of `finetune.finetune`, which also says what is refused; of several runs, one by name.
     """
     how: dict[str, Any] = {"resume": request.resume, "device": request.device, "report": report}
     if request.has_runs:
@@ -114,7 +110,7 @@ def push(request: Request, report: Report) -> None:
         push_to_hub(request.folder, request.push_to_hub)
 
 
-def _with_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
+def _with_checkpoint(values: Mapping[str, Any]) -> Mapping[str, object]:
     """Put a preset's checkpoint in place of its name."""
     if values.get("model") in preset_names():
         return {**values, "model": load_preset(values["model"]).model}

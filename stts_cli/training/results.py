@@ -1,7 +1,6 @@
 """What a training run leaves behind: a folder that `stts ask --model FOLDER` takes, and the way back into a model.
 
-A full training writes a whole checkpoint in Hugging Face format. Training the scorer alone, or a LoRA, writes only
-what was trained and the base model's name; `families.load_family` loads it through that. Weights are safetensors.
+A full training writes a whole checkpoint; training the scorer or a LoRA writes what was trained and the base's name.
 """
 
 from __future__ import annotations
@@ -53,13 +52,10 @@ def write_checkpoint(
         folder: made if needed; files of the same names are replaced.
         family: the trained model; not changed.
         train: what was trained, "scorer", "lora" or "full".
-        base_model: the folder or hub id that the run started from.
+        base_model: the folder or hub id that the run started from; an InputError where it is not there.
         training: summary for `stts.json`, written as JSON.
         dtype: of the weights in the files; None to leave them as they are.
         state_dict: the weights, named "stock.…" and "scorer.…"; None to take them from the family.
-
-    Raises:
-        InputError: the base model is not there.
     """
     folder = Path(folder)
     base_model = os.path.abspath(base_model) if Path(base_model).is_dir() else base_model
@@ -94,10 +90,9 @@ def write_checkpoint(
 
 
 def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Tensor]:
-    """Read the weights of a folder that `write_checkpoint` wrote, onto the CPU; the arguments are `load_weights`'.
+    """Read the weights of a folder that `write_checkpoint` wrote, onto the CPU, by the training module's names.
 
-    Returns:
-        By the names of the training module: "scorer.…" and, but for "scorer", "stock.…" (for "lora" the adapters only).
+    These are "scorer.…" and, but for `train` "scorer", "stock.…" (for "lora" the adapters only).
 
     Raises:
         InputError: a file is missing or broken, or a learned scorer is of format 1.
@@ -123,10 +118,9 @@ def read_weights(folder: str | Path, family: Family, train: str) -> dict[str, Te
 
 
 def load_weights(folder: str | Path, family: Family, train: str) -> None:
-    """Put the weights of a folder that `write_checkpoint` wrote back into a model, in place.
+    """Put what was trained back into a model of the same sizes, in place, from a folder of `write_checkpoint`.
 
-    `train` says what was trained, "scorer", "lora" or "full"; the rest is left alone. The model must have the same
-    sizes, and for "lora" the adapters in it.
+    `train` is "scorer", "lora" (whose adapters the model must have) or "full"; the rest is left alone.
 
     Raises:
         InputError: a file is missing or broken, or does not fit the model to the last weight.

@@ -1,10 +1,8 @@
 """From tokens to the language model's rows: several questions behind one video, several videos in one row.
 
-In: per video, the ids of its prefix (placeholders of dropped windows already deleted) and of the conversations about
-it. Out: rows of one length with the attention mask that keeps apart what does not belong together: a conversation sees
-its own video and itself, never another conversation, never another video. So a row gives the very losses that its
-conversations would give alone (a test holds it to that), and a video is encoded once for all its questions. Source:
-arXiv 2603.18004, training (sequence packing).
+The attention mask keeps apart what does not belong together: a conversation sees its own video and itself, never
+another conversation or video. So a row gives the very losses that its conversations would give alone, and a video is
+encoded once for all its questions. Source: arXiv 2603.18004, training (sequence packing).
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ class Rows:
 def assign_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
     """Return the videos of each row: first fit, the longest first; one longer than `seq_len` has a row of its own.
 
-    `lengths` are the tokens of each video, `seq_len` the most of a row; None for a row a video.
+    `lengths` are tokens; `seq_len` None is for a row a video.
     """
     if seq_len is None:
         return [[k] for k in range(len(lengths))]
@@ -66,8 +64,7 @@ def assign_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
 def write_rows(videos: Sequence[VideoTokens], pad_id: int, dtype: torch.dtype, seq_len: int | None = None) -> Rows:
     """Write videos, at least one, and their conversations into rows, on the CPU; `pad_id` fills the ends of rows.
 
-    `dtype` is of the attention mask, `seq_len` the most tokens of a row that several videos share; None for a row a
-    video.
+    `dtype` is of the mask; a row that several videos share has at most `seq_len` tokens, None for a row a video.
     """
     rows = assign_rows([len(v) for v in videos], seq_len)
     counts = [sum(_num_answers(is_answer) for _, is_answer in video.conversations) for video in videos]

@@ -29,11 +29,8 @@ class Files(NamedTuple):
 
 
 def process() -> tuple[int, int]:
-    """Return this process's number and how many there are, as torchrun and `accelerate launch` give them.
-
-    accelerate's PartialState would load torch and join the processes on a device that it chooses, before the input is
-    checked and the device is known.
-    """
+    """Return this process's number and how many there are, as torchrun and `accelerate launch` give them."""
+    # accelerate's PartialState would load torch and join the processes before the input is checked
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -45,11 +42,7 @@ def record_of(settings: FinetuneSettings) -> Document:
 def check_folder(folder: Path, settings: Document, *, resume: bool, first: bool) -> None:
     """Refuse a folder that holds another run, this one where `resume` is not given, or something else.
 
-    Args:
-        folder: may not be there yet.
-        settings: plain data that says which run this is.
-        resume: the folder may hold this very run.
-        first: this is the first process; the others may find what it has written already.
+    `settings` say which run this is. A process that is not the `first` may find what that one has written already.
 
     Raises:
         InputError: it does.
@@ -89,9 +82,7 @@ def checkpoints_of(folder: Path) -> list[Path]:
 
 
 def checkpoint_of(folder: Path, processes: int, log: Report) -> Path | None:
-    """Return the newest checkpoint of a run, to go on from as if it had never stopped; None, and a note, without one.
-
-    Its weights are checked when they are loaded.
+    """Return a run's newest checkpoint, to go on from as if it had never stopped; None, and a note, without one.
 
     Raises:
         InputError: a file is missing, the state is damaged, or another number of processes wrote it.
@@ -148,9 +139,7 @@ def write_whole(path: Path, document: Document) -> None:
 class RunLog:
     """Append what is measured to a file, a JSON object a line, and pass everything on; a note is passed on once.
 
-    Args:
-        path: the file; None in a process that is not the first, which stays silent.
-        report: takes every event.
+    A process that is not the first has no path, and stays silent.
     """
 
     def __init__(self, path: Path | None, report: Report) -> None:

@@ -1,7 +1,6 @@
 """Several finetuning runs from one preset, each from the base model or from another one's result: `stts finetune`.
 
-Each run has a folder of its own, named as in the preset. The same command in a second terminal takes runs that nobody
-is at; a run that was stopped goes on.
+The same command in a second terminal takes runs that nobody is at; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -9,14 +8,15 @@ from __future__ import annotations
 import dataclasses
 import graphlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from stts_cli.config import files
 from stts_cli.errors import InputError, suggest
 from stts_cli.training.finetune import finetune
 from stts_cli.training.run_folder import (
     RUN_FILE,
+    Document,
     Report,
     check_folder,
     claim,
@@ -32,11 +32,10 @@ RESULT_FILE = "finetune.json"  # the last file of a run that is done
 WAIT_S = 5.0
 
 
-def plan_runs(stages: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str, FinetuneSettings]:
+def plan_runs(stages: Mapping[str, Mapping[str, object]], flags: Mapping[str, object]) -> dict[str, FinetuneSettings]:
     """Put a preset's runs and flags together, or refuse flags that are not in `FLAGS` and runs without a base model.
 
-    A run's "model" may be the name of another run, and is that of the flags where it has none. Return the runs, those
-    that another starts from before it.
+    A run's "model" may be another run's name. Return the runs, those that another starts from before it.
     """
     check_flags(flags, FLAGS, "several runs")
     base = {"model": flags["model"]} if "model" in flags else {}
@@ -63,11 +62,11 @@ def train_runs(
     resume: bool = False,
     device: str = "auto",
     report: Report = lambda event: None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Document]:
     """Do all runs of `plan_runs` that are not done, beside other processes that do the same; not under torchrun.
 
-    `output` gets a folder a run. It may hold other runs, which are added to; runs of the same names but other settings
-    are refused. Return the document of every run (`finetune.finetune`).
+    `output` gets a folder a run and may hold other runs; runs of the same names but other settings are refused. Return
+    the document of every run (`finetune.finetune`).
     """
     from filelock import FileLock, Timeout
 
@@ -80,7 +79,7 @@ def train_runs(
     record = known | asked
     check_folder(out, {k: v for k, v in record.items() if k in known or not known}, resume=resume, first=True)
     claim(out, record)
-    documents: dict[str, dict[str, Any]] = {}
+    documents: dict[str, Document] = {}
     while len(documents) < len(runs):
         taken = False
         for name, settings in runs.items():

@@ -1,8 +1,7 @@
 """Read and check what a model is to be trained on: a file or a dataset of the hub in, `VideoSample`s out.
 
-All questions about one video stand together, so that training encodes the video once for all of them (arXiv
-2603.18004, training). `validate` looks at everything before the first step: a run must not die of its data after a
-day. conversations.py says what a row may look like.
+All questions about one video stand together, so that training encodes it once (arXiv 2603.18004, training). `validate`
+looks at everything before the first step: a run must not die of its data after a day.
 """
 
 from __future__ import annotations
@@ -111,8 +110,7 @@ def split_held_out(
 ) -> tuple[list[VideoSample], list[VideoSample]]:
     """Return the samples to train on and those held out, or refuse to leave nothing to train on.
 
-    A video is held out with everything asked about it. Which ones depends on nothing but the seed, the number and the
-    order of the videos; the samples stay in their old order.
+    A video is held out with everything asked about it; which ones is settled by the seed, the number and the order.
     """
     videos = list(dict.fromkeys(sample.video for sample in samples))
     if not 0 <= num_videos < len(videos):
@@ -135,8 +133,7 @@ def validate(
     """Look for what training would trip over; every video is opened once, none is decoded.
 
     `measure` returns the tokens that (frames, conversation) take in a sequence, `limit` is the most of one; `progress`
-    is called with videos looked at, and how many there are. Return the problems in the order of their lines, those of a
-    video at its first line.
+    is called with (videos looked at, all). Return the problems by line, those of a video at its first.
     """
     by_video: dict[str, list[VideoSample]] = {}
     for sample in samples:

@@ -1,7 +1,6 @@
 """The settings of a finetuning run: flat, frozen, from a YAML file of presets/training and the command's flags.
 
-Learning rates default to Molmo2's own for video finetuning (language model 1e-5, ViT and connector 5e-6, AdamW with
-betas 0.9 and 0.95, no weight decay); the scorer's and adapters', which start from nothing, are ours.
+Learning rates default to Molmo2's own for video finetuning; the scorer's and adapters', which start anew, are ours.
 """
 
 from __future__ import annotations
@@ -23,9 +22,7 @@ NANO_STAGES = ("language", "vision", "dense", "stts")  # a preset of these makes
 class FinetuneSettings(Stage):
     """One run: a `Stage` whose values go together.
 
-    Raises:
-        ValidationError: a value is wrong by itself; `files.from_flags` words it.
-        InputError: values that exclude each other.
+    `files.from_flags` words a value that is wrong by itself; values that exclude each other are an InputError.
     """
 
     def __post_init__(self) -> None:

@@ -1,9 +1,8 @@
 """STTS on transformers.Trainer: the loss, the rates, evaluation and checkpoints; the loop is Trainer's.
 
 The loss is (sum of the answers' cross-entropy) / (answers' tokens) + weight x (sum of the temporal loss) / (windows),
-numerators and denominators taken over everything that goes into one optimizer step, on all processes: so the number of
-processes, accumulation and packing change nothing. Where tokens have weights, both sums over them are weighted. Source:
-arXiv 2603.18004, training.
+all taken over one optimizer step on all processes: so their number, accumulation and packing change nothing. Where
+tokens have weights, both sums over them are weighted. Source: arXiv 2603.18004, training.
 """
 
 from __future__ import annotations
@@ -42,16 +41,10 @@ RANK = "accuracy_then_loss"  # what the best checkpoint is best in: of equal acc
 
 
 class SttsTrainer(Trainer):
-    """Trainer for a `TrainingModel`.
+    """Trainer for a `TrainingModel`, with the run's settings.
 
-    Args:
-        settings: the run's.
-        model: what is trained.
-        arguments: Trainer's own, from `trainer_arguments`.
-        train_dataset: items are lists of clips.
-        eval_dataset: the same, held out; None for no evaluation.
-        files: how the model's weights are written and read.
-        report: takes every logged line and evaluation, on the first process.
+    `arguments` come from `trainer_arguments`; items of the data sets are lists of clips, `eval_dataset` is None for no
+    evaluation. `files` says how weights are written and read; `report` takes what is logged, on the first process.
     """
 
     optimizer: Any
