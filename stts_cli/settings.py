@@ -163,7 +163,8 @@ class Arm:
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         dtype: "auto", "float32", "bfloat16" or "float16".
         resize: who resizes frames, one of `resize.RESIZES`.
-        spend_savings: take frames / keep_ratio frames instead, which cost about as much as `frames` dense ones.
+        spend_savings: take more frames instead, as many as cost about as much as `frames` dense ones.
+        spend_by: what is held equal then: "tokens" of the video, which makes frames / keep_ratio, or "flops".
         seed: of the random scorer; None for the run's.
 
     Raises:
@@ -180,6 +181,7 @@ class Arm:
     dtype: str = "auto"
     resize: str = "model"
     spend_savings: bool = False
+    spend_by: str = "tokens"
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -187,6 +189,7 @@ class Arm:
             "frames": "" if type(self.frames) is int and self.frames >= 1 else "a whole number, at least 1",
             "max_fps": "" if type(self.max_fps) in (int, float) and self.max_fps > 0 else "greater than 0",
             "scorer": "" if isinstance(self.scorer, str) else "text",
+            "budget_by": "" if self.spend_by in ("tokens", "flops") else "tokens or flops",
             "dtype": "" if self.dtype in DTYPES else f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}",
             **{
                 name: what_is_allowed(name, getattr(self, name))
@@ -196,7 +199,8 @@ class Arm:
         }
         for name, allowed in must.items():
             if allowed:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: must be {allowed}.")
+                given = getattr(self, "spend_by" if name == "budget_by" else name)
+                raise InputError(f"--{name.replace('_', '-')} {given!r}: must be {allowed}.")
 
     def override(self, **given: object) -> Arm:
         """Return a copy with the values that were given; None means not given."""

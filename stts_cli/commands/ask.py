@@ -7,21 +7,49 @@ from typing import Annotated
 import typer
 
 from stts_cli.commands import flags
+from stts_cli.errors import InputError
 
 
 def ask(
-    video: Annotated[str, typer.Argument(help="A video file.", show_default=False)],
-    question: Annotated[list[str], typer.Argument(help="One or more questions.", show_default=False)],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VIDEO... QUESTION...",
+            help="Videos: files, a folder of frames or of videos, pictures, a pattern, an http(s) address or - for a "
+            "pipe. What is none of these is a question.",
+            show_default=False,
+        ),
+    ],
     preset: flags.Preset = None,
     model: flags.Model = None,
+    questions: Annotated[
+        str | None, typer.Option(help="More questions: a text file, one a line, or .jsonl with question and options.")
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option(help="Multiple choice, the likeliest answers: --options A B C, behind the questions."),
     ] = None,
     frames: flags.Frames = None,
     max_fps: flags.MaxFps = None,
+    start: Annotated[str | None, typer.Option(help="Leave out what comes before: seconds or h:m:s.")] = None,
+    end: Annotated[str | None, typer.Option(help="Leave out what comes after: seconds or h:m:s.")] = None,
+    at: Annotated[str | None, typer.Option(help="Look at these times alone: --at 1.5,3,0:10.")] = None,
+    fps: Annotated[float | None, typer.Option(help="How many pictures of a folder or a list are a second.")] = None,
+    subtitles: Annotated[
+        str | None, typer.Option(help="A .srt or .vtt file, put between the video and the question.")
+    ] = None,
     resize: flags.Resize = "model",
     keep_ratio: flags.KeepRatio = None,
+    prune_ratio: flags.PruneRatio = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            help="Test-time scaling: as many frames as cost, pruned, about what this many cost dense; dense beside it."
+        ),
+    ] = None,
+    budget_by: Annotated[
+        str, typer.Option(help="What --budget holds equal: tokens of the video, or flops.")
+    ] = "tokens",
     scorer: flags.Scorer = None,
     prune_layer: flags.PruneLayer = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
@@ -31,50 +59,46 @@ def ask(
     save_kept: Annotated[
         str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG file.")
     ] = None,
-    json: flags.Json = False,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Keep a JSON line a video in this file; the same command goes on with it."),
+    ] = None,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON document on stdout and nothing else; of several videos, a line each."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answers only.")] = False,
 ) -> None:
-    """Answer questions about a video, and show what pruning saved."""
-    from stts_cli.config.arms import parse_arms
+    """Answer questions about videos, and show what pruning saved."""
+    from stts_cli.commands import asking
     from stts_cli.config.presets import choose_preset
-    from stts_cli.media.container import probe
-    from stts_cli.media.resize import check_resize
-    from stts_cli.report.ask import show
-    from stts_cli.report.progress import Progress
 
-    check_resize(resize)
+    if budget is not None and frames is not None:
+        raise InputError(f"--budget {budget}: says how many frames; it cannot stand with --frames {frames}.")
+    at_s = flags.parse_times("--at", at)
+    if at_s and not (budget is None and frames is None and max_fps is None):
+        raise InputError("--at: says which frames; it cannot stand with --frames, --max-fps or --budget.")
     settings = choose_preset(preset, model=model).override(
-        frames=frames,
+        frames=budget or frames,
         max_fps=max_fps,
-        keep_ratio=keep_ratio,
+        keep_ratio=flags.kept(keep_ratio, prune_ratio),
         scorer=scorer,
         prune_layer=prune_layer,
         dtype=dtype,
         max_new_tokens=max_new_tokens,
     )
-    arms = parse_arms(settings.arm("pruned", resize), compare)
-    probe(video)  # a bad file is reported at once, before torch loads
-    if save_kept:
-        from stts_cli.report.plots import check_target
-
-        check_target(save_kept, "--save-kept")
-    with Progress(quiet=quiet) as progress:
-        progress("starting")
-        from stts_cli.engine.ask import ask as run
-
-        done = run(
-            arms,
-            video,
-            question,
-            options=options or (),
-            device=device,
-            max_new_tokens=settings.max_new_tokens,
-            progress=progress,
-        )
-    if save_kept:
-        from stts_cli.report.notebook import kept_png
-        from stts_cli.report.pictures import save_kept as save
-
-        seen = done.arms[0].video
-        save(save_kept, kept_png(seen), seen.timestamps_s, seen.keep_mask.numpy())
-    show(done.to_dict(), mode="json" if json else "quiet" if quiet else "table", notes=not quiet)
+    wanted = asking.Wanted(
+        words,
+        questions,
+        tuple(options or ()),
+        flags.parse_time("--start", start),
+        flags.parse_time("--end", end),
+        at_s,
+        fps,
+        subtitles,
+    )
+    arms = asking.budgeted(settings.arm("pruned", resize), compare, budget, budget_by)
+    shown = asking.Shown("json" if json else "quiet" if quiet else "table", save_kept, output)
+    asking.run(wanted, arms, shown, device=device, max_new_tokens=settings.max_new_tokens)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stts_cli.errors import InputError
 from stts_cli.settings import read_prune_layer
 
 Preset = Annotated[
@@ -23,6 +24,7 @@ Resize = Annotated[
 KeepRatio = Annotated[
     float | None, typer.Option(help="Fraction of visual tokens kept, 0 to 1; 1 is dense. (1 - the prune ratio.)")
 ]
+PruneRatio = Annotated[float | None, typer.Option(help="The same as --keep-ratio 1 - this: the paper's own term.")]
 Scorer = Annotated[
     str | None,
     typer.Option(
@@ -48,3 +50,31 @@ Compare = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+
+
+def kept(keep_ratio: float | None, prune_ratio: float | None) -> float | None:
+    """Return the keep ratio that --keep-ratio or --prune-ratio says, or None."""
+    if prune_ratio is None:
+        return keep_ratio
+    if keep_ratio is not None:
+        raise InputError(f"--prune-ratio {prune_ratio:g}: cannot stand with --keep-ratio; give one of them.")
+    if not 0 <= prune_ratio < 1:
+        raise InputError(f"--prune-ratio {prune_ratio:g}: must be at least 0 and below 1.")
+    return round(1 - prune_ratio, 12)
+
+
+def parse_time(flag: str, value: str | None) -> float | None:
+    """Return a time in seconds; None where none was given."""
+    from stts_cli.data.times import read_time
+
+    try:
+        return None if value is None else read_time(value)
+    except ValueError as error:
+        raise InputError(f"{flag} {value}: {error}.") from error
+
+
+def parse_times(flag: str, values: str | None) -> tuple[float, ...] | None:
+    """Return times in seconds, rising, from a list with commas; None where none was given."""
+    if values is None:
+        return None
+    return tuple(sorted({time for value in values.split(",") if (time := parse_time(flag, value)) is not None}))

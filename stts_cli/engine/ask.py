@@ -1,17 +1,21 @@
-"""One run of `stts ask`: questions about one video, answered by one or more arms."""
+"""What `stts ask` does: questions about videos, answered by one or more arms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stts_cli import __version__
 from stts_cli.engine.model import VideoModel, check_question, load_arm
 from stts_cli.engine.results import Answer, Video
+from stts_cli.errors import InputError
 from stts_cli.media.clip import Clip
-from stts_cli.media.source import ReadRequest, Source
+from stts_cli.media.fetch import fetched
+from stts_cli.media.inputs import Named
+from stts_cli.media.reader import Readers
+from stts_cli.media.source import Source
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 WARM_UP_FRAMES = 2
+WORKERS = 1
+FIRST = "pruned"  # the name of what the user asked for, as far as it prunes
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,27 @@ class ArmRun:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question, and options of which the likeliest is the answer; with none the model words it."""
+
+    text: str
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class AskRun:
-    """One run of `stts ask`.
+    """Questions about one video, answered.
 
     Attributes:
-        path: the video.
+        name: of the video, as it was named.
+        source: where its frames came from.
         arms: at least one.
         seconds: "load" and "read".
         notes: what a user should know.
     """
 
-    path: str
+    name: str
+    source: Source
     arms: list[ArmRun]
     seconds: dict[str, float]
     notes: list[str] = field(default_factory=list)
@@ -87,77 +103,145 @@ class AskRun:
             "is_demonstration": first.model.family.is_demonstration,
             "device": str(first.model.device),
             "dtype": first.model.dtype,
-            "video": {**_describe(self.path, first.video.clip), "resize": first.model.arm.resize},
+            "video": {**_describe(self.name, self.source, first.video.clip), "resize": first.model.arm.resize},
             "arms": [arm.to_dict() for arm in self.arms],
             "seconds": self.seconds,
             "notes": self.notes,
         }
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """A video that could not be read or asked about: its name, and the line that says why."""
+
+    name: str
+    error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data, ready for JSON."""
+        return {"stts": __version__, "command": "ask", "video": {"path": self.name}, "error": self.error}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every video.
+
+    Attributes:
+        questions: at least one.
+        max_new_tokens: the most tokens of an answer.
+        context: gives the text between video and question, such as subtitles, for the times of the frames in seconds.
+    """
+
+    questions: Sequence[Question]
+    max_new_tokens: int = 64
+    context: Callable[[Named, Sequence[float]], str] = lambda video, times: ""
+
+
 def ask(
     arms: Sequence[Arm],
-    path: str | Path,
-    questions: Sequence[str],
+    videos: Sequence[Named],
+    asked: Asked,
     *,
-    options: Sequence[str] = (),
     device: str = "auto",
-    max_new_tokens: int = 64,
     progress: Progress = lambda stage: None,
-) -> AskRun:
-    """Answer questions about a video file under every arm, all after a warm-up where there are several.
+    workers: int | None = None,
+) -> Iterator[AskRun | Unanswered]:
+    """Answer questions about videos under every arm, all after a warm-up where there are several arms.
+
+    Each checkpoint is loaded once. Videos are read in a process of their own, ahead of the model.
 
     Args:
-        arms: at least one; each checkpoint is loaded once.
-        path: the video file.
-        questions: one or more.
-        options: if given, at least two: the likeliest is the answer to every question.
+        arms: at least one.
+        videos: at least one.
+        asked: the questions.
         device: as for `model.load`.
-        max_new_tokens: the most tokens of an answer.
         progress: called with the name of each stage as it starts.
+        workers: processes that read; 0 reads in this one, None is `WORKERS`.
 
-    Returns:
-        The run.
+    Yields:
+        A run for each video, or why there is none.
 
     Raises:
-        InputError: the video, a model's name or a setting is wrong.
-        EnvironmentFailure: the device is not there.
+        InputError: a question, a model's name or a setting is wrong.
+        EnvironmentFailure: the device is not there, or an address cannot be reached.
     """
-    for question in questions:
-        check_question(question, options)
-    progress("loading the model")
-    started = clock("cpu")
-    families: dict[tuple[str, str], Family] = {}
-    models = [load_arm(arm, device, max_new_tokens=max_new_tokens, loaded=families) for arm in arms]
-    loaded = clock("cpu")
-    progress("reading the video")
-    requests = [model.request(Source(Path(path))) for model in models]
-    clips: dict[ReadRequest, Clip] = {}
-    for model, request in zip(models, requests, strict=True):
-        if request not in clips:
-            clips[request] = model.read(path)
-    seconds = {"load": loaded - started, "read": clock("cpu") - loaded}
-    if len(models) > 1:
-        progress("warming up")
-        for model, request in zip(models, requests, strict=True):
-            model.ask(model.encode(clips[request].first(WARM_UP_FRAMES)), "?", max_new_tokens=2)
-    runs = []
-    for arm, model, request in zip(arms, models, requests, strict=True):
-        progress("looking at the video" + (", dense" if model.is_dense else ""))
-        video = model.encode(clips[request])
-        progress("answering")
-        answers = [model.ask(video, question, options=options) for question in questions]
-        runs.append(ArmRun("dense" if model.is_dense else arm.name, model, video, answers))
-    return AskRun(str(path), runs, seconds, list(dict.fromkeys(note for run in runs for note in run.video.notes)))
+    for question in asked.questions:
+        check_question(question.text, question.options)
+    with ExitStack() as stack:
+        sources = [
+            replace(video.source, path=stack.enter_context(fetched(video.address, progress)))
+            if video.address
+            else video.source
+            for video in videos
+        ]
+        readers = stack.enter_context(Readers(WORKERS if workers is None else workers))  # they start beside the model
+        progress("loading the model")
+        started = clock("cpu")
+        families: dict[tuple[str, str], Family] = {}
+        models = [load_arm(arm, device, max_new_tokens=asked.max_new_tokens, loaded=families) for arm in arms]
+        load_s = clock("cpu") - started
+        wanted = [list(dict.fromkeys(model.request(source) for model in models)) for source in sources]
+        results = readers.read([request for requests in wanted for request in requests])
+        is_warm = len(models) == 1
+        for video, source, requests in zip(videos, sources, wanted, strict=True):
+            progress("reading the video")
+            read = {request: next(results) for request in requests}
+            if failed := next((result.error for result in read.values() if result.clip is None), None):
+                yield Unanswered(video.name, failed.replace(str(source.path), video.name))
+                continue
+            clips = {request: result.clip for request, result in read.items() if result.clip is not None}
+            if not is_warm:
+                progress("warming up")
+                for model in models:
+                    few = clips[model.request(source)].first(WARM_UP_FRAMES)
+                    model.ask(model.encode(few), "?", max_new_tokens=2)
+                is_warm = True
+            try:
+                runs = [
+                    _run(arm, model, video, clips[model.request(source)], asked, progress)
+                    for arm, model in zip(arms, models, strict=True)
+                ]
+            except InputError as error:
+                yield Unanswered(video.name, str(error))
+                continue
+            notes = list(dict.fromkeys(note for run in runs for note in [*run.video.notes, *_unspent(run)]))
+            seconds = {"load": load_s, "read": sum(result.read_s for result in read.values())}
+            yield AskRun(video.name, source, runs, seconds, notes)
 
 
-def _describe(path: str, clip: Clip) -> dict[str, Any]:
+def _run(arm: Arm, model: VideoModel, video: Named, clip: Clip, asked: Asked, progress: Progress) -> ArmRun:
+    progress("looking at the video" + (", dense" if model.is_dense else ""))
+    seen = model.encode(clip)
+    progress("answering")
+    context = asked.context(video, clip.timestamps_s)
+    answers = [model.ask(seen, each.text, options=each.options, context=context) for each in asked.questions]
+    return ArmRun("dense" if model.is_dense and arm.name == FIRST else arm.name, model, seen, answers)
+
+
+def _unspent(run: ArmRun) -> list[str]:
+    """Say that a video has fewer frames than the budget pays for."""
+    model, found = run.model, len(run.video.timestamps_s)
+    if not model.arm.spend_savings or found >= model.frames:
+        return []
+    pays = f"--budget {model.arm.frames} pays for {model.frames} frames"
+    return [f"{pays}, {found} were there at {model.arm.max_fps:g} a second; --max-fps may give more"]
+
+
+def _describe(name: str, source: Source, clip: Clip) -> dict[str, Any]:
     return {
-        "path": path,
+        "path": name,
+        "start_s": source.start_s or 0.0,
         "duration_s": clip.duration_s,
         "source_fps": clip.source_fps,
         "num_source_frames": clip.num_source_frames,
         "num_frames": len(clip.timestamps_s),
         "timestamps_s": clip.timestamps_s,
+        "frames_per_s": _rate(clip.timestamps_s),
         "frame_size": list(clip.frames.shape[1:3]),
         "backend": clip.backend,
     }
+
+
+def _rate(times: Sequence[float]) -> float | None:
+    """Return the frames a second that were looked at; None of a single one."""
+    return round((len(times) - 1) / (times[-1] - times[0]), 4) if len(times) > 1 else None

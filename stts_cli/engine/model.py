@@ -17,6 +17,7 @@ import torch
 
 from stts_cli import settings
 from stts_cli.engine import generate
+from stts_cli.engine.budget import spend
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Video
 from stts_cli.errors import InputError, suggest
@@ -62,7 +63,7 @@ class VideoModel:
         check_resize(arm.resize)
         self.family, self.arm, self.max_new_tokens, self.note = family, arm, max_new_tokens, note
         self.pruning, self.notes = _resolve(family, arm)
-        self.frames = round(arm.frames / self.pruning.keep_ratio) if arm.spend_savings else arm.frames
+        self.frames = spend(family, self.pruning, arm) if arm.spend_savings else arm.frames
         for line in self.notes:
             note(line)
 

@@ -69,10 +69,6 @@ def read_ahead(
     requests: Sequence[ReadRequest], *, workers: int, timeout_s: float, ahead: bool = True
 ) -> Iterator[ReadResult]:
     """Read clips in worker processes, in order, as `Readers.read` does; processes live as long as the iterator."""
-    if workers < 1:
-        for request in requests:
-            yield _attempt(request)
-        return
     with Readers(min(workers, len(requests))) as readers:
         yield from readers.read(requests, timeout_s=timeout_s, ahead=ahead)
 
@@ -81,7 +77,7 @@ class Readers:
     """Worker processes that read clips; use it in a `with`.
 
     Args:
-        number: how many processes; they start at once.
+        number: how many processes; they start at once. 0 reads in this one, with nothing to stop a decoder that hangs.
     """
 
     def __init__(self, number: int) -> None:
@@ -107,6 +103,9 @@ class Readers:
         Yields:
             One result a request. A decoder that hangs or dies is stopped, and the other one tried.
         """
+        if not self.pool:
+            yield from map(_attempt, requests)
+            return
         waiting = deque(enumerate(requests))
         ready: dict[int, ReadResult] = {}
 
@@ -143,9 +142,9 @@ def _collect(pool: list[_Worker], timeout_s: float) -> dict[int, ReadResult]:
                     results[index] = ReadResult(None, failed, took)
                 continue
             if message in (READY, ALIVE):
-                worker.heard = time.monotonic()
+                worker.last_sign = time.monotonic()
                 if message == READY:  # starting up is not the video's time
-                    worker.is_ready, worker.started = True, worker.heard
+                    worker.is_ready, worker.started = True, worker.last_sign
                 continue
             results[index] = message
             worker.index = None
@@ -170,11 +169,11 @@ class _Worker:
         self.is_ready = False
         self.index: int | None = None
         self.request: ReadRequest | None = None
-        self.started = self.heard = 0.0
+        self.started = self.last_sign = 0.0
 
     def start(self, index: int, request: ReadRequest) -> None:
         self.index, self.request = index, request
-        self.started = self.heard = time.monotonic()
+        self.started = self.last_sign = time.monotonic()
         try:
             self.pipe.send(request)
         except OSError:
@@ -185,7 +184,7 @@ class _Worker:
         if not self.is_ready:
             return self.started + START_UP_S, f"the decoder's process did not start in {START_UP_S:g} s"
         whole = self.started + timeout_s, f"the decoder did not finish in {timeout_s:g} s"
-        silent = self.heard + SILENCE_S, f"the decoder gave nothing for {SILENCE_S:g} s"
+        silent = self.last_sign + SILENCE_S, f"the decoder gave nothing for {SILENCE_S:g} s"
         return min(whole, silent)
 
     def try_the_other(self, reason: str) -> str | None:

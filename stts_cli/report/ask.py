@@ -6,10 +6,12 @@ the JSON are drawn from the same document, so they cannot disagree. No torch.
 
 from __future__ import annotations
 
-from stts_cli.report.savings import as_table, savings_rows
-from stts_cli.report.terminal import Document, Screen, print_json, print_lines, print_note
-from stts_cli.report.units import format_layer, format_seconds
-from stts_cli.text import DEMONSTRATION
+from rich.table import Table
+
+from stts_cli.report.savings import TOTAL, as_table, savings_rows
+from stts_cli.report.terminal import Document, Screen, plain_table, print_json, print_lines, print_note
+from stts_cli.report.units import format_bytes, format_layer, format_seconds, format_si
+from stts_cli.text import DEMONSTRATION, to_json
 
 
 def show(document: Document, *, mode: str, notes: bool = True) -> None:
@@ -23,9 +25,30 @@ def show(document: Document, *, mode: str, notes: bool = True) -> None:
     print_lines(*answer_lines(document, bare=mode == "quiet"))
     if mode == "table":
         arms = document["arms"]
-        shown = [arm for arm in arms if arm["name"] != "dense"] or arms
-        tables = (part for arm in shown for part in (arm_line(arm), as_table(savings_rows(document, arm))))
+        shown = [arm for arm in arms if arm["num_windows_kept"] < arm["num_windows"]] or arms[:1]
+        tables: list[str | Table] = [part for arm in shown for part in (arm_line(arm), as_table(savings_rows(document, arm)))]
+        if len({len(arm["kept_per_frame"]) for arm in arms}) > 1:
+            tables += ["", _side_by_side(arms)]
         Screen().show("", *header_lines(document), *tables, *footer_lines(document))
+
+
+def show_line(document: Document, *, mode: str) -> None:
+    """Print what came of one of several videos: a line of JSON, its name before each answer, or answers and savings.
+
+    Args:
+        document: from `engine.ask.AskRun.to_dict` or `Unanswered.to_dict`.
+        mode: as for `show`.
+    """
+    name = document["video"]["path"]
+    if mode == "json":
+        print_lines(to_json(document))
+    elif "error" in document:
+        print_note(document["error"])
+    elif mode == "quiet":
+        print_lines(*(f"{name}\t{line}" for line in answer_lines(document, bare=True)))
+    else:
+        print_lines(f"== {name}")
+        show(document, mode=mode)
 
 
 def note_lines(document: Document) -> list[str]:
@@ -61,14 +84,34 @@ def answer_lines(document: Document, *, bare: bool) -> list[str]:
     return lines
 
 
+def _side_by_side(arms: list[Document]) -> Table:
+    """Draw arms that saw different numbers of frames: what each costs, its first question included."""
+    table = plain_table("", *(arm["name"] for arm in arms), no_wrap=True)
+    firsts = [arm["answers"][0] for arm in arms]
+    rows: dict[str, list[str]] = {
+        "frames": [f"{len(arm['kept_per_frame']):,}" for arm in arms],
+        "visual tokens": [f"{arm['num_windows_kept']:,}" for arm in arms],
+        "LLM prompt": [f"{first['num_prompt_tokens']:,}" for first in firsts],
+        TOTAL: [format_si(first["savings"]["flops"]["total"]["pruned"]) for first in firsts],
+        "time to first token": [format_seconds(first["ttft_s"]) for first in firsts],
+    }
+    if all(arm["peak_bytes"] for arm in arms):
+        rows["peak memory"] = [format_bytes(arm["peak_bytes"]) for arm in arms]
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
+    return table
+
+
 def header_lines(document: Document) -> list[str]:
     """Return which frames were seen, and by whom."""
     clip = document["video"]
     times = clip["timestamps_s"]
     height, width = clip["frame_size"]
+    start, rate = clip["start_s"], clip["frames_per_s"]
     return [
-        f"{clip['path']}: {clip['num_frames']} of {clip['num_source_frames']} frames, {times[0]:.1f} to "
-        f"{times[-1]:.1f} s of {clip['duration_s']:.1f} s, {width}x{height} px, read by {clip['backend']}",
+        f"{clip['path']}: {clip['num_frames']} of {clip['num_source_frames']} frames, {start + times[0]:.1f} to "
+        f"{start + times[-1]:.1f} s of {clip['duration_s']:.1f} s{f', {rate:.3g} a second' if rate else ''}, "
+        f"{width}x{height} px, read by {clip['backend']}",
         f"{document['model']} on {document['device']} in {document['dtype']}",
     ]
 

@@ -115,7 +115,7 @@ def test_a_size_is_decided_by_what_is_seen_not_by_what_is_coded(tmp_path):
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"gif", "apng", "png", "y4m"}))
-def test_of_a_cut_file_what_is_there_is_read_and_the_rest_is_told(tmp_path, kind):
+def test_of_a_cut_file_what_is_there_is_read_and_the_rest_is_noted(tmp_path, kind):
     path = write_kind(tmp_path, kind, options={"g": "10"})
     whole = path.read_bytes()
     for part in (0.9, 0.5, 0.2):

@@ -52,7 +52,7 @@ def test_a_folder_is_read_in_the_order_people_count_in(folder):
     assert by_rule.frames.shape == (4, 24, 32, 3)
 
 
-def test_times_that_are_assumed_are_told(folder):
+def test_times_that_are_assumed_are_noted(folder):
     clip = read_source(request(folder))
     assert clip.timestamps_s == [0.0, 4.0, 7.0, 11.0]
     assert clip.notes[1:] == ("pictures have no times; 1 a second is assumed, say how many with --fps",)

@@ -1,0 +1,244 @@
+"""What `stts ask` does with its flags: find the videos and the questions, answer, show and keep what came."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stts_cli.config.arms import parse_arms
+from stts_cli.data.asked import read_asked
+from stts_cli.data.prompts import subtitle_block
+from stts_cli.data.subtitles import cut, read_subtitles
+from stts_cli.errors import InputError, writing
+from stts_cli.media.container import probe
+from stts_cli.media.inputs import Named, split_words
+from stts_cli.media.pictures import is_picture
+from stts_cli.media.resize import check_resize
+from stts_cli.report.ask import show, show_line
+from stts_cli.report.progress import Progress
+from stts_cli.report.terminal import print_note
+from stts_cli.settings import Arm
+from stts_cli.text import to_json
+
+if TYPE_CHECKING:
+    from stts_cli.engine.ask import AskRun, Unanswered
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked, of what: the command's words and the flags that say which part of a video is meant."""
+
+    words: Sequence[str]
+    questions: str | None
+    options: tuple[str, ...]
+    start_s: float | None
+    end_s: float | None
+    at_s: tuple[float, ...] | None
+    fps: float | None
+    subtitles: str | None
+
+    def read(self) -> tuple[list[Named], list[tuple[str, Sequence[str]]]]:
+        """Return the videos, and the questions with their options.
+
+        Raises:
+            InputError: there is no question, or a flag does not fit.
+        """
+        videos, texts = split_words(self.words)
+        asked: list[tuple[str, Sequence[str]]] = [(text, self.options) for text in texts]
+        if self.questions is not None:
+            asked += [(text, options or self.options) for text, options in read_asked(self.questions)]
+        if not asked:
+            raise InputError(f"QUESTION: is missing; must follow the {'videos' if len(videos) > 1 else 'video'}.")
+        if self.end_s is not None and self.end_s <= (self.start_s or 0.0):
+            raise InputError(f"--end {self.end_s:g}: must be behind --start {self.start_s or 0:g}.")
+        if self.at_s and not (self.start_s is None and self.end_s is None):
+            raise InputError("--at: says which frames; it cannot stand with --start or --end.")
+        if self.fps is not None and not any(_has_pictures(video) for video in videos):
+            raise InputError(f"--fps {self.fps:g}: is for pictures; a video has times of its own.")
+        if self.fps is not None and not self.fps > 0:
+            raise InputError(f"--fps {self.fps:g}: must be greater than 0.")
+        if self.subtitles is not None and len(videos) > 1:
+            raise InputError("--subtitles: belongs to one video; ask the videos one by one.")
+        part = {"start_s": self.start_s, "end_s": self.end_s, "at_s": self.at_s, "fps": self.fps}
+        return [
+            dataclasses.replace(video, source=dataclasses.replace(video.source, **part))  # type: ignore[arg-type]
+            for video in videos
+        ], asked
+
+    def context(self, notes: list[str]) -> Callable[[Named, Sequence[float]], str]:
+        """Return what gives the subtitles around frames; `notes` gets what was put right in them."""
+        if self.subtitles is None:
+            return lambda video, times: ""
+        cues = cut(read_subtitles(Path(self.subtitles), notes), self.start_s, self.end_s)
+        return lambda video, times: subtitle_block(cues, times)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where the answers go: `mode` of `report.ask.show`, a picture of what was kept, a file of lines."""
+
+    mode: str
+    save_kept: str | None
+    output: str | None
+
+
+def budgeted(arm: Arm, compare: Sequence[str] | None, frames: int | None, by: str) -> list[Arm]:
+    """Return the arms of a run; with a budget of frames the first spends it, and dense at that many is beside it."""
+    if frames is None:
+        return parse_arms(arm, compare)
+    first = dataclasses.replace(arm, frames=frames, spend_savings=True, spend_by=by)
+    arms = parse_arms(first, ["dense", *(compare or ())])
+    name = f"dense, {frames} frames"
+    return [arms[0], dataclasses.replace(arms[1], name=name, spend_savings=False), *arms[2:]]
+
+
+def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_new_tokens: int) -> None:
+    """Answer every question about every video.
+
+    Raises:
+        InputError: something is wrong with what was named; of several videos, after all others were answered.
+    """
+    check_resize(arms[0].resize)
+    videos, asked = wanted.read()
+    is_one = len(videos) == 1 and not _is_expanded(videos[0], wanted.words)
+    if is_one and not videos[0].address and not _has_pictures(videos[0]):
+        probe(videos[0].source.path)  # a bad file is reported at once, before torch loads
+    if shown.save_kept:
+        from stts_cli.report.plots import check_target
+
+        check_target(shown.save_kept, "--save-kept")
+        if len(videos) > 1:
+            raise InputError("--save-kept: is the picture of one video; ask the videos one by one.")
+    notes: list[str] = []
+    context = wanted.context(notes)
+    kept = None
+    if shown.output:
+        settings = [dataclasses.astuple(arm) for arm in arms], asked, dataclasses.astuple(wanted)[3:], max_new_tokens
+        kept = Lines(Path(shown.output), to_json(settings))
+        videos = [video for video in videos if video.name not in kept.done]
+    if shown.mode != "quiet":
+        for line in notes:
+            print_note(line)
+    if not videos:
+        print_note(f"{shown.output}: all videos are answered in it.")
+        return
+    failed: list[str] = []
+    for done in _answers(videos, arms, asked, context, device, max_new_tokens, quiet=shown.mode == "quiet"):
+        document = done.to_dict()
+        if kept:
+            kept.append(document)
+        if "error" in document:
+            if is_one:
+                raise InputError(document["error"])
+            failed.append(document["error"])
+        if is_one:
+            show(document, mode=shown.mode, notes=shown.mode != "quiet")
+        else:
+            show_line(document, mode=shown.mode)
+        if shown.save_kept:
+            _save_kept(shown.save_kept, done)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(videos)} videos were not answered; the first, {failed[0]}")
+
+
+def _answers(
+    videos: Sequence[Named],
+    arms: Sequence[Arm],
+    asked: Sequence[tuple[str, Sequence[str]]],
+    context: Callable[[Named, Sequence[float]], str],
+    device: str,
+    max_new_tokens: int,
+    *,
+    quiet: bool,
+) -> Iterator[AskRun | Unanswered]:
+    """Yield what comes of each video, with a sign of life on a terminal until it is there."""
+    which, bars = "", [Progress(quiet=quiet)]
+
+    def say(stage: str) -> None:
+        bars[0](which + stage)
+
+    runs: Iterator[AskRun | Unanswered] | None = None
+    for number, video in enumerate(videos, 1):
+        which = f"{number} of {len(videos)}, {video.name}: " if len(videos) > 1 else ""
+        bars[0] = Progress(quiet=quiet)
+        with bars[0]:
+            if runs is None:
+                say("starting")
+                from stts_cli.engine import ask as engine
+
+                questions = [engine.Question(text, options) for text, options in asked]
+                runs = engine.ask(
+                    arms, videos, engine.Asked(questions, max_new_tokens, context), device=device, progress=say
+                )
+            done = next(runs)
+        yield done
+    if runs is not None:
+        next(runs, None)  # lets the processes that read go
+
+
+def _save_kept(path: str, done: Any) -> None:
+    from stts_cli.report.notebook import kept_png
+    from stts_cli.report.pictures import save_kept
+
+    seen = done.arms[0].video
+    save_kept(path, kept_png(seen), seen.timestamps_s, seen.keep_mask.numpy())
+
+
+def _has_pictures(video: Named) -> bool:
+    source = video.source
+    return bool(source.pictures) or source.path.is_dir() or is_picture(source.path)
+
+
+def _is_expanded(video: Named, words: Sequence[str]) -> bool:
+    """Return whether a video came from a folder of videos or a pattern: there may be one or many."""
+    return not video.address and not _has_pictures(video) and video.name not in words
+
+
+class Lines:
+    """A file of JSON lines, one a video, that a stopped run goes on with.
+
+    Args:
+        path: of the file, which may be there already.
+        settings: of the run; a file of another run is refused.
+
+    Attributes:
+        done: names of the videos that are answered in it.
+
+    Raises:
+        InputError: it is another run's, or no such file.
+    """
+
+    def __init__(self, path: Path, settings: str) -> None:
+        self.path, self.key = path, hashlib.sha256(settings.encode()).hexdigest()[:16]
+        self.done: set[str] = set()
+        with writing(path):
+            text = path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
+        for number, line in enumerate(text.split("\n")[:-1], 1):
+            try:
+                row = json.loads(line)
+                key, name, is_answered = row["run"], row["video"]["path"], "error" not in row
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}:{number}: is no line of `stts ask --output`; name another file.") from error
+            if key != self.key:
+                raise InputError(f"{path}:{number}: is of other questions or settings; name another file.")
+            if is_answered:
+                self.done.add(name)
+        if whole := text.rpartition("\n")[0]:
+            whole += "\n"
+        if whole != text:
+            print_note(f"{path}: its last line was cut; that video is asked again.")
+            with writing(path):
+                os.truncate(path, len(whole.encode()))
+
+    def append(self, document: dict[str, Any]) -> None:
+        """Write a line, so that it is on the disk."""
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(to_json({"run": self.key, **document}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())

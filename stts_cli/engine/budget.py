@@ -1,0 +1,47 @@
+"""Test-time scaling: how many frames the savings of pruning pay for (arXiv 2603.18004, long video)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from stts_cli.cost.savings import count
+from stts_cli.settings import Arm, Pruning
+
+if TYPE_CHECKING:
+    from stts_cli.families.base import Family
+
+QUESTION = "What happens in this video?"
+SECONDS_APART = 0.5
+
+
+def spend(family: Family, pruning: Pruning, arm: Arm) -> int:
+    """Return as many frames as cost, pruned, about what `Arm.frames` cost dense, in `Arm.spend_by`.
+
+    By tokens that is frames / keep ratio; by FLOPs, of the encoder and the prefill, the largest number that costs no
+    more.
+    """
+    by_tokens = round(arm.frames / pruning.keep_ratio)
+    if arm.spend_by == "tokens" or pruning.scorer == "none":
+        return by_tokens
+    budget = _flops(family, pruning.override(scorer="none", keep_ratio=1.0), arm.frames)
+    low, high = arm.frames, max(2 * by_tokens, arm.frames + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _flops(family, pruning, middle) <= budget else (low, middle)
+    return low
+
+
+def _flops(family: Family, pruning: Pruning, num_frames: int) -> int:
+    """Count a short question about frames of which all but the first keep the same number of windows."""
+    layout = family.layout
+    units, windows = layout.num_units(num_frames), layout.num_windows
+    each, rest = divmod(pruning.num_dropped(units, windows), max(1, units - 1))
+    kept = torch.tensor([windows, *(windows - each - (unit < rest) for unit in range(units - 1))])
+    mask = torch.arange(windows)[None] < kept[:, None]
+    times = [SECONDS_APART * index for index in range(num_frames)]
+    prompt = family.build_prompt(times, QUESTION, mask, layout=layout)
+    lengths = (prompt.dense_length, len(prompt.input_ids[0]))
+    saved = count(family.shape(layout), kept.tolist(), lengths, pruning.prune_layer, scorer=pruning.scorer)
+    return saved.total[1]
