@@ -55,8 +55,9 @@ def test_the_surface_is_what_is_promised():
     [
         (
             "ask",
-            "--preset --model --options --frames --max-fps --resize --keep-ratio --scorer --prune-layer "
-            "--max-new-tokens --device --dtype --compare --save-kept --json --quiet",
+            "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
+            "--keep-ratio --prune-ratio --budget --budget-by --scorer --prune-layer --max-new-tokens --device --dtype "
+            "--compare --save-kept --output --json --quiet",
         ),
         (
             "eval",
@@ -150,7 +151,19 @@ def refused(capsys, monkeypatch):
     [
         (["nowhere.mp4", "What?"], "nowhere.mp4: does not exist"),
         (["README.md", "What?"], "README.md: cannot be read as a video"),
-        (["tests", "What?"], "tests: is a folder"),
+        (["clip"], "QUESTION: is missing; must follow the video."),
+        (["clip", "?", "--start", "3", "--end", "0:02"], "--end 2: must be behind --start 3."),
+        (["clip", "?", "--start", "soon"], "--start soon: must be seconds from 0 on, or a clock time"),
+        (["clip", "?", "--at", "1", "--end", "2"], "--at: says which frames; it cannot stand with --start or --end."),
+        (["clip", "?", "--at", "1", "--frames", "2"], "cannot stand with --frames, --max-fps or --budget."),
+        (["clip", "?", "--fps", "2"], "--fps 2: is for pictures; a video has times of its own."),
+        (["clip", "?", "--budget", "8", "--frames", "8"], "--budget 8: says how many frames; it cannot stand with"),
+        (["clip", "?", "--budget", "8", "--budget-by", "time"], "--budget-by 'time': must be tokens or flops."),
+        (["clip", "?", "--keep-ratio", "0.5", "--prune-ratio", "0.5"], "cannot stand with --keep-ratio"),
+        (["clip", "?", "--prune-ratio", "1"], "--prune-ratio 1: must be at least 0 and below 1."),
+        (["clip", "?", "--subtitles", "no.srt"], "no.srt"),
+        (["clip", "--questions", "no.txt"], "--questions no.txt: cannot be read (No such file or directory)"),
+        (["tests", "What?"], "tests: holds neither pictures nor videos"),
         (["clip", "What?", "--preset", "nanno"], "did you mean 'nano'"),
         (["clip", "What?", "--keep-ratio", "1.5"], "--keep-ratio 1.5: must be greater than 0 and at most 1."),
         (["clip", "What?", "--keep-ratio", "0"], "--keep-ratio 0.0: must be greater than 0 and at most 1."),
@@ -242,7 +255,7 @@ def test_the_name_alone_shows_the_help():
     assert "finetune" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["ask"], ["ask", "x.mp4"], ["ask", "x.mp4", "q", "--nonsense"], ["nonsense"]])
+@pytest.mark.parametrize("arguments", [["ask"], ["ask", "x.mp4", "q", "--nonsense"], ["nonsense"]])
 def test_a_wrong_command_line_is_exit_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
@@ -287,8 +300,8 @@ def test_users_see_no_deprecations(python, env, count):
 def test_settings_come_from_the_flag_over_the_preset(monkeypatch, tmp_path, clip_file):
     seen: dict[str, object] = {}
 
-    def asked(arms, path, questions, **settings):
-        seen.update(settings, arms=arms, path=path, questions=questions)
+    def asked(arms, videos, questions, **settings):
+        seen.update(settings, arms=arms, videos=videos, questions=questions.questions)
         raise KeyboardInterrupt
 
     from stts_cli.engine import ask
@@ -313,9 +326,9 @@ def test_settings_come_from_the_flag_over_the_preset(monkeypatch, tmp_path, clip
             "dense",
         ],
     )
-    assert seen["path"] == str(clip_file)
-    assert seen["questions"] == ["one?", "two?"]
+    assert [video.name for video in seen["videos"]] == [str(clip_file)]
+    assert [(question.text, question.options) for question in seen["questions"]] == [("one?", ("a",)), ("two?", ("a",))]
     first, dense = seen["arms"]
     assert (first.model, first.frames, first.max_fps, first.scorer) == ("m", 9, 1.5, "temporal")
     assert dense == dataclasses.replace(first, name="dense", keep_ratio=1.0, scorer="none")
-    assert (seen["options"], seen["device"]) == (["a"], "auto")
+    assert seen["device"] == "auto"

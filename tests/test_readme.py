@@ -81,7 +81,7 @@ def test_every_command_of_the_pages_is_understood(words, monkeypatch, clip_file,
     from stts_cli.training import finetune, runs
 
     asked = []
-    monkeypatch.setattr(ask, "ask", lambda arms, path, questions, **settings: asked.append(settings) or 1 / 0)
+    monkeypatch.setattr(ask, "ask", lambda arms, videos, questions, **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(profiling, "profile", lambda *given, **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(estimate, "analytic", lambda **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(profiling, "architecture_of", lambda model: None)

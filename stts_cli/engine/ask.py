@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 WARM_UP_FRAMES = 2
 WORKERS = 1
-FIRST = "pruned"  # the name of what the user asked for, as far as it prunes
 
 
 @dataclass(frozen=True)
@@ -180,6 +179,8 @@ def ask(
         families: dict[tuple[str, str], Family] = {}
         models = [load_arm(arm, device, max_new_tokens=asked.max_new_tokens, loaded=families) for arm in arms]
         load_s = clock("cpu") - started
+        alike = [model.is_dense and model.frames == models[0].frames for model in models]
+        names = ["dense" if dense else arm.name for dense, arm in zip(alike, arms, strict=True)]
         wanted = [list(dict.fromkeys(model.request(source) for model in models)) for source in sources]
         results = readers.read([request for requests in wanted for request in requests])
         is_warm = len(models) == 1
@@ -198,8 +199,8 @@ def ask(
                 is_warm = True
             try:
                 runs = [
-                    _run(arm, model, video, clips[model.request(source)], asked, progress)
-                    for arm, model in zip(arms, models, strict=True)
+                    _run(name, model, video, clips[model.request(source)], asked, progress)
+                    for name, model in zip(names, models, strict=True)
                 ]
             except InputError as error:
                 yield Unanswered(video.name, str(error))
@@ -209,13 +210,13 @@ def ask(
             yield AskRun(video.name, source, runs, seconds, notes)
 
 
-def _run(arm: Arm, model: VideoModel, video: Named, clip: Clip, asked: Asked, progress: Progress) -> ArmRun:
+def _run(name: str, model: VideoModel, video: Named, clip: Clip, asked: Asked, progress: Progress) -> ArmRun:
     progress("looking at the video" + (", dense" if model.is_dense else ""))
     seen = model.encode(clip)
     progress("answering")
     context = asked.context(video, clip.timestamps_s)
     answers = [model.ask(seen, each.text, options=each.options, context=context) for each in asked.questions]
-    return ArmRun("dense" if model.is_dense and arm.name == FIRST else arm.name, model, seen, answers)
+    return ArmRun(name, model, seen, answers)
 
 
 def _unspent(run: ArmRun) -> list[str]:

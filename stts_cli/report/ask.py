@@ -26,7 +26,9 @@ def show(document: Document, *, mode: str, notes: bool = True) -> None:
     if mode == "table":
         arms = document["arms"]
         shown = [arm for arm in arms if arm["num_windows_kept"] < arm["num_windows"]] or arms[:1]
-        tables: list[str | Table] = [part for arm in shown for part in (arm_line(arm), as_table(savings_rows(document, arm)))]
+        tables: list[str | Table] = []
+        for arm in shown:
+            tables += [arm_line(arm), as_table(savings_rows(document, arm))]
         if len({len(arm["kept_per_frame"]) for arm in arms}) > 1:
             tables += ["", _side_by_side(arms)]
         Screen().show("", *header_lines(document), *tables, *footer_lines(document))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -170,3 +172,122 @@ def test_pruning_behind_the_encoder_saves_in_the_language_model_alone(ask):
         assert savings["flops"][part]["dense"] == savings["flops"][part]["pruned"], part
     assert savings["flops"]["LLM prefill"]["pruned"] < savings["flops"]["LLM prefill"]["dense"]
     assert savings["tokens"]["ViT patches"]["dense"] == savings["tokens"]["ViT patches"]["pruned"]
+
+
+@pytest.fixture
+def asked(tiny_checkpoint, capsys):
+    """Run `stts ask` on any words; return the exit code, stdout and our own lines on stderr."""
+
+    def run(*words: str) -> tuple[int, str, list[str]]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["ask", *map(str, words), "--model", str(tiny_checkpoint), "--max-new-tokens", "2"])
+        out, err = capsys.readouterr()
+        return end.value.code, out, own_lines(err)
+
+    return run
+
+
+@pytest.fixture
+def folder(clip_file, tmp_path):
+    """A folder of three videos, the second of which is none."""
+    found = tmp_path / "films"
+    found.mkdir()
+    for name in ("1.mp4", "10.mp4"):
+        shutil.copy(clip_file, found / name)
+    (found / "2.mp4").write_text("no video")
+    return found
+
+
+def test_several_videos_share_one_load_and_a_broken_one_is_a_line(asked, folder, monkeypatch):
+    from stts_cli.engine import model
+
+    loaded = []
+    load = model.load_checkpoint
+    monkeypatch.setattr(model, "load_checkpoint", lambda *given, **more: loaded.append(1) or load(*given, **more))
+    code, out, err = asked(folder, "What is it?", "--json", "--frames", "2")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["video"]["path"] for row in rows] == [str(folder / name) for name in ("1.mp4", "2.mp4", "10.mp4")]
+    assert rows[0]["arms"][0]["answers"][0]["text"] == rows[2]["arms"][0]["answers"][0]["text"]
+    assert rows[1]["error"].startswith(f"{folder / '2.mp4'}: cannot be read as a video")
+    assert (code, len(loaded)) == (2, 1)
+    assert err[-1].startswith(f"stts: 1 of 3 videos were not answered; the first, {folder / '2.mp4'}: cannot")
+    _, out, _ = asked(folder, "What is it?", "--quiet", "--frames", "2")
+    assert [line.split("\t")[0] for line in out.splitlines()] == [str(folder / "1.mp4"), str(folder / "10.mp4")]
+
+
+def test_a_file_of_lines_goes_on_where_it_stopped(asked, folder, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    command = (folder, "What is it?", "--json", "--frames", "2", "--output", output)
+    assert asked(*command)[0] == 2
+    first, *rest = output.read_text().splitlines(keepends=True)
+    output.write_text(first + rest[1][:40])
+    code, out, err = asked(*command)
+    assert f"stts: {output}: its last line was cut; that video is asked again." in err
+    assert [json.loads(line)["video"]["path"][-6:] for line in out.splitlines()] == ["/2.mp4", "10.mp4"]
+    kept = [json.loads(line) for line in output.read_text().splitlines()]
+    assert ["error" in row for row in kept] == [False, True, False]
+    assert code == 2
+    (folder / "2.mp4").unlink()
+    code, out, err = asked(*command)
+    assert (code, out, err) == (0, "", [f"stts: {output}: all videos are answered in it."])
+    code, _, err = asked(*command[:1], "Another?", *command[2:])
+    assert (code, err) == (2, [f"stts: {output}:1: is of other questions or settings; name another file."])
+    output.write_text("no JSON\n")
+    assert asked(*command)[2] == [f"stts: {output}:1: is no line of `stts ask --output`; name another file."]
+
+
+def test_a_part_and_times_of_ones_own(ask, tmp_path):
+    video = json.loads(ask("What?", "--start", "0:02", "--end", "4", "--json")[0])["video"]
+    assert (video["timestamps_s"], video["start_s"], video["frames_per_s"]) == ([0.0, 1.0, 2.0], 2.0, 1.0)
+    out, _ = ask("What?", "--start", "2", "--end", "4")
+    assert "3 of 50 frames, 2.0 to 4.0 s of 5.0 s, 1 a second, " in out
+
+
+def test_frames_at_times_of_ones_own(asked, clip_file):
+    code, out, err = asked(clip_file, "What?", "--at", "3,1.55,0:04.9", "--json")
+    assert json.loads(out)["video"]["timestamps_s"] == [1.5, 3.0, 4.9], "what is on screen then"
+    code, _, err = asked(clip_file, "What?", "--at", "1,7", "--quiet")
+    assert code == 2
+    assert err == [f"stts: --at 7: is behind the end of {clip_file}; its last frame is at 4.9 s."]
+
+
+@pytest.mark.parametrize("by", ["tokens", "flops"])
+def test_a_budget_buys_more_frames_and_dense_stands_beside_them(asked, clip_file, by):
+    code, out, err = asked(clip_file, "What?", "--budget", "4", "--budget-by", by, "--prune-ratio", "0.75", "--json")
+    pruned, dense = json.loads(out)["arms"]
+    assert (code, pruned["keep_ratio"], dense["name"]) == (0, 0.25, "dense, 4 frames")
+    found, costs = [len(arm["kept_per_frame"]) for arm in (pruned, dense)], []
+    for arm in (pruned, dense):
+        costs.append(arm["answers"][0]["savings"]["flops"]["total"]["pruned"])
+    assert found[1] == 4
+    if by == "tokens":
+        assert found[0] == 11, "16 would be paid for, 11 are there"
+        assert "stts: --budget 4 pays for 16 frames, 11 were there at 2 a second; --max-fps may give more" in err
+    else:
+        assert 4 < found[0] < 11
+        assert costs[0] <= 1.02 * costs[1]
+    _, out, _ = asked(clip_file, "What?", "--budget", "4", "--budget-by", by)
+    assert any(line.split() == ["pruned", "dense,", "4", "frames"] for line in out.splitlines())
+
+
+def test_questions_from_a_file_and_subtitles(asked, clip_file, tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"question": "Which?", "options": ["a", "b"]}\n{"question": "Why?"}\n')
+    (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello there\n")
+    command = (clip_file, "--questions", tmp_path / "q.jsonl", "--frames", "2", "--json")
+    plain = json.loads(asked(*command)[1])["arms"][0]["answers"]
+    assert [(reply["question"], bool(reply["options"])) for reply in plain] == [("Which?", True), ("Why?", False)]
+    spoken = json.loads(asked(*command, "--subtitles", tmp_path / "a.srt")[1])["arms"][0]["answers"]
+    assert spoken[1]["num_prompt_tokens"] > plain[1]["num_prompt_tokens"] + len("hello there")
+    late = (clip_file, "Why?", "--at", "4.9", "--json")
+    far = [asked(*late, *more)[1] for more in ([], ["--subtitles", tmp_path / "a.srt"])]
+    lengths = [json.loads(out)["arms"][0]["answers"][0]["num_prompt_tokens"] for out in far]
+    assert lengths[0] == lengths[1], "nothing is said near that frame"
+
+
+def test_a_pipe_is_a_video_and_a_process_of_its_own_reads_it(clip_file, tiny_checkpoint):
+    program = [sys.executable, "-m", "stts_cli.cli", "ask", "-", "What?", "--model", str(tiny_checkpoint), "--json"]
+    with clip_file.open("rb") as pipe:
+        done = subprocess.run(program, stdin=pipe, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    video = json.loads(done.stdout)["video"]
+    assert (video["path"], video["num_source_frames"], video["backend"]) == ("standard input", 50, "pyav")

@@ -12,10 +12,10 @@ import torch
 
 import stts_cli
 from stts_cli.config.presets import demo_video, presets_folder
-from stts_cli.engine.ask import ask
 from stts_cli.errors import InputError
 from stts_cli.settings import Arm
 from stts_cli.text import DEMONSTRATION
+from tests.engine.asking import ask_one
 
 NANO = str(presets_folder() / "nano")
 COLOR = "What color is the circle?"
@@ -58,7 +58,7 @@ def test_a_video_is_asked_any_number_of_questions(model, video):
 
 
 def test_the_command_and_the_library_are_one(model, video):
-    run = ask([Arm("pruned", NANO, keep_ratio=0.5)], demo_video(), [COLOR], options=["red", "blue"])
+    run = ask_one([Arm("pruned", NANO, keep_ratio=0.5)], demo_video(), [COLOR], options=["red", "blue"])
     here, there = model.ask(video, COLOR, options=["red", "blue"]), run.arms[0].answers[0]
     assert here.options == there.options
     assert here.savings == there.savings

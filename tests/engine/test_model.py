@@ -14,11 +14,11 @@ import torch
 from stts_cli.engine import device as device_module
 from stts_cli.engine import generate, results
 from stts_cli.engine import model as engine
-from stts_cli.engine.ask import ask
 from stts_cli.engine.model import VideoModel
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.media.clip import Clip
 from stts_cli.settings import Arm, Layout, Pruning
+from tests.engine.asking import ask_one
 
 WINDOWS = 4
 PATCH, END = 41, 3
@@ -234,7 +234,7 @@ def test_every_arm_sees_the_same_clip_and_warms_up(counted, clip_file, monkeypat
     monkeypatch.setattr(engine, "load_checkpoint", lambda model, device, dtype: family)
     stages = []
     dense = Arm("other", "m", 4, keep_ratio=1.0)
-    run = ask([Arm("pruned", "m", 4), dense], clip_file, ["ab"], device="cpu", progress=stages.append)
+    run = ask_one([Arm("pruned", "m", 4), dense], clip_file, ["ab"], device="cpu", progress=stages.append)
     found = run.to_dict()
     assert [(arm["name"], arm["scorer"], arm["keep_ratio"]) for arm in found["arms"]] == [
         ("pruned", "learned", 0.5),
@@ -290,7 +290,7 @@ def test_a_learned_scorer_that_is_not_there_is_refused():
 @pytest.mark.parametrize("options", [["red"], ["red", "red"], ["red", " "], ["red", None], "red", {"a": 1, "b": 2}])
 def test_options_must_be_a_choice_before_anything_is_loaded(clip_file, options):
     with pytest.raises(InputError, match="option"):
-        ask([Arm("a", "m")], clip_file, ["?"], options=options)
+        ask_one([Arm("a", "m")], clip_file, ["?"], options=options)
 
 
 def test_settings_vary_on_one_loaded_model(counted, clip):

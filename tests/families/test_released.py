@@ -282,17 +282,17 @@ def test_frame_tokens(lite):
 def test_every_command_says_what_it_read(lite, tmp_path, monkeypatch):
     from stts_cli.config import presets
     from stts_cli.cost import estimate
-    from stts_cli.engine import ask
     from stts_cli.evaluation.answers import load_arms
     from stts_cli.settings import Arm
     from stts_cli.training import finetune
     from stts_cli.training.settings import FinetuneSettings
+    from tests.engine.asking import ask_one
 
     said = "weights of the training code; from config.json: prune_layer 2, keep_ratio 0.7"
     analytic = estimate.analytic(architecture=read_architecture(str(lite)), frames=[4], keep_ratios=[])
     assert analytic["notes"][0].startswith(said)
     assert (analytic["points"][0]["scorer"], analytic["points"][0]["keep_ratio"]) == ("learned", 0.7)
-    run = ask.ask([Arm("lite", str(lite), 4)], presets.demo_video(), ["?"], max_new_tokens=1)
+    run = ask_one([Arm("lite", str(lite), 4)], presets.demo_video(), ["?"], max_new_tokens=1)
     assert run.notes[0].startswith(said)
     _, notes = load_arms([Arm("lite", str(lite), 4)], "cpu", {})
     assert notes[0].startswith(said)

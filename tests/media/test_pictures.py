@@ -107,7 +107,5 @@ def test_what_is_no_picture_is_one_line(folder, tmp_path):
     with pytest.raises(InputError, match=r"shot-5\.JPG: cannot be read as a picture \(.*\); it is damaged\.$"):
         read_source(request(folder, fps=3.0))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        InputError, match=r"empty: holds no pictures; must hold frames"
-    ):
+    with pytest.raises(InputError, match=r"empty: holds no pictures; must hold frames"):
         read_source(request(tmp_path / "empty"))

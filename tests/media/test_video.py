@@ -102,9 +102,7 @@ def test_a_decoder_that_hangs_is_left_behind(clip_file, monkeypatch):
 
     monkeypatch.setattr(video, "_decord_steps", hang)
     monkeypatch.setattr(video, "STALL_S", 0.1)
-    with pytest.raises(
-        InputError, match=r"\(x; decord delivered nothing for 0\.1 s\); it is damaged"
-    ):
+    with pytest.raises(InputError, match=r"\(x; decord delivered nothing for 0\.1 s\); it is damaged"):
         read_by("decord", clip_file, num_frames=2)
     released.set()
 

@@ -45,7 +45,7 @@ def document():
         "stts": "0", "command": "ask", "model": "m", "is_demonstration": False, "device": "cpu", "dtype": "float32",
         "video": {
             "path": "v.mp4", "num_frames": 8, "num_source_frames": 50, "timestamps_s": [0.0, 4.9], "duration_s": 5.0,
-            "frame_size": [96, 128], "backend": "decord",
+            "frame_size": [96, 128], "backend": "pyav", "start_s": 0.0, "frames_per_s": 1.43,
         },
         "arms": [make_arm("pruned", 30, "red", 0.25, 0.25)],
         "seconds": {"load": 2.0, "read": 0.05},
@@ -74,7 +74,7 @@ def test_the_table_of_one_arm(document, capsys):
     assert row(out, "time, ViT") == ["500.0", "ms"]
     assert row(out, "peak memory") == ["3.00", "GiB"]
     assert "keep ratio 0.3 (drop ratio 0.7): 30 of 100 windows kept" in out
-    assert "8 of 50 frames, 0.0 to 4.9 s of 5.0 s, 128x96 px, read by decord" in out
+    assert "8 of 50 frames, 0.0 to 4.9 s of 5.0 s, 1.43 a second, 128x96 px, read by pyav" in out
     assert "a multiply-add counts 2" in out
 
 
