@@ -29,64 +29,40 @@ _CHUNK_PATCHES = 16_384  # patches that go through a block at once when no gradi
 
 @dataclass(frozen=True)
 class Patches:
-    """One or more videos, ready for the ViT.
+    """One or more videos, ready for the ViT."""
 
-    Attributes:
-        pixels: (U, N, patch_dim), the units of all videos, one after the other.
-        num_units: units of each video.
-        layout: how all of them are cut.
-    """
-
-    pixels: Tensor
-    num_units: list[int]
-    layout: Layout
+    pixels: Tensor  # (U, N, patch_dim), the units of all videos, one after the other
+    num_units: list[int]  # units of each video
+    layout: Layout  # how all of them are cut
 
 
 @dataclass
 class EncodedVideo:
-    """The visual tokens of one or more videos.
+    """The visual tokens of one or more videos."""
 
-    Attributes:
-        visual_tokens: (V, D of the language model), unit after unit.
-        keep_mask: bool (U, W), True = kept.
-        layout: how they are cut.
-        seconds: by stage: "vit_dense" (patch embedding included), "score_select_pack", "vit_packed", "connector".
-        scorer: who scored, "none" where nothing was dropped.
-        kernel: attention kernel of the packed blocks, "dense" where nothing was dropped.
-        kernel_reason: why that one.
-        packed_patches: patches of each unit that the ViT's packed blocks ran on; all where nothing was dropped.
-        scores: float32 (U, W), or None where nothing was scored.
-        scored_hidden: (U, N, D) what was scored; only if asked for.
-    """
-
-    visual_tokens: Tensor
-    keep_mask: Tensor
-    layout: Layout
+    visual_tokens: Tensor  # (V, D of the language model), unit after unit
+    keep_mask: Tensor  # bool (U, W), True = kept
+    layout: Layout  # how they are cut
+    # by stage: "vit_dense" (patch embedding included), "score_select_pack", "vit_packed", "connector"
     seconds: dict[str, float]
-    scorer: str
-    kernel: str = "dense"
-    kernel_reason: str = ""
+    scorer: str  # who scored, "none" where nothing was dropped
+    kernel: str = "dense"  # attention kernel of the packed blocks, "dense" where nothing was dropped
+    kernel_reason: str = ""  # why that one
+    # patches of each unit that the ViT's packed blocks ran on; all where nothing was dropped
     packed_patches: list[int] = field(default_factory=list)
-    scores: Tensor | None = None
-    scored_hidden: Tensor | None = None
+    scores: Tensor | None = None  # float32 (U, W), or None where nothing was scored
+    scored_hidden: Tensor | None = None  # (U, N, D) what was scored; only if asked for
 
 
 @dataclass
 class Prompt:
-    """A prompt for the language model, without the placeholders of dropped windows.
+    """A prompt for the language model, without the placeholders of dropped windows."""
 
-    Attributes:
-        input_ids: int64 (1, L).
-        mm_token_type_ids: int64 (1, L), 1 for the tokens of the video.
-        num_prefix: tokens before the user's turn; the same for every question about the video in the same context.
-        dense_length: L before anything was deleted.
-        position_ids: int64 (..., 1, L); None where the model counts the tokens itself, see `Family.positions`.
-    """
-
-    input_ids: Tensor
-    mm_token_type_ids: Tensor
-    num_prefix: int
-    dense_length: int
+    input_ids: Tensor  # int64 (1, L)
+    mm_token_type_ids: Tensor  # int64 (1, L), 1 for the tokens of the video
+    num_prefix: int  # tokens before the user's turn; the same for every question about the video in the same context
+    dense_length: int  # L before anything was deleted
+    # int64 (..., 1, L); None where the model counts the tokens itself, see `Family.positions`
     position_ids: Tensor | None = None
 
 

@@ -41,23 +41,15 @@ TRAINING_WEIGHTS_FILE = "model_and_optim/.metadata"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder or a hub repository, whole or standing on another one.
+    """A folder or a hub repository, whole or standing on another one."""
 
-    Attributes:
-        model: the folder's absolute path, or the hub id.
-        revision: the hub's commit; None for a folder, and where the hub could not be asked.
-        settings: how it was trained to be pruned.
-        document: its `stts.json`; empty where there is none.
-        stored_scorer: tensors of a scorer that lies beside the model's own -> the file that holds each.
-        notes: what a user should know about its settings.
-    """
-
-    model: str
-    revision: str | None
-    settings: Pruning = field(default_factory=Pruning)
-    document: Mapping[str, Any] = field(default_factory=dict)
+    model: str  # the folder's absolute path, or the hub id
+    revision: str | None  # the hub's commit; None for a folder, and where the hub could not be asked
+    settings: Pruning = field(default_factory=Pruning)  # how it was trained to be pruned
+    document: Mapping[str, Any] = field(default_factory=dict)  # its `stts.json`; empty where there is none
+    # tensors of a scorer that lies beside the model's own -> the file that holds each
     stored_scorer: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a user should know about its settings
 
     @property
     def is_local(self) -> bool:

@@ -27,17 +27,11 @@ _FILES = ("video_preprocessor_config.json", "processor_config.json", "preprocess
 
 @dataclass(frozen=True)
 class FrameProcessor:
-    """A checkpoint's way from pixels to patches.
+    """A checkpoint's way from pixels to patches."""
 
-    Attributes:
-        mean: by colour, of pixels in [0, 1].
-        std: by colour.
-        resample: "bilinear" or "bicubic".
-    """
-
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    resample: str = "bilinear"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # by colour, of pixels in [0, 1]
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)  # by colour
+    resample: str = "bilinear"  # "bilinear" or "bicubic"
 
     def __call__(self, frames: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Turn frames, uint8 (T, H, W, 3) with T at least 1, into patches; a unit is a frame.

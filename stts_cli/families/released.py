@@ -34,7 +34,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def find_values(configs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Find a key at any depth: where it stands, such as "config.yaml: model.vit.topk", -> its value."""
+    """Find a key at any depth: its values by where each stands, such as "config.yaml: model.vit.topk"."""
     return {
         _place(name, [*path, key]): mapping[key]
         for name, config in configs.items()

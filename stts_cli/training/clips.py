@@ -28,19 +28,12 @@ from stts_cli.training.samples import VideoSample
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """One video, decoded, with everything asked about it.
+    """One video, decoded, with everything asked about it."""
 
-    Attributes:
-        frames: uint8 (T, H, W, 3), RGB, of the family's frame size.
-        timestamps_s: T times in seconds; they count from the start of the cut.
-        conversations: at least one.
-        name: for messages: the path of the video, or "shapes:SPLIT/INDEX".
-    """
-
-    frames: Tensor
-    timestamps_s: tuple[float, ...]
-    conversations: tuple[Conversation, ...]
-    name: str
+    frames: Tensor  # uint8 (T, H, W, 3), RGB, of the family's frame size
+    timestamps_s: tuple[float, ...]  # T times in seconds; they count from the start of the cut
+    conversations: tuple[Conversation, ...]  # at least one
+    name: str  # for messages: the path of the video, or "shapes:SPLIT/INDEX"
 
 
 Batch = dict[str, list[TrainingClip]]  # "clips"

@@ -27,29 +27,18 @@ from stts_cli.training.settings import FinetuneSettings
 
 
 class Step(NamedTuple):
-    """Sums over one batch of clips.
+    """Sums over one batch of clips."""
 
-    Attributes:
-        lm_sum: cross-entropy in nats over the answers' tokens; differentiable.
-        answer_sum: what the training loss takes of the answers, their weights and the z-loss included; differentiable.
-        num_tokens: answers' tokens.
-        temporal_sum: squared error of the scores over the scored windows; differentiable.
-        num_windows: windows that the temporal loss counts; 0 where nothing was scored.
-        right: bool (num_answers,), True where greedy decoding gives the answer word for word.
-        num_inputs: tokens that the language model read.
-        keep_mask: bool (T, W) of all clips' frames, True for windows that reached the language model.
-        packed_patches: patches of each frame that the ViT's packed blocks ran on.
-    """
-
-    lm_sum: Tensor
+    lm_sum: Tensor  # cross-entropy in nats over the answers' tokens; differentiable
+    # what the training loss takes of the answers, their weights and the z-loss included; differentiable
     answer_sum: Tensor
-    num_tokens: int
-    temporal_sum: Tensor
-    num_windows: int
-    right: Tensor
-    num_inputs: int
-    keep_mask: Tensor
-    packed_patches: Sequence[int] = ()
+    num_tokens: int  # answers' tokens
+    temporal_sum: Tensor  # squared error of the scores over the scored windows; differentiable
+    num_windows: int  # windows that the temporal loss counts; 0 where nothing was scored
+    right: Tensor  # bool (num_answers,), True where greedy decoding gives the answer word for word
+    num_inputs: int  # tokens that the language model read
+    keep_mask: Tensor  # bool (T, W) of all clips' frames, True for windows that reached the language model
+    packed_patches: Sequence[int] = ()  # patches of each frame that the ViT's packed blocks ran on
 
     def sums(self) -> Tensor:
         """Return what batches add up, float64 (9,): lm_sum, num_tokens, temporal_sum, num_windows, then counts.

@@ -18,25 +18,15 @@ from stts_cli.training.settings import NANO_STAGES, FinetuneSettings
 
 @dataclass(frozen=True)
 class Request:
-    """A training preset, and the flags that go before it.
+    """A training preset, and the flags that go before it."""
 
-    Attributes:
-        preset: a name of presets/training, or a YAML file; None for flags alone.
-        flags: `FinetuneSettings` fields that were given.
-        output: the folder of the result; None for runs/PRESET.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        resume: go on with the run that the folder holds.
-        skip_invalid: leave out rows that cannot be read and questions that the check rejects.
-        push_to_hub: the hub's repository that the result is uploaded to; None for none.
-    """
-
-    preset: str | None
-    flags: Mapping[str, Any]
-    output: str | None = None
-    device: str = "auto"
-    resume: bool = False
-    skip_invalid: bool = False
-    push_to_hub: str | None = None
+    preset: str | None  # a name of presets/training, or a YAML file; None for flags alone
+    flags: Mapping[str, Any]  # `FinetuneSettings` fields that were given
+    output: str | None = None  # the folder of the result; None for runs/PRESET
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:N" or "mps"
+    resume: bool = False  # go on with the run that the folder holds
+    skip_invalid: bool = False  # leave out rows that cannot be read and questions that the check rejects
+    push_to_hub: str | None = None  # the hub's repository that the result is uploaded to; None for none
 
     @functools.cached_property
     def stages(self) -> Mapping[str, Mapping[str, Any]]:
