@@ -128,6 +128,14 @@ def test_the_longest_prompt_is_allowed():
         plan(short)
 
 
+def test_a_training_step_learns_the_answer_and_its_end():
+    saved = plan(train=True)[0].savings
+    windows, lengths = estimate.kept_windows(NANO, 8, 0.5), saved.tokens["LLM prompt"]
+    answer_tokens = len(estimate.ANSWER) + 1
+    counted = savings.count_training(NANO.sizes(), windows, lengths, NANO.prune_layer, answer_tokens=answer_tokens)
+    assert saved == counted
+
+
 def test_the_last_prune_layer_and_the_lowest_ratio_are_allowed():
     (point,) = plan(prune_layer=9, keep_ratios=[0.125])
     assert point.savings.tokens["visual tokens"] == (128, 16)
