@@ -27,19 +27,11 @@ def point(
     held: Sequence[dict[str, int] | None],
     train: bool = False,
 ) -> dict[str, Any]:
-    """Put both arms of a frame count and keep ratio side by side.
+    """Put both arms of a frame count and keep ratio side by side: one entry of the document's "points".
 
-    Args:
-        shape: the model's sizes.
-        plan: what was planned.
-        dense: timed passes of the dense arm.
-        pruned: timed passes of the pruned arm, the same number in the same turns.
-        prune_layer: 0-based ViT block after which windows were scored.
-        held: what `memory.peak_of_process` said of (dense, pruned); passes that know their own peak win.
-        train: the passes are training steps.
-
-    Returns:
-        One entry of the document's "points". Tokens and FLOPs are those of the windows that were really kept.
+    Passes are timed ones, as many of either arm and in the same turns; `prune_layer` is the 0-based ViT block after
+    which windows were scored; `held` is what `memory.peak_of_process` said of (dense, pruned), but passes that know
+    their own peak win. Tokens and FLOPs are those of the windows that were really kept.
     """
     last = pruned[-1]
     common: dict[str, Any] = {"scorer": last.scorer, "packed_patches": last.packed_patches}
@@ -52,7 +44,7 @@ def point(
     arms = {"dense": dense, "pruned": pruned}
     seconds = {
         stage: {name: spread([p.seconds[stage] for p in passes]) for name, passes in arms.items()}
-        for stage in _stages(train)
+        for stage in (*STAGES, *TRAINING_STAGES, *SUMS, "decode_per_token", *TRAINING_SUMS, "step_cpu")
         if stage in last.seconds
     }
     if dense[0].peak_bytes is not None:
@@ -77,20 +69,10 @@ def point(
     }
 
 
-def _stages(train: bool) -> tuple[str, ...]:
-    if train:
-        return (*TRAINING_STAGES, *TRAINING_SUMS, "step_cpu")
-    return (*STAGES, *SUMS, "decode_per_token")
-
-
 def spread(samples: Sequence[float]) -> dict[str, Any]:
     """Return median, lowest, highest and all of some samples, by those names; at least one sample."""
-    return {
-        "median": statistics.median(samples),
-        "low": min(samples),
-        "high": max(samples),
-        "samples": list(samples),
-    }
+    median = statistics.median(samples)
+    return {"median": median, "low": min(samples), "high": max(samples), "samples": list(samples)}
 
 
 def _speedup(dense: Sequence[Pass], pruned: Sequence[Pass], name: str, ideal: float) -> dict[str, float | None]:
@@ -109,15 +91,11 @@ def _speedup(dense: Sequence[Pass], pruned: Sequence[Pass], name: str, ideal: fl
 
 
 def break_even(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Find from how many frames on pruning takes less time than it costs.
+    """Find from how many frames on pruning takes less time than it costs, for each keep ratio and scorer.
 
-    Args:
-        points: of a document; several frame counts of each keep ratio and scorer.
-
-    Returns:
-        For each of these measured at two or more frame counts: "keep_ratio", "scorer", "frames" (interpolated between
-        the last count without a gain and the next; the lowest count where all gain; None where the largest has no
-        gain), and "is_bound", True where the true number may be lower.
+    "frames" is interpolated between the last count without a gain and the next; the lowest count where all gain, with
+    "is_bound" True, as the true number may be lower; None where the largest has no gain. Those measured at one count
+    are left out.
     """
     found = []
     for keep_ratio, scorer in dict.fromkeys((p["keep_ratio"], p["scorer"]) for p in points):

@@ -28,9 +28,8 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "1310
 def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | None:
     """Load the model, run one pass, and return the most memory this process held above what was there before.
 
-    Returns:
-        Bytes: "baseline" with model (in training, its optimizer's moments too) and frames in memory, and "peak" above
-        it; None where the system does not say.
+    In bytes: "baseline" with model (in training, its optimizer's moments too) and frames in memory, and "peak" above
+    it; None where the system does not say.
     """
     family = build(job)
     clip, _ = read_frames(job, num_frames, family)
@@ -47,11 +46,7 @@ def peak_of_process(job: Job, num_frames: int, arm: Arm) -> dict[str, int] | Non
 def peaks_of_processes(
     job: Job, plans: Sequence[Plan], notes: list[str], progress: Progress
 ) -> dict[tuple[int, Arm], dict[str, int] | None]:
-    """Measure every arm of every frame count in a process of its own; what could not be measured goes into `notes`.
-
-    Returns:
-        By frame count and arm, what `peak_of_process` returns.
-    """
+    """Call `peak_of_process` for every frame count and arm in a process of its own; `notes` gets what failed."""
     arms = [(plan.num_frames, arm) for plan in plans for arm in (DENSE, Arm(plan.keep_ratio, plan.scorer))]
     peaks: dict[tuple[int, Arm], dict[str, int] | None] = {}
     for num_frames, arm in dict.fromkeys(arms):
@@ -77,11 +72,9 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in settings:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def check_memory(plans: Sequence[Plan], device: str) -> None:

@@ -33,27 +33,16 @@ if TYPE_CHECKING:
 Progress = Callable[..., None]  # (what is going on, done, in all)
 STAGES = ("preprocess", "vit_dense", "score_select_pack", "vit_packed", "connector", "llm_prefill")
 SUMS = {"vit_to_prefill": STAGES[1:], "ttft": STAGES}
-TRAINING_STAGES = (
-    *STAGES[:-1],
-    "rows",
-    "llm",
-    "backward",
-    "optimizer",
-)
+TRAINING_STAGES = (*STAGES[:-1], "rows", "llm", "backward", "optimizer")
 TRAINING_SUMS = {"forward_backward": TRAINING_STAGES[1:-1], "step": TRAINING_STAGES}
 NEW_TOKENS = 9  # the first comes with the prefill, so that decoding is the mean of eight steps
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of looking at the video.
+    """One way of looking at the video."""
 
-    Attributes:
-        keep_ratio: fraction of windows kept; 1 with scorer "none" is dense.
-        scorer: who scores.
-    """
-
-    keep_ratio: float
+    keep_ratio: float  # fraction of windows kept; 1 with scorer "none" is dense
     scorer: str
 
     @property
@@ -67,31 +56,18 @@ DENSE = Arm(1.0, "none")
 
 @dataclass(frozen=True)
 class Job:
-    """What every pass of a profile shares; plain data, so that it can be handed to another process.
-
-    Attributes:
-        architecture: the sizes.
-        model: a checkpoint folder or a hub id, or None for random weights.
-        video: the file that frames are taken from.
-        restamp: give the frames times half a second apart instead of their own.
-        prune_layer: 0-based ViT block after which windows are scored; None for the architecture's own.
-        device: as for `engine.model.load`.
-        dtype: "auto", or that of the weights; in training, which keeps them in float32, that of autocast.
-        kernel: attention of the packed blocks, one of `settings.KERNELS`.
-        train: take training steps instead of answering.
-        resize: who resizes frames, one of `resize.RESIZES`.
-    """
+    """What every pass of a profile shares; plain data, so that it can be handed to another process."""
 
     architecture: Architecture
-    model: str | None
-    video: str
-    restamp: bool = False
-    prune_layer: settings.PruneLayer | None = None
+    model: str | None  # a checkpoint folder or a hub id; None for random weights
+    video: str  # the file that frames are taken from
+    restamp: bool = False  # give the frames times half a second apart instead of their own
+    prune_layer: settings.PruneLayer | None = None  # 0-based ViT block; None for the architecture's own
     device: str = "auto"
-    dtype: str = "auto"
-    kernel: str = "auto"
-    train: bool = False
-    resize: str = "model"
+    dtype: str = "auto"  # of the weights; in training, which keeps them in float32, of autocast
+    kernel: str = "auto"  # of `settings.KERNELS`, for the packed blocks
+    train: bool = False  # take training steps instead of answering
+    resize: str = "model"  # of `resize.RESIZES`
 
     @property
     def layer(self) -> settings.PruneLayer:
@@ -101,29 +77,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Pass:
-    """One run of one arm.
+    """One run of one arm."""
 
-    Attributes:
-        seconds: time by stage, "decode_per_token", and the sums of `SUMS`; in training those of `TRAINING_SUMS`.
-        kept_per_frame: windows kept of each frame.
-        packed_patches: patches of each frame that the packed blocks ran on.
-        prompt_tokens: the prompt's length, (dense, as it was run).
-        scorer: who scored, "none" where nothing was dropped.
-        kernel: attention of the packed blocks, "dense" where nothing was dropped.
-        kernel_reason: why that one.
-        peak_bytes: GPU memory above the model's; None on a CPU.
-        answer_tokens: tokens that a training step took its loss on.
-    """
-
-    seconds: dict[str, float]
-    kept_per_frame: list[int]
-    packed_patches: list[int]
-    prompt_tokens: tuple[int, int]
-    scorer: str
-    kernel: str
+    seconds: dict[str, float]  # by stage, "decode_per_token", and `SUMS`; in training `TRAINING_SUMS`
+    kept_per_frame: list[int]  # windows of each frame
+    packed_patches: list[int]  # of each frame, that the packed blocks ran on
+    prompt_tokens: tuple[int, int]  # the prompt's length: dense, as it was run
+    scorer: str  # "none" where nothing was dropped
+    kernel: str  # of the packed blocks; "dense" where nothing was dropped
     kernel_reason: str
-    peak_bytes: int | None
-    answer_tokens: int = 0
+    peak_bytes: int | None  # GPU memory above the model's; None on a CPU
+    answer_tokens: int = 0  # that a training step took its loss on
 
 
 def build(job: Job) -> Family:
@@ -141,9 +105,7 @@ def read_frames(
 ) -> tuple[Clip, dict[str, Any]]:
     """Take a number of frames from the job's video, the whole of it evenly, and repeat it where it holds too few.
 
-    Returns:
-        The clip of exactly `num_frames` frames, and what to say about it: "path", "num_frames", "num_source_frames",
-        "num_distinct", "seconds" of reading, and "text".
+    Return the clip, and what to say about it: "seconds" of reading, "text" and counts of frames.
     """
     progress(f"reading {num_frames} frames")
     started = clock("cpu")
@@ -178,11 +140,7 @@ def take_turns(
     repeats: int,
     progress: Progress = lambda *_: None,
 ) -> list[list[Pass]]:
-    """Run every arm once to warm up, then all of them `repeats` times in changing order.
-
-    Returns:
-        The timed passes of each arm, in the order of `arms`.
-    """
+    """Run every arm once to warm up, then all `repeats` times in changing order; return each arm's timed passes."""
     for arm in arms:
         progress(f"{len(clip.timestamps_s)} frames: warming up, {arm.name}")
         run(clip, arm)
@@ -234,11 +192,7 @@ class Late:
 
 @contextmanager
 def late_blocks(family: Family, prune_layer: settings.PruneLayer, is_dense: bool) -> Iterator[Late]:
-    """Time the blocks of a dense pass that a pruned pass would run packed; the stock blocks say nothing themselves.
-
-    Yields:
-        The time, once the pass is over; 0 of a pruned pass.
-    """
+    """Time the blocks of a dense pass that a pruned pass runs packed; yield the time, 0 of a pruned pass."""
     late, entered = Late(), [0.0]
     blocks = family.vit_blocks[settings.num_dense_blocks(prune_layer, len(family.vit_blocks)) :]
     if not is_dense or not blocks:

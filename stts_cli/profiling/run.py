@@ -98,7 +98,7 @@ def profile(
             "new_tokens": 0 if job.train else NEW_TOKENS,
             "question": estimate.QUESTION,
             "answer": estimate.ANSWER if job.train else None,
-            "memory": _memory(on_gpu, job.train) if memory else None,
+            "memory": (ON_GPU if on_gpu else ON_CPU) + (IN_TRAINING if job.train else "") if memory else None,
         },
         "notes": notes,
         "convention": savings.TRAINING_CONVENTION if job.train else savings.CONVENTION,
@@ -108,10 +108,9 @@ def profile(
 
 
 def check_flags(device: str, kernel: str, repeats: int) -> None:
-    """Refuse what is wrong on every machine; a device that is only not there here is no matter yet.
+    """Refuse (InputError) an unknown device or kernel, or no repeats.
 
-    Raises:
-        InputError: an unknown device or kernel, or no repeats.
+    A device that is only not there here is no matter yet.
     """
     if repeats < 1:
         raise InputError(f"--repeats {repeats}: must be at least 1.")
@@ -157,10 +156,6 @@ def architecture_of(model: str) -> Architecture:
     from stts_cli.families.random_molmo2 import read_architecture
 
     return read_architecture(model)
-
-
-def _memory(on_gpu: bool, train: bool) -> str:
-    return (ON_GPU if on_gpu else ON_CPU) + (IN_TRAINING if train else "")
 
 
 def _decide(job: Job) -> Job:

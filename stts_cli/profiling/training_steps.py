@@ -96,11 +96,7 @@ class Trainee:
         )
 
     def forward(self, clip: Clip, arm: Arm) -> Step:
-        """Encode a clip and read one question and its answer, with gradients.
-
-        Raises:
-            EnvironmentFailure: out of memory, with the stage.
-        """
+        """Read a clip, a question and its answer, with gradients; EnvironmentFailure out of memory, with the stage."""
         device = self.watched.device
         talk = Conversation(((estimate.QUESTION, estimate.ANSWER),))
         given = TrainingClip(torch.from_numpy(clip.frames), tuple(clip.timestamps_s), (talk,), "profile")
