@@ -71,10 +71,7 @@ def same_arms(one: str, other: str) -> InputError:
 def answer(
     asking: Asking, model: VideoModel, asked: Sequence[QaItem], read: ReadResult, keep: Callable[[Row], None]
 ) -> float | None:
-    """Answer questions about one clip and keep each row at once; a failure becomes its row's error.
-
-    Return the seconds that encoding the clip and answering took; None where a question failed.
-    """
+    """Answer questions about one clip and keep each row; return its seconds, None where a question failed."""
     clip = read.clip
     if clip is None:
         for item in asked:

@@ -42,15 +42,9 @@ def gather(
 ) -> Questions:
     """Get a benchmark's questions, or refuse an unknown name or split, and files or videos that are not there.
 
-    Args:
-        bench: a name, or the path of a file of the user's own.
-        split: None for the benchmark's default.
-        videos: only this many, evenly spread over the benchmark, with all their questions; None for all.
-        limit: only this many questions; None for all.
-        data_dir: a folder that holds the benchmark, or a sub-folder of its name that does; None for the hub.
-        hf_repo: a dataset id on the hub; None for the benchmark's own.
-        allow_missing: leave out questions whose video is not there.
-        progress: called with what is going on.
+    `bench` may be a file of the user's own; `videos` and `limit` are how many at most, videos evenly spread and with
+    all their questions; `data_dir` is a folder that holds the benchmark, or a sub-folder of its name that does, None
+    for the hub, where `hf_repo` may replace its dataset; `allow_missing` leaves out questions whose video is not there.
     """
     for name, number in (("videos", videos), ("limit", limit)):
         if number is not None and number < 1:

@@ -32,10 +32,8 @@ ANSWERED = {"counted", "parsed", "chance", "visual_tokens", "flops", "peak_bytes
 class Journal:
     """The answers of a run; a folder that holds a run with other settings, or something else, is refused.
 
-    Args:
-        folder: where they are kept, or None to keep them in memory only.
-        config: the run's settings, plain JSON data.
-        rank: which of several processes this is.
+    `config` holds the run's settings, plain JSON data; without a folder answers stay in memory; `rank` is this
+    process's.
     """
 
     def __init__(self, folder: Path | None, config: Mapping[str, Any], rank: int = 0) -> None:

@@ -38,17 +38,11 @@ SETTINGS: dict[str, Callable[[Any], Any]] = {
 class Stts(lmms):
     """A video VLM with token pruning.
 
-    Args:
-        pretrained: a checkpoint folder or a hub id.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        batch_size: lmms-eval's; questions about one video are answered together whatever it is.
-        max_batch_size: lmms-eval's; not used.
-        **settings: max_frames (64 a video), max_fps (2 a second) at most; keep_ratio, the fraction of windows kept in
-            (0, 1], 1 being dense; scorer, "auto" or one of `settings.SCORERS`; prune_layer, the 0-based ViT block after
-            which windows are scored; dtype, "auto", "float32", "bfloat16" or "float16".
-
-    Raises:
-        InputError: a setting that is not known, or a value that is none.
+    `pretrained` is a checkpoint folder or a hub id; questions about one video are answered together whatever
+    `batch_size` is. Settings: max_frames (64 a video), max_fps (2 a second) at most; keep_ratio, the fraction of
+    windows kept in (0, 1], 1 being dense; scorer, "auto" or one of `settings.SCORERS`; prune_layer, the 0-based ViT
+    block after which windows are scored; dtype, "auto", "float32", "bfloat16" or "float16". InputError for one that is
+    not known, or a value that is none.
     """
 
     is_simple = True

@@ -98,16 +98,11 @@ def compare(rows_a: Sequence[Row], rows_b: Sequence[Row], headline: str = "micro
 
 
 def summarize_times(timed: Sequence[Seconds], num_clips: int, num_processes: int) -> dict[str, Any]:
-    """Sum up the times of a run.
+    """Sum up the seconds of clips that all arms answered in full in this run, without those that warmed up.
 
-    Args:
-        timed: of every clip that all arms answered in full in this run, without those that warmed up.
-        num_clips: how many the benchmark has.
-        num_processes: how many of them answered at once, each after a clip to warm up.
-
-    Returns:
-        "arms": by name "seconds", the median over the clips, and "ratio", the median of the paired ratios to the first
-        arm (None for that one); "clips", every clip's; "how", a sentence.
+    `num_clips` is how many the benchmark has, `num_processes` how many answered at once. Return "arms": by name
+    "seconds", the median over the clips, and "ratio", the median of the paired ratios to the first arm (None for that
+    one); "clips", every clip's; "how", a sentence.
     """
     arms: dict[str, dict[str, float | None]] = {}
     for name in timed[0] if timed else ():

@@ -40,25 +40,15 @@ Progress = Callable[..., None]  # (what is going on, done, total)
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run goes.
+    """How a run goes."""
 
-    Attributes:
-        output: folder of the journal and the results, or None.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        workers: processes that read videos; None for as many as the machine can spare.
-        timeout_s: seconds after which a video is given up.
-        max_new_tokens: None for the benchmark's own.
-        seed: of guesses and of the random scorer.
-        times: time the arms too, with nothing read meanwhile.
-    """
-
-    output: Path | None = None
-    device: str = "auto"
-    workers: int | None = None
-    timeout_s: float = 120.0
-    max_new_tokens: int | None = None
-    seed: int = 0
-    times: bool = False
+    output: Path | None = None  # folder of the journal and the results
+    device: str = "auto"  # or "cpu", "cuda", "cuda:N", "mps"
+    workers: int | None = None  # processes that read videos; None for as many as the machine can spare
+    timeout_s: float = 120.0  # after which a video is given up
+    max_new_tokens: int | None = None  # None for the benchmark's own
+    seed: int = 0  # of guesses and of the random scorer
+    times: bool = False  # time the arms too, with nothing read meanwhile
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
@@ -290,11 +280,9 @@ def _notes(models: Sequence[VideoModel], by_arm: dict[str, list[Row]], failed: d
     read: dict[str, str] = {}
     for row in (row for rows in by_arm.values() for row in rows if row.get("reading")):
         read.setdefault(row["video"], "; ".join(row["reading"]))
-    if read:
-        video, how = next(iter(read.items()))
-        notes.append(
-            f"{len(read)} videos were read otherwise than whole and with their own times; the first, {video}: {how}"
-        )
+    for video, how in [*read.items()][:1]:
+        what = f"{len(read)} videos were read otherwise than whole and with their own times"
+        notes.append(f"{what}; the first, {video}: {how}")
     for model in models:
         lengths = {row["segment"]: row["num_frames"] for row in by_arm[model.arm.name] if not row.get("error")}
         clamped = [note for n in lengths.values() if (note := model.clamp_note(n))]

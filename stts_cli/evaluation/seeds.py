@@ -12,10 +12,9 @@ from stts_cli.settings import Arm
 
 
 def expand_seeds(arms: Sequence[Arm], num_seeds: int | None) -> list[Arm]:
-    """Replace every arm that scores at random by one arm a seed, from 0 to `num_seeds` - 1; None leaves them alone.
+    """Replace every arm that scores at random by one a seed, from 0 to `num_seeds` - 1; None leaves them alone.
 
-    Raises:
-        InputError: no seed at all, or no arm that scores at random.
+    InputError for no seed at all, or no arm that scores at random.
     """
     if num_seeds is None:
         return list(arms)
@@ -33,9 +32,8 @@ def expand_seeds(arms: Sequence[Arm], num_seeds: int | None) -> list[Arm]:
 def summarize_seeds(arms: Sequence[Arm], accuracies: Mapping[str, float | None]) -> dict[str, Any]:
     """Sum up the arms of `expand_seeds`; accuracies are in [0, 1], None where nothing was scored.
 
-    Returns:
-        By the name that an arm had before: "arms", the names of its seeds' arms; "accuracies", one a seed; "mean"; and
-        "std", a sample's standard deviation (over N - 1). None where they are not known; with one seed "std" is not.
+    By the name that an arm had before: "arms", the names of its seeds' arms; "accuracies", one a seed; "mean"; and
+    "std", a sample's (over N - 1). None where they are not known; with one seed "std" is not.
     """
     names: dict[str, list[str]] = {}
     for arm in arms:

@@ -24,18 +24,11 @@ def mean_interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float] | None:
-    """Return a 95 % bootstrap interval of a mean, resampling whole clusters.
+    """Return a 95 % bootstrap interval of a mean, resampling whole clusters; None with fewer than two of them.
 
-    Args:
-        values: one a question: 1 or 0 for one arm, the difference of two arms' for a pair.
-        clusters: the video of each.
-        groups: the groups that each counts in, for the mean of the groups' means (macro); None for the mean of all
-            (micro). A resample leaves out groups of which it drew nothing.
-        seed: of the resampling.
-        resamples: how many.
-
-    Returns:
-        The 2.5th and the 97.5th percentile; None with fewer than two videos.
+    `values` are one a question: 1 or 0 for one arm, the difference of two arms' for a pair; `clusters` the video of
+    each; `groups` those that each counts in, for the mean of the groups' means (macro), None for the mean of all
+    (micro). A resample leaves out groups of which it drew nothing.
     """
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
     if len(names) < 2:

@@ -33,13 +33,8 @@ from stts_cli.settings import Arm
 def plan_arms(arms: Sequence[Arm], scaling: bool) -> list[Arm]:
     """Decide which arms run; the others are compared with the first, which is dense where that is one of them.
 
-    Args:
-        arms: what the user asked for, then what it is compared with.
-        scaling: test-time scaling instead: dense at T frames against pruned at T and at T / keep_ratio frames, the
-            second of which costs about as much as dense.
-
-    Raises:
-        InputError: both were asked for, or two arms are the same.
+    `scaling` is test-time scaling instead: dense at T frames against pruned at T and at T / keep_ratio frames, the last
+    of which costs about as much as dense. InputError for both, or for two arms that are the same.
     """
     if scaling:
         (first, *others) = arms
@@ -61,17 +56,11 @@ RULES = ("strict", "relaxed", "molmo2", "official")  # how replies are read; not
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where the questions and videos are.
+    """Where the questions and videos are."""
 
-    Attributes:
-        data_dir: a folder with the benchmark's files; None for the hub.
-        hf_repo: a dataset id on the hub instead of the benchmark's own.
-        allow_missing: leave out questions whose video is not there.
-    """
-
-    data_dir: Path | None = None
-    hf_repo: str | None = None
-    allow_missing: bool = False
+    data_dir: Path | None = None  # a folder with the benchmark's files; None for the hub
+    hf_repo: str | None = None  # a dataset id on the hub instead of the benchmark's own
+    allow_missing: bool = False  # leave out questions whose video is not there
 
 
 def run_benchmarks(
@@ -85,21 +74,11 @@ def run_benchmarks(
 ) -> dict[str, Any] | None:
     """Evaluate on one benchmark, or on every one of a suite.
 
-    Args:
-        asked: which questions, and how replies are read; "bench" is a benchmark's name, a file of the user's own, or a
-            key of `SUITES`, several with commas.
-        arms: from `plan_arms`.
-        source: where the questions and videos are.
-        how: how it runs.
-        progress: called with what is going on, and behind it questions done and in all.
-        say: called with what a suite will cost, before any model is loaded.
+    `asked.bench` is a benchmark's name, a file of the user's own, or a key of `SUITES`, several with commas; arms are
+    `plan_arms`'. `say` gets what a suite will cost before any model is loaded.
 
-    Returns:
-        The document (`runner.evaluate`'s; for a suite {"suite", "cost", "benchmarks", "averages", "paper"}); None in
-        every process of a launcher but the first.
-
-    Raises:
-        InputError: no benchmark, or settings that exclude each other.
+    Return the document (`runner.evaluate`'s; for a suite {"suite", "cost", "benchmarks", "averages", "paper"}); None in
+    every process of a launcher but the first. InputError for no benchmark, or settings that exclude each other.
     """
     if not asked.bench:
         raise InputError("--bench: is missing; must be a benchmark (--list shows them), or --suite with one.")
@@ -154,12 +133,19 @@ def _cost(asked: Suite, gathered: Sequence[Questions], arms: Sequence[Arm], how:
     return estimate_cost(gathered, arms, on_gpu=on_gpu, max_new_tokens=how.max_new_tokens)
 
 
+def _classes(documents: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the short benchmarks, the long ones, and all; no class that has none."""
+    classes = {
+        name: [each for each in documents if name in (each["class"], "all")] for name in ("short", "long", "all")
+    }
+    return {name: own for name, own in classes.items() if own}
+
+
 def averages(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Return the mean accuracy of every arm over the short benchmarks, the long ones, and all."""
     means: dict[str, dict[str, float]] = {}
-    for name in ("short", "long", "all"):
-        rows = [document["arms"] for document in documents if name in (document["class"], "all")]
-        rows = [row for row in rows if all(arm["accuracy"] is not None for arm in row.values())]
+    for name, own in _classes(documents).items():
+        rows = [each["arms"] for each in own if all(arm["accuracy"] is not None for arm in each["arms"].values())]
         if rows:
             means[name] = {arm: sum(row[arm]["accuracy"] for row in rows) / len(rows) for arm in rows[0]}
     return means
@@ -168,17 +154,13 @@ def averages(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
 def differences(documents: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return how far every arm is from the first over the short benchmarks, the long ones, and all.
 
-    Returns:
-        By class and arm: "difference", the mean of the benchmarks' paired differences, each of the mean that `averages`
-        takes (micro, or macro where that is the benchmark's headline); "interval", 95 %, as if each benchmark's error
-        were normal and independent of the others'; "tokens_ratio" and "flops_ratio", means too; where every benchmark
-        was timed also "seconds_ratio". None where a benchmark lacks it.
+    By class and arm: "difference", the mean of the benchmarks' paired differences, each of the mean that `averages`
+    takes (micro, or macro where that is the benchmark's headline); "interval", 95 %, as if each benchmark's error were
+    normal and independent of the others'; "tokens_ratio" and "flops_ratio", means too; where every benchmark was timed
+    also "seconds_ratio". None where a benchmark lacks it.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in ("short", "long", "all"):
-        own = [document for document in documents if name in (document["class"], "all")]
-        if not own:
-            continue
+    for name, own in _classes(documents).items():
         found[name] = {}
         for arm in [each["arm"] for each in own[0]["comparisons"]]:
             pairs = [each for document in own for each in document["comparisons"] if each["arm"] == arm]

@@ -6,6 +6,8 @@ document and nothing else. "ratio" is pruned / dense throughout: below 1 is a sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.table import Table
 
 from stts_cli.report.terminal import Document, Screen, plain_table, print_json, print_note
@@ -29,10 +31,7 @@ def show(document: Document, *, json_only: bool = False) -> None:
 
 def note_lines(document: Document) -> list[str]:
     """Return what a user should know about a profile, a line each."""
-    notes = list(document["notes"])
-    if document["model"]["random_weights"]:
-        notes.insert(0, RANDOM_WEIGHTS)
-    return notes
+    return [*([RANDOM_WEIGHTS] if document["model"]["random_weights"] else []), *document["notes"]]
 
 
 def header_lines(document: Document) -> list[str]:
@@ -77,15 +76,14 @@ def point_table(point: Document) -> Table:
     about = f"{point['num_frames']} frames, keep ratio {point['keep_ratio']:g}"
     table = plain_table(about, "dense", "pruned", "ratio", no_wrap=True)
     for name, row in point["tokens"].items():
-        _add(table, name, f"{row['dense']:,}", f"{row['pruned']:,}", row["dense"], row["pruned"])
+        _add(table, name, row, "{:,}".format)
     table.add_section()
+    whole = "ViT to prefill" if "LLM prefill" in point["flops"] else "training step"
     for name, row in point["flops"].items():
-        whole = "ViT to prefill" if "LLM prefill" in point["flops"] else "training step"
-        label, style = (f"FLOPs, {whole}", "bold") if name == "total" else (f"FLOPs, {name}", "")
-        _add(table, label, format_si(row["dense"]), format_si(row["pruned"]), row["dense"], row["pruned"], style)
+        label, style = (whole, "bold") if name == "total" else (name, "")
+        _add(table, f"FLOPs, {label}", row, format_si, style)
     if row := point["decode_flops_per_token"]:
-        cells = (format_si(row["dense"]), format_si(row["pruned"]))
-        _add(table, "FLOPs, decode, a token", *cells, row["dense"], row["pruned"])
+        _add(table, "FLOPs, decode, a token", row, format_si)
     table.add_section()
     if "seconds" in point:
         table.add_row("time, read (once, in neither)", format_seconds(point["read_s"]), "", "")
@@ -95,19 +93,17 @@ def point_table(point: Document) -> Table:
             if point["headline"] == "step" and stage in FORWARD:
                 label = f"forward: {label}"
             arms = point["seconds"][stage]
-            dense, pruned = (arms[arm]["median"] for arm in ("dense", "pruned"))
+            ratio = _ratio(arms["dense"]["median"], arms["pruned"]["median"])
             style = "bold" if stage == point["headline"] else ""
-            _add(table, f"time, {label}", _timed(arms["dense"]), _timed(arms["pruned"]), dense, pruned, style)
+            table.add_row(f"time, {label}", _timed(arms["dense"]), _timed(arms["pruned"]), ratio, style=style)
         held = point["peak_bytes"]
         if held["dense"] is not None and held["pruned"] is not None:
-            cells = (format_bytes(held["dense"]), format_bytes(held["pruned"]))
-            _add(table, "peak memory above the model", *cells, held["dense"], held["pruned"])
+            _add(table, "peak memory above the model", held, format_bytes)
     else:
         held = point["memory_estimate_bytes"]
         weights = "weights" if point["decode_flops_per_token"] else "weights, gradients, moments"
         for name, part in ((weights, "weights"), ("all, estimated", "total")):
-            dense, pruned = held["dense"][part], held["pruned"][part]
-            _add(table, f"memory, {name}", format_bytes(dense), format_bytes(pruned), dense, pruned)
+            _add(table, f"memory, {name}", {arm: held[arm][part] for arm in held}, format_bytes)
     return table
 
 
@@ -118,12 +114,10 @@ def points_table(points: list[Document]) -> Table:
     """
     measured = "seconds" in points[0]
     several = len({point["scorer"] for point in points}) > 1
-    headings = ["frames", "keep", "tokens\npruned"]
+    headings = ["FLOPs\ndense", "FLOPs\npruned", "ideal\nspeed-up"]
     if measured:
-        headings += ["time\ndense", "time\npruned", "speed\nup", "FLOP\nideal", "of\nideal", "memory\nratio"]
-    else:
-        headings += ["FLOPs\ndense", "FLOPs\npruned", "ideal\nspeed-up", "memory\nratio"]
-    table = plain_table(*headings, no_wrap=True)
+        headings = ["time\ndense", "time\npruned", "speed\nup", "FLOP\nideal", "of\nideal"]
+    table = plain_table("frames", "keep", "tokens\npruned", *headings, "memory\nratio", no_wrap=True)
     table.columns[0].justify = "right"
     for point in points:
         prompt = point["tokens"]["LLM prompt"]["pruned"]
@@ -214,8 +208,13 @@ def _break_even(row: Document) -> str:
     return f"{ratio}{bound}{row['frames']:.0f} frames"
 
 
-def _add(table: Table, label: str, dense: str, pruned: str, slow: float, fast: float, style: str = "") -> None:
-    table.add_row(label, dense, pruned, f"{fast / slow:.2f}" if slow else "", style=style)
+def _add(table: Table, label: str, row: Document, form: Callable[[float], str], style: str = "") -> None:
+    dense, pruned = row["dense"], row["pruned"]
+    table.add_row(label, form(dense), form(pruned), _ratio(dense, pruned), style=style)
+
+
+def _ratio(dense: float, pruned: float) -> str:
+    return f"{pruned / dense:.2f}" if dense else ""
 
 
 def _timed(row: Document) -> str:

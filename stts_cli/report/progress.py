@@ -11,9 +11,9 @@ from types import TracebackType
 
 from rich import progress as bars
 
+from stts_cli.evaluation.ranks import RANK
 from stts_cli.report.terminal import Screen, print_note
 
-LAUNCHERS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")  # torchrun's name of a process's number, and mpirun's
 LINE_EVERY_S = 60.0  # of work that goes on for hours, as an evaluation
 SPEED_OVER_S = 600.0  # the time left follows from the speed of the last minutes
 WAITING = (bars.SpinnerColumn(), bars.TextColumn("{task.description} ...", markup=False))
@@ -35,7 +35,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False, line_every_s: float | None = None) -> None:
         console = Screen(stderr=True)
-        self._speaks = not quiet and all(os.environ.get(name, "0") == "0" for name in LAUNCHERS)
+        self._speaks = not quiet and all(os.environ.get(name, "0") == "0" for name in RANK)
         self.is_live = self._speaks and console.is_terminal
         self._bar = bars.Progress(
             console=console, transient=True, disable=not self.is_live, speed_estimate_period=SPEED_OVER_S

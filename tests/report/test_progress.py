@@ -83,7 +83,7 @@ def test_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
     assert capsys.readouterr().err == "stts: 60 of 999, 2 answers/s\nstts: 120 of 999, 2 answers/s\n"
 
 
-@pytest.mark.parametrize("name", bars.LAUNCHERS)
+@pytest.mark.parametrize("name", bars.RANK)
 def test_of_several_processes_the_first_speaks(capsys, monkeypatch, name):
     monkeypatch.setenv("FORCE_COLOR", "1")
     for rank in ("1", "0"):

@@ -21,15 +21,10 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImple
 
 
 def unpack_all(archives: Iterable[Path], into: Path) -> None:
-    """Unpack archives that are not unpacked yet; parts of one split tar go together.
+    """Unpack zips, tars and parts of split tars, in any order, right into a folder, unless that was done before.
 
-    Args:
-        archives: zips, tars, and parts of split tars, in any order.
-        into: the folder; each zip and tar is unpacked right into it.
-
-    Raises:
-        InputError: an archive is not whole, or a member wants to leave the folder.
-        EnvironmentFailure: the disk is full, or the folder cannot be written.
+    InputError for one that is not whole, or a member that wants to leave the folder; EnvironmentFailure where the disk
+    is full or the folder cannot be written.
     """
     whole: dict[str, list[Path]] = {}
     for path in sorted(archives):

@@ -21,53 +21,29 @@ from stts_cli.evaluation import scoring
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark.
+    """One benchmark; README.md beside this file says how to add one."""
 
-    Attributes:
-        name: what --bench says.
-        title: its publishers' name.
-        load: (folder, split) -> items.
-        splits: the default first.
-        length: "short" or "long", the paper's two classes; the registry says which, "" for a user's own file.
-        questions: how many the default split has; 0 where that depends on the user.
-        videos: how many they are about.
-        download: size of the download, in words.
-        licence: of the data.
-        repos: dataset ids on the Hugging Face hub, tried in order; () where it is not there.
-        revision: branch of the repository, or None for its main one.
-        annotations: split -> globs of the annotation files in the repository.
-        media: globs of videos, subtitles and archives in the repository.
-        terms: the page where its terms are accepted, or None where it is open.
-        where: where the files are, in words, for messages; "" for the page of the last of `repos`.
-        prompt: item -> the user's turn.
-        scorers: how replies are read: "strict", "relaxed", and where they are known "molmo2" and "official".
-        max_new_tokens: the most tokens of an answer.
-        headline: "micro", or the breakdown whose groups' mean is the benchmark's own headline.
-        subtitles: whether its items may carry subtitles.
-        remark: what a reader of the result must know.
-    """
-
-    name: str
-    title: str
-    load: Callable[[DataFolder, str], list[QaItem]]
-    splits: tuple[str, ...] = ("test",)
-    length: str = ""
-    questions: int = 0
-    videos: int = 0
-    download: str = ""
-    licence: str = "see its page"
-    repos: tuple[str, ...] = ()
-    revision: str | None = None
-    annotations: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    media: tuple[str, ...] = ()
-    terms: str | None = None
-    where: str = ""
-    prompt: Callable[[QaItem], str] = prompts.letter_from_choices
-    scorers: dict[str, scoring.Scorer] = field(default_factory=scoring.rules)
-    max_new_tokens: int = 12
-    headline: str = "micro"
-    subtitles: bool = False
-    remark: str = ""
+    name: str  # what --bench says
+    title: str  # its publishers' name
+    load: Callable[[DataFolder, str], list[QaItem]]  # (folder, split) -> items
+    splits: tuple[str, ...] = ("test",)  # the default first
+    length: str = ""  # "short" or "long", the paper's classes, from the registry; "" for a user's own file
+    questions: int = 0  # of the default split; 0 where that depends on the user
+    videos: int = 0  # that they are about
+    download: str = ""  # its size, in words
+    licence: str = "see its page"  # of the data
+    repos: tuple[str, ...] = ()  # dataset ids on the Hugging Face hub, tried in order; () where it is not there
+    revision: str | None = None  # branch of the repository; None for its main one
+    annotations: dict[str, tuple[str, ...]] = field(default_factory=dict)  # split -> globs of its files there
+    media: tuple[str, ...] = ()  # globs of videos, subtitles and archives there
+    terms: str | None = None  # the page where its terms are accepted; None where it is open
+    where: str = ""  # where the files are, for messages; "" for the page of the last of `repos`
+    prompt: Callable[[QaItem], str] = prompts.letter_from_choices  # item -> the user's turn
+    scorers: dict[str, scoring.Scorer] = field(default_factory=scoring.rules)  # "molmo2", "official" where known
+    max_new_tokens: int = 12  # of an answer
+    headline: str = "micro"  # or the breakdown whose groups' mean is the benchmark's own headline
+    subtitles: bool = False  # whether its items may carry any
+    remark: str = ""  # what a reader of the result must know
 
     def __post_init__(self) -> None:
         if self.repos and not self.where:
@@ -87,18 +63,9 @@ class Benchmark:
 
 
 def build_items(path: Path, rows: Iterable[Row], make: Callable[[Row], QaItem | None]) -> list[QaItem]:
-    """Turn rows into items, and say which row is wrong.
+    """Turn rows into items, in their order; `make` returns None for a row that is left out.
 
-    Args:
-        path: where the rows come from.
-        rows: as read.
-        make: returns an item, or None for a row that is left out.
-
-    Returns:
-        The items, in the order of the file.
-
-    Raises:
-        InputError: a row lacks a column or holds a value that makes no sense, two rows share an id, or there is none.
+    InputError names the row that lacks a column, holds a value that makes no sense or repeats an id; also for no item.
     """
 
     def made() -> Iterator[tuple[str, QaItem]]:

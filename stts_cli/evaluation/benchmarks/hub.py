@@ -18,19 +18,10 @@ ANY_TABLE = ("**/*.parquet", "**/*.json", "**/*.jsonl", "**/*.csv")
 
 
 def fetch(benchmark: Benchmark, split: str, repo: str | None = None) -> tuple[Path, ...]:
-    """Download the questions and videos of a split, as far as they are not there yet.
+    """Download a split as far as it is not there yet; return the folders that together hold it.
 
-    Args:
-        benchmark: which.
-        split: of it.
-        repo: a dataset id that replaces the benchmark's own.
-
-    Returns:
-        Folders that together hold it: the download, and what was unpacked.
-
-    Raises:
-        InputError: no such repository, or terms that are not accepted.
-        EnvironmentFailure: the hub cannot be reached and the cache does not hold it.
+    `repo` replaces the benchmark's own dataset ids. InputError for no such repository, or terms that are not accepted;
+    EnvironmentFailure where the hub cannot be reached and the cache does not hold it.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE

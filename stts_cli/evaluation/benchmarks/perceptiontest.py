@@ -18,10 +18,9 @@ CUTS = "**/cut_frame_mapping_valid.json"  # video -> frame
 def load(folder: DataFolder, split: str) -> list[QaItem]:
     """Read the hub's parquet or the publishers' JSON, and for the cut split their mapping of frames."""
     cuts: dict[str, int] = read_json(folder.find(CUTS)) if split == "validation_cut" else {}
+    patterns = ("**/mc_question/test-*.parquet", "**/test-*.parquet", "**/*mc_question_test*.json")
     if split.startswith("validation"):
         patterns = ("**/mc_question_val/*.parquet", "**/validation-*.parquet", "**/*mc_question_valid*.json")
-    else:
-        patterns = ("**/mc_question/test-*.parquet", "**/test-*.parquet", "**/*mc_question_test*.json")
     path = folder.find(*patterns)
     if path.suffix == ".parquet":
         rows = folder.rows(*patterns)[1]

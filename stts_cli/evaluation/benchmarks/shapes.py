@@ -24,13 +24,9 @@ DEFAULT_VIDEOS = 100
 
 
 def make_items(long: bool, split: str, num_videos: int, folder: Path | None = None) -> list[QaItem]:
-    """Ask everything about the first scenes of a split, scene after scene; no file is written yet.
+    """Ask everything about a split's first scenes, scene after scene; no file is written yet.
 
-    Args:
-        long: of `shapes_long`.
-        split: of `SPLITS`.
-        num_videos: how many scenes, from index 0 on.
-        folder: where the files will go; "shapes" in the cache folder when not given.
+    The files will go to `folder`, "shapes" in the cache folder when not given.
     """
     folder = folder or cache_folder("shapes")
     bench, name = ("shapes_long", "long") if long else ("shapes", "short")
