@@ -77,25 +77,16 @@ class Family(ABC):
         settings: how it was trained to be pruned.
         model_name: what to call it in reports.
         scorer: the learned scorer, or None.
-
-    Attributes:
-        model_class: name of its class in transformers.
-        video_tag: what stands for the video in the chat template's text.
-        placeholder: the token of one window.
-        visual_words: the tokens of a video, placeholders and marks.
-        part_names: part of the model -> what the names of its parameters hold, the first that fits; "llm" is the rest.
-        cache_reuse: how the language model's cache of a video comes back after a question: "crop" where every layer is
-            full attention, "copy" where a layer keeps a state that cannot be cut.
-        is_demonstration: True for the embedded model of the procedural world.
-        chain: what it was loaded from, the whole model last; empty for one made here.
-        notes: what a user should know about how it was loaded.
     """
 
-    model_class: ClassVar[str]
-    video_tag: str
-    placeholder: str
-    visual_words: tuple[str, ...]
+    model_class: ClassVar[str]  # name of its class in transformers
+    video_tag: str  # what stands for the video in the chat template's text
+    placeholder: str  # the token of one window
+    visual_words: tuple[str, ...]  # the tokens of a video, placeholders and marks
+    # by part of the model, what the names of its parameters hold; the first that fits counts, "llm" is the rest
     part_names: ClassVar[dict[str, str]]
+    # how the language model's cache of a video comes back after a question: "crop" where every layer is full attention,
+    # "copy" where a layer keeps a state that cannot be cut
     cache_reuse: Literal["crop", "copy"] = "crop"
 
     def __init__(
@@ -111,9 +102,10 @@ class Family(ABC):
     ) -> None:
         self.model, self.tokenizer, self.scorer = model, tokenizer, scorer
         self.frames, self.layout_rule, self.settings = frames, layout_rule, settings
-        self.model_name, self.is_demonstration = model_name, False
-        self.chain: Sequence[Checkpoint] = ()
-        self.notes: list[str] = []
+        self.model_name = model_name
+        self.is_demonstration = False  # True for the embedded model of the procedural world
+        self.chain: Sequence[Checkpoint] = ()  # what it was loaded from, the whole model last; empty for one made here
+        self.notes: list[str] = []  # what a user should know about how it was loaded
         use_registered_attention(model)
         self._window_index: dict[Layout, Tensor] = {}
 
