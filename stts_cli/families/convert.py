@@ -36,7 +36,7 @@ from stts_cli.families.checkpoints import EXAMPLE, TRAINING_CONFIG_FILE, TRAININ
 from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, build_scorer, write_json
-from stts_cli.families.weights import INDEX_FILE, check_loaded
+from stts_cli.families.weights import INDEX_FILE, check_loaded, write_tensors
 from stts_cli.pruning import is_scorer_weight
 
 SCORER_FILE = "scorer.safetensors"
@@ -285,7 +285,6 @@ def _write_weights(
 ) -> str:
     """Write the model's weights, about `limit` stored bytes at once, and an index; return their dtype's name."""
     from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
 
     kept = getattr(torch, dtype) if dtype else None
     weights = _on_meta(names, stored)
@@ -295,7 +294,7 @@ def _write_weights(
         # a head tied to the embedding is a copy: a file of safetensors shares nothing
         tensors = {name: read[names[name]].to(kept, copy=names[name] == _EMBEDDING) for name in group}
         with writing(folder / file):
-            save_file(tensors, folder / file, metadata={"format": "pt"})
+            write_tensors(folder / file, tensors)
     if split.is_sharded:
         metadata = {"total_size": sum(weight.to(kept).nbytes for weight in weights.values())}
         write_json(folder / INDEX_FILE, {"metadata": metadata, "weight_map": split.tensor_to_filename})
@@ -308,14 +307,12 @@ def _write_weights(
 def _write_scorer(
     reader: _Reader, stored: Mapping[str, Any], config: Any, folder: Path, where: str, dtype: str | None
 ) -> None:
-    from safetensors.torch import save_file
-
     weights = reader.read(stored)
     kept = getattr(torch, dtype) if dtype else next(iter(weights.values())).dtype
     scorer = build_scorer(weights, scorer_sizes(config.vision_config), where)
-    tensors = {name: value.to(kept).contiguous() for name, value in scorer.state_dict().items()}
+    tensors = {name: value.to(kept) for name, value in scorer.state_dict().items()}
     with writing(folder / SCORER_FILE):
-        save_file(tensors, folder / SCORER_FILE, metadata={"format": "pt"})
+        write_tensors(folder / SCORER_FILE, tensors)
 
 
 def _copy_base(base: Path, folder: Path, dtype: str, special: bool) -> None:

@@ -74,6 +74,13 @@ def read_tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
     return tensors
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file that transformers and peft read."""
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata={"format": "pt"})
+
+
 def local_names(folder: Path, ignored: Iterable[str] = ()) -> dict[str, str]:
     """Return the file of each tensor of a model's folder, as the index says, and as the files say that are there.
 

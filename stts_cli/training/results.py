@@ -19,7 +19,7 @@ from stts_cli.errors import InputError
 from stts_cli.families.base import Family
 from stts_cli.families.checkpoints import ADAPTER_FILE, Checkpoint, base_chain
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, is_in_old_order, read_settings, write_json
-from stts_cli.families.weights import local_names
+from stts_cli.families.weights import local_names, write_tensors
 from stts_cli.settings import Pruning
 from stts_cli.training.adapters import ADAPTER
 from stts_cli.training.run_folder import Document
@@ -83,7 +83,7 @@ def write_checkpoint(
     }
     if scorer:
         document |= {"scorer": "learned", "scorer_file": SCORER_FILE}
-        _save(folder / SCORER_FILE, scorer)
+        write_tensors(folder / SCORER_FILE, scorer)
     elif document["scorer"] == "learned":
         document["scorer"] = Pruning.scorer
     write_json(folder / SETTINGS_FILE, {k: v for k, v in document.items() if v is not None} | {"training": training})
@@ -171,13 +171,7 @@ def _write_adapter(folder: Path, family: Family, base: Checkpoint, state_dict: d
     config.base_model_name_or_path, config.revision, config.inference_mode = base.model, base.revision, True
     config.save_pretrained(folder)
     state = get_peft_model_state_dict(family.model, state_dict, ADAPTER, save_embedding_layers=False)
-    _save(folder / ADAPTER_FILE, {f"{PEFT_PREFIX}{name}": value for name, value in state.items()})
-
-
-def _save(path: Path, weights: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: value.contiguous() for name, value in weights.items()}, path, metadata={"format": "pt"})
+    write_tensors(folder / ADAPTER_FILE, {f"{PEFT_PREFIX}{name}": value for name, value in state.items()})
 
 
 def _read_whole(folder: Path, family: Family) -> dict[str, Tensor]:
