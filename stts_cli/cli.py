@@ -23,25 +23,29 @@ from stts_cli.errors import SttsError, install_hint, is_out_of_memory
 app = typer.Typer(
     name="stts",
     help="Ask questions of videos with fewer tokens: token scoring inside a video VLM (arXiv 2603.18004).",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"stts {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _stts(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="With --version: packages, devices, kernels, decoders and paths.")
     ] = False,
 ) -> None:
-    pass
+    if version:
+        from stts_cli.report.installation import describe_installation
+
+        for line in [f"stts {__version__}", *(describe_installation() if verbose else [])]:
+            typer.echo(line)
+        raise typer.Exit
+    if verbose:
+        raise typer.BadParameter("goes with --version", param_hint="--verbose")
+    if context.invoked_subcommand is None:
+        raise typer.BadParameter("is missing: ask, eval, profile or finetune", param_hint="COMMAND")
 
 
 app.command()(ask.ask)

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -62,14 +63,15 @@ def test_the_surface_is_what_is_promised():
         (
             "eval",
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
-            "--compare "
-            "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --scorer "
-            "--prune-layer --max-new-tokens --device --dtype --workers --timeout --times --seed --seeds --json",
+            "--compare --json "
+            "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --prune-ratio "
+            "--scorer --prune-layer --max-new-tokens --device --dtype --workers --timeout --times --seed --seeds",
         ),
         (
             "finetune",
-            "--preset --model --data --output --train --keep-ratio --scorer --new-scorer --prune-layer --bias-rescale "
-            "--temporal-weight --target-gradient --clamp-scorer-gradient --answer-weights --z-loss --frames --max-fps "
+            "--preset --model --data --output --train --keep-ratio --prune-ratio --scorer --new-scorer "
+            "--prune-layer --bias-rescale --temporal-weight --target-gradient --clamp-scorer-gradient "
+            "--answer-weights --z-loss --frames --max-fps "
             "--resize --steps --epochs --batch-size --accumulate --global-batch --max-questions --seq-len --lr-floor "
             "--adam-betas --adam-eps --clip-by "
             "--lr-scorer --lr-vit --lr-connector --lr-llm --lr-lora --warmup --scorer-warmup --optimizer --schedule "
@@ -79,8 +81,8 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "profile",
-            "--frames --video --resize --shape --model --preset --keep-ratio --compare --sweep-frames --scorer "
-            "--prune-layer --repeats --device --dtype --kernel --memory --train --analytic --plot --json",
+            "--frames --video --resize --shape --model --preset --keep-ratio --prune-ratio --compare --sweep-frames "
+            "--scorer --prune-layer --repeats --device --dtype --kernel --memory --train --analytic --plot --json",
         ),
     ],
 )
@@ -123,6 +125,39 @@ def test_the_help_names_every_scorer_and_what_the_last_layer_saves():
 )
 def test_options_takes_several_words(typed, meant):
     assert cli.spread_options(typed) == meant
+
+
+def test_a_bug_report_finds_all_it_needs(monkeypatch):
+    from stts_cli.engine import device
+
+    def broken():
+        raise OSError("no driver")
+
+    monkeypatch.setattr(device, "describe_devices", broken)
+    done = CliRunner().invoke(cli.app, ["--version", "--verbose"])
+    assert done.exit_code == 0
+    first, *lines = done.output.splitlines()
+    assert first == f"stts {cli.__version__}"
+    parts = dict(line.split(": ", 1) for line in lines)
+    assert list(parts) == ["python", "packages", "devices", "kernels", "decoders", "stts", "presets", "hub cache"]
+    assert parts["devices"] == "fails (OSError: no driver)"
+    assert f"torch {metadata.version('torch')}, transformers {metadata.version('transformers')}" in parts["packages"]
+    assert parts["kernels"].startswith("cpu: sdpa (")
+    assert "libavcodec" in parts["decoders"]
+    assert "nano" in parts["presets"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("ask a.mp4 q --preset na", ["nano"]),
+        ("ask a.mp4 q --scorer r", ["reference", "random"]),
+        ("eval --bench shapes", ["shapes", "shapes_long"]),
+    ],
+)
+def test_a_shell_completes_names(typed, offered):
+    env = {"_STTS_COMPLETE": "complete_bash", "COMP_WORDS": f"stts {typed}", "COMP_CWORD": str(len(typed.split()))}
+    assert run(env=env).stdout.split() == offered
 
 
 def test_version():

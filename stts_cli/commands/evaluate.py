@@ -13,12 +13,19 @@ from stts_cli.commands import flags
 from stts_cli.errors import Interrupted
 
 
+def _benchmarks() -> list[str]:
+    from stts_cli.evaluation.benchmarks.registry import NAMES, SUITES
+
+    return [*NAMES, *SUITES]
+
+
 def evaluate(
     bench: Annotated[
         str | None,
         typer.Option(
             help="A benchmark (--list shows them), a .jsonl, .json or .csv file of your own, all-short, all-long or "
-            "all; several with commas."
+            "all; several with commas.",
+            autocompletion=_benchmarks,
         ),
     ] = None,
     suite: Annotated[
@@ -56,6 +63,7 @@ def evaluate(
     max_fps: flags.MaxFps = None,
     resize: flags.Resize = "model",
     keep_ratio: flags.KeepRatio = None,
+    prune_ratio: flags.PruneRatio = None,
     scorer: flags.Scorer = None,
     prune_layer: flags.PruneLayer = None,
     max_new_tokens: Annotated[
@@ -102,7 +110,7 @@ def evaluate(
         model=model,
         frames=frames,
         max_fps=max_fps,
-        keep_ratio=keep_ratio,
+        keep_ratio=flags.kept(keep_ratio, prune_ratio),
         scorer=scorer,
         prune_layer=prune_layer,
     )

@@ -25,6 +25,9 @@ def finetune(
     keep_ratio: Annotated[
         str | None, typer.Option(help="Fraction of visual tokens kept while training; or 0.5:6,1:2 with shares.")
     ] = None,
+    prune_ratio: Annotated[
+        float | None, typer.Option(help="The same as --keep-ratio 1 - this: the paper's own term.")
+    ] = None,
     scorer: Annotated[
         str | None, typer.Option(help="Who chooses while training: learned, temporal, reference, random, tome, none.")
     ] = None,
@@ -109,6 +112,8 @@ def finetune(
 ) -> None:
     """Train the scorer, an adapter or everything on your own questions about videos."""
     given = {name: value for name, value in locals().items() if value is not None}
+    if prune_ratio is not None:
+        given["keep_ratio"] = str(flags.kept_of(prune_ratio, keep_ratio))
     from stts_cli.report.finetune import FinetuneProgress, show_finetune, show_runs
     from stts_cli.training.request import Request, push
     from stts_cli.training.request import train as train_request

@@ -7,11 +7,25 @@ from typing import Annotated
 import typer
 
 from stts_cli.errors import InputError
-from stts_cli.settings import read_prune_layer
+from stts_cli.settings import SCORERS, read_prune_layer
+
+
+def _presets() -> list[str]:
+    from stts_cli.config.presets import preset_names
+
+    return preset_names()
+
+
+def _scorers() -> list[str]:
+    return ["auto", *SCORERS]
+
 
 Preset = Annotated[
     str | None,
-    typer.Option(help="A preset's name or YAML file; else $STTS_PRESET, else the config file, else nano."),
+    typer.Option(
+        help="A preset's name or YAML file; else $STTS_PRESET, else the config file, else nano.",
+        autocompletion=_presets,
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id, e.g. allenai/Molmo2-4B.")
@@ -28,7 +42,8 @@ PruneRatio = Annotated[float | None, typer.Option(help="The same as --keep-ratio
 Scorer = Annotated[
     str | None,
     typer.Option(
-        help="Who decides what stays: auto, learned, temporal, reference, random, tome, none or MODULE:FUNCTION."
+        help="Who decides what stays: auto, learned, temporal, reference, random, tome, none or MODULE:FUNCTION.",
+        autocompletion=_scorers,
     ),
 ]
 PruneLayer = Annotated[
@@ -54,8 +69,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 def kept(keep_ratio: float | None, prune_ratio: float | None) -> float | None:
     """Return the keep ratio that --keep-ratio or --prune-ratio says, or None."""
-    if prune_ratio is None:
-        return keep_ratio
+    return keep_ratio if prune_ratio is None else kept_of(prune_ratio, keep_ratio)
+
+
+def kept_of(prune_ratio: float, keep_ratio: object = None) -> float:
+    """Return the keep ratio of a prune ratio; `keep_ratio` is what was given too, which is an error."""
     if keep_ratio is not None:
         raise InputError(f"--prune-ratio {prune_ratio:g}: cannot stand with --keep-ratio; give one of them.")
     if not 0 <= prune_ratio < 1:

@@ -28,6 +28,9 @@ def profile(
     keep_ratio: Annotated[
         str | None, typer.Option(help="Fractions of visual tokens kept, e.g. 0.5 or 0.7,0.5,0.3.")
     ] = None,
+    prune_ratio: Annotated[
+        str | None, typer.Option(help="The same as --keep-ratio 1 - this, also several: the paper's own term.")
+    ] = None,
     compare: Annotated[
         list[str] | None,
         typer.Option(help="More arms of the same model, as in eval: a scorer or a keep ratio, 0.3 or random@0.3."),
@@ -73,6 +76,9 @@ def profile(
     counts = _numbers(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
     own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
     ratios = _numbers(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios
+    if prune_ratio:
+        given = _numbers(prune_ratio, "--prune-ratio", float)
+        ratios = [flags.kept_of(ratio, ratios[0] if keep_ratio else None) for ratio in given]
     _, *arms = parse_arms(settings.arm("first"), compare)
     if wrong := [arm.name for arm in arms if (arm.model, arm.frames) != (settings.model, settings.frames)]:
         raise InputError(f"--compare {wrong[0]}: profile runs one model at --frames; must be a keep ratio or a scorer.")

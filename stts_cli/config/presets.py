@@ -119,9 +119,14 @@ def choose_preset(flag: str | None = None, model: str | None = None) -> Preset:
             return load_preset(named)
         except InputError as error:
             raise InputError(f"{ENVIRONMENT_VARIABLE}: {error}") from None
-    path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "stts" / "config.yaml"
+    path = config_file()
     configured = files.load(path, UserConfig).preset if path.is_file() else None
     return load_preset(_beside(path, configured) if configured else DEFAULT_PRESET)
+
+
+def config_file() -> Path:
+    """Return where the user's config file is, or would be."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "stts" / "config.yaml"
 
 
 def _beside(path: Path, named: str) -> str:

@@ -129,3 +129,14 @@ class PeakMemory:
 def _status_bytes(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def describe_devices() -> list[str]:
+    """Return every device that torch sees, with its name and memory."""
+    found = [f"cpu, {torch.get_num_threads()} threads"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(f"cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, f"torch built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch built without CUDA"]

@@ -135,3 +135,12 @@ def shorten(error: BaseException) -> str:
     text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[0].split("Check failed: ")[-1].strip()[:120] if lines else type(error).__name__
+
+
+def describe_decoders() -> str:
+    """Return the versions of FFmpeg's libraries, and which common codecs they decode."""
+    import av
+
+    libraries = ", ".join(f"{name} {'.'.join(map(str, parts))}" for name, parts in sorted(av.library_versions.items()))
+    codecs = [name for name in ("h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4") if name in av.codecs_available]
+    return f"PyAV with {libraries}; decodes {', '.join(codecs)}"

@@ -169,6 +169,13 @@ def choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, needs_g
     return "sdpa", f"varlen kernels need CUDA and half precision, not {device.type} {dtype}"
 
 
+def describe_kernels() -> list[str]:
+    """Return which kernel "auto" is on every kind of device here, and why."""
+    on = [(torch.device("cpu"), torch.float32)] + [(torch.device("cuda"), torch.bfloat16)] * torch.cuda.is_available()
+    chosen = [(device.type, *choose_kernel("auto", device, dtype, needs_grad=False)) for device, dtype in on]
+    return [f"{device}: {name}" + (f" ({why})" if why else "") for device, name, why in chosen]
+
+
 def _grouped_attention(
     q: Tensor, k: Tensor, v: Tensor, groups: list[FrameGroup], scale: float, explicit: bool
 ) -> Tensor:
