@@ -36,7 +36,8 @@ def ask(
     at: Annotated[str | None, typer.Option(help="Look at these times alone: --at 1.5,3,0:10.")] = None,
     fps: Annotated[float | None, typer.Option(help="How many pictures of a folder or a list are a second.")] = None,
     subtitles: Annotated[
-        str | None, typer.Option(help="A .srt or .vtt file, put between the video and the question.")
+        str | None,
+        typer.Option(help="A .srt or .vtt file, put between the video and the question; auto: those inside the file."),
     ] = None,
     resize: flags.Resize = "model",
     keep_ratio: flags.KeepRatio = None,

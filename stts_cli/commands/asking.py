@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from stts_cli.config.arms import parse_arms
 from stts_cli.data.asked import read_asked
+from stts_cli.data.items import Cue
 from stts_cli.data.prompts import subtitle_block
-from stts_cli.data.subtitles import cut, read_subtitles
+from stts_cli.data.subtitles import cut, read_embedded, read_subtitles
 from stts_cli.errors import InputError, writing
 from stts_cli.media.container import probe
 from stts_cli.media.inputs import Named, split_words
 from stts_cli.media.pictures import is_picture
 from stts_cli.media.resize import check_resize
+from stts_cli.media.source import Source
 from stts_cli.report.ask import show, show_line
 from stts_cli.report.progress import Progress
 from stts_cli.report.terminal import print_note
@@ -28,6 +31,8 @@ from stts_cli.text import to_json
 
 if TYPE_CHECKING:
     from stts_cli.engine.ask import AskRun, Unanswered
+
+AUTO = "auto"  # the subtitles inside the video file
 
 
 @dataclass(frozen=True)
@@ -63,20 +68,32 @@ class Wanted:
             raise InputError(f"--fps {self.fps:g}: is for pictures; a video has times of its own.")
         if self.fps is not None and not self.fps > 0:
             raise InputError(f"--fps {self.fps:g}: must be greater than 0.")
-        if self.subtitles is not None and len(videos) > 1:
-            raise InputError("--subtitles: belongs to one video; ask the videos one by one.")
+        if self.subtitles not in (None, AUTO) and len(videos) > 1:
+            raise InputError("--subtitles: belongs to one video; ask the videos one by one, or give auto.")
         part = {"start_s": self.start_s, "end_s": self.end_s, "at_s": self.at_s, "fps": self.fps}
         return [
             dataclasses.replace(video, source=dataclasses.replace(video.source, **part))  # type: ignore[arg-type]
             for video in videos
         ], asked
 
-    def context(self, notes: list[str]) -> Callable[[Named, Sequence[float]], str]:
-        """Return what gives the subtitles around frames; `notes` gets what was put right in them."""
+    def context(self, note: Callable[[str], None]) -> Callable[[Source, Sequence[float]], str]:
+        """Return what gives the subtitles around frames; `note` is called with what was put right in them."""
         if self.subtitles is None:
-            return lambda video, times: ""
-        cues = cut(read_subtitles(Path(self.subtitles), notes), self.start_s, self.end_s)
-        return lambda video, times: subtitle_block(cues, times)
+            return lambda source, times: ""
+
+        own = None if self.subtitles == AUTO else Path(self.subtitles)
+
+        @functools.cache
+        def cues(path: Path) -> tuple[Cue, ...]:
+            notes: list[str] = []
+            found = read_subtitles(path, notes) if own else read_embedded(path, notes)
+            for line in notes:
+                note(line)
+            return found
+
+        if own:
+            cues(own)  # a wrong file is an error at once
+        return lambda source, times: subtitle_block(cut(cues(own or source.path), self.start_s, self.end_s), times)
 
 
 @dataclass(frozen=True)
@@ -115,21 +132,18 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
         check_target(shown.save_kept, "--save-kept")
         if len(videos) > 1:
             raise InputError("--save-kept: is the picture of one video; ask the videos one by one.")
-    notes: list[str] = []
-    context = wanted.context(notes)
+    is_quiet = shown.mode == "quiet"
+    context = wanted.context(lambda line: None if is_quiet else print_note(line))
     kept = None
     if shown.output:
         settings = [dataclasses.astuple(arm) for arm in arms], asked, dataclasses.astuple(wanted)[3:], max_new_tokens
         kept = Lines(Path(shown.output), to_json(settings))
         videos = [video for video in videos if video.name not in kept.done]
-    if shown.mode != "quiet":
-        for line in notes:
-            print_note(line)
     if not videos:
         print_note(f"{shown.output}: all videos are answered in it.")
         return
     failed: list[str] = []
-    for done in _answers(videos, arms, asked, context, device, max_new_tokens, quiet=shown.mode == "quiet"):
+    for done in _answers(videos, arms, asked, context, device, max_new_tokens, quiet=is_quiet):
         document = done.to_dict()
         if kept:
             kept.append(document)
@@ -138,7 +152,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
                 raise InputError(document["error"])
             failed.append(document["error"])
         if is_one:
-            show(document, mode=shown.mode, notes=shown.mode != "quiet")
+            show(document, mode=shown.mode, notes=not is_quiet)
         else:
             show_line(document, mode=shown.mode)
         if shown.save_kept:
@@ -151,7 +165,7 @@ def _answers(
     videos: Sequence[Named],
     arms: Sequence[Arm],
     asked: Sequence[tuple[str, Sequence[str]]],
-    context: Callable[[Named, Sequence[float]], str],
+    context: Callable[[Source, Sequence[float]], str],
     device: str,
     max_new_tokens: int,
     *,

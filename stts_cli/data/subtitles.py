@@ -19,6 +19,7 @@ from typing import NamedTuple
 from stts_cli.data.items import Cue
 from stts_cli.data.times import read_time
 from stts_cli.errors import InputError
+from stts_cli.media.container import read_captions
 
 SUFFIXES = (".srt", ".vtt")
 ROLLING_GAP_S = 0.1  # a rolling caption repeats a line of the one that ends here
@@ -74,16 +75,34 @@ def read_subtitles(path: Path, notes: list[str]) -> tuple[Cue, ...]:
     if faults:
         line, what = faults[0]
         raise InputError(f"{path}:{line}: {what}")
+    cues = _ordered(path, captions, notes)
+    if not cues:
+        raise InputError(f"{path}: holds no cue with text: must be subtitles in SubRip (.srt) or WebVTT (.vtt) form.")
+    return cues
+
+
+def read_embedded(path: Path, notes: list[str]) -> tuple[Cue, ...]:
+    """Read the subtitles inside a video file, as `read_subtitles` reads a file of them.
+
+    Raises:
+        InputError: it has none of text.
+    """
+    found = read_captions(path)
+    captions = [_Caption(start, end, tuple(filter(None, [_clean(text)]))) for start, end, text in found]
+    if not (cues := _ordered(path, captions, notes)):
+        raise InputError(f"--subtitles auto: {path} holds no subtitles of text; give a .srt or .vtt file.")
+    return cues
+
+
+def _ordered(path: Path, captions: list[_Caption], notes: list[str]) -> tuple[Cue, ...]:
+    """Put captions in the order of time and leave out what rolling ones repeat; `notes` says so."""
     ordered = sorted(captions, key=lambda caption: caption.start_s)
     if ordered != captions:
         notes.append(f"{path}: its cues are out of order; they were sorted by their start.")
     unrolled = _unroll(ordered)
     if unrolled != ordered:
         notes.append(f"{path}: its captions roll, each repeating lines of the one before; repeats were left out.")
-    cues = _cues(unrolled)
-    if not cues:
-        raise InputError(f"{path}: holds no cue with text: must be subtitles in SubRip (.srt) or WebVTT (.vtt) form.")
-    return cues
+    return _cues(unrolled)
 
 
 def read_published(path: Path, notes: list[str]) -> tuple[Cue, ...]:

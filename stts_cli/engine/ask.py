@@ -128,12 +128,13 @@ class Asked:
     Attributes:
         questions: at least one.
         max_new_tokens: the most tokens of an answer.
-        context: gives the text between video and question, such as subtitles, for the times of the frames in seconds.
+        context: gives the text between video and question, such as subtitles, for a source and the times in seconds of
+            its frames.
     """
 
     questions: Sequence[Question]
     max_new_tokens: int = 64
-    context: Callable[[Named, Sequence[float]], str] = lambda video, times: ""
+    context: Callable[[Source, Sequence[float]], str] = lambda source, times: ""
 
 
 def ask(
@@ -199,7 +200,7 @@ def ask(
                 is_warm = True
             try:
                 runs = [
-                    _run(name, model, video, clips[model.request(source)], asked, progress)
+                    _run(name, model, source, clips[model.request(source)], asked, progress)
                     for name, model in zip(names, models, strict=True)
                 ]
             except InputError as error:
@@ -210,11 +211,11 @@ def ask(
             yield AskRun(video.name, source, runs, seconds, notes)
 
 
-def _run(name: str, model: VideoModel, video: Named, clip: Clip, asked: Asked, progress: Progress) -> ArmRun:
+def _run(name: str, model: VideoModel, source: Source, clip: Clip, asked: Asked, progress: Progress) -> ArmRun:
     progress("looking at the video" + (", dense" if model.is_dense else ""))
     seen = model.encode(clip)
     progress("answering")
-    context = asked.context(video, clip.timestamps_s)
+    context = asked.context(source, clip.timestamps_s)
     answers = [model.ask(seen, each.text, options=each.options, context=context) for each in asked.questions]
     return ArmRun(name, model, seen, answers)
 

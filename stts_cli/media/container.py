@@ -20,6 +20,8 @@ REFERRING = {
     "webm_dash_manifest",
 }  # fmt: skip
 
+_OF_TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}  # others are pictures
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -123,6 +125,37 @@ def _allowed_formats() -> str:
     import av
 
     return ",".join(sorted(av.formats_available - REFERRING))
+
+
+def read_captions(path: str | Path) -> list[tuple[float, float, str]]:
+    """Read the subtitles inside a video file: those that its maker marked as the default, else the first of text.
+
+    Returns:
+        (start, end, text) in seconds from the first frame on; the text has the tags of the ASS form. Empty where the
+        file has no subtitles of text.
+    """
+    import av
+
+    found: list[tuple[float, float, str]] = []
+    try:
+        with open_file(path) as container:
+            video = video_stream(container)
+            begins_s = float(video.start_time * video.time_base) if video is not None and video.start_time else 0.0
+            texts = [each for each in container.streams.subtitles if each.codec_context.name in _OF_TEXT]
+            marked = [each for each in texts if each.disposition & av.stream.Disposition.default]
+            for stream in (marked or texts)[:1]:
+                for packet in container.demux(stream):
+                    if packet.size and packet.pts is not None:
+                        start_s = float(packet.pts * stream.time_base) - begins_s
+                        end_s = start_s + float((packet.duration or 0) * stream.time_base)
+                        found += [(max(start_s, 0.0), end_s, text) for text in _texts(packet) if end_s > 0]
+    except (av.error.FFmpegError, OSError, ValueError):
+        pass  # damaged: what came before is used
+    return found
+
+
+def _texts(packet: Any) -> list[str]:
+    return [text for each in packet.decode() if (text := each.dialogue.decode("utf-8", "replace").strip())]
 
 
 def video_stream(container: Any) -> Any:

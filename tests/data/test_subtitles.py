@@ -3,7 +3,7 @@
 import pytest
 
 from stts_cli.data.items import Cue
-from stts_cli.data.subtitles import cut, read_published, read_subtitles
+from stts_cli.data.subtitles import cut, read_embedded, read_published, read_subtitles
 from stts_cli.errors import InputError
 
 HI = [(1.0, 2.0, "hi"), (3.0, 4.0, "yo")]
@@ -184,3 +184,31 @@ CUTS = [
 def test_a_cut_has_its_own_clock_and_keeps_what_reaches_into_it(start_s, end_s, expected):
     cues = [Cue(0, 4, "a"), Cue(8, 12, "b"), Cue(12, 12, "c"), Cue(18, 30, "d")]
     assert [(cue.start_s, cue.end_s) for cue in cut(cues, start_s, end_s)] == expected
+
+
+def write_with_subtitles(path, text, clip_file):
+    """Write a video with subtitles inside."""
+    import av
+
+    words_file = path.with_suffix(".srt")
+    words_file.write_text(text)
+    with av.open(str(clip_file)) as clip, av.open(str(words_file)) as words, av.open(str(path), "w") as out:
+        found = [(clip, clip.streams.video[0]), (words, words.streams.subtitles[0])]
+        targets = [out.add_stream_from_template(stream) for _, stream in found]  # before the first packet
+        for (source, stream), target in zip(found, targets, strict=True):
+            for packet in source.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = target
+                    out.mux(packet)
+    return path
+
+
+def test_subtitles_inside_a_video_are_read_as_a_file_of_them(tmp_path, clip_file):
+    text = "1\n00:00:01,000 --> 00:00:02,000\nhello <i>there</i>\n\n2\n00:00:03,000 --> 00:00:04,000\nsecond\nline\n"
+    notes: list[str] = []
+    found = read_embedded(write_with_subtitles(tmp_path / "a.mkv", text, clip_file), notes)
+    assert found == read_subtitles(tmp_path / "a.srt", [])
+    assert found == (Cue(1.0, 2.0, "hello there"), Cue(3.0, 4.0, "second line"))
+    assert notes == []
+    with pytest.raises(InputError, match=r"^--subtitles auto: .*seconds\.mp4 holds no subtitles of text; give a "):
+        read_embedded(clip_file, notes)
