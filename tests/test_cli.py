@@ -222,6 +222,8 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
         (["--shape", "mini", "--scorer", "lerned"], 2, "module:function; did you mean 'learned'?"),
         (["--shape", "mini", "--kernel", "sdpaa"], 2, "--kernel sdpaa: is unknown; did you mean 'sdpa'?"),
         (["--shape", "mini", "--keep-ratio", "0.5,1.5"], 2, "--keep-ratio 1.5: must be greater than 0 and at most 1."),
+        (["--shape", "mini", "--keep-ratio", "0.5", "--prune-ratio", "0.5"], 2, "cannot stand with --keep-ratio"),
+        (["--shape", "mini", "--prune-ratio", "0.5,1"], 2, "--prune-ratio 1: must be at least 0 and below 1."),
         (["--shape", "mini", "--keep-ratio", "half"], 2, "--keep-ratio half: must be numbers with commas"),
         (["--shape", "mini", "--sweep-frames", "8,x"], 2, "--sweep-frames 8,x: must be whole numbers with commas"),
         (
@@ -274,6 +276,17 @@ def test_flags_that_counting_does_not_need_are_noted(flags, named, capsys, monke
     notes = [note for note in json.loads(out)["notes"] if "no effect" in note]
     assert notes == ([f"{named}: no effect with --analytic, which runs nothing"] if named else [])
     assert [line for line in own_lines(err) if "no effect" in line] == [f"stts: {note}" for note in notes]
+
+
+def test_the_prune_ratio_is_what_the_keep_ratio_leaves(monkeypatch):
+    from stts_cli.training import request
+
+    counted = CliRunner().invoke(cli.app, "profile --shape mini --analytic --prune-ratio 0.7,0.2 --json".split())
+    assert [point["keep_ratio"] for point in json.loads(counted.stdout)["points"]] == [0.3, 0.8]
+    seen = []
+    monkeypatch.setattr(request.Request, "check", lambda self: seen.append(self.flags) or 1 / 0)
+    CliRunner().invoke(cli.app, "finetune --model m --data d.jsonl --prune-ratio 0.7".split())
+    assert seen[0]["keep_ratio"] == "0.3"
 
 
 def test_refused_in_a_process_of_its_own():

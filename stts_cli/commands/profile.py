@@ -74,11 +74,7 @@ def profile(
         plots.check_target(plot, "--plot")
     probe(video or demo_video())
     counts = _numbers(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
-    own_ratios = [] if settings.keep_ratio is None else [settings.keep_ratio]
-    ratios = _numbers(keep_ratio, "--keep-ratio", float) if keep_ratio else own_ratios
-    if prune_ratio:
-        given = _numbers(prune_ratio, "--prune-ratio", float)
-        ratios = [flags.kept_of(ratio, ratios[0] if keep_ratio else None) for ratio in given]
+    ratios = _ratios(keep_ratio, prune_ratio, settings.keep_ratio)
     _, *arms = parse_arms(settings.arm("first"), compare)
     if wrong := [arm.name for arm in arms if (arm.model, arm.frames) != (settings.model, settings.frames)]:
         raise InputError(f"--compare {wrong[0]}: profile runs one model at --frames; must be a keep ratio or a scorer.")
@@ -127,6 +123,14 @@ def _without_effect(context: typer.Context) -> list[str]:
         check_flags(*(context.params[name] for name in ("device", "kernel", "repeats")))
     flags = ", ".join(f"--{name}" for name in given)
     return [f"{flags}: no effect with --analytic, which runs nothing"] if given else []
+
+
+def _ratios(keep_ratio: str | None, prune_ratio: str | None, own: float | None) -> list[float]:
+    """Return the keep ratios that the flags say, else the preset's own."""
+    kept = _numbers(keep_ratio, "--keep-ratio", float) if keep_ratio else None
+    if prune_ratio:
+        return [flags.kept_of(ratio, kept) for ratio in _numbers(prune_ratio, "--prune-ratio", float)]
+    return kept or ([] if own is None else [own])
 
 
 def _numbers(text: str, flag: str, number: Callable[[str], _Number]) -> list[_Number]:

@@ -38,7 +38,7 @@ ASSUMED_FPS = 25.0  # of a file that does not say when its frames are shown, nor
 # a jump within these finds the packet that was asked for; of other files all packets are passed, few are decoded
 EXACT_JUMPS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 JUMP_BEYOND = 50  # packets to pass: fewer are read faster than jumped over
-# decoders that leave out, when told, frames that no other frame is built on
+# decoders that can leave out frames that no other frame is built on
 LEAVE_OUT = {"h264", "mpeg2video", "mpeg4"}
 REACH = 32  # packets behind a frame's own that a decoder may want before it gives the frame
 
