@@ -132,11 +132,7 @@ class Architecture:
             vit_heads=vision.num_attention_heads,
             vit_head_dim=vision.head_dim,
             vit_mlp=vision.intermediate_size,
-            num_feature_layers=len(adapter.vision_feature_layer),
-            connector_width=adapter.hidden_size,
-            connector_heads=adapter.num_attention_heads,
-            connector_head_dim=adapter.head_dim,
-            connector_mlp=adapter.intermediate_size,
+            connector_flops=self._connector_flops(),
             llm_layers=text.num_hidden_layers,
             llm_width=text.hidden_size,
             llm_heads=text.num_attention_heads,
@@ -146,6 +142,15 @@ class Architecture:
             vocab_size=text.vocab_size,
         )
 
+    def _connector_flops(self) -> int:
+        """Count the connector of a visual token: attention from a window's mean to its patches, and a gated MLP."""
+        adapter, slots = self.adapter, self.pooling[0] * self.pooling[1]
+        inner = adapter.num_attention_heads * adapter.head_dim
+        features = len(adapter.vision_feature_layer) * self.vision.hidden_size
+        attention = 2 * features * inner * (1 + 2 * slots) + 4 * slots * inner
+        mlp = 2 * adapter.intermediate_size * (2 * adapter.hidden_size + self.text.hidden_size)
+        return attention + 2 * inner * adapter.hidden_size + mlp
+
     def num_parameters(self) -> int:
         """Count the weights of the stock model; the scorer's are not among them."""
         s = self.sizes()
@@ -153,9 +158,11 @@ class Architecture:
         block = 4 * s.vit_width * inner + 3 * inner + 2 * s.vit_width * s.vit_mlp + s.vit_mlp + 6 * s.vit_width
         layers: int = self.vision.num_hidden_layers
         vit = layers * block + (s.patch_dim + 1 + s.num_patches) * s.vit_width
-        inner, features = s.connector_heads * s.connector_head_dim, s.num_feature_layers * s.connector_width
-        attention = 3 * (features + 1) * inner + (inner + 1) * s.connector_width
-        connector = attention + s.connector_mlp * (2 * s.connector_width + s.llm_width)
+        adapter = self.adapter
+        inner = adapter.num_attention_heads * adapter.head_dim
+        features = len(adapter.vision_feature_layer) * adapter.hidden_size
+        attention = 3 * (features + 1) * inner + (inner + 1) * adapter.hidden_size
+        connector = attention + adapter.intermediate_size * (2 * adapter.hidden_size + s.llm_width)
         queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim
         layer = s.llm_width * (2 * queries + 2 * keys + 3 * s.llm_mlp + 2) + 2 * s.llm_head_dim
         words = (2 * s.vocab_size + self.num_added_tokens + 1) * s.llm_width

@@ -41,11 +41,7 @@ class ModelShape:
     vit_heads: int  # heads of the ViT
     vit_head_dim: int  # width of one of them
     vit_mlp: int  # width of the ViT's MLP
-    num_feature_layers: int  # layers concatenated for the connector
-    connector_width: int  # width after the connector's attention
-    connector_heads: int  # heads of the connector
-    connector_head_dim: int  # width of one of them
-    connector_mlp: int  # width of its gated MLP
+    connector_flops: int  # of a visual token
     llm_layers: int  # layers of the language model
     llm_width: int  # its width
     llm_heads: int  # query heads
@@ -147,7 +143,7 @@ def count(
         "ViT dense blocks": (dense_blocks, dense_blocks),
         "ViT packed blocks": (num_packed * _vit_block(shape, full), num_packed * _vit_block(shape, packed)),
         "scorer": (0, num_frames * _scorer_frame(shape) if scores else 0),
-        "connector": _both(lambda tokens: tokens * _connector_token(shape), visual),
+        "connector": _both(lambda tokens: tokens * shape.connector_flops, visual),
         "LLM prefill": _both(lambda length: _prefill(shape, length), prompt_tokens),
         DECODE: _both(lambda length: sum(_decode(shape, length, steps) for steps in decoded), prompt_tokens),
     }
@@ -215,13 +211,6 @@ def _scorer_frame(shape: ModelShape) -> int:
     width, inner, mlp = shape.vit_width, shape.vit_heads * shape.vit_head_dim, shape.vit_mlp
     attention = 2 * 4 * width * inner + 4 * shape.window_size * shape.vit_heads * width
     return shape.num_windows * (attention + 2 * (2 * width * mlp + mlp * mlp + mlp))
-
-
-def _connector_token(shape: ModelShape) -> int:
-    inner, features = shape.connector_heads * shape.connector_head_dim, shape.num_feature_layers * shape.vit_width
-    attention = 2 * features * inner * (1 + 2 * shape.window_size) + 4 * shape.window_size * inner
-    mlp = 2 * (2 * shape.connector_width * shape.connector_mlp + shape.connector_mlp * shape.llm_width)
-    return attention + 2 * inner * shape.connector_width + mlp
 
 
 def _llm_token(shape: ModelShape) -> int:

@@ -4,8 +4,8 @@ In: a family, token ids with one placeholder a visual token, and the visual toke
 with times. The stock model is called as the family says, so nothing in it is patched.
 
 The scorer reads no text (arXiv 2603.18004, method), so a video is encoded once, and the language model's keys and
-values of the part before the question are kept and used again for every question. That is exact: video tokens attend
-to each other in both directions, but all of them lie in that part, and text after it is causal.
+values of the part before the question are kept and used again for every question. That is exact: where video tokens
+attend to each other in both directions, all of them lie in that part, and text after it is causal.
 
 Decoding is greedy. This module does not know how a prompt is worded or how tokens were chosen.
 """

@@ -218,7 +218,7 @@ class VideoModel:
         prefix, prompt_s = video.prefix, clock(self.device) - asked
         eos = family.eos_token_ids
         if options:
-            option_ids = [family.tokenize(family.quote(text, "option")) for text in options]
+            option_ids = [family.tokenize(family.answer_start + family.quote(text, "option")) for text in options]
             scored = generate.score_options(family, prefix, tail, option_ids, eos_token_ids=eos)
             shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
             listed = [Option(*each) for each in zip(options, scored.log_likelihoods, shares, strict=True)]

@@ -68,8 +68,11 @@ class Video:
 
     def prompt(self, question: str, context: str = "") -> Prompt:
         """Word a question about it; see `Family.build_prompt`."""
-        times, tokens = self.clip.timestamps_s, self.tokens
-        return self.family.build_prompt(times, question, tokens.keep_mask, layout=tokens.layout, context=context)
+        clip, tokens = self.clip, self.tokens
+        return self.family.build_prompt(
+            clip.timestamps_s, question, tokens.keep_mask, layout=tokens.layout, context=context,
+            duration_s=clip.duration_s,
+        )  # fmt: skip
 
     def count(self, dense_length: int, length: int, num_new_tokens: int, option_tokens: Sequence[int] = ()) -> Savings:
         """Count tokens and FLOPs of one question; see `savings.count`.

@@ -85,6 +85,11 @@ class Family(ABC):
     visual_words: tuple[str, ...]  # the tokens of a video, placeholders and marks
     # by part of the model, what the names of its parameters hold; the first that fits counts, "llm" is the rest
     part_names: ClassVar[dict[str, str]]
+    # whether the tokens of a video see each other in both directions in the language model
+    two_way: ClassVar[bool] = False
+    chat_template: str | None = None  # of conversations about a video; None for the tokenizer's own
+    video_end: ClassVar[str] = ""  # ends a video in the prompt; tokenized with the words behind it
+    answer_start: ClassVar[str] = ""  # stands before every answer, tokenized with it
     # how the language model's cache of a video comes back after a question: "crop" where every layer is full attention,
     # "copy" where a layer keeps a state that cannot be cut
     cache_reuse: Literal["crop", "copy"] = "crop"
@@ -149,8 +154,8 @@ class Family(ABC):
         """Turn features (M, D * taps) of kept patches and their table (V, P) into visual tokens (V, D of the LM)."""
 
     @abstractmethod
-    def video_text(self, timestamps_s: Sequence[float], layout: Layout) -> str:
-        """Word a video: marks, times and a placeholder a window, from the time of each frame."""
+    def video_text(self, timestamps_s: Sequence[float], layout: Layout, duration_s: float) -> str:
+        """Word a video: marks, times and a placeholder a window, from the time of each frame; `video_end` follows."""
 
     @abstractmethod
     def language_inputs(
@@ -205,7 +210,7 @@ class Family(ABC):
 
     @property
     def resample(self) -> str:
-        """Filter that frames are resized with: "bilinear" or "bicubic"."""
+        """Filter that frames are resized with; see `media.resize.Resizer`."""
         return self.frames.resample
 
     @property
@@ -296,6 +301,7 @@ class Family(ABC):
         *,
         layout: Layout | None = None,
         context: str = "",
+        duration_s: float | None = None,
     ) -> Prompt:
         """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
 
@@ -305,6 +311,7 @@ class Family(ABC):
             keep_mask: bool (U, W), True = kept.
             layout: how the video is cut; None where the family cuts all alike.
             context: text between the video and the user's turn, such as subtitles; a part of the prefix.
+            duration_s: length of the video in seconds; None for the last frame's time.
 
         Returns:
             The prompt, on the CPU.
@@ -319,8 +326,13 @@ class Family(ABC):
             )
         head, tail = self._chat_text(self.quote(question))
         context = self.quote(context, "text before the question")
-        prefix_ids = self.tokenize(head + self.video_text(timestamps_s, layout) + context)
-        dense = torch.tensor(prefix_ids + self.tokenize(tail))
+        duration_s = timestamps_s[-1] if duration_s is None else duration_s
+        head += self.video_text(timestamps_s, layout, duration_s)
+        if context:
+            prefix_ids, tail_ids = self.tokenize(head + self.video_end + context), self.tokenize(tail)
+        else:
+            prefix_ids, tail_ids = self.tokenize(head), self.tokenize(self.video_end + tail)
+        dense = torch.tensor(prefix_ids + tail_ids)
         try:
             ids, index = shrink_placeholders(dense, self._token_id(self.placeholder), keep_mask.cpu())
         except ValueError as error:
@@ -339,10 +351,14 @@ class Family(ABC):
         )
 
     def video_prefix(
-        self, timestamps_s: list[float], keep_mask: Tensor, layout: Layout | None = None
+        self,
+        timestamps_s: list[float],
+        keep_mask: Tensor,
+        layout: Layout | None = None,
+        duration_s: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Word a prompt up to the end of its video, for training: ids int64 (L,) and is_visual bool (L,)."""
-        prompt = self.build_prompt(timestamps_s, "?", keep_mask, layout=layout)
+        prompt = self.build_prompt(timestamps_s, "?", keep_mask, layout=layout, duration_s=duration_s)
         end = prompt.num_prefix
         return prompt.input_ids[0, :end], prompt.mm_token_type_ids[0, :end].bool()
 
@@ -360,21 +376,25 @@ class Family(ABC):
             InputError: the chat template rewrites answers.
         """
         so_far = ""
-        ids = self.tokenize(self.quote(context, "text before the question"))
+        context = self.quote(context, "text before the question")
+        ids = self.tokenize(self.video_end + context) if context else []
         is_answer = [False] * len(ids)
         messages: list[dict[str, Any]] = []
         ends = [self.tokenizer.convert_ids_to_tokens(k) for k in self.eos_token_ids]
         for question, answer in turns:
-            question, answer = self.quote(question), self.quote(answer, "answer")
+            question, answer = self.quote(question), self.answer_start + self.quote(answer, "answer")
             content = [{"type": "text", "text": question}]
             messages.append({"role": "user", "content": content if messages else [{"type": "video"}, *content]})
             asked = self._render(messages, True)
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+            messages.append(
+                {"role": "assistant", "content": [{"type": "text", "text": answer[len(self.answer_start) :]}]}
+            )
             closed = self._render(messages, False)
             if not asked.startswith(so_far) or not closed.startswith(asked + answer):
                 template = f"the chat template of {self.model_name}"
                 raise InputError(f"answer '{answer[:40]}': {template} rewrites it; strip blanks around it.")
-            prompt = asked[len(so_far) :] if so_far else asked.partition(self.video_tag)[2]
+            behind = asked.partition(self.video_tag)[2]
+            prompt = asked[len(so_far) :] if so_far else behind if context else self.video_end + behind
             end = next((e for e in ends if closed[len(asked + answer) :].startswith(e)), "")
             so_far = asked + answer + end
             prompt_ids = self.tokenize(prompt)
@@ -400,8 +420,10 @@ class Family(ABC):
 
     def _render(self, messages: list[dict[str, Any]], ask: bool) -> str:
         """Return a conversation as text, the video as its tag; `ask` ends it with the words that make models answer."""
-        if self.tokenizer.chat_template:
-            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        if template := self.chat_template or self.tokenizer.chat_template:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=ask
+            )
             return text if self.video_tag in text else self.video_tag + text  # the video first
         text = self.video_tag
         for message in messages:

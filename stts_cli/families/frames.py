@@ -7,7 +7,7 @@ their need of torchvision. Which frames are read is media/video.py's choice, and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class FrameProcessor:
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # by colour, of pixels in [0, 1]
     std: tuple[float, ...] = (0.5, 0.5, 0.5)  # by colour
-    resample: str = "bilinear"  # "bilinear" or "bicubic"
+    resample: str = "bilinear"  # as for `Resizer`
 
     def __call__(self, frames: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Turn frames, uint8 (T, H, W, 3) with T at least 1, into patches; a unit is a frame.
@@ -54,26 +54,36 @@ class FrameProcessor:
         return torch.cat(parts)
 
 
-def read_frame_processor(
-    find_file: Callable[[str], Path | None], default: Mapping[str, Any]
-) -> tuple[FrameProcessor, Layout]:
-    """Read a checkpoint's video-processor settings, and how every video is cut.
+def read_video_settings(
+    find_file: Callable[[str], Path | None], image_keys: Collection[str] = ("image_mean", "image_std")
+) -> dict[str, Any]:
+    """Read a checkpoint's video-processor settings; a key that is null is left out.
 
-    Keys are taken from video_preprocessor_config.json, else from the video part of processor_config.json;
-    preprocessor_config.json (made for images) gives only mean and std. `default` holds the values of keys that none
-    of them gives (size, patch_size, pooling_size).
-
-    Raises:
-        InputError: settings that cannot be honoured.
+    Keys are taken from video_preprocessor_config.json, else from the video part of processor_config.json, else, if
+    they are among `image_keys`, from preprocessor_config.json, which is made for images.
     """
     documents = {}
     for name in _FILES:
         path = find_file(name)
         documents[name] = json.loads(path.read_text(encoding="utf-8")) if path else {}
     video, whole, image = (documents[name] for name in _FILES)
-    given = {key: image[key] for key in ("image_mean", "image_std") if image.get(key) is not None}
-    given |= {k: v for k, v in (whole.get("video_processor") or {}).items() if v is not None}
-    given = {**default, **given, **{k: v for k, v in video.items() if v is not None}}
+    given = {key: image.get(key) for key in image_keys}
+    for more in (whole.get("video_processor") or {}, video):
+        given |= {key: value for key, value in more.items() if value is not None}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def read_frame_processor(
+    find_file: Callable[[str], Path | None], default: Mapping[str, Any]
+) -> tuple[FrameProcessor, Layout]:
+    """Read a checkpoint's video-processor settings, and how every video is cut.
+
+    `default` holds the values of keys that no file gives (size, patch_size, pooling_size).
+
+    Raises:
+        InputError: settings that cannot be honoured.
+    """
+    given = {**default, **read_video_settings(find_file)}
     resample = given.get("resample", 2)
     if resample not in _RESAMPLE:
         raise InputError(f"{_FILES[0]}: resample {resample}; must be 2 (bilinear) or 3 (bicubic).")

@@ -39,6 +39,7 @@ class Molmo2Family(Family):
         "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>",
         "<im_end>", "<frame_end>", "<im_low>",
     )  # fmt: skip
+    two_way = True
     part_names: ClassVar = {"vit": ".vision_tower.", "connector": ".multi_modal_projector."}
 
     def __init__(
@@ -102,7 +103,7 @@ class Molmo2Family(Family):
         parts = [connector(features, part).last_hidden_state for part in pool_index.split(_CHUNK_TOKENS)]
         return torch.cat(parts)
 
-    def video_text(self, timestamps_s: Sequence[float], layout: Layout) -> str:
+    def video_text(self, timestamps_s: Sequence[float], layout: Layout, duration_s: float) -> str:
         """Word a video: each frame's time, marks, and a placeholder a window, row by row."""
         rows, cols = layout.window_grid
         frame = self._frame_start + (self.placeholder * cols + self._column) * rows + self._frame_end

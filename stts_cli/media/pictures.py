@@ -12,7 +12,7 @@ import numpy as np
 from stts_cli.errors import InputError
 from stts_cli.media.clip import Clip
 from stts_cli.media.container import check_file
-from stts_cli.media.resize import Resizer
+from stts_cli.media.resize import DECODER, Resizer
 from stts_cli.media.sampling import choose_frames
 from stts_cli.media.source import ReadRequest
 
@@ -98,7 +98,7 @@ def _animation(path: Path, request: ReadRequest) -> Clip | None:
 
 def _filter(request: ReadRequest) -> str:
     """Return the filter: there is no decoder that resizes."""
-    return request.resample if request.resample in ("bilinear", "bicubic") else "bilinear"
+    return "bilinear" if request.resample == DECODER else request.resample
 
 
 def _pixels(path: Path, wanted: set[int]) -> Iterator[np.ndarray]:

@@ -99,7 +99,8 @@ class Trainee:
         """Read a clip, a question and its answer, with gradients; EnvironmentFailure out of memory, with the stage."""
         device = self.watched.device
         talk = Conversation(((estimate.QUESTION, estimate.ANSWER),))
-        given = TrainingClip(torch.from_numpy(clip.frames), tuple(clip.timestamps_s), (talk,), "profile")
+        frames, times = torch.from_numpy(clip.frames), tuple(clip.timestamps_s)
+        given = TrainingClip(frames, times, (talk,), "profile", duration_s=clip.duration_s)
         note = self.watched.model.model.register_forward_pre_hook(self.watched.note_reading)
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.job.dtype == "bfloat16"):

@@ -83,7 +83,8 @@ class Clip:
     def drawn(self, side: int, noise: float = 0.0, noise_seed: int = 0) -> TrainingClip:
         """Return the clip with its frames, `side` pixels wide and high; see `render`."""
         frames = render(self.scene, self.times_s, side, noise=noise, noise_seed=noise_seed)
-        return TrainingClip(torch.from_numpy(frames), *self.described())
+        every = self.scene.frame_times()
+        return TrainingClip(torch.from_numpy(frames), *self.described(), duration_s=float(every[-1] + every[1]))
 
 
 def sample_clip(scene: Scene, num_frames: int) -> Clip:

@@ -10,7 +10,7 @@ import os
 import tempfile
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,12 @@ class TrainingClip:
     timestamps_s: tuple[float, ...]  # T times in seconds; they count from the start of the cut
     conversations: tuple[Conversation, ...]  # at least one
     name: str  # for messages: the path of the video, or "shapes:SPLIT/INDEX"
+    # length of the video; None for the last frame's time
+    duration_s: float | None = field(default=None, kw_only=True)
 
 
 Batch = dict[str, list[TrainingClip]]  # "clips"
+_Frames = tuple[np.ndarray, tuple[float, ...], float]  # uint8 (T, H, W, 3), T times, and the video's length in seconds
 
 
 class _InOneLine(Exception):
@@ -72,11 +75,11 @@ class VideoClips(Dataset[list[TrainingClip]]):
     def __getitem__(self, index: int) -> list[TrainingClip]:
         sample = self.samples[index]
         entry = self._entry(sample)
-        frames, times = (entry and _load_entry(entry, self.frame_size)) or self._decode(sample, entry)
+        frames, times, duration_s = (entry and _load_entry(entry, self.frame_size)) or self._decode(sample, entry)
         talks = tuple(conversation.with_subtitles(times) for conversation in sample.conversations)
-        return [TrainingClip(torch.from_numpy(frames), times, talks, sample.video)]
+        return [TrainingClip(torch.from_numpy(frames), times, talks, sample.video, duration_s=duration_s)]
 
-    def _decode(self, sample: VideoSample, entry: Path | None) -> tuple[np.ndarray, tuple[float, ...]]:
+    def _decode(self, sample: VideoSample, entry: Path | None) -> _Frames:
         source = Source(Path(sample.video), sample.start, sample.end)
         try:
             clip = read_source(ReadRequest(source, self.num_frames, self.max_fps, self.frame_size, self.resample))
@@ -88,8 +91,8 @@ class VideoClips(Dataset[list[TrainingClip]]):
             raise UnreadableVideo(f"{sample.video}: {clip.damage[0]}; fetch it again, or take it out of the data.")
         times = tuple(clip.timestamps_s)
         if entry is not None:
-            _save_entry(entry, clip.frames, times)
-        return clip.frames, times
+            _save_entry(entry, clip.frames, times, clip.duration_s)
+        return clip.frames, times, clip.duration_s
 
     def _entry(self, sample: VideoSample) -> Path | None:
         """Return where a sample's frames are kept; another file, cut, budget or filter has another place."""
@@ -112,25 +115,25 @@ def collate(items: list[list[TrainingClip]]) -> Batch:
     return {"clips": [clip for item in items for clip in item]}
 
 
-def _load_entry(entry: Path, frame_size: tuple[int, int]) -> tuple[np.ndarray, tuple[float, ...]] | None:
+def _load_entry(entry: Path, frame_size: tuple[int, int]) -> _Frames | None:
     """Return what a cache entry holds, or None where there is none or it is damaged, which zip's sums show."""
     try:
         with np.load(entry) as kept:
-            frames, times = kept["frames"], tuple(kept["timestamps_s"].tolist())
+            frames, times, duration_s = kept["frames"], tuple(kept["timestamps_s"].tolist()), float(kept["duration_s"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     fits = frames.dtype == np.uint8 and frames.shape == (len(times), *frame_size, 3)
-    return (frames, times) if fits and times else None
+    return (frames, times, duration_s) if fits and times else None
 
 
-def _save_entry(entry: Path, frames: np.ndarray, times: tuple[float, ...]) -> None:
+def _save_entry(entry: Path, frames: np.ndarray, times: tuple[float, ...], duration_s: float) -> None:
     """Write a cache entry beside its place, then move it there: a run that is killed leaves no half entry."""
     part = None
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=entry.parent, suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, frames=frames, timestamps_s=np.array(times))
+            np.savez(file, frames=frames, timestamps_s=np.array(times), duration_s=np.array(duration_s))
         os.replace(part, entry)
     except OSError as error:
         if part is not None:

@@ -75,7 +75,7 @@ def _flops(model: TrainingModel, clips: Sequence[TrainingClip], step: Step, scor
         part = slice(start, start + len(clip.frames))
         mask, start = step.keep_mask[part].cpu(), part.stop
         ids, is_answer = family.conversation_ids(clip.conversations[0].turns[:1], clip.conversations[0].subtitles)
-        prefix, _ = family.video_prefix(list(clip.timestamps_s), mask)
+        prefix, _ = family.video_prefix(list(clip.timestamps_s), mask, duration_s=clip.duration_s)
         asked = len(prefix) + len(ids) - sum(is_answer)
         count = savings.count(
             family.shape(),

@@ -131,12 +131,13 @@ class TrainingModel(nn.Module):
         """Write a batch's rows; the mask, bool (T, W) of all clips' frames, is on the CPU."""
         videos = []
         for clip, mask in zip(clips, keep_mask.split([len(clip.frames) for clip in clips]), strict=True):
-            prefix, is_visual = self.family.video_prefix(list(clip.timestamps_s), mask)
+            prefix, is_visual = self.family.video_prefix(list(clip.timestamps_s), mask, duration_s=clip.duration_s)
             conversations = tuple(talk.tokens(self.family) for talk in clip.conversations)
             videos.append(VideoTokens(prefix, is_visual, conversations))
         pad = self.family.tokenizer.pad_token_id
         pad = self.family.eos_token_ids[0] if pad is None else pad
-        return write_rows(videos, pad, next(self.stock.parameters()).dtype, self.settings.seq_len)
+        dtype = next(self.stock.parameters()).dtype
+        return write_rows(videos, pad, dtype, self.settings.seq_len, two_way=self.family.two_way)
 
     def _weigh(self, logits: Tensor, labels: Tensor, answers: Tensor) -> Tensor | None:
         """Add up cross-entropy and z-loss of the answers' tokens, each by its weight; None where all weigh the same."""

@@ -21,7 +21,7 @@ class VideoTokens:
     """One video's share of a row; a conversation is what follows the video, and which of it the model has to say."""
 
     prefix: Tensor  # ids up to the end of the video, one placeholder a kept window
-    is_visual: Tensor  # bool (len(prefix),), True for the video's own tokens, which all see each other
+    is_visual: Tensor  # bool (len(prefix),), True for the video's own tokens
     conversations: tuple[tuple[list[int], list[bool]], ...]  # (ids, is_answer) of each
 
     def __len__(self) -> int:
@@ -61,10 +61,13 @@ def assign_rows(lengths: Sequence[int], seq_len: int | None) -> list[list[int]]:
     return rows
 
 
-def write_rows(videos: Sequence[VideoTokens], pad_id: int, dtype: torch.dtype, seq_len: int | None = None) -> Rows:
+def write_rows(
+    videos: Sequence[VideoTokens], pad_id: int, dtype: torch.dtype, seq_len: int | None = None, *, two_way: bool = True
+) -> Rows:
     """Write videos, at least one, and their conversations into rows, on the CPU; `pad_id` fills the ends of rows.
 
     `dtype` is of the mask; a row that several videos share has at most `seq_len` tokens, None for a row a video.
+    `two_way` lets the tokens of a video see each other in both directions.
     """
     rows = assign_rows([len(v) for v in videos], seq_len)
     counts = [sum(_num_answers(is_answer) for _, is_answer in video.conversations) for video in videos]
@@ -90,7 +93,7 @@ def write_rows(videos: Sequence[VideoTokens], pad_id: int, dtype: torch.dtype, s
                 answers[r, place] = torch.where(asked[1:], begins.long().cumsum(0) - 1 + answer, -1)
                 answer += _num_answers(is_answer)
                 at += m
-    mask = _mask(owner, block, visual.bool(), dtype)
+    mask = _mask(owner, block, visual.bool() & two_way, dtype)
     return Rows(ids, positions, mask, visual, labels, answers, [k for row in rows for k in row], sum(counts))
 
 
@@ -98,12 +101,11 @@ def _num_answers(is_answer: list[bool]) -> int:
     return sum(now and not before for before, now in zip([False, *is_answer], is_answer, strict=False))
 
 
-def _mask(owner: Tensor, block: Tensor, visual: Tensor, dtype: torch.dtype) -> Tensor:
+def _mask(owner: Tensor, block: Tensor, two_way: Tensor, dtype: torch.dtype) -> Tensor:
     length = owner.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same_video = (owner[:, :, None] == owner[:, None, :]) & (owner >= 0)[:, :, None]
     prefix_or_own = (block[:, None, :] == 0) | (block[:, :, None] == block[:, None, :])
-    both_visual = visual[:, :, None] & visual[:, None, :]
-    seen = same_video & ((causal & prefix_or_own) | both_visual)
+    seen = same_video & ((causal & prefix_or_own) | (two_way[:, :, None] & two_way[:, None, :]))
     seen |= torch.eye(length, dtype=torch.bool)  # padding looks at itself: a row without any key would be nan
     return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

@@ -42,7 +42,7 @@ def test_the_sizes_of_molmo2_4b():
     assert (sizes.llm_layers, sizes.llm_width, sizes.llm_heads, sizes.llm_kv_heads, sizes.llm_head_dim) == (
         36, 2560, 32, 8, 128,
     )  # fmt: skip
-    assert (sizes.llm_mlp, sizes.vocab_size, sizes.connector_mlp) == (9728, 151936, 9728)
+    assert (sizes.llm_mlp, sizes.vocab_size, sizes.connector_flops) == (9728, 151936, 198_189_568)
 
 
 @pytest.mark.parametrize("name", ["nano", "mini", "molmo2-4b", "molmo2-8b"])

@@ -9,9 +9,8 @@ from stts_cli.cost.savings import CONVENTION, ModelShape, count, count_training
 
 MOLMO2_4B = ModelShape(
     patch_dim=588, num_patches=729, num_windows=81, window_size=9, vit_blocks=25, vit_width=1152, vit_heads=16,
-    vit_head_dim=72, vit_mlp=4304, num_feature_layers=2, connector_width=1152, connector_heads=16,
-    connector_head_dim=72, connector_mlp=9728, llm_layers=36, llm_width=2560, llm_heads=32, llm_kv_heads=8,
-    llm_head_dim=128, llm_mlp=9728, vocab_size=151936,
+    vit_head_dim=72, vit_mlp=4304, connector_flops=198_189_568, llm_layers=36, llm_width=2560, llm_heads=32,
+    llm_kv_heads=8, llm_head_dim=128, llm_mlp=9728, vocab_size=151936,
 )  # fmt: skip
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
 

@@ -51,6 +51,7 @@ class Family:
 
     resample = "bilinear"
     model_name = "fake"
+    answer_start = ""
     vit_blocks = range(12)
     is_demonstration = False
     notes = ()
@@ -88,7 +89,7 @@ class Family:
             packed_patches=[9 * int(n) for n in mask.sum(1)],
         )
 
-    def build_prompt(self, timestamps_s, question, keep_mask, *, layout, context=""):
+    def build_prompt(self, timestamps_s, question, keep_mask, *, layout, context="", duration_s=None):
         head = [1] + [PATCH] * int(keep_mask.sum()) + self.tokenizer(context)["input_ids"]
         ids = torch.tensor([head + self.tokenizer(question)["input_ids"]])
         return SimpleNamespace(
@@ -188,7 +189,7 @@ def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
 def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):
     build = Family.build_prompt
 
-    def moody(self, timestamps_s, question, keep_mask, *, layout, context=""):
+    def moody(self, timestamps_s, question, keep_mask, *, layout, context="", duration_s=None):
         prompt = build(self, timestamps_s, question, keep_mask, layout=layout)
         prompt.input_ids[0, 0] = len(question)
         return prompt

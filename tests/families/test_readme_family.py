@@ -100,8 +100,8 @@ def test_units_of_two_frames_with_the_patches_of_a_window_in_a_row(family, frame
         def window_index(self, layout):
             return torch.arange(16).view(4, 4)
 
-        def video_text(self, timestamps_s, layout):
-            return super().video_text(timestamps_s[:: layout.frames_per_unit], layout)
+        def video_text(self, timestamps_s, layout, duration_s):
+            return super().video_text(timestamps_s[:: layout.frames_per_unit], layout, duration_s)
 
     rule = FixedLayout(dataclasses.replace(family.layout, frames_per_unit=2))
     other = Pairs(

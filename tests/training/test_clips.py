@@ -157,7 +157,7 @@ def test_an_entry_of_another_shape_is_decoded_again(shape_files, tmp_path, decod
     dataset = video_clips(samples_of(shape_files[:1]), cache_dir=tmp_path)
     (good,) = dataset[0]
     (entry,) = tmp_path.rglob("*.npz")
-    np.savez(entry, frames=good.frames.numpy()[:, :8], timestamps_s=np.array(good.timestamps_s))
+    np.savez(entry, frames=good.frames.numpy()[:, :8], timestamps_s=np.array(good.timestamps_s), duration_s=1.0)
     assert same(dataset[0][0], good)
     assert len(decoded) == 2
 
