@@ -20,7 +20,12 @@ REFERRING = {
     "webm_dash_manifest",
 }  # fmt: skip
 
+ASSUMED_FPS = 25.0  # of a file that does not say when its frames are shown, nor how many come a second
 _OF_TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}  # others are pictures
+
+
+class DecoderError(Exception):
+    """One decoder could not read the file; another may."""
 
 
 @dataclass(frozen=True)

@@ -1,73 +1,34 @@
 """Read a video file into a few frames with their times: the first stage of the path.
 
-In: a file and a frame budget. Out: a `Clip`. A first pass over the file's packets says when each frame is shown and
-where decoding can begin; a second one decodes no more than the wanted frames need, and resizes each at once, as the
-model's processor does it (`resize`): few whole frames are held. Sampling is the one of the paper's base model, Molmo2
-(arXiv 2603.18004, experimental setup; `sampling`).
+In: a file and a frame budget. Out: a `Clip`. The file's packets say when each frame is shown (`packets.scan`); no more
+is decoded than the wanted frames need (`packets.decode`), and each is resized at once, as the model's processor does it
+(`resize`): few whole frames are held. Sampling is the one of the paper's base model, Molmo2 (arXiv 2603.18004,
+experimental setup; `sampling`).
 
 PyAV reads. decord, which jumps within a file too, gives up a jump that takes long and returns another frame without
-an error (3.4.0: 25 of 64 frames of a 30-minute 1080p file); it reads what PyAV cannot, from the first frame on.
+an error (3.4.0: 25 of 64 frames of a 30-minute 1080p file); it reads what PyAV cannot (`decord_reader`).
 
 This module knows nothing of models or tensors: normalising and cutting into patches is the family's work.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-import queue
-import threading
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stts_cli.errors import InputError
+from stts_cli.media import decord_reader
 from stts_cli.media.clip import Clip
-from stts_cli.media.container import VideoInfo, open_file, probe, shorten, video_stream
+from stts_cli.media.container import ASSUMED_FPS, DecoderError, VideoInfo, open_file, probe, shorten
+from stts_cli.media.packets import Alive, decode, scan
 from stts_cli.media.resize import DECODER, Resizer
 from stts_cli.media.sampling import choose_frames
-from stts_cli.media.source import ReadRequest, SizedRequest, Source
+from stts_cli.media.source import ReadRequest, Source
 
-STALL_S = 30.0  # a decoder that delivers no frame for this long is given up
 TRUNCATED_BELOW = 0.9  # a file that holds less than this part of the length it declares is truncated
-ASSUMED_FPS = 25.0  # of a file that does not say when its frames are shown, nor how many come a second
-# a jump within these finds the packet that was asked for; of other files all packets are passed, few are decoded
-EXACT_JUMPS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-JUMP_BEYOND = 50  # packets to pass: fewer are read faster than jumped over
-# decoders that can leave out frames that no other frame is built on
-LEAVE_OUT = {"h264", "mpeg2video", "mpeg4"}
-REACH = 32  # packets behind a frame's own that a decoder may want before it gives the frame
-
-Alive = Callable[[], None]
-
-
-class _DecoderError(Exception):
-    """One decoder could not read the file; another may."""
-
-
-@dataclass(frozen=True)
-class _Index:
-    """A file's packets, in the order of decoding.
-
-    Attributes:
-        pts: when each is shown, in `time_base` seconds.
-        is_key: whether decoding can begin there.
-        is_shown: whether it is a picture to be seen.
-        time_base: seconds.
-        is_timed: False where packets lack times; `pts` then counts frames.
-        notes: what the pass found.
-    """
-
-    pts: np.ndarray
-    is_key: np.ndarray
-    is_shown: np.ndarray
-    time_base: float
-    is_timed: bool = True
-    notes: tuple[str, ...] = ()
 
 
 def read_clip(
@@ -111,11 +72,11 @@ def read_file(request: ReadRequest, alive: Alive = lambda: None) -> Clip:
     if not reason:
         try:
             return _read_with_pyav(info, request, alive)
-        except _DecoderError as error:
+        except DecoderError as error:
             reason = f"PyAV: {error}"
     try:
         return _read_with_decord(info, request, reason)
-    except _DecoderError as error:
+    except DecoderError as error:
         raise InputError(f"{path}: cannot be decoded ({reason}; {error}); it is damaged.") from error
 
 
@@ -124,17 +85,17 @@ def _read_with_pyav(info: VideoInfo, request: ReadRequest, alive: Alive) -> Clip
 
     path = request.source.path
     try:
-        index = _scan(path, info, alive)
+        index = scan(path, info, alive)
         shown = np.unique(index.pts[index.is_shown])
         times = _clean_times(shown * index.time_base, info.fps)
         chosen = choose_frames(times, request)
         taken = _Frames(shown[chosen].tolist(), Fit(request, info.aspect))
-        _decode(path, index, taken, alive)
+        decode(path, index, taken, alive)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise _DecoderError(shorten(error)) from error
+        raise DecoderError(shorten(error)) from error
     found = [i for i, there in enumerate(taken.found) if there]
     if not found:
-        raise _DecoderError(f"none of the {len(chosen)} frames wanted can be decoded")
+        raise DecoderError(f"none of the {len(chosen)} frames wanted can be decoded")
     damage = [cut] if (cut := _truncation(path, info, times)) else []
     if missing := [times[i] for place, i in enumerate(chosen) if not taken.found[place]]:
         damage.append(f"{len(missing)} of {len(chosen)} frames cannot be decoded, the first at {missing[0]:.1f} s")
@@ -144,37 +105,6 @@ def _read_with_pyav(info: VideoInfo, request: ReadRequest, alive: Alive) -> Clip
         )
     chosen = [chosen[place] for place in found]
     return _clip(taken.frames[found], times, chosen, info, "pyav", index.notes, tuple(damage))
-
-
-def _scan(path: Path, info: VideoInfo, alive: Alive) -> _Index:
-    """Pass over a file's packets without decoding them; damage ends the pass, and what came before is used."""
-    import av
-
-    pts, is_timed, is_key, is_shown = array("q"), bytearray(), bytearray(), bytearray()
-    with open_file(path) as container:
-        stream = video_stream(container)
-        time_base, declared = float(stream.time_base or 0), stream.frames  # gone once the file is closed
-        try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    pts.append(packet.pts or 0)
-                    is_timed.append(packet.pts is not None)
-                    is_key.append(packet.is_keyframe)
-                    is_shown.append(packet.pts is not None and not packet.is_discard)
-                    alive()
-        except (av.error.FFmpegError, OSError):
-            pass  # `_truncation` says up to where the file was read
-    if not pts:
-        raise _DecoderError("it holds no frame")
-    if sum(is_timed) > len(pts) // 2 and time_base:  # a frame without a time of its own is passed over
-        shown = np.array(is_shown if any(is_shown) else is_timed, bool)
-        return _Index(np.array(pts), np.array(is_key, bool), shown, time_base)
-    number = min(declared, len(pts)) or sum(1 for _ in _all_frames(path, alive))
-    if not number:
-        raise _DecoderError("it holds no frame")
-    fps, every = info.fps or ASSUMED_FPS, np.ones(number, bool)
-    note = f"the file does not say when its frames are shown; {fps:g} a second are assumed"
-    return _Index(np.arange(number), every, every, 1 / fps, is_timed=False, notes=(note,))
 
 
 class _Frames:
@@ -239,161 +169,19 @@ class Fit:
         return resizer(np.ascontiguousarray(np.rot90(pixels, quarters)))
 
 
-def _decode(path: Path, index: _Index, taken: _Frames, alive: Alive) -> None:
-    """Decode what is wanted, and once more with a longer run-up what did not come."""
-    if not index.is_timed:
-        for number, frame in enumerate(_all_frames(path, alive)):
-            taken.take(frame, number)
-            if not taken.missing:
-                return
-        return
-    for frame in _some_frames(path, index, _runs(index, taken.missing), taken.missing, alive):
-        taken.take(frame, frame.pts)
-    if taken.missing:
-        for frame in _some_frames(path, index, _runs(index, taken.missing, run_up=1, reach=REACH), None, alive):
-            taken.take(frame, frame.pts)
-
-
-def _runs(index: _Index, wanted: Iterable[int], *, run_up: int = 0, reach: int = 0) -> list[tuple[int, int]]:
-    """Return the runs of packets that a decoder needs for the frames at these times, [first, last], rising, apart.
-
-    Args:
-        index: of the file.
-        wanted: times.
-        run_up: how many places where decoding can begin to go back beyond the last.
-        reach: how many packets to go on behind the frame's own.
-    """
-    order, keys = np.argsort(index.pts, kind="stable"), np.flatnonzero(index.is_key)
-    runs = []
-    for pts in wanted:
-        last = int(order[np.searchsorted(index.pts, pts, sorter=order)])
-        before = keys[(keys <= last) & (index.pts[keys] <= pts)]
-        first = int(before[max(len(before) - 1 - run_up, 0)]) if len(before) else 0
-        runs.append((first, min(last + reach, len(index.pts) - 1)))
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(runs):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged
-
-
-def _some_frames(
-    path: Path, index: _Index, runs: Iterable[tuple[int, int]], wanted: set[int] | None, alive: Alive
-) -> Iterator[Any]:
-    """Decode runs of packets; others are given too, but for those that are not `wanted` and that no other needs."""
-    with open_file(path) as container:
-        stream = video_stream(container)
-        decoder = stream.codec_context
-        leaves_out = wanted is not None and decoder.name in LEAVE_OUT
-        packets = _Packets(container, stream, index)
-        for first, last in runs:
-            for packet in packets.run(first, last):
-                if leaves_out:
-                    decoder.skip_frame = "DEFAULT" if packet.pts in (wanted or ()) else "NONREF"
-                yield from _decoded(decoder, packet, alive)
-            yield from _decoded(decoder, None, alive)
-            decoder.flush_buffers()
-
-
-def _all_frames(path: Path, alive: Alive) -> Iterator[Any]:
-    with open_file(path) as container:
-        stream = video_stream(container)
-        for packet in container.demux(stream):
-            yield from _decoded(stream.codec_context, packet, alive)
-
-
-def _decoded(decoder: Any, packet: Any, alive: Alive) -> Iterator[Any]:
-    """Give a decoder one packet, or None for the end of a run; a damaged packet costs its own frames."""
-    import av
-
-    alive()
-    try:
-        yield from decoder.decode(packet)
-    except av.error.FFmpegError:
-        pass
-
-
-class _Packets:
-    """The packets of an open file by their number, read on or jumped to."""
-
-    def __init__(self, container: Any, stream: Any, index: _Index) -> None:
-        self.container, self.stream, self.pts = container, stream, index.pts
-        self.can_jump = container.format.name in EXACT_JUMPS
-        self.next, self.packets = 0, container.demux(stream)
-
-    def run(self, first: int, last: int) -> Iterator[Any]:
-        """Yield packets first to last, as far as they can be read; `first` is not behind what was read."""
-        import av
-
-        try:
-            if self.can_jump and first - self.next > JUMP_BEYOND:
-                self._jump(first)
-            for packet in self.packets:
-                if not packet.size:
-                    continue
-                self.next += 1
-                if self.next > first:
-                    yield packet
-                if self.next > last:
-                    return
-        except (av.error.FFmpegError, OSError):
-            return
-
-    def _jump(self, number: int) -> None:
-        """Go on at a packet, or at one before it."""
-        self.container.seek(int(self.pts[number]), stream=self.stream)
-        packets = self.container.demux(self.stream)
-        packet = next(packets)
-        found = np.flatnonzero(self.pts == packet.pts)
-        if not len(found) or found[0] > number:  # not where it should be: pass all packets from now on
-            self.can_jump, found = False, np.array([0])
-            self.container.seek(int(self.pts[0]), stream=self.stream)
-            packets = self.container.demux(self.stream)
-            packet = next(packets)
-        self.next, self.packets = int(found[0]), itertools.chain([packet], packets)
-
-
 def _read_with_decord(info: VideoInfo, request: ReadRequest, reason: str) -> Clip:
     sized = request.sized(info.height, round(info.width * info.aspect))
-    steps = _watched(_decord_steps(info, sized))
+
+    def choose(times: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        times = _clean_times(times, info.fps)
+        return times, choose_frames(times, request)
+
+    steps = decord_reader.steps(sized, choose)
     times, chosen = next(steps)
     resizer = Resizer(sized.size, sized.resample)
     frames = np.stack([resizer(frame) for frame in steps])
     cut = _truncation(request.source.path, info, times)
     return _clip(frames, times, chosen, info, "decord", (f"read with decord: {reason}",), (cut,) if cut else ())
-
-
-def _decord_steps(info: VideoInfo, request: SizedRequest) -> Iterator[Any]:
-    """Yield (times of all frames, chosen indices), then the chosen frames (H, W, 3) one by one."""
-    try:
-        import decord
-    except (ImportError, OSError) as error:
-        raise _DecoderError(f"decord cannot be loaded: {shorten(error)}") from error
-    decord.logging.set_level(decord.logging.QUIET)
-    by_decoder = request.size if request.resample == DECODER else None
-    height, width = by_decoder or (-1, -1)
-    try:
-        reader = decord.VideoReader(os.path.abspath(request.source.path), width=width, height=height, num_threads=0)
-        times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0].astype(np.float64)
-        times = _clean_times(times, info.fps)
-    except Exception as error:
-        raise _DecoderError(f"decord: {shorten(error)}") from error
-    chosen = choose_frames(times, request)
-    yield times, chosen
-    for index in range(chosen[-1] + 1):
-        try:
-            frame = reader.next()
-            if index not in chosen:
-                continue
-            frame = frame.asnumpy()
-        except (Exception, StopIteration) as error:
-            raise _DecoderError(f"decord at {times[index]:.1f} s: {shorten(error)}") from error
-        height, width = by_decoder or frame.shape[:2]
-        rows = frame.reshape(height, -1)
-        # decord aligns rows to 64 pixels and, for narrow frames, takes the filling for a fourth channel
-        yield np.ascontiguousarray(rows[:, : width * 3]).reshape(height, width, 3)
 
 
 def _clean_times(times: np.ndarray, fps: float) -> np.ndarray:
@@ -455,31 +243,3 @@ def _clip(
         notes=notes,
         damage=damage,
     )
-
-
-def _watched(steps: Iterator[Any]) -> Iterator[Any]:
-    """Run an iterator in a thread of its own and give up when it delivers nothing for `STALL_S` seconds.
-
-    A native decoder that loops at a damaged end cannot be interrupted, only left behind.
-    """
-    box: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=2)  # whole frames
-
-    def work() -> None:
-        try:
-            for item in steps:
-                box.put(("item", item))
-            box.put(("end", None))
-        except BaseException as error:
-            box.put(("error", error))
-
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        try:
-            kind, value = box.get(timeout=STALL_S)
-        except queue.Empty:
-            raise _DecoderError(f"decord delivered nothing for {STALL_S:g} s") from None
-        if kind == "end":
-            return
-        if kind == "error":
-            raise value
-        yield value

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stts_cli.errors import InputError
-from stts_cli.media import video
+from stts_cli.media import packets, video
 from stts_cli.media.source import ReadRequest, Source
 from stts_cli.settings import Layout
 from tests.media.files import KINDS, number, write_kind
@@ -38,7 +38,7 @@ def test_the_frames_read_are_those_of_their_times(tmp_path, kind):
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 7])
 def test_jumps_land_on_the_frame_that_was_asked_for(tmp_path, monkeypatch, kind, num_frames):
     """Key frames every 4, frames built on later ones between them, and every gap jumped over."""
-    monkeypatch.setattr(video, "JUMP_BEYOND", 1)
+    monkeypatch.setattr(packets, "JUMP_BEYOND", 1)
     path = write_kind(tmp_path, kind, options={"g": "4", "bf": "2", "keyint_min": "4"})
     for start in (0.0, 0.3, 1.1):
         clip = video.read_clip(path, num_frames=num_frames, max_fps=50, start=start)
@@ -50,13 +50,13 @@ def test_jumps_land_on_the_frame_that_was_asked_for(tmp_path, monkeypatch, kind,
 def test_no_more_is_decoded_than_the_wanted_frames_need(tmp_path, monkeypatch):
     path = write_kind(tmp_path, "mkv", options={"g": "10", "bf": "0", "keyint_min": "10", "sc_threshold": "0"})
     given = []
-    decoded = video._decoded
+    decoded = packets._decoded
 
     def count(decoder, packet, alive):
         given.append(packet is not None)
         return decoded(decoder, packet, alive)
 
-    monkeypatch.setattr(video, "_decoded", count)
+    monkeypatch.setattr(packets, "_decoded", count)
     clip = video.read_clip(path, num_frames=2)
     assert numbers(clip)[0] == [0, 49]
     assert sum(given) == 1 + 10, "the first frame, and the last ten from their key frame on"
@@ -64,8 +64,8 @@ def test_no_more_is_decoded_than_the_wanted_frames_need(tmp_path, monkeypatch):
 
 def test_a_jump_that_lands_elsewhere_is_noticed(tmp_path, monkeypatch):
     path = write_kind(tmp_path, "mp4", options={"g": "5", "bf": "0", "keyint_min": "5"})
-    monkeypatch.setattr(video, "JUMP_BEYOND", 1)
-    opened = video.open_file
+    monkeypatch.setattr(packets, "JUMP_BEYOND", 1)
+    opened = packets.open_file
 
     class Elsewhere:
         """A container whose jumps go to the end."""
@@ -85,7 +85,7 @@ def test_a_jump_that_lands_elsewhere_is_noticed(tmp_path, monkeypatch):
         def seek(self, pts, stream):
             self.container.seek(pts if pts <= 0 else 10**6, stream=stream)
 
-    monkeypatch.setattr(video, "open_file", lambda path: Elsewhere(opened(path)))
+    monkeypatch.setattr(packets, "open_file", lambda path: Elsewhere(opened(path)))
     shown, by_time = numbers(video.read_clip(path, num_frames=4))
     assert shown == by_time == [0, 16, 33, 49]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stts_cli.errors import InputError
-from stts_cli.media import container, video
+from stts_cli.media import container, decord_reader, packets, video
 from stts_cli.media.container import probe
 from stts_cli.media.resize import DECODER, Resizer
 from stts_cli.media.source import ReadRequest, Source
@@ -85,7 +85,7 @@ def test_decord_reads_what_pyav_cannot_and_says_why(clip_file, monkeypatch):
     def fail(*_):
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(video, "_decode", fail)
+    monkeypatch.setattr(video, "decode", fail)
     clip = video.read_clip(clip_file, num_frames=5, size=(60, 80))
     assert clip.backend == "decord"
     assert clip.notes == ("read with decord: PyAV: no such thing",)
@@ -100,8 +100,8 @@ def test_a_decoder_that_hangs_is_left_behind(clip_file, monkeypatch):
         released.wait(20)
         yield
 
-    monkeypatch.setattr(video, "_decord_steps", hang)
-    monkeypatch.setattr(video, "STALL_S", 0.1)
+    monkeypatch.setattr(decord_reader, "_steps", hang)
+    monkeypatch.setattr(decord_reader, "STALL_S", 0.1)
     with pytest.raises(InputError, match=r"\(x; decord delivered nothing for 0\.1 s\); it is damaged"):
         read_by("decord", clip_file, num_frames=2)
     released.set()
@@ -299,6 +299,6 @@ class Stream:
 
 def test_nothing_is_asked_of_a_file_that_is_closed(clip_file, monkeypatch):
     opened = container.open_file
-    for module in (container, video):
+    for module in (container, packets, video):
         monkeypatch.setattr(module, "open_file", lambda path: Closing(opened(path)))
     assert video.read_clip(clip_file, num_frames=2).backend == "pyav"
