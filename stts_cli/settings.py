@@ -290,6 +290,11 @@ def read_prune_layer(text: str) -> PruneLayer:
         raise InputError(f"--prune-layer {text}: must be {what_is_allowed('prune_layer', text)}.") from None
 
 
+def default_prune_layer(num_blocks: int) -> int:
+    """Return the block to score after where a checkpoint does not say: after 4 of 25, as in the paper; at least 1."""
+    return max(1, round(num_blocks * 4 / 25) - 1)
+
+
 def scored_block(prune_layer: PruneLayer, num_blocks: int) -> int:
     """Return the 0-based ViT block whose output is scored, of so many that run."""
     return prune_layer if isinstance(prune_layer, int) else num_blocks - 1

@@ -17,8 +17,8 @@ from stts_cli.settings import PruneLayer, num_dense_blocks
 DECODE = "decode"
 CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only, no norms, activations or softmax; attention counts "
-    "query-key pairs: within each frame's own patches in the ViT, the prompt's whole square in the prefill, whose mask "
-    "is not causal; the output head counts once in the prefill"
+    "query-key pairs: within each frame's own patches in the ViT, the prompt's whole square in the prefill, causal or "
+    "not; the output head counts once in the prefill"
 )
 TRAINING_CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only; everything is trained: the backward pass counts 2 x "

@@ -20,7 +20,10 @@ from stts_cli.settings import Pruning
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
 
-FAMILIES = {"molmo2": ("stts_cli.families.molmo2", "Molmo2Family")}
+FAMILIES = {
+    "molmo2": ("stts_cli.families.molmo2", "Molmo2Family"),
+    "smolvlm": ("stts_cli.families.smolvlm", "SmolVLMFamily"),
+}
 
 
 @loads_checkpoint
@@ -59,7 +62,7 @@ def load_family(
     chain = base_chain(name, revision)
     check_json_files(chain)
     top, root = chain[0], chain[-1]
-    cls = _class_of(read_config(chain).get("model_type"), f"model {root.model}")
+    cls = class_of(read_config(chain).get("model_type"), f"model {root.model}")
     stock, notes = load_stock(chain, cls.model_class, cls.part_names["vit"], dtype, attn_implementation)
     own, more = cls.processing(stock.config, root, {})
     family = cls(
@@ -71,6 +74,8 @@ def load_family(
     )
     if (scorer := load_scorer(chain, family.scorer_sizes)) is not None:
         family.scorer = scorer.to(device, dtype).eval()
+    if not top.has_prune_layer:
+        family.use_default_prune_layer()
     check_words(family)
     family.chain, family.notes = tuple(chain), [*notes, *top.notes, *more]
     family.is_demonstration = any(checkpoint.document.get("demonstration", False) for checkpoint in chain)
@@ -92,16 +97,18 @@ def family_of(model: Any, tokenizer: Any, *, scorer: Any = None, video_processor
     Raises:
         InputError: a model of a type that no family handles.
     """
-    cls = _class_of(model.config.model_type, "a model")
+    cls = class_of(model.config.model_type, "a model")
     settings = Pruning(scorer="temporal" if scorer is None else "learned")
     own, _ = cls.processing(model.config, None, {} if video_processor is None else video_processor.to_dict())
     name = model.config.name_or_path or cls.__name__
     family = cls(model, tokenizer, settings=settings, model_name=name, scorer=scorer, **own)
+    family.use_default_prune_layer()
     check_words(family)
     return family
 
 
-def _class_of(model_type: str | None, model: str) -> type[Family]:
+def class_of(model_type: str | None, model: str) -> type[Family]:
+    """Return the family of a model type; InputError, which names `model`, where there is none."""
     if model_type not in FAMILIES:
         raise InputError(f"{model} of type {model_type}: no family handles it{suggest(str(model_type), FAMILIES)}")
     module, name = FAMILIES[model_type]

@@ -22,7 +22,7 @@ from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.pruning import TokenScorer, prune_and_encode, shrink_placeholders, window_index
 from stts_cli.pruning.stopwatch import Stopwatch
-from stts_cli.settings import Execution, FixedLayout, Layout, LayoutRule, Pruning
+from stts_cli.settings import Execution, FixedLayout, Layout, LayoutRule, Pruning, default_prune_layer
 
 _CHUNK_PATCHES = 16_384  # patches that go through a block at once when no gradient is needed
 
@@ -83,6 +83,8 @@ class Family(ABC):
     video_tag: str  # what stands for the video in the chat template's text
     placeholder: str  # the token of one window
     visual_words: tuple[str, ...]  # the tokens of a video, placeholders and marks
+    # block after which windows are scored where a checkpoint does not say; None for `default_prune_layer`
+    prune_layer: ClassVar[int | None] = None
     # by part of the model, what the names of its parameters hold; the first that fits counts, "llm" is the rest
     part_names: ClassVar[dict[str, str]]
     # whether the tokens of a video see each other in both directions in the language model
@@ -180,6 +182,11 @@ class Family(ABC):
     @abstractmethod
     def shape(self, layout: Layout | None = None) -> ModelShape:
         """Return the sizes that FLOPs depend on, for a video's layout; None where the family cuts all alike."""
+
+    def use_default_prune_layer(self) -> None:
+        """Score after the block that fits the ViT's depth, of a checkpoint that names none."""
+        layer = default_prune_layer(len(self.vit_blocks)) if self.prune_layer is None else self.prune_layer
+        self.settings = self.settings.override(prune_layer=layer)
 
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
         """Run one stock block on (B, S, D)."""

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from stts_cli.errors import EnvironmentFailure, InputError, SttsError, is_out_of_memory
 from stts_cli.families.checkpoints import Checkpoint
-from stts_cli.families.frames import read_frame_processor
 
 Load = TypeVar("Load", bound=Callable[..., Any])
 # each a JSON object
@@ -112,13 +111,20 @@ def _stumbled_over(folder: Path) -> str:
     def of_folder(name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None
 
+    def read_processing() -> None:
+        from stts_cli.families import class_of
+
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        class_of(config.model_type, str(folder)).processing(config, Checkpoint(str(folder), None), {})
+
     parts: dict[str, Callable[[], Any]] = {
         "config.json": lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False),
         "generation_config.json": lambda: _check_ids(GenerationConfig.from_pretrained(folder).eos_token_id),
         "tokenizer.json or tokenizer_config.json": lambda: AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False
         )("?"),
-        "video_preprocessor_config.json or processor_config.json": lambda: read_frame_processor(of_folder, {}),
+        "video_preprocessor_config.json or processor_config.json": read_processing,
+        "preprocessor_config.json": read_processing,
     }
     for files, load in parts.items():
         if of_folder(files.split()[0]) is not None:

@@ -61,6 +61,11 @@ class Checkpoint:
         """What to call it in reports."""
         return self.document.get("name") or Path(self.model).name if self.is_local else self.model
 
+    @property
+    def has_prune_layer(self) -> bool:
+        """Whether it says after which block windows are scored; else `settings` hold Molmo2's."""
+        return "prune_layer" in self.document or bool(self.stored_scorer)
+
     def find_file(self, name: str) -> Path | None:
         """Return where one of its files is; None where there is none, or the hub cannot be reached."""
         from transformers.utils import cached_file

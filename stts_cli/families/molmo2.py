@@ -40,6 +40,7 @@ class Molmo2Family(Family):
         "<im_end>", "<frame_end>", "<im_low>",
     )  # fmt: skip
     two_way = True
+    prune_layer = 3
     part_names: ClassVar = {"vit": ".vision_tower.", "connector": ".multi_modal_projector."}
 
     def __init__(

@@ -111,12 +111,12 @@ def test_a_missing_video_is_one_line(no_training, capsys, tmp_path):
 def test_a_base_of_an_unknown_family(no_training, capsys, tmp_path, base, videos_jsonl):  # noqa: F811
     other = tmp_path / "other"
     other.mkdir()
-    (other / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+    (other / "config.json").write_text(json.dumps({"model_type": "llava"}))
     words = ("--model", other, "--data", videos_jsonl, "--eval-videos", 0, "--output", tmp_path / "run")
     assert typed(capsys, *words) == (
         2,
         "",
-        f"stts: model {other} of type qwen3_vl: no family handles it; known: molmo2.\n",
+        f"stts: model {other} of type llava: no family handles it; known: molmo2, smolvlm.\n",
     )
 
 
