@@ -90,7 +90,7 @@ def test_every_command_of_the_pages_is_understood(words, monkeypatch, clip_file,
     monkeypatch.setattr(nano, "train_nano", lambda stages, flags, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(runs, "train_runs", lambda plan, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(registry, "describe", lambda: asked.append({}) or 1 / 0)
-    monkeypatch.setattr(plots, "check_target", lambda path, flag: None)
+    monkeypatch.setattr(plots, "check_target", lambda *target: None)
     monkeypatch.chdir(tmp_path)  # where the folders are that earlier commands would have left
     for text in load_suite("paper-trained").compare:
         if "runs/" in text:

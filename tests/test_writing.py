@@ -46,7 +46,8 @@ def picture(folder):
 
 
 def kept(folder):
-    pictures.save_kept(str(folder / "x.png"), b"\x89PNG" * 99, [0.0, 0.5], np.ones((2, 4), bool))
+    frames = pictures.Kept(np.zeros((2, 4, 4, 3), np.uint8), [0.0, 0.5], np.ones((2, 4), bool), None, np.zeros((2, 2)))
+    pictures.save_kept(str(folder / "x.png"), b"\x89PNG" * 99, frames)
 
 
 WRITERS = {

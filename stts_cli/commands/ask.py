@@ -60,6 +60,12 @@ def ask(
     save_kept: Annotated[
         str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG file.")
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            help="Write a page for a browser into this HTML file: frames with what was kept, answers, savings."
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(help="Keep a JSON line a video in this file; the same command goes on with it."),
@@ -101,5 +107,5 @@ def ask(
         subtitles,
     )
     arms = asking.budgeted(settings.arm("pruned", resize), compare, budget, budget_by)
-    shown = asking.Shown("json" if json else "quiet" if quiet else "table", save_kept, output)
+    shown = asking.Shown("json" if json else "quiet" if quiet else "table", save_kept, report, output)
     asking.run(wanted, arms, shown, device=device, max_new_tokens=settings.max_new_tokens)

@@ -98,10 +98,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Shown:
-    """Where the answers go: `mode` of `report.ask.show`, a picture of what was kept, a file of lines."""
+    """Where the answers go: `mode` of `report.ask.show`, a picture of what was kept, a page, a file of lines."""
 
     mode: str
     save_kept: str | None
+    report: str | None
     output: str | None
 
 
@@ -126,12 +127,13 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
     is_one = len(videos) == 1 and not _is_expanded(videos[0], wanted.words)
     if is_one and not videos[0].address and not _has_pictures(videos[0]):
         probe(videos[0].source.path)  # a bad file is reported at once, before torch loads
-    if shown.save_kept:
-        from stts_cli.report.plots import check_target
+    for flag, target, suffix in (("--save-kept", shown.save_kept, ".png"), ("--report", shown.report, ".html")):
+        if target:
+            from stts_cli.report.plots import check_target
 
-        check_target(shown.save_kept, "--save-kept")
-        if len(videos) > 1:
-            raise InputError("--save-kept: is the picture of one video; ask the videos one by one.")
+            check_target(target, flag, suffix)
+            if len(videos) > 1:
+                raise InputError(f"{flag}: is of one video; ask the videos one by one.")
     is_quiet = shown.mode == "quiet"
     context = wanted.context(lambda line: None if is_quiet else print_note(line))
     kept = None
@@ -157,6 +159,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
             show_line(document, mode=shown.mode)
         if shown.save_kept:
             _save_kept(shown.save_kept, done)
+        if shown.report:
+            _write_page(shown.report, done)
     if failed:
         raise InputError(f"{len(failed)} of {len(videos)} videos were not answered; the first, {failed[0]}")
 
@@ -198,10 +202,17 @@ def _answers(
 
 def _save_kept(path: str, done: Any) -> None:
     from stts_cli.report.notebook import kept_png
-    from stts_cli.report.pictures import save_kept
+    from stts_cli.report.pictures import Kept, save_kept
 
     seen = done.arms[0].video
-    save_kept(path, kept_png(seen), seen.timestamps_s, seen.keep_mask.numpy())
+    save_kept(path, kept_png(seen), Kept.of(seen))
+
+
+def _write_page(path: str, done: Any) -> None:
+    from stts_cli.report.ask_page import write_page
+    from stts_cli.report.pictures import Kept
+
+    write_page(path, done.to_dict(), {arm.name: Kept.of(arm.video) for arm in done.arms})
 
 
 def _has_pictures(video: Named) -> bool:

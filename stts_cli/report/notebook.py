@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from stts_cli.errors import EnvironmentFailure
-from stts_cli.report.pictures import kept_picture
+from stts_cli.report.pictures import Kept, kept_picture
 from stts_cli.report.savings import as_html, counted_rows
 from stts_cli.text import printable
 
@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 
 def kept_png(video: Video) -> bytes:
     """Draw a video as `pictures.kept_picture` does, a PNG; EnvironmentFailure without matplotlib."""
-    family, clip, mask = video.family, video.clip, video.keep_mask.numpy()
-    layout = video.tokens.layout
-    table = family.window_index(layout).cpu().numpy()
-    title = f"{family.model_name}: {mask.mean():.0%} of the windows kept"
-    return kept_picture(clip.frames, clip.timestamps_s, mask, table, layout.grid, title)
+    title = f"{video.family.model_name}: {video.keep_mask.numpy().mean():.0%} of the windows kept"
+    return kept_picture(Kept.of(video), title)
 
 
 def video_html(video: Video) -> str:

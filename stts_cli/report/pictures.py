@@ -7,7 +7,9 @@ kept windows' indices. The extra `plot` has to be installed.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,24 +17,50 @@ from stts_cli.errors import writing
 from stts_cli.report import plots
 from stts_cli.text import to_json
 
+if TYPE_CHECKING:
+    from stts_cli.engine.results import Video
+
 MAX_FRAMES = 48  # a sheet of more cannot be read; frames are then taken evenly
 DIM = 0.22  # brightness of what was dropped
 
 
-def kept_picture(
-    frames: np.ndarray,
-    timestamps_s: list[float],
-    keep_mask: np.ndarray,
-    window_index: np.ndarray,
-    grid: tuple[int, int],
-    title: str,
-) -> bytes:
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The frames of a clip, and which of their windows stayed.
+
+    Attributes:
+        frames: uint8 (T, H, W, 3), RGB.
+        timestamps_s: T times in seconds.
+        keep_mask: bool (T, W), True = kept.
+        scores: float32 (T, W), or None where nothing was scored.
+        owner: int (rows, columns), the window of each patch of a frame.
+    """
+
+    frames: np.ndarray
+    timestamps_s: list[float]
+    keep_mask: np.ndarray
+    scores: np.ndarray | None
+    owner: np.ndarray
+
+    @classmethod
+    def of(cls, video: Video) -> Kept:
+        """Take it from an encoded video; frames that are one unit share its windows."""
+        tokens, clip = video.tokens, video.clip
+        layout = tokens.layout
+        unit = np.arange(len(clip.frames)) // layout.frames_per_unit
+        table = video.family.window_index(layout).cpu().numpy()
+        scores = None if tokens.scores is None else tokens.scores.detach().float().cpu().numpy()[unit]
+        mask = tokens.keep_mask.cpu().numpy()[unit]
+        return cls(clip.frames, clip.timestamps_s, mask, scores, patch_owner(table, layout.grid))
+
+
+def kept_picture(kept: Kept, title: str) -> bytes:
     """Draw a clip's frames, and below each the same with what was dropped darkened; return a PNG's bytes.
 
-    frames is uint8 (T, H, W, 3), timestamps_s T seconds, keep_mask bool (T, W), window_index (W, P) patches of each
-    window, -1 in empty slots, grid the patch rows and columns of a frame. EnvironmentFailure without matplotlib.
+    EnvironmentFailure without matplotlib.
     """
-    shown = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int))
+    frames, keep_mask = kept.frames, kept.keep_mask
+    shown = spread(len(frames), MAX_FRAMES)
     columns = min(8, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = plots.new_figure(1.6 * columns, 3.4 * rows + 0.6, dpi=100)
@@ -40,39 +68,52 @@ def kept_picture(
     axes = figure.subplots(2 * rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    dark = darken(frames[shown], keep_mask[shown], window_regions(window_index, grid, frames.shape[1:3]))
+    dark = darken(frames[shown], keep_mask[shown], window_regions(kept.owner, frames.shape[1:3]))
     for place, k in enumerate(shown):
         above, below = axes[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
         above.imshow(frames[k])
-        above.set_title(f"{timestamps_s[k]:.1f} s", fontsize=8)
+        above.set_title(f"{kept.timestamps_s[k]:.1f} s", fontsize=8)
         below.imshow(dark[place])
         below.set_title(f"{int(keep_mask[k].sum())} of {keep_mask.shape[1]}", fontsize=8)
     return plots.render(figure)
 
 
-def save_kept(path: str, picture: bytes, timestamps_s: list[float], keep_mask: np.ndarray) -> None:
+def spread(number: int, most: int) -> np.ndarray:
+    """Choose at most so many of a number of frames, evenly, the first and the last among them; int (<= most,)."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(int))
+
+
+def save_kept(path: str, picture: bytes, kept: Kept) -> None:
     """Write a picture to a .png file, and the kept windows' indices beside it under the same name with .json.
 
-    timestamps_s are T seconds, keep_mask is bool (T, W). EnvironmentFailure where a file cannot be written.
+    EnvironmentFailure where a file cannot be written.
     """
     frames = [
         {"time_s": time, "kept": np.flatnonzero(mask).tolist()}
-        for time, mask in zip(timestamps_s, keep_mask, strict=True)
+        for time, mask in zip(kept.timestamps_s, kept.keep_mask, strict=True)
     ]
-    document = to_json({"windows_per_frame": keep_mask.shape[1], "frames": frames}) + "\n"
+    document = to_json({"windows_per_frame": kept.keep_mask.shape[1], "frames": frames}) + "\n"
     target = Path(path).expanduser()
     for file, content in ((target, picture), (target.with_suffix(".json"), document.encode())):
         with writing(file):
             file.write_bytes(content)
 
 
-def window_regions(window_index: np.ndarray, grid: tuple[int, int], frame_size: tuple[int, int]) -> np.ndarray:
-    """Return for every pixel of a frame of `frame_size` (height, width) the number of its window, int (H, W)."""
+def patch_owner(window_index: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Return the window of each patch, int (rows, columns); window_index is (W, P), -1 in empty slots."""
     owner = np.zeros(grid[0] * grid[1], dtype=np.int64)
     for window, patches in enumerate(window_index):
         owner[patches[patches >= 0]] = window
-    rows, columns = (np.arange(pixels) * patches // pixels for pixels, patches in zip(frame_size, grid, strict=True))
-    return owner.reshape(grid)[rows[:, None], columns[None, :]]
+    return owner.reshape(grid)
+
+
+def window_regions(owner: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """Return for every pixel of a frame of `frame_size` (height, width) the number of its window, int (H, W)."""
+    rows, columns = (
+        np.arange(pixels) * patches // pixels for pixels, patches in zip(frame_size, owner.shape, strict=True)
+    )
+    regions: np.ndarray = owner[rows[:, None], columns[None, :]]
+    return regions
 
 
 def darken(frames: np.ndarray, keep_mask: np.ndarray, regions: np.ndarray) -> np.ndarray:

@@ -31,17 +31,18 @@ class Point(NamedTuple):
     high: float
 
 
-def check_target(path: str, flag: str) -> None:
-    """Refuse a picture that could not be drawn, before anything runs; `flag` asks for it.
+def check_target(path: str, flag: str, suffix: str = ".png") -> None:
+    """Refuse a file that could not be written, before anything runs; `flag` asks for it.
 
-    InputError for what is no .png; EnvironmentFailure without its folder or matplotlib.
+    InputError for another suffix; EnvironmentFailure without its folder or, for a picture, matplotlib.
     """
     target = Path(path).expanduser()
-    if target.suffix.lower() != ".png" or target.is_dir():
-        raise InputError(f"{flag} {path}: must be a file that ends in .png.")
+    if target.suffix.lower() != suffix or target.is_dir():
+        raise InputError(f"{flag} {path}: must be a file that ends in {suffix}.")
     if not target.absolute().parent.is_dir():
         raise EnvironmentFailure(f"{flag} {path}: cannot be written, its folder does not exist.")
-    require_matplotlib(flag)
+    if suffix == ".png":
+        require_matplotlib(flag)
 
 
 def require_matplotlib(what: str) -> None:

@@ -33,8 +33,13 @@ class Row(NamedTuple):
     label: str
     dense: str
     pruned: str
-    saved: str  # share of `dense`
+    ratio: float | None  # pruned to dense
     part: str  # "tokens", "FLOPs" or "measured": rows of one part stand together
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """What stands below `HEADINGS`."""
+        return self.label, self.dense, self.pruned, "" if self.ratio is None else f"{1 - self.ratio:.1%}"
 
 
 def savings_rows(document: Document, pruned: Document) -> list[Row]:
@@ -66,13 +71,13 @@ def as_table(rows: list[Row]) -> Table:
     table = plain_table(*HEADINGS, no_wrap=True)
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         ends = following is not None and following.part != row.part
-        table.add_row(*row[:4], style="bold" if row.label == TOTAL else "", end_section=ends)
+        table.add_row(*row.cells, style="bold" if row.label == TOTAL else "", end_section=ends)
     return table
 
 
 def as_html(rows: list[Row]) -> str:
     """Write the rows as an HTML table, for a notebook."""
-    lines = [_html_row("th" if row.label == TOTAL else "td", row[:4]) for row in rows]
+    lines = [_html_row("th" if row.label == TOTAL else "td", row.cells) for row in rows]
     return "\n".join(["<table>", _html_row("th", HEADINGS), *lines, "</table>"])
 
 
@@ -85,7 +90,7 @@ def _html_row(tag: str, cells: tuple[str, ...]) -> str:
 
 def _row(label: str, part: str, form: Callable[[float], str], dense: float | None, pruned: float | None) -> Row:
     left, right = ("" if value is None else form(value) for value in (dense, pruned))
-    return Row(label, left, right, f"{1 - pruned / dense:.1%}" if dense and pruned is not None else "", part)
+    return Row(label, left, right, pruned / dense if dense and pruned is not None else None, part)
 
 
 def _stage_s(arm: Document | None, stages: tuple[str, ...]) -> float | None:

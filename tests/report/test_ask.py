@@ -39,18 +39,22 @@ def make_arm(name, kept, text, vit_s, packed_s):
     }  # fmt: skip
 
 
-@pytest.fixture
-def document():
+def make_document(arms):
     return {
         "stts": "0", "command": "ask", "model": "m", "is_demonstration": False, "device": "cpu", "dtype": "float32",
         "video": {
             "path": "v.mp4", "num_frames": 8, "num_source_frames": 50, "timestamps_s": [0.0, 4.9], "duration_s": 5.0,
             "frame_size": [96, 128], "backend": "pyav", "start_s": 0.0, "frames_per_s": 1.43,
         },
-        "arms": [make_arm("pruned", 30, "red", 0.25, 0.25)],
+        "arms": arms,
         "seconds": {"load": 2.0, "read": 0.05},
         "notes": [],
     }  # fmt: skip
+
+
+@pytest.fixture
+def document():
+    return make_document([make_arm("pruned", 30, "red", 0.25, 0.25)])
 
 
 def shown(document, capsys, mode="table", notes=True):

@@ -14,7 +14,7 @@ from stts_cli.report import pictures, plots
 
 def test_a_pixel_belongs_to_the_window_of_its_patch():
     table = window_index(5, 4, 2, 2).numpy()  # five rows: the border's windows hold fewer patches
-    regions = pictures.window_regions(table, (5, 4), (50, 40))
+    regions = pictures.window_regions(pictures.patch_owner(table, (5, 4)), (50, 40))
     for row in range(50):
         for column in range(40):
             patch = row // 10 * 4 + column // 10
@@ -37,8 +37,9 @@ def test_a_sheet_and_its_indices_are_written(num_frames, tmp_path, monkeypatch):
     frames = np.full((num_frames, 12, 12, 3), 200, np.uint8)
     keep = np.arange(num_frames * 4).reshape(num_frames, 4) % 3 == 0
     times, target = [0.5 * k for k in range(num_frames)], tmp_path / "kept.png"
-    picture = pictures.kept_picture(frames, times, keep, window_index(4, 4, 2, 2).numpy(), (4, 4), "a title")
-    pictures.save_kept(str(target), picture, times, keep)
+    owner = pictures.patch_owner(window_index(4, 4, 2, 2).numpy(), (4, 4))
+    kept = pictures.Kept(frames, times, keep, None, owner)
+    pictures.save_kept(str(target), pictures.kept_picture(kept, "a title"), kept)
     assert target.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     document = json.loads((tmp_path / "kept.json").read_text())
     assert document["windows_per_frame"] == 4

@@ -1,0 +1,72 @@
+"""Write a run of `ask` as one self-contained HTML page: the frames with what was kept, answers, savings.
+
+In: the run's document, as `report.ask` takes it, and what each arm kept. Out: a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from stts_cli.errors import writing
+from stts_cli.report.ask import arm_line, footer_lines, header_lines, note_lines
+from stts_cli.report.page import bar, escape, fill, gallery, paragraphs, savings_table
+from stts_cli.report.pictures import Kept
+from stts_cli.report.savings import savings_rows
+from stts_cli.report.terminal import Document
+
+
+def write_page(path: str, document: Document, kept: Mapping[str, Kept]) -> None:
+    """Write the page of a run; `kept` is by arm. EnvironmentFailure where the file cannot be written."""
+    target = Path(path).expanduser()
+    with writing(target):
+        target.write_text(page(document, kept), encoding="utf-8")
+
+
+def page(document: Document, kept: Mapping[str, Kept]) -> str:
+    """Return the page of a run; `kept` is by arm."""
+    arms = document["arms"]
+    shown = [arm for arm in arms if arm["num_windows_kept"] < arm["num_windows"]] or arms[:1]
+    savings = [paragraphs([arm_line(arm)]) + savings_table(savings_rows(document, arm)) for arm in shown]
+    return fill(
+        "ask.html",
+        ["gallery.js"],
+        title=escape(document["video"]["path"]),
+        about=paragraphs(header_lines(document)) + paragraphs(note_lines(document), "warning"),
+        answers="\n".join(_question(arms, number) for number in range(len(arms[0]["answers"]))),
+        galleries="\n".join(_gallery(group, f"gallery-{i}") for i, group in enumerate(_alike(kept))),
+        savings="\n".join([*savings, paragraphs(footer_lines(document), "faint")]),
+    )
+
+
+def _alike(kept: Mapping[str, Kept]) -> list[dict[str, Kept]]:
+    """Put arms together that saw the same frames, cut alike; those that pruned stand first."""
+    groups: dict[tuple[int, bytes], dict[str, Kept]] = {}
+    for name, each in sorted(kept.items(), key=lambda arm: bool(arm[1].keep_mask.all())):
+        groups.setdefault((id(each.frames), each.owner.tobytes()), {})[name] = each
+    return list(groups.values())
+
+
+def _gallery(kept: dict[str, Kept], key: str) -> str:
+    """Write frames that arms saw; a dense arm adds nothing to those that pruned."""
+    pruned = {name: each for name, each in kept.items() if not each.keep_mask.all()}
+    return gallery(pruned or kept, key)
+
+
+def _question(arms: list[Document], number: int) -> str:
+    lines = []
+    for arm in arms:
+        answer = arm["answers"][number]
+        cut = "" if answer["finished"] else ' <span class="faint">(cut)</span>'
+        lines.append(f"<dt>{escape(arm['name'])}</dt><dd>{escape(answer['text'])}{cut}{_options(answer)}</dd>")
+    question = escape(arms[0]["answers"][number]["question"])
+    return f'<div class="question"><h3>{question}</h3><dl>{"".join(lines)}</dl></div>'
+
+
+def _options(answer: Document) -> str:
+    options = sorted(answer["options"] or (), key=lambda option: -option["probability"])
+    rows = "".join(
+        f"<tr><td>{escape(each['text'])}</td><td>{each['probability']:.1%}</td><td>{bar(each['probability'])}</td></tr>"
+        for each in options
+    )
+    return f"<table>{rows}</table>" if rows else ""
