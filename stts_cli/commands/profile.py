@@ -21,7 +21,7 @@ def profile(
     resize: flags.Resize = "model",
     shape: Annotated[
         str | None,
-        typer.Option(help="An architecture with random weights: mini, nano, molmo2-4b, -8b, -o-7b, or a YAML file."),
+        typer.Option(help="An architecture with random weights: a name in presets/shapes, e.g. mini, or a YAML file."),
     ] = None,
     model: flags.Model = None,
     preset: flags.Preset = None,

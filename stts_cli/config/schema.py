@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from stts_cli.config.architectures import Shape
+from stts_cli.config.architectures import SHAPES
 from stts_cli.config.presets import Preset, presets_folder
 from stts_cli.config.suites import Suite
 from stts_cli.config.training import SEVERAL, Stage
 
-MODELS = {"preset": Preset, "suite": Suite, "shape": Shape}
+MODELS = {"preset": Preset, "suite": Suite}
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -34,6 +34,10 @@ def schemas() -> dict[str, dict[str, Any]]:
         }
         for key in SEVERAL
     ]
+    shapes = {model.__name__: _described(model) for model in SHAPES.values()}
+    inner = {name: schema for shape in shapes.values() for name, schema in shape.pop("$defs").items()}
+    either = [{"$ref": f"#/$defs/{name}"} for name in shapes]
+    found["shape"] = {"title": "Shape", "anyOf": either, "$defs": {**inner, **shapes}}
     found["training"] = {"title": "Training preset", "anyOf": [one, *several], "$defs": {"Stage": _described(Stage)}}
     return {name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **each} for name, each in found.items()}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stts_cli import __version__, settings
-from stts_cli.config.architectures import Architecture
+from stts_cli.config.shapes import Architecture
 from stts_cli.cost import savings
 from stts_cli.cost.savings import CONVENTION, DECODE, TRAINING_CONVENTION, Savings
 from stts_cli.errors import InputError
@@ -95,7 +95,7 @@ def plan(
             ratio = 1.0 if scorer == "none" else keep_ratio
             windows = kept_windows(architecture, num_frames, ratio, merges=scorer == "tome")
             saved = count(architecture, windows, layer, scorer, train=train)
-            longest, limit = saved.tokens["LLM prompt"][0], architecture.text.max_position_embeddings
+            longest, limit = saved.tokens["LLM prompt"][0], architecture.shape.text.max_position_embeddings
             if longest > limit:
                 dense = f"makes a dense prompt of {longest} tokens"
                 raise InputError(f"--frames {num_frames}: {dense}; {architecture.name} takes {limit}.")
@@ -190,19 +190,13 @@ def count(
     if architecture.refill_lone_frames and scorer != "tome":
         for frame in lone_frames(packed, sizes.num_patches):
             packed[frame] = sizes.num_patches
-    length = prompt_length(len(windows), sizes.num_windows) + (len(ANSWER) if train else 0)  # its end is never read
+    times = [SECONDS_APART * index for index in range(len(windows))]
+    length = architecture.shape.prompt_length(times, QUESTION) + (len(ANSWER) if train else 0)  # its end is never read
     lengths = (length, length - len(windows) * sizes.num_windows + sum(windows))
     options: dict[str, Any] = {"scorer": scorer, "packed_patches": packed}
     if train:
         return savings.count_training(sizes, windows, lengths, prune_layer, answer_tokens=len(ANSWER) + 1, **options)
     return savings.count(sizes, windows, lengths, prune_layer, **options)
-
-
-def prompt_length(num_frames: int, num_windows: int, question: str = QUESTION) -> int:
-    """Count the tokens of a dense prompt about frames half a second apart, a token a byte, without a chat template."""
-    times = sum(len(f"{SECONDS_APART * i:.1f} ") for i in range(num_frames))
-    chat = 4 + len("user\n" + question + "\n" + "assistant\n")
-    return times + num_frames * (num_windows + 2) + (num_frames - 1) + chat
 
 
 def estimate_memory(
@@ -328,7 +322,7 @@ def describe(architecture: Architecture, *, random_weights: bool, is_demonstrati
     """Return the model's part of a profile's document."""
     return {
         "name": architecture.name,
-        "description": architecture.description,
+        "description": architecture.shape.description,
         "num_parameters": architecture.num_parameters(),
         "random_weights": random_weights,
         "is_demonstration": is_demonstration,

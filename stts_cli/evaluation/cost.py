@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stts_cli.config.architectures import Architecture
+from stts_cli.config.shapes import Architecture
 from stts_cli.cost import estimate
 from stts_cli.cost.savings import Savings
 from stts_cli.evaluation.gather import Questions
-from stts_cli.families.random_molmo2 import read_architecture
+from stts_cli.families.random_model import read_architecture
 from stts_cli.settings import Arm
 
 ASSUMED = {True: 200e12, False: 50e9}  # FLOPs a second: a large GPU in half precision; two CPU cores in float32
@@ -22,8 +22,8 @@ def estimate_cost(
     """Count what every arm will cost at most, every video having as many frames as the arm takes.
 
     A video costs its encoding and its prompt once; a question costs its own tokens and those of its answer
-    (`max_new_tokens`, None for its benchmark's own), each as much as a decoding step. A checkpoint that is no Molmo2
-    is refused.
+    (`max_new_tokens`, None for its benchmark's own), each as much as a decoding step. A checkpoint of
+    no family is refused.
 
     Returns:
         "videos", "questions", "flops" by arm, "assumed_flops_per_s", and "hours" of all arms at that rate.

@@ -75,7 +75,7 @@ def load_family(
     if (scorer := load_scorer(chain, family.scorer_sizes)) is not None:
         family.scorer = scorer.to(device, dtype).eval()
     if not top.has_prune_layer:
-        family.use_default_prune_layer()
+        family.settings = family.settings.override(prune_layer=cls.default_layer(len(family.vit_blocks)))
     check_words(family)
     family.chain, family.notes = tuple(chain), [*notes, *top.notes, *more]
     family.is_demonstration = any(checkpoint.document.get("demonstration", False) for checkpoint in chain)
@@ -102,7 +102,7 @@ def family_of(model: Any, tokenizer: Any, *, scorer: Any = None, video_processor
     own, _ = cls.processing(model.config, None, {} if video_processor is None else video_processor.to_dict())
     name = model.config.name_or_path or cls.__name__
     family = cls(model, tokenizer, settings=settings, model_name=name, scorer=scorer, **own)
-    family.use_default_prune_layer()
+    family.settings = settings.override(prune_layer=cls.default_layer(len(family.vit_blocks)))
     check_words(family)
     return family
 

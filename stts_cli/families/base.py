@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from stts_cli.config.shapes import Shape
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
 from stts_cli.families import words
@@ -183,10 +184,24 @@ class Family(ABC):
     def shape(self, layout: Layout | None = None) -> ModelShape:
         """Return the sizes that FLOPs depend on, for a video's layout; None where the family cuts all alike."""
 
-    def use_default_prune_layer(self) -> None:
-        """Score after the block that fits the ViT's depth, of a checkpoint that names none."""
-        layer = default_prune_layer(len(self.vit_blocks)) if self.prune_layer is None else self.prune_layer
-        self.settings = self.settings.override(prune_layer=layer)
+    @classmethod
+    def default_layer(cls, num_blocks: int) -> int:
+        """Return the block to score after of a checkpoint that names none, by the ViT's depth."""
+        return default_prune_layer(num_blocks) if cls.prune_layer is None else cls.prune_layer
+
+    @classmethod
+    def read_shape(cls, config: Any, layout: Layout) -> Shape:
+        """Read the sizes that a stock config holds, for `stts profile --analytic` and estimates."""
+        raise NotImplementedError(f"{cls.__name__}: reads no sizes from a config.")
+
+    @classmethod
+    def random_parts(cls, shape: Any) -> tuple[Any, Any, Mapping[str, Any]]:
+        """Return what a model with random weights is made of, for `stts profile --shape`.
+
+        Returns:
+            The stock config of such sizes, a tokenizer, and what `processing` is given.
+        """
+        raise NotImplementedError(f"{cls.__name__}: makes no model of given sizes.")
 
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
         """Run one stock block on (B, S, D)."""

@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from stts_cli.config.architectures import AdapterConfig, Architecture, TextConfig, VisionConfig
+from stts_cli.config.molmo2 import Molmo2Shape
+from stts_cli.config.shapes import Shape
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
 from stts_cli.families.base import Family
+from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint, read_processor
 from stts_cli.families.frames import read_frame_processor
+from stts_cli.families.random_molmo2 import VISION_TOKENS, random_config
 from stts_cli.settings import FixedLayout, Layout
 
 _CHUNK_TOKENS = 4_096  # visual tokens that go through the connector at once
@@ -124,21 +127,18 @@ class Molmo2Family(Family):
 
     def shape(self, layout: Layout | None = None) -> ModelShape:
         """Return the sizes that FLOPs depend on; see `Family`."""
-        return architecture_of(self.model.config, layout or self.layout, name=self.model_name).sizes()
+        return self.read_shape(self.model.config, layout or self.layout).sizes()
 
+    @classmethod
+    def read_shape(cls, config: Any, layout: Layout) -> Shape:
+        """Read the sizes that a stock config holds; see `Family`."""
+        return Molmo2Shape.of(config, layout)
 
-def architecture_of(config: Any, layout: Layout, **more: Any) -> Architecture:
-    """Read the sizes of a model from transformers' Molmo2Config; `more` are the architecture's other fields."""
-    patch_size = layout.frame_size[0] // layout.grid[0]
-    return Architecture(
-        description="",
-        vision=VisionConfig.of(config.vision_config, image_size=list(layout.frame_size), patch_size=patch_size),
-        adapter=AdapterConfig.of(config.adapter_config),
-        text=TextConfig.of(config.text_config),
-        pooling=layout.window,
-        num_added_tokens=config.text_config.additional_vocab_size,
-        **more,
-    )
+    @classmethod
+    def random_parts(cls, shape: Molmo2Shape) -> tuple[Any, Any, Mapping[str, Any]]:
+        """Return what a model with random weights is made of; see `Family`."""
+        tokenizer = byte_tokenizer(shape.text_config.vocab_size, VISION_TOKENS)
+        return random_config(shape), tokenizer, {"pooling_size": shape.pooling}
 
 
 def scorer_sizes(vision: Any) -> dict[str, int]:

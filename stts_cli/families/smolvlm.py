@@ -15,15 +15,17 @@ Source: SmolVLM2; the method is arXiv 2603.18004's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from stts_cli.config.shapes import Shape
+from stts_cli.config.smolvlm import SmolVLMShape, video_words
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
 from stts_cli.families.base import Family
+from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import FrameProcessor, read_video_settings
 from stts_cli.settings import FixedLayout, Layout
@@ -31,11 +33,6 @@ from stts_cli.settings import FixedLayout, Layout
 _FILE = "preprocessor_config.json"
 _KEYS = ("image_mean", "image_std", "resample", "size", "max_image_size", "video_sampling")  # made for videos too
 _FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # numbers of PIL
-_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
 
 
 class SmolVLMFamily(Family):
@@ -124,12 +121,7 @@ class SmolVLMFamily(Family):
     def video_text(self, timestamps_s: Sequence[float], layout: Layout, duration_s: float) -> str:
         """Word a video: how many frames of how long a video, then each frame's time, marks and placeholders."""
         frame = "<fake_token_around_image><global-img>" + self.placeholder * layout.num_windows
-        frame += "<fake_token_around_image>"
-        count, length = number_words(len(timestamps_s)), timedelta(seconds=int(duration_s))
-        text = f"You are provided the following series of {count} frames from a {length} [H:MM:SS] video.\n"
-        return text + "".join(
-            f"\nFrame from {int(time // 60):02d}:{int(time % 60):02d}:{frame}" for time in timestamps_s
-        )
+        return video_words(timestamps_s, duration_s, frame + "<fake_token_around_image>")
 
     def language_inputs(
         self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]
@@ -142,40 +134,27 @@ class SmolVLMFamily(Family):
 
     def shape(self, layout: Layout | None = None) -> ModelShape:
         """Return the sizes that FLOPs depend on; see `Family`."""
-        layout, config = layout or self.layout, self.model.config
-        vision, text, slots = config.vision_config, config.text_config, config.scale_factor**2
-        return ModelShape(
-            patch_dim=3 * vision.patch_size**2,
-            num_patches=layout.num_patches,
-            num_windows=layout.num_windows,
-            window_size=slots,
-            vit_blocks=vision.num_hidden_layers,
-            vit_width=vision.hidden_size,
-            vit_heads=vision.num_attention_heads,
-            vit_head_dim=vision.hidden_size // vision.num_attention_heads,
-            vit_mlp=vision.intermediate_size,
-            connector_flops=2 * slots * vision.hidden_size * text.hidden_size,
-            llm_layers=text.num_hidden_layers,
-            llm_width=text.hidden_size,
-            llm_heads=text.num_attention_heads,
-            llm_kv_heads=text.num_key_value_heads,
-            llm_head_dim=text.head_dim,
-            llm_mlp=text.intermediate_size,
-            vocab_size=text.vocab_size,
+        return self.read_shape(self.model.config, layout or self.layout).sizes()
+
+    @classmethod
+    def read_shape(cls, config: Any, layout: Layout) -> Shape:
+        """Read the sizes that a stock config holds; see `Family`."""
+        return SmolVLMShape.of(config, layout)
+
+    @classmethod
+    def random_parts(cls, shape: SmolVLMShape) -> tuple[Any, Any, Mapping[str, Any]]:
+        """Return what a model with random weights is made of; see `Family`."""
+        from transformers import SmolVLMConfig
+
+        added = (*cls.visual_words, "<end_of_utterance>")
+        start = shape.text_config.vocab_size - len(added)
+        config = SmolVLMConfig(
+            vision_config=dict(shape.vision_config),
+            text_config={**dict(shape.text_config), "model_type": "llama", "pad_token_id": None},
+            scale_factor=shape.scale_factor,
+            image_token_id=start + added.index(cls.placeholder),
         )
-
-
-def number_words(number: int) -> str:
-    """Return a number below a million in English words, as the package num2words writes it."""
-    if number < 20:
-        return _ONES[number]
-    if number < 100:
-        return _TENS[number // 10] + (f"-{_ONES[number % 10]}" if number % 10 else "")
-    size, name = (1000, "thousand") if number >= 1000 else (100, "hundred")
-    head, rest = f"{number_words(number // size)} {name}", number % size
-    if not rest:
-        return head
-    return head + (", " if rest >= 100 else " and ") + number_words(rest)
+        return config, byte_tokenizer(start, added, bos="<|im_start|>", eos="<end_of_utterance>"), {}
 
 
 def _edge(size: Any, default: int) -> int:

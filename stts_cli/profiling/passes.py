@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from stts_cli import settings
-from stts_cli.config.architectures import Architecture
+from stts_cli.config.shapes import Architecture
 from stts_cli.cost import estimate
 from stts_cli.engine.device import PeakMemory
 from stts_cli.engine.model import VideoModel, load_checkpoint
@@ -95,7 +95,7 @@ def build(job: Job) -> Family:
     dtype = "float32" if job.train else job.dtype
     if job.model is not None:
         return load_checkpoint(job.model, device=job.device, dtype=dtype)
-    from stts_cli.families.random_molmo2 import random_family
+    from stts_cli.families.random_model import random_family
 
     return random_family(job.architecture, device=torch.device(job.device), dtype=getattr(torch, dtype))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stts_cli import __version__, settings
-from stts_cli.config.architectures import Architecture
+from stts_cli.config.shapes import Architecture
 from stts_cli.cost import estimate, savings
 from stts_cli.engine.device import resolve_device, resolve_dtype
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint, is_out_of_memory, suggest
@@ -153,7 +153,7 @@ def _measure(
 
 def architecture_of(model: str) -> Architecture:
     """Read a checkpoint's sizes, without its weights."""
-    from stts_cli.families.random_molmo2 import read_architecture
+    from stts_cli.families.random_model import read_architecture
 
     return read_architecture(model)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from stts_cli.config.architectures import load_architecture
+from stts_cli.config.molmo2 import Molmo2Shape
 from stts_cli.families.random_molmo2 import VISION_TOKENS, random_config
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE
 from stts_cli.settings import Pruning
@@ -22,10 +22,12 @@ POOL = 2
 
 def nano_config(tokenizer: Any) -> Any:
     """Return transformers' Molmo2Config of the embedded model, presets/shapes/nano.yaml, for a tokenizer."""
-    nano = load_architecture("nano")
+    shape = load_architecture("nano").shape
+    assert isinstance(shape, Molmo2Shape)
     words = tokenizer.convert_tokens_to_ids(VISION_TOKENS[0])
-    text = nano.text.model_copy(update={"vocab_size": words})
-    config = random_config(replace(nano, text=text, num_added_tokens=len(tokenizer) - words))
+    sizes = {"vocab_size": words, "additional_vocab_size": len(tokenizer) - words}
+    text = shape.text.model_copy(update=sizes)
+    config = random_config(shape.model_copy(update={"text_config": text}))
     config.vision_config.num_position_embeddings = (FRAME_SIZE // PATCH_SIZE) ** 2
     config.text_config.rope_parameters["rope_theta"] = 10_000.0
     config.update(_own_tokens(tokenizer))

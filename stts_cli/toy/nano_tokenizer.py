@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stts_cli.families.random_molmo2 import BASE_TOKENS, VISION_TOKENS
+from stts_cli.families.byte_tokenizer import BASE_TOKENS
+from stts_cli.families.random_molmo2 import VISION_TOKENS
 from stts_cli.toy.questions import EVENTS, MORE_WORDINGS, OPENINGS, PLACES, WORDINGS
 from stts_cli.toy.world import COLORS, DIRECTIONS, SHAPES
 

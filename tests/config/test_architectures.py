@@ -8,19 +8,23 @@ import pytest
 import torch
 import yaml
 
-from stts_cli.config.architectures import TextConfig, VisionConfig, load_architecture, shapes_folder
+from stts_cli.config.architectures import SHAPES, load_architecture, shapes_folder
 from stts_cli.config.files import names
+from stts_cli.config.molmo2 import Molmo2TextConfig, VisionConfig
+from stts_cli.config.presets import load_preset
 from stts_cli.cost import estimate
 from stts_cli.errors import InputError
-from stts_cli.settings import Layout
+from stts_cli.settings import default_prune_layer
 
 
 def test_the_shapes_that_ship():
-    assert names(shapes_folder()) == ["mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano"]
+    assert names(shapes_folder()) == [
+        "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m",
+    ]  # fmt: skip
     for name in names(shapes_folder()):
         architecture = load_architecture(name)
         assert architecture.name == name
-        assert architecture.frame_size[0] == architecture.grid[0] * architecture.vision.patch_size
+        assert architecture.shape.model_type in SHAPES
 
 
 def test_the_sizes_that_ci_trains_on_a_gpu_of_80_gb():
@@ -45,21 +49,37 @@ def test_the_sizes_of_molmo2_4b():
     assert (sizes.llm_mlp, sizes.vocab_size, sizes.connector_flops) == (9728, 151936, 198_189_568)
 
 
-@pytest.mark.parametrize("name", ["nano", "mini", "molmo2-4b", "molmo2-8b"])
+@pytest.mark.parametrize("name", names(shapes_folder()))
 def test_sizes_and_weights_are_those_of_the_model_built(name):
     """Built on the meta device, so that the big ones cost nothing."""
-    from transformers import Molmo2ForConditionalGeneration
+    import transformers
 
-    from stts_cli.families.molmo2 import architecture_of
-    from stts_cli.families.random_molmo2 import random_config
+    from stts_cli.families import class_of
 
     architecture = load_architecture(name)
-    config = random_config(architecture)
+    family = class_of(architecture.shape.model_type, name)
+    config, _, given = family.random_parts(architecture.shape)
     with torch.device("meta"):
-        model = Molmo2ForConditionalGeneration(config)
+        model = getattr(transformers, family.model_class)(config)
     assert architecture.num_parameters() == sum(p.numel() for p in model.parameters())
-    layout = Layout(architecture.frame_size, architecture.grid, architecture.pooling)
-    assert architecture.sizes() == architecture_of(model.config, layout, name=name).sizes()
+    layout = family.processing(config, None, given)[0]["layout_rule"].layout
+    assert layout == architecture.shape.layout
+    assert architecture.sizes() == family.read_shape(model.config, layout).sizes()
+
+
+@pytest.mark.parametrize(("name", "millions"), [("256m", 256.5), ("500m", 507.5), ("2.2b", 2246.8)])
+def test_the_sizes_of_smolvlm2_make_about_what_their_names_say(name, millions):
+    architecture = load_architecture(f"smolvlm2-{name}")
+    assert architecture.num_parameters() / 1e6 == pytest.approx(millions, abs=0.05)
+    preset = load_preset(f"smolvlm2-{name}")
+    assert preset.prune_layer == architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
+
+
+def test_an_unknown_type_of_shape_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: x\nmodel_type: smolvlmm\n")
+    with pytest.raises(InputError, match=r"mine\.yaml:2: model_type smolvlmm: .*; did you mean 'smolvlm'\?"):
+        load_architecture(path)
 
 
 def test_the_8b_is_what_transformers_takes_for_granted():
@@ -67,8 +87,8 @@ def test_the_8b_is_what_transformers_takes_for_granted():
     from transformers import Molmo2Config
 
     architecture, default = load_architecture("molmo2-8b"), Molmo2Config()
-    assert architecture.vision == VisionConfig.of(default.vision_config, image_size=[378, 378])
-    assert architecture.text == TextConfig.of(default.text_config)
+    assert architecture.shape.vision_config == VisionConfig.of(default.vision_config, image_size=[378, 378])
+    assert architecture.shape.text == Molmo2TextConfig.of(default.text_config)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,19 @@ import pytest
 import torch
 
 from stts_cli.config.architectures import load_architecture
+from stts_cli.config.shapes import Architecture, TextConfig
+from stts_cli.config.smolvlm import SmolVLMShape, SmolVLMVisionConfig
 from stts_cli.cost import estimate, savings
 from stts_cli.errors import InputError
 from stts_cli.settings import Arm, num_dropped
 
 NANO = load_architecture("nano")
+TIMES = [0.5 * k for k in range(9)]
 BILLION = Path(__file__).parents[2] / ".ci/molmo2-1b.yaml"
+
+
+def resized(architecture, **changes):
+    return dataclasses.replace(architecture, shape=architecture.shape.model_copy(update=changes))
 
 
 def plan(
@@ -60,7 +67,7 @@ def test_frames_that_run_whole_are_counted_so():
     for keep_ratio, scorer, differs in ((0.7, "learned", True), (0.7, "tome", False), (0.4, "learned", False)):
         for train in (False, True):
             plain, whole = (plan(one, [9], [keep_ratio], scorer=scorer, train=train)[0] for one in (NANO, refilled))
-            length = estimate.prompt_length(9, 16) + (len(estimate.ANSWER) if train else 0)
+            length = NANO.shape.prompt_length(TIMES[:9], estimate.QUESTION) + (len(estimate.ANSWER) if train else 0)
             assert plain.savings.tokens["LLM prompt"][0] == length
             assert (plain.savings.decode_per_token is None) == train
             packed = whole.savings.flops["ViT packed blocks"]
@@ -87,16 +94,29 @@ def test_counts_without_torch():
     assert done.stderr.splitlines()[-1] == "LOADED []", done.stderr
 
 
-def test_prompt_and_placeholders_are_those_of_the_family():
-    from stts_cli.families.random_molmo2 import random_family
+SMOLVLM = SmolVLMShape(
+    model_type="smolvlm", description="", prune_layer=1, keep_ratio=0.5, scale_factor=2,
+    vision_config=SmolVLMVisionConfig(
+        hidden_size=128, intermediate_size=160, num_attention_heads=4, num_hidden_layers=5, image_size=32, patch_size=4
+    ),
+    text_config=TextConfig(
+        hidden_size=96, intermediate_size=200, num_attention_heads=3, head_dim=32, num_hidden_layers=3,
+        num_key_value_heads=1, vocab_size=320, max_position_embeddings=2048,
+    ),
+)  # fmt: skip
 
-    family = random_family(NANO, device=torch.device("cpu"), dtype=torch.float32)
+
+@pytest.mark.parametrize("architecture", [NANO, Architecture("small", SMOLVLM)], ids=["molmo2", "smolvlm"])
+def test_prompt_and_placeholders_are_those_of_the_family(architecture):
+    from stts_cli.families.random_model import random_family
+
+    family = random_family(architecture, device=torch.device("cpu"), dtype=torch.float32)
     for num_frames in (1, 2, 23):
         keep = torch.zeros(num_frames, 16, dtype=torch.bool)
         keep[0] = True
         times = [i * 0.5 for i in range(num_frames)]
         prompt = family.build_prompt(times, estimate.QUESTION, keep)
-        assert prompt.dense_length == estimate.prompt_length(num_frames, 16)
+        assert prompt.dense_length == architecture.shape.prompt_length(times, estimate.QUESTION)
         assert prompt.input_ids.shape[1] == prompt.dense_length - 16 * (num_frames - 1)
 
 
@@ -118,9 +138,9 @@ def test_what_cannot_be_run_is_refused(settings, words):
 
 
 def test_the_longest_prompt_is_allowed():
-    longest = estimate.prompt_length(8, 16)
+    longest = NANO.shape.prompt_length(TIMES[:8], estimate.QUESTION)
     exact, short = (
-        dataclasses.replace(NANO, text=NANO.text.model_copy(update={"max_position_embeddings": n}))
+        resized(NANO, text_config=NANO.shape.text.model_copy(update={"max_position_embeddings": n}))
         for n in (longest, longest - 1)
     )
     assert len(plan(exact)) == 1
@@ -197,10 +217,10 @@ def test_training_memory_counts_the_blocks_behind_the_given_prune_layer():
     """Two blocks more that see all patches; of a block's activations each patch holds so many numbers."""
     early, late = (plan(prune_layer=layer, train=True, on_gpu=True)[0].memory for layer in (3, 5))
     width, heads, mlp = (
-        getattr(NANO.vision, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")
+        getattr(NANO.shape.vision_config, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")
     )
-    held = 4 * width + 4 * heads * NANO.vision.head_dim + 2 * mlp
-    dropped_patches = 8 * NANO.grid[0] * NANO.grid[1] // 2
+    held = 4 * width + 4 * heads * NANO.shape.vision_config.head_dim + 2 * mlp
+    dropped_patches = 8 * NANO.shape.layout.num_patches // 2
     assert late["pruned"]["vit"] - early["pruned"]["vit"] == 2 * dropped_patches * held * 4
     assert late["dense"] == early["dense"]
 
@@ -271,7 +291,7 @@ def test_memory_of_a_prefill_by_hand(frames, dtype, on_gpu, square, numbers):
 def kept_for_the_backward_pass(architecture, dtype):
     """Bytes of all tensors that autograd holds when a dense step's forward pass is over, weights left out; the row."""
     from stts_cli.data.conversations import Conversation
-    from stts_cli.families.random_molmo2 import random_family
+    from stts_cli.families.random_model import random_family
     from stts_cli.training.clips import TrainingClip
     from stts_cli.training.model import TrainingModel
 
@@ -302,18 +322,18 @@ def kept_for_the_backward_pass(architecture, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_a_layer_and_a_block_keep_is_counted_tensor_by_tensor(dtype):
     """One layer, one block more; on a CPU, whose attention of bfloat16 blocks keeps what a GPU's does not."""
-    text = NANO.text.model_copy(update={
+    text = NANO.shape.text.model_copy(update={
         "hidden_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40,
         "intermediate_size": 328, "num_hidden_layers": 2})  # fmt: skip
-    vision = NANO.vision.model_copy(update={"head_dim": 20, "num_hidden_layers": 6})
-    adapter = NANO.adapter.model_copy(update={"vision_feature_layer": [0, -1]})
-    few = dataclasses.replace(NANO, text=text, vision=vision, adapter=adapter)
-    parts = {"llm": {"text": text.model_copy(update={"num_hidden_layers": 3})}}
+    vision = NANO.shape.vision_config.model_copy(update={"head_dim": 20, "num_hidden_layers": 6})
+    adapter = NANO.shape.adapter_config.model_copy(update={"vision_feature_layer": [0, -1]})
+    few = resized(NANO, text_config=text, vision_config=vision, adapter_config=adapter)
+    parts = {"llm": {"text_config": text.model_copy(update={"num_hidden_layers": 3})}}
     if dtype == "float32":
-        parts["vit"] = {"vision": vision.model_copy(update={"num_hidden_layers": 7})}
+        parts["vit"] = {"vision_config": vision.model_copy(update={"num_hidden_layers": 7})}
     found, row = kept_for_the_backward_pass(few, dtype)
     for part, change in parts.items():
-        more = dataclasses.replace(few, **change)
+        more = resized(few, **change)
         counted = [
             estimate.estimate_training_memory(one, 4, None, row, dtype=dtype, on_gpu=False)[part] for one in (few, more)
         ]

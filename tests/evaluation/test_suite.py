@@ -19,7 +19,7 @@ from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.runner import RunSettings
 from stts_cli.evaluation.settings import items_hash, weights_hash
 from stts_cli.evaluation.suite import DataSource, averages, plan_arms, run_benchmarks
-from stts_cli.families.random_molmo2 import read_architecture
+from stts_cli.families.random_model import read_architecture
 from stts_cli.report import evaluate as report_eval
 from stts_cli.report.evaluation_page import write_pages
 from stts_cli.settings import Arm

@@ -12,7 +12,7 @@ import pytest
 from stts_cli import cli, families
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.families import broken, load_family
-from stts_cli.families.random_molmo2 import read_architecture
+from stts_cli.families.random_model import read_architecture
 from stts_cli.families.settings import read_settings
 from stts_cli.settings import Pruning
 

@@ -12,7 +12,8 @@ from torch import nn
 import stts_cli.families
 from stts_cli.errors import InputError
 from stts_cli.families.base import Family
-from stts_cli.families.random_molmo2 import byte_tokenizer
+from stts_cli.families.byte_tokenizer import byte_tokenizer
+from stts_cli.families.random_molmo2 import VISION_TOKENS
 from stts_cli.pruning import window_index
 from stts_cli.settings import FixedLayout, Pruning
 from tests.pruning.conftest import TinyBlock
@@ -52,7 +53,7 @@ def family():
     torch.manual_seed(0)
     cls: type[Family] = names["TinyFamily"]
     own, _ = cls.processing(None, None, {})
-    return cls(TinyModel().eval(), byte_tokenizer(300), settings=Pruning(), model_name="tiny", **own)
+    return cls(TinyModel().eval(), byte_tokenizer(300, VISION_TOKENS), settings=Pruning(), model_name="tiny", **own)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from stts_cli.families.random_molmo2 import read_architecture
+from stts_cli.families.random_model import read_architecture
 from stts_cli.families.released import frame_tokens, released_settings
 from stts_cli.settings import BIAS_FLOOR, Pruning
 

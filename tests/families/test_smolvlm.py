@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from stts_cli.config.smolvlm import number_words
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from stts_cli.families.smolvlm import number_words
 from stts_cli.media.resize import Resizer
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows

@@ -388,7 +388,7 @@ def test_a_checkpoint_is_profiled_with_the_scorer_that_ask_takes(tiny_checkpoint
 def test_a_stock_checkpoint_has_no_learned_scorer(tiny_checkpoint, tmp_path):
     stock = shutil.copytree(tiny_checkpoint, tmp_path / "stock", ignore=shutil.ignore_patterns("stts.json", "scorer*"))
     architecture = profiling.architecture_of(str(stock))
-    assert (architecture.scorer, architecture.pooling) == ("temporal", (2, 2))
+    assert (architecture.scorer, architecture.shape.layout.window) == ("temporal", (2, 2))
     with pytest.raises(InputError, match="holds no config"):
         profiling.architecture_of(str(tmp_path))
 

@@ -21,19 +21,19 @@ from stts_cli.report import profile as report_profile
 
 NANO = load_architecture("nano")
 # small enough to run
-TINY = dataclasses.replace(
-    NANO,
-    vision=NANO.vision.model_copy(update={
+SMALL = NANO.shape.model_copy(update={
+    "vision_config": NANO.shape.vision_config.model_copy(update={
         "hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 7, "head_dim": 32,
         "num_attention_heads": 4, "image_size": [24, 24], "patch_size": 4}),
-    adapter=NANO.adapter.model_copy(update={
+    "adapter_config": NANO.shape.adapter_config.model_copy(update={
         "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32, "intermediate_size": 144,
         "vision_feature_layer": [6, 4]}),
-    text=NANO.text.model_copy(update={
+    "text_config": NANO.shape.text.model_copy(update={
         "hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 320}),
-    pooling=(2, 2),
-)  # fmt: skip
+    "pooling": [2, 2],
+})  # fmt: skip
+TINY = dataclasses.replace(NANO, shape=SMALL)
 PRUNED = Arm(0.4, "learned")
 
 

@@ -3,26 +3,28 @@
 import pytest
 import torch
 
-from stts_cli.config.architectures import AdapterConfig, Architecture, TextConfig, VisionConfig
+from stts_cli.config.molmo2 import AdapterConfig, Molmo2Shape, Molmo2TextConfig, VisionConfig
+from stts_cli.config.shapes import Architecture
 from stts_cli.errors import InputError
-from stts_cli.families.random_molmo2 import random_family
+from stts_cli.families.random_model import random_family
 from stts_cli.training.adapters import add_lora, has_lora
 
 HEADS = {"num_attention_heads": 2, "head_dim": 8}
-TINY = Architecture(
-    name="tiny",
+SHAPE = Molmo2Shape(
     description="",
-    vision=VisionConfig(
+    vision_config=VisionConfig(
         **HEADS, hidden_size=16, intermediate_size=32, num_hidden_layers=7, image_size=[24, 24], patch_size=4
     ),
-    adapter=AdapterConfig(**HEADS, hidden_size=16, intermediate_size=32, vision_feature_layer=[5, 4]),
-    text=TextConfig(
+    adapter_config=AdapterConfig(**HEADS, hidden_size=16, intermediate_size=32, vision_feature_layer=[5, 4]),
+    text_config=Molmo2TextConfig(
         **HEADS, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_key_value_heads=1, vocab_size=300,
         max_position_embeddings=512,
     ),
-    pooling=(2, 2),
+    pooling=[2, 2],
     prune_layer=2,
+    keep_ratio=0.5,
 )  # fmt: skip
+TINY = Architecture("tiny", SHAPE, prune_layer=2)
 LLM_LINEAR, VIT_LINEAR = 7, 6  # linear layers of a block
 
 

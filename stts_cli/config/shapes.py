@@ -1,0 +1,134 @@
+"""The sizes of a model without the model: what a file of presets/shapes says, whatever the family.
+
+A family's own keys are those of its transformers config, so that a file reads like a checkpoint's config.json, and its
+own arithmetic stands in a file beside this one. No torch, so that counting is instant.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
+
+from stts_cli.config.files import Model, NotNegative, Positive, Ratio
+from stts_cli.cost.savings import ModelShape
+from stts_cli.settings import Layout, PruneLayer
+
+_S = TypeVar("_S", bound="Sizes")
+Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+class Sizes(Model):
+    """Sizes of a part of a model."""
+
+    @classmethod
+    def of(cls: type[_S], config: Any, **changes: Any) -> _S:
+        """Read the sizes of a transformers config, of which some may be changed; nothing is checked."""
+        return cls.model_construct(**{k: getattr(config, k) for k in cls.model_fields if k not in changes} | changes)
+
+
+class Attention(Sizes):
+    """Sizes that the parts of a model each have."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_attention_heads: Positive
+    head_dim: Positive
+
+
+class TextConfig(Attention):
+    """Sizes of the language model."""
+
+    num_hidden_layers: Positive
+    num_key_value_heads: Positive
+    vocab_size: Positive
+    max_position_embeddings: Positive
+
+
+class Shape(Model, ABC):
+    """A file of presets/shapes: a family's sizes, and how they are pruned by default."""
+
+    model_type: str
+    description: str
+    prune_layer: NotNegative
+    keep_ratio: Ratio
+
+    @property
+    @abstractmethod
+    def text(self) -> TextConfig:
+        """Sizes of the language model."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """How every video is cut."""
+
+    @abstractmethod
+    def sizes(self) -> ModelShape:
+        """Return the sizes that FLOPs depend on."""
+
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """Count the weights of the stock model; the scorer's are not among them."""
+
+    @abstractmethod
+    def prompt_length(self, times_s: Sequence[float], question: str) -> int:
+        """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model by its sizes: a `Shape` with a name, and how it prunes, as `settings.Pruning` says it.
+
+    Attributes:
+        notes: what a user should know about where its settings come from.
+    """
+
+    name: str
+    shape: Shape
+    prune_layer: PruneLayer = 3
+    keep_ratio: float = 0.5
+    prune_from_frame: int = 0
+    refill_lone_frames: bool = False
+    scorer: str = "learned"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return self.shape.layout.frame_size
+
+    def sizes(self) -> ModelShape:
+        """Return the sizes that FLOPs depend on."""
+        return self.shape.sizes()
+
+    def num_parameters(self) -> int:
+        """Count the weights of the stock model; the scorer's are not among them."""
+        return self.shape.num_parameters()
+
+
+def vit_block_parameters(width: int, inner: int, mlp: int) -> int:
+    """Count a ViT block's weights: attention of `inner` wide heads, a plain MLP, two norms, biases throughout."""
+    return 4 * width * inner + 3 * inner + 2 * width * mlp + mlp + 6 * width
+
+
+def llm_layer_parameters(text: TextConfig) -> int:
+    """Count a language-model layer's weights: attention without biases, a gated MLP, two norms."""
+    queries, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
+    return text.hidden_size * (2 * queries + 2 * keys + 3 * text.intermediate_size + 2)
+
+
+def llm_sizes(text: TextConfig) -> dict[str, int]:
+    """Return the language model's part of a `ModelShape`."""
+    return {
+        "llm_layers": text.num_hidden_layers,
+        "llm_width": text.hidden_size,
+        "llm_heads": text.num_attention_heads,
+        "llm_kv_heads": text.num_key_value_heads,
+        "llm_head_dim": text.head_dim,
+        "llm_mlp": text.intermediate_size,
+        "vocab_size": text.vocab_size,
+    }
