@@ -15,19 +15,10 @@ MOLMO2_4B = ModelShape(
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
 
 
-@pytest.fixture(scope="module")
-def family():
-    """A Molmo2 small enough to run and wide enough that what the convention leaves out is below 1%."""
-    import torch
-    from transformers import Molmo2Config, Molmo2ForConditionalGeneration
+def small_molmo2():
+    from transformers import Molmo2Config
 
-    from stts_cli.families.frames import FrameProcessor
-    from stts_cli.families.molmo2 import Molmo2Family
-    from stts_cli.pruning import TokenScorer
-    from stts_cli.settings import FixedLayout, Layout, Pruning
-
-    torch.manual_seed(0)
-    config = Molmo2Config(
+    return Molmo2Config(
         vision_config={**HEADS, "hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 7,
                        "image_size": [24, 24], "patch_size": 4},
         adapter_config={**HEADS, "vision_feature_layer": [6, 4], "hidden_size": 128, "intermediate_size": 144,
@@ -37,12 +28,38 @@ def family():
                      "max_position_embeddings": 512, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
         image_patch_id=84, frame_start_token_id=82, frame_end_token_id=83,
     )  # fmt: skip
-    config._attn_implementation = "eager"
-    model = Molmo2ForConditionalGeneration(config).eval()
-    return Molmo2Family(
-        model, None, scorer=TokenScorer(128, 4, 160, 32), frames=FrameProcessor(),
-        layout_rule=FixedLayout(Layout((24, 24), (6, 6), (2, 2))), settings=Pruning(), model_name="tiny",
+
+
+def small_smolvlm():
+    from transformers import SmolVLMConfig
+
+    return SmolVLMConfig(
+        vision_config={"num_attention_heads": 4, "hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 7,
+                       "image_size": 24, "patch_size": 4},
+        text_config={"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+                     "hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "vocab_size": 88,
+                     "max_position_embeddings": 512, "pad_token_id": None},
+        scale_factor=2, image_token_id=84,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[small_molmo2, small_smolvlm], ids=["molmo2", "smolvlm"])
+def family(request):
+    """A model small enough to run and wide enough that what the convention leaves out is below 1%."""
+    import torch
+    import transformers
+
+    from stts_cli.families import class_of
+    from stts_cli.pruning import TokenScorer
+    from stts_cli.settings import Pruning
+
+    torch.manual_seed(0)
+    config = request.param()
+    config._attn_implementation = "eager"
+    cls = class_of(config.model_type, "tiny")
+    own, _ = cls.processing(config, None, {"pooling_size": (2, 2)})
+    model = getattr(transformers, cls.model_class)(config).eval()
+    return cls(model, None, scorer=TokenScorer(128, 4, 160, 32), settings=Pruning(), model_name="tiny", **own)
 
 
 def counted(work):
@@ -58,44 +75,37 @@ def counted(work):
 def measured_parts(family, keep_ratio, scorer, refill, layer=3):
     """Run each part on its own under the counter; returns (FLOPs by part, kept windows, prompt length)."""
     import torch
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     from stts_cli.pruning import prune_and_encode
     from stts_cli.settings import Execution, num_dense_blocks
     from tests.pruning.conftest import TinyVit
 
-    tower, table = family.model.model.vision_tower, family.window_index(family.layout)
+    blocks, table = family.blocks, family.window_index(family.layout)
     frames = torch.randn(5, 36, 48, generator=torch.Generator().manual_seed(0))
     parts = {}
-    parts["patch embedding"], hidden = counted(lambda: tower.patch_embedding(frames) + tower.positional_embedding)
+    parts["patch embedding"], hidden = counted(lambda: family.embed(frames))
 
     name = scorer if isinstance(scorer, str) else "learned"
     pruning = family.settings.override(scorer=name, keep_ratio=keep_ratio, refill_lone_frames=refill, prune_layer=layer)
 
-    def vit(blocks):
+    def vit():
         return prune_and_encode(
-            TinyVit(tower.layers, [blocks - 1]), hidden, [5], pruning, family.layout, table,
+            TinyVit(blocks, [len(blocks) - 1]), hidden, [5], pruning, family.layout, table,
             learned=family.scorer, execution=Execution(kernel="eager"),
         )  # fmt: skip
 
     # from the whole ViT, the scorer and the dense blocks are taken off
-    dense, _ = counted(lambda: prune_blocks(tower.layers[: num_dense_blocks(layer, 7)], hidden))
+    dense, _ = counted(lambda: prune_blocks(blocks[: num_dense_blocks(layer, 7)], hidden))
     scoring = counted(lambda: family.scorer(hidden, table, [5]))[0] if keep_ratio < 1 else 0
-    whole, out = counted(lambda: vit(7))
+    whole, out = counted(vit)
     parts["ViT dense blocks"], parts["ViT packed blocks"], parts["scorer"] = dense, whole - dense - scoring, scoring
-    features = torch.cat([out.features, out.features], -1)
-    connector = family.model.model.multi_modal_projector
-    parts["connector"], visual = counted(lambda: connector(features, out.pool_index).last_hidden_state)
+    features = torch.cat([out.features] * len(family.taps), -1)
+    parts["connector"], visual = counted(lambda: family.connect(features, out.pool_index))
     length = 20 + len(visual)
     ids = torch.ones(1, length, dtype=torch.long)
     ids[0, 5 : 5 + len(visual)] = 84
-    outputs = {"video": BaseModelOutputWithPooling(pooler_output=(visual,))}
-    types = (ids == 84).long()
-    parts["LLM prefill"], prefill = counted(
-        lambda: family.model(
-            input_ids=ids, mm_token_type_ids=types, mm_encoder_outputs=outputs, logits_to_keep=1, use_cache=True
-        )
-    )
+    inputs = family.language_inputs(ids, (ids == 84).long(), [visual])
+    parts["LLM prefill"], prefill = counted(lambda: family.model(**inputs, logits_to_keep=1, use_cache=True))
 
     def decode():
         cache = prefill.cache
