@@ -93,10 +93,10 @@ class VideoModel:
         _check_names(given, [name for name in OWN if name != "dtype"])
         return VideoModel(self.family, self.arm.override(**given), max_new_tokens=self.max_new_tokens, note=self.note)
 
-    def clamp_note(self, num_frames: int) -> str:
-        """Say that a video of so many frames keeps more than was asked; empty where it does not."""
-        layout = self.family.layout
-        return self.pruning.clamp_note(layout.num_units(num_frames), layout.num_windows)
+    def clamp_note(self, num_frames: int, num_visual: int) -> str:
+        """Say that a video of so many frames and visual tokens keeps more than was asked; empty where it does not."""
+        units = -(-num_frames // self.family.frames_per_unit)
+        return self.pruning.clamp_note(units, num_visual // units)
 
     def request(self, source: Source) -> ReadRequest:
         """Return what is to be read of a source."""

@@ -284,8 +284,12 @@ def _notes(models: Sequence[VideoModel], by_arm: dict[str, list[Row]], failed: d
         what = f"{len(read)} videos were read otherwise than whole and with their own times"
         notes.append(f"{what}; the first, {video}: {how}")
     for model in models:
-        lengths = {row["segment"]: row["num_frames"] for row in by_arm[model.arm.name] if not row.get("error")}
-        clamped = [note for n in lengths.values() if (note := model.clamp_note(n))]
+        lengths = {
+            row["segment"]: (row["num_frames"], row["visual_tokens_dense"])
+            for row in by_arm[model.arm.name]
+            if not row.get("error")
+        }
+        clamped = [note for each in lengths.values() if (note := model.clamp_note(*each))]
         if clamped:
             notes.append(f"{model.arm.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
     if failed:

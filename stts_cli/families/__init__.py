@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "molmo2": ("stts_cli.families.molmo2", "Molmo2Family"),
+    "qwen3_vl": ("stts_cli.families.qwen3_vl", "Qwen3VLFamily"),
     "smolvlm": ("stts_cli.families.smolvlm", "SmolVLMFamily"),
 }
 

@@ -22,6 +22,7 @@ from stts_cli.families.attention import use_registered_attention
 from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import FrameProcessor
 from stts_cli.pruning import TokenScorer, prune_and_encode, shrink_placeholders, window_index
+from stts_cli.pruning.pruned_vit import Vit
 from stts_cli.pruning.stopwatch import Stopwatch
 from stts_cli.settings import Execution, FixedLayout, Layout, LayoutRule, Pruning, default_prune_layer
 
@@ -92,6 +93,8 @@ class Family(ABC):
     two_way: ClassVar[bool] = False
     chat_template: str | None = None  # of conversations about a video; None for the tokenizer's own
     video_end: ClassVar[str] = ""  # ends a video in the prompt; tokenized with the words behind it
+    starts_with_bos: ClassVar[bool] = True  # whether a prompt begins with the tokenizer's first token
+    frames_per_unit: ClassVar[int] = 1  # of every layout
     answer_start: ClassVar[str] = ""  # stands before every answer, tokenized with it
     # how the language model's cache of a video comes back after a question: "crop" where every layer is full attention,
     # "copy" where a layer keeps a state that cannot be cut
@@ -222,7 +225,10 @@ class Family(ABC):
     def layout(self) -> Layout:
         """How every video is cut, of a family that cuts all alike."""
         if not isinstance(self.layout_rule, FixedLayout):
-            raise TypeError(f"{self.model_name}: videos are cut each in their own way; must be asked of one video.")
+            raise InputError(
+                f"{self.model_name}: cuts every video in its own way; `stts ask` and `stts eval` can use it, not yet "
+                "`stts finetune`, `stts profile` and --budget-by flops."
+            )
         return self.layout_rule.layout
 
     @property
@@ -241,6 +247,10 @@ class Family(ABC):
         given = getattr(self.model.generation_config, "eos_token_id", None)
         given = self.tokenizer.eos_token_id if given is None else given
         return [given] if isinstance(given, int) else list(given)
+
+    def vit(self, layout: Layout) -> Vit:
+        """Return the ViT as the method needs it, on units of a layout."""
+        return self
 
     def window_index(self, layout: Layout) -> Tensor:
         """Return the patches of each window, int64 (W, P), numbered as `embed` has them; see `pruning.window_index`."""
@@ -284,8 +294,8 @@ class Family(ABC):
             )
         try:
             vit = prune_and_encode(
-                self, patches.pixels, patches.num_units, pruning, patches.layout, self.window_index(patches.layout),
-                learned=self.scorer, execution=execution,
+                self.vit(patches.layout), patches.pixels, patches.num_units, pruning, patches.layout,
+                self.window_index(patches.layout), learned=self.scorer, execution=execution,
             )  # fmt: skip
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -437,7 +447,7 @@ class Family(ABC):
         """Return the text before and after the video."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
         head, _, tail = self._render([{"role": "user", "content": content}], True).partition(self.video_tag)
-        start = self.tokenizer.bos_token or self.tokenizer.eos_token
+        start = (self.tokenizer.bos_token or self.tokenizer.eos_token) if self.starts_with_bos else ""
         return head if head.startswith(start) else start + head, tail
 
     def _render(self, messages: list[dict[str, Any]], ask: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def _stack(files: list[Path], request: ReadRequest) -> tuple[np.ndarray, int]:
     for path in files:
         pixels = next(_pixels(path, {0}))
         if not frames:
-            size = request.sized(*pixels.shape[:2]).size or pixels.shape[:2]
+            size = dataclasses.replace(request, num_frames=len(files)).sized(*pixels.shape[:2]).size or pixels.shape[:2]
             resizer = Resizer((size[0], size[1]), _filter(request))
         sizes.add(pixels.shape)
         frames.append(resizer(pixels))
@@ -90,7 +91,8 @@ def _animation(path: Path, request: ReadRequest) -> Clip | None:
     times = np.concatenate([[0.0], np.cumsum(milliseconds)]) / 1000
     chosen = choose_frames(times[:-1], request)
     frames = list(_pixels(path, set(chosen)))
-    resizer = Resizer(request.sized(*frames[0].shape[:2]).size, _filter(request))
+    sized = dataclasses.replace(request, num_frames=len(frames)).sized(*frames[0].shape[:2])
+    resizer = Resizer(sized.size, _filter(request))
     seconds = [round(float(times[index]), 4) for index in chosen]
     fps = number / float(times[-1])
     return Clip(np.stack([resizer(frame) for frame in frames]), seconds, float(times[-1]), fps, number, "pillow")

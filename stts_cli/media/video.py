@@ -13,6 +13,7 @@ This module knows nothing of models or tensors: normalising and cutting into pat
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def _read_with_pyav(info: VideoInfo, request: ReadRequest, alive: Alive) -> Clip
         shown = np.unique(index.pts[index.is_shown])
         times = _clean_times(shown * index.time_base, info.fps)
         chosen = choose_frames(times, request)
-        taken = _Frames(shown[chosen].tolist(), Fit(request, info.aspect))
+        sized = dataclasses.replace(request, num_frames=len(chosen))  # of as many as there are
+        taken = _Frames(shown[chosen].tolist(), Fit(sized, info.aspect))
         decode(path, index, taken, alive)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise DecoderError(shorten(error)) from error

@@ -49,12 +49,15 @@ class Attention:
     def __call__(self, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, scale: float) -> Tensor:
         """Attend, (B, H, S, K) each to (B, S, H, K), logits times `scale`; B is 1 and S is M for packed patches."""
         packed, explicit = self.packed, self.kernel == "eager"
+        out: Tensor
         if packed is None:
-            bias = None if self.key_bias is None else self.key_bias[:, None, None]
-            return batched_attention(q_BHSK, k_BHSK, v_BHSK, scale, bias, explicit).transpose(1, 2)
+            if self.key_bias is None:
+                return batched_attention(q_BHSK, k_BHSK, v_BHSK, scale, None, explicit).transpose(1, 2)
+            q, k, v = (_apart(x, len(self.key_bias)) for x in (q_BHSK, k_BHSK, v_BHSK))
+            out = batched_attention(q, k, v, scale, self.key_bias[:, None, None], explicit).transpose(1, 2)
+            return out.reshape(len(q_BHSK), -1, *out.shape[2:])
         q, k, v = (x[0].transpose(0, 1) for x in (q_BHSK, k_BHSK, v_BHSK))
         borders = (packed.cu_seqlens, packed.cu_seqlens, packed.max_seqlen, packed.max_seqlen)
-        out: Tensor
         if self.kernel == "flash_attn":
             from flash_attn import flash_attn_varlen_func
 
@@ -72,6 +75,13 @@ class Attention:
     def _groups(self) -> list[FrameGroup]:
         assert self.packed is not None
         return group_frames(self.packed.lengths, self.packed.tokens.device)
+
+
+def _apart(x_BHSK: Tensor, rows: int) -> Tensor:
+    """Put each frame into a row of its own, of models that give all of them in one."""
+    if len(x_BHSK) == rows:
+        return x_BHSK
+    return x_BHSK.transpose(1, 2).reshape(rows, -1, *x_BHSK.shape[1::2]).transpose(1, 2)
 
 
 _CURRENT: ContextVar[Attention | None] = ContextVar("attention", default=None)

@@ -261,5 +261,5 @@ def test_videos_of_one_call_are_cut_alike(family, frames, monkeypatch):
     assert family.encode(family.preprocess(short), Pruning(scorer="none")).keep_mask.shape == (2, 9)
     with pytest.raises(InputError, match="videos of one batch: are cut in different ways"):
         family.preprocess(short, long)
-    with pytest.raises(TypeError, match="must be asked of one video"):
+    with pytest.raises(InputError, match="cuts every video in its own way"):
         _ = family.layout

@@ -1,0 +1,273 @@
+"""Qwen3-VL: transformers' own classes, and prompt and pixels as transformers' Qwen3VLProcessor makes them.
+
+What differs from the stock model:
+
+- Windows are dropped inside the ViT, so each block gets the rotary table's rows of the patches that are left. Patches
+  stay in the stock order, the four of a window one after the other.
+- The features of the deeper taps (DeepStack) are pruned alike: a visual token here is the token and what is added to it
+  in the language model's first layers, side by side.
+- Positions are those of the whole prompt: what is left keeps its own, and text does not move.
+- Frames are what the caller chose. A unit is two frames, an odd one is filled up with its last frame, as stock does.
+
+Source: Qwen3-VL; the method is arXiv 2603.18004's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stts_cli.cost.savings import ModelShape
+from stts_cli.errors import InputError
+from stts_cli.families.base import Family
+from stts_cli.families.checkpoints import Checkpoint
+from stts_cli.families.frames import FrameProcessor, read_video_settings
+from stts_cli.media.resize import Resizer
+from stts_cli.pruning import current_attention
+from stts_cli.settings import Layout
+
+_FILE = "video_preprocessor_config.json"
+_UNITS_AT_ONCE = 16
+_SIZE = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}  # pixels of a whole video: the class's defaults
+_MOST_ASPECT = 200
+
+
+@dataclass(frozen=True)
+class PixelBudget:
+    """The rule that gives a video's frames their size: so that all of them together hold so many pixels.
+
+    The more frames a video has, the smaller they are. Source: transformers' Qwen3VLVideoProcessor.
+    """
+
+    patch: int  # side of a patch in pixels
+    merge: int  # side of a window in patches
+    temporal: int  # frames of a unit
+    least: int  # pixels of all frames together
+    most: int
+
+    def __call__(self, height: int, width: int, num_frames: int) -> Layout:
+        """Return the layout of a video of such frames.
+
+        Raises:
+            InputError: frames more than 200 times as long as wide.
+        """
+        factor = self.patch * self.merge
+        frames = -(-num_frames // self.temporal) * self.temporal  # stock fills up to a whole unit
+        if min(height, width) < factor:
+            scale = factor / min(height, width)
+            height, width = int(height * scale), int(width * scale)
+        if max(height, width) > _MOST_ASPECT * min(height, width):
+            raise InputError(f"frames of {width}x{height} px: must be at most {_MOST_ASPECT} times as long as wide.")
+        size = [max(round(edge / factor), 1) * factor for edge in (height, width)]
+        pixels = frames * size[0] * size[1]
+        if pixels > self.most:
+            shrink = math.sqrt(num_frames * height * width / self.most)
+            size = [max(math.floor(edge / shrink / factor), 1) * factor for edge in (height, width)]
+        elif pixels < self.least:
+            grow = math.sqrt(self.least / (num_frames * height * width))
+            size = [math.ceil(edge * grow / factor) * factor for edge in (height, width)]
+        rows, cols = (edge // self.patch for edge in size)
+        return Layout((size[0], size[1]), (rows, cols), (self.merge, self.merge), self.temporal)
+
+
+class UnitProcessor(FrameProcessor):
+    """From pixels to patches through the frames of a unit, the patches of a window one after the other."""
+
+    def __call__(self, frames: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Turn frames, uint8 (T, H, W, 3) with T at least 1, into (U, N, 3 * frames * side * side): colours first."""
+        if tuple(frames.shape[1:3]) != layout.frame_size:
+            resize = Resizer(layout.frame_size, self.resample)
+            frames = torch.from_numpy(np.stack([resize(frame.numpy()) for frame in frames.cpu()]))
+        deep = layout.frames_per_unit
+        if missing := -len(frames) % deep:
+            frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
+        (rows, cols), (merge, _) = layout.grid, layout.window
+        side = layout.frame_size[0] // rows
+        mean, std = (255 * torch.tensor(values, device=device) for values in (self.mean, self.std))
+        parts = []
+        for chunk in frames.split(_UNITS_AT_ONCE * deep):
+            x = (chunk.to(device).float() - mean) / std
+            x = x.view(-1, deep, rows // merge, merge, side, cols // merge, merge, side, 3)
+            x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
+            parts.append(x.reshape(len(x), rows * cols, 3 * deep * side * side).to(dtype))
+        return torch.cat(parts)
+
+
+class _Vit:
+    """The ViT on units of one layout; see `pruning.Vit`."""
+
+    def __init__(self, family: Qwen3VLFamily, layout: Layout) -> None:
+        from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
+
+        self.vit_blocks, self.taps = family.vit_blocks, family.taps
+        self.tower, self.num_patches = family.model.model.visual, layout.num_patches
+        grid = torch.tensor([[1, *layout.grid]], device=family.model.device)
+        self.table = get_vision_interpolation_indices_and_weights(
+            grid,
+            num_grid_per_side=self.tower.num_grid_per_side,
+            mode=self.tower.interpolation_mode,
+            align_corners=self.tower.interpolation_align_corners,
+            spatial_merge_size=layout.window[0],
+        )
+        places = get_vision_position_ids(grid, layout.window[0])
+        self.rotation = self.tower.rotary_pos_emb(self.tower.pos_embed.weight, places)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Turn patches (U, N, patch_dim) into what block 0 takes, (U, N, D)."""
+        hidden: Tensor = self.tower.patch_embed(patches.to(self.tower.device, self.tower.dtype).flatten(0, 1))
+        index, weights = self.table
+        places = (self.tower.pos_embed(index) * weights[:, :, None]).sum(1)
+        return hidden.view(len(patches), self.num_patches, -1) + places.to(hidden.dtype)
+
+    def run_block(self, number: int, hidden: Tensor) -> Tensor:
+        """Run one stock block on units (U, N, D), or on the packed patches of several (1, M, D)."""
+        attention, (batch, length) = current_attention(), hidden.shape[:2]
+        borders = [0, batch * length]  # what is attended over is the context's affair
+        if attention is not None and attention.packed is not None:
+            rotation = tuple(part[attention.packed.index % self.num_patches] for part in self.rotation)
+        else:
+            rotation = tuple(part.repeat(batch, 1) for part in self.rotation)
+            if attention is None or attention.key_bias is None:
+                borders = list(range(0, batch * length + 1, length))
+        ends = torch.tensor(borders, dtype=torch.int32)
+        out: Tensor = self.vit_blocks[number](hidden.flatten(0, 1), cu_seqlens=ends, position_embeddings=rotation)
+        return out.view(batch, length, -1)
+
+
+class Qwen3VLFamily(Family):
+    """A loaded Qwen3-VL with its scorer; its arguments are those of `Family`."""
+
+    model_class = "Qwen3VLForConditionalGeneration"
+    video_tag = placeholder = "<|video_pad|>"
+    visual_words = ("<|video_pad|>",)
+    part_names: ClassVar = {"connector": "merger", "vit": ".visual."}  # DeepStack's mergers too
+    starts_with_bos = False
+    frames_per_unit = 2
+
+    @classmethod
+    def processing(
+        cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], list[str]]:
+        """Read how frames become patches; see `Family`."""
+        found = read_video_settings(checkpoint.find_file) if checkpoint else {}
+        found = {**found, **{key: value for key, value in given.items() if value is not None}}
+        vision = config.vision_config
+        own = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size, "temporal_patch_size": 2}
+        own["temporal_patch_size"] = vision.temporal_patch_size
+        for key, value in own.items():
+            if found.get(key, value) != value:
+                raise InputError(f"{_FILE}: {key} {found[key]}; the model's is {value}.")
+        if found.get("resample", 3) != 3:
+            raise InputError(f"{_FILE}: resample {found['resample']}; must be 3 (bicubic).")
+        size = {**_SIZE, **(found.get("size") or {})}
+        rule = PixelBudget(
+            vision.patch_size,
+            vision.spatial_merge_size,
+            vision.temporal_patch_size,
+            int(size["shortest_edge"]),
+            int(size["longest_edge"]),
+        )
+        mean, std = (tuple(found.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
+        return {"frames": UnitProcessor(mean, std, "antialias-bicubic"), "layout_rule": rule}, []
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the ViT in order."""
+        return list(self.model.model.visual.blocks)
+
+    @property
+    def taps(self) -> list[int]:
+        """Blocks whose outputs the connector reads: those of DeepStack, then the last."""
+        return [*self.model.model.visual.deepstack_visual_indexes, len(self.blocks) - 1]
+
+    @property
+    def scorer_sizes(self) -> dict[str, int]:
+        """Arguments of a `TokenScorer` for this ViT."""
+        vision = self.model.config.vision_config
+        return {
+            "hidden_size": vision.hidden_size,
+            "num_heads": vision.num_heads,
+            "mlp_size": vision.intermediate_size,
+            "head_dim": vision.hidden_size // vision.num_heads,
+        }
+
+    def vit(self, layout: Layout) -> _Vit:
+        """Return the ViT on units of a layout."""
+        return _Vit(self, layout)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Refuse: positions depend on the layout; see `vit`."""
+        raise NotImplementedError("ask vit(layout)")
+
+    def window_index(self, layout: Layout) -> Tensor:
+        """Return the patches of each window, int64 (W, P): they stand one after the other."""
+        slots = layout.window[0] * layout.window[1]
+        return torch.arange(layout.num_patches, device=self.model.device).view(-1, slots)
+
+    def connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
+        """Turn features (M, D * taps) of kept patches and their table (V, P) into (V, D of the LM * taps).
+
+        The first D are the visual token itself, the others what DeepStack adds to it.
+        """
+        tower = self.model.model.visual
+        *deep, last = features.chunk(len(self.taps), -1)
+        rows = pool_index.flatten()
+        mergers = zip([tower.merger, *tower.deepstack_merger_list], [last, *deep], strict=True)
+        return torch.cat([merger(part.index_select(0, rows)) for merger, part in mergers], -1)
+
+    def video_text(self, timestamps_s: Sequence[float], layout: Layout, duration_s: float) -> str:
+        """Word a video: of each unit its mean time, marks and a placeholder a window."""
+        unit = "<|vision_start|>" + self.placeholder * layout.num_windows + "<|vision_end|>"
+        deep, text = layout.frames_per_unit, ""
+        for start in range(0, len(timestamps_s), deep):
+            times = timestamps_s[start : start + deep]
+            text += f"<{(times[0] + times[-1]) / 2:.1f} seconds>{unit}"
+        return text
+
+    def language_inputs(
+        self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]
+    ) -> Mapping[str, Any]:
+        """Return what the stock model is called with to read prompts with videos in them; see `Family`."""
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+        tokens, *deep = zip(*(video.chunk(len(self.taps), -1) for video in visual_tokens), strict=True)
+        found = BaseModelOutputWithDeepstackFeatures(pooler_output=tokens, deepstack_features=deep)
+        return {"input_ids": input_ids, "mm_token_type_ids": 2 * is_visual, "mm_encoder_outputs": {"video": found}}
+
+    def positions(self, dense_ids: Tensor, layout: Layout) -> Tensor:
+        """Return each token's time, row and column, (3, 1, L), as stock counts them in the whole prompt."""
+        is_visual = dense_ids == self._token_id(self.placeholder)
+        grid = torch.tensor([[int(is_visual.sum()) // layout.num_windows, *layout.grid]])
+        found: Tensor = self.model.model.get_rope_index(dense_ids, 2 * is_visual.int(), video_grid_thw=grid)[0]
+        return found
+
+    def shape(self, layout: Layout | None = None) -> ModelShape:
+        """Return the sizes that FLOPs depend on; see `Family`."""
+        layout, config = layout or self.layout, self.model.config
+        vision, text = config.vision_config, config.text_config
+        wide = vision.hidden_size * vision.spatial_merge_size**2
+        return ModelShape(
+            patch_dim=3 * vision.temporal_patch_size * vision.patch_size**2,
+            num_patches=layout.num_patches,
+            num_windows=layout.num_windows,
+            window_size=vision.spatial_merge_size**2,
+            vit_blocks=len(self.vit_blocks),
+            vit_width=vision.hidden_size,
+            vit_heads=vision.num_heads,
+            vit_head_dim=vision.hidden_size // vision.num_heads,
+            vit_mlp=vision.intermediate_size,
+            connector_flops=len(self.taps) * 2 * wide * (wide + vision.out_hidden_size),
+            llm_layers=text.num_hidden_layers,
+            llm_width=text.hidden_size,
+            llm_heads=text.num_attention_heads,
+            llm_kv_heads=text.num_key_value_heads,
+            llm_head_dim=text.head_dim,
+            llm_mlp=text.intermediate_size,
+            vocab_size=text.vocab_size,
+        )

@@ -1,0 +1,283 @@
+"""Oracles for Qwen3-VL: the stock model, what its processor made, and a slow path that masks instead of dropping."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stts_cli.errors import InputError
+from stts_cli.families import load_family
+from stts_cli.media.resize import Resizer
+from stts_cli.pruning.attention import log_score_bias
+from stts_cli.pruning.selection import select_windows
+from stts_cli.pruning.windows import patch_window
+from stts_cli.settings import Execution, num_dropped
+from tests.families.tiny_qwen3_vl import QUESTION, STORED, TIMES, VIDEO_PROCESSOR, given_frames, save_qwen3_vl
+
+SECONDS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+HEIGHT, WIDTH, UNITS = 16, 40, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_qwen3_vl(tmp_path_factory.mktemp("qwen3_vl"), scorer=True)
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def family(request, folder):
+    return load_family(folder, attn_implementation=request.param)
+
+
+@pytest.fixture(scope="module")
+def stored():
+    with np.load(STORED) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """Seven frames that the rule leaves as large as they are: the last unit is filled up."""
+    size = (7, HEIGHT, WIDTH, 3)
+    return torch.randint(0, 256, size, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def encode(family, frames, **pruning):
+    return family.encode(family.preprocess(frames), family.settings.override(**pruning))
+
+
+def worded(family, encoded, keep=None, seconds=SECONDS):
+    keep = encoded.keep_mask if keep is None else keep
+    return family.build_prompt(seconds, QUESTION, keep, layout=encoded.layout)
+
+
+def logits(family, prompt, visual_tokens, **more):
+    inputs = family.language_inputs(prompt.input_ids, prompt.mm_token_type_ids, [visual_tokens])
+    return family.model(**inputs, **{"position_ids": prompt.position_ids, **more}).logits
+
+
+def grid(layout, units=UNITS):
+    return torch.tensor([[units, *layout.grid]])
+
+
+def test_the_prompt_is_what_the_stock_processor_writes(family, stored):
+    units, rows, cols = stored["grid"].tolist()
+    layout = family.layout_rule(24, 24, 5)
+    assert (rows, cols) == layout.grid
+    keep = torch.ones(units, layout.num_windows, dtype=torch.bool)
+    prompt = family.build_prompt(TIMES, QUESTION, keep, layout=layout)
+    assert prompt.input_ids[0].tolist() == stored["input_ids"].tolist()
+    text = family.tokenizer.decode(prompt.input_ids[0, : prompt.num_prefix])
+    assert text.endswith("<|vision_end|>")
+    assert "<0.2 seconds>" in text
+    assert "<61.5 seconds>" in text, "the last frame is alone in its unit"
+
+
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
+def test_pixels_are_what_the_stock_processor_makes(family, stored, which):
+    frames, expected = given_frames()[which], torch.from_numpy(stored[f"pixels_{which}"])
+    layout = family.layout_rule(*frames.shape[1:3], len(frames))
+    units, *shape = stored[f"grid_{which}"].tolist()
+    assert (layout.num_units(len(frames)), *layout.grid) == (units, *shape)
+    resize = Resizer(layout.frame_size, family.resample)
+    for given in (torch.from_numpy(frames), torch.from_numpy(np.stack([resize(frame) for frame in frames]))):
+        patches = family.preprocess(given)
+        assert patches.layout == layout, "frames of the size that the rule gave keep it"
+        torch.testing.assert_close(patches.pixels.flatten(0, 1), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width", "num_frames"), [(720, 1280, 64), (1080, 1920, 384), (240, 320, 5)])
+def test_the_size_is_the_stock_rules_and_its_own_fixed_point(height, width, num_frames):
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    from stts_cli.families.qwen3_vl import PixelBudget
+
+    rule = PixelBudget(16, 2, 2, 4096, 25165824)
+    frames = num_frames + num_frames % 2
+    stock = smart_resize(frames, height, width, 2, 32, 4096, 25165824)
+    size = rule(height, width, num_frames).frame_size
+    assert size == stock or num_frames % 2
+    assert rule(*size, num_frames).frame_size == size
+
+
+@pytest.mark.parametrize(("scorer", "keep_ratio"), [("learned", 1.0), ("none", 0.5), ("tome", 1.0)])
+@torch.no_grad()
+def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio):
+    encoded = encode(family, frames, keep_ratio=keep_ratio, scorer=scorer)
+    prompt = worded(family, encoded)
+    pixels = family.preprocess(frames).pixels.flatten(0, 1)
+    stock = family.model.get_video_features(pixels, grid(encoded.layout))
+    tokens, *deep = encoded.visual_tokens.chunk(3, -1)
+    assert torch.equal(tokens, torch.cat(tuple(stock.pooler_output)))
+    assert all(torch.equal(one, torch.cat(other)) for one, other in zip(deep, stock.deepstack_features, strict=True))
+    expected = family.model(
+        input_ids=prompt.input_ids, mm_token_type_ids=2 * prompt.mm_token_type_ids, pixel_values_videos=pixels,
+        video_grid_thw=grid(encoded.layout),
+    ).logits  # fmt: skip
+    assert torch.equal(logits(family, prompt, encoded.visual_tokens), expected)
+
+
+@torch.no_grad()
+def test_dropping_or_changing_a_visual_token_changes_the_logits(family, frames):
+    encoded = encode(family, frames, keep_ratio=1.0)
+    prompt = worded(family, encoded)
+    whole = logits(family, prompt, encoded.visual_tokens)[0, -1]
+    for part in (slice(0, 16), slice(16, 32), slice(32, 48)):  # the token, and what each tap adds
+        changed = encoded.visual_tokens.clone()
+        changed[7, part] += 1.0
+        assert (logits(family, prompt, changed)[0, -1] - whole).abs().max() > 1e-5
+    keep = encoded.keep_mask.clone()
+    keep[2, 3] = False
+    short = worded(family, encoded, keep)
+    assert (logits(family, short, encoded.visual_tokens[keep.flatten()])[0, -1] - whole).abs().max() > 1e-5
+    with pytest.raises(ValueError, match="do not match"):
+        logits(family, prompt, encoded.visual_tokens[:-1])
+
+
+@torch.no_grad()
+def masked_logits(family, frames, keep_ratio):
+    """The slow path: per-unit stock blocks on kept patches, and every placeholder in the prompt, the dropped masked."""
+    patches = family.preprocess(frames)
+    layout, tower = patches.layout, family.model.model.visual
+    table, vit, length = family.window_index(layout), family.vit(layout), layout.num_patches
+    whole = torch.tensor([0, length], dtype=torch.int32)
+
+    def run(number, unit, rotation):
+        return tower.blocks[number](
+            unit, cu_seqlens=torch.tensor([0, len(unit)], dtype=torch.int32), position_embeddings=rotation
+        )
+
+    hidden = vit.embed(patches.pixels)
+    taps = {}
+    for number in range(2):
+        hidden = torch.stack([run(number, unit, vit.rotation) for unit in hidden])
+        taps[number] = hidden
+    scores = family.scorer(hidden, table, [UNITS])
+    keep = select_windows(scores, [num_dropped(UNITS, len(table), keep_ratio)], [UNITS])
+    bias = log_score_bias(scores, table, layout, [UNITS])
+    kept = keep[:, patch_window(table, length)]
+    visual = torch.zeros(UNITS, len(table), 48)
+    for u in range(UNITS):
+        if not kept[u].any():
+            continue
+        block, rotation = tower.blocks[2], vit.rotation
+        q, k, v = block.attn.qkv(block.norm1(hidden[u])).reshape(length, 3, 2, 8).permute(1, 2, 0, 3).unbind(0)
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
+
+        q, k = (x.transpose(0, 1) for x in apply_rotary_pos_emb_vision(q.transpose(0, 1), k.transpose(0, 1), *rotation))
+        weights = (q @ k.transpose(1, 2) * 8**-0.5 + bias[u]).softmax(-1)
+        unit = hidden[u] + block.attn.proj((weights @ v).transpose(0, 1).reshape(length, 16))
+        unit = unit + block.mlp(block.norm2(unit))
+        unit, rotation = unit[kept[u]], tuple(part[kept[u]] for part in rotation)
+        deep = [taps[1][u][kept[u]]]
+        for number in range(3, 6):
+            unit = run(number, unit, rotation)
+            if number == 3:
+                deep.append(unit)
+        made = [tower.merger(unit), *(m(part) for m, part in zip(tower.deepstack_merger_list, deep, strict=True))]
+        visual[u, keep[u]] = torch.cat(made, -1)
+    assert whole[1] == length
+    prompt = family.build_prompt(SECONDS, QUESTION, torch.ones_like(keep), layout=layout)
+    ids = prompt.input_ids
+    present = torch.ones_like(ids, dtype=torch.bool)
+    present[ids == family.model.config.video_token_id] = keep.flatten()
+    number = ids.shape[1]
+    seen = (torch.ones(number, number, dtype=torch.bool).tril() & present) | torch.eye(number, dtype=torch.bool)
+    mask = torch.zeros(1, 1, number, number).masked_fill(~seen, torch.finfo(torch.float32).min)
+    out = logits(family, prompt, visual.flatten(0, 1), attention_mask=mask)
+    return visual[keep], out[present], keep, prompt.position_ids[:, present]
+
+
+@pytest.mark.parametrize("keep_ratio", [0.75, 0.5, 0.3])
+@torch.no_grad()
+def test_pruned_equals_the_masked_path(family, frames, keep_ratio):
+    encoded = encode(family, frames, keep_ratio=keep_ratio, scorer="learned")
+    visual, expected, keep, positions = masked_logits(family, frames, keep_ratio)
+    assert torch.equal(encoded.keep_mask, keep)
+    torch.testing.assert_close(encoded.visual_tokens, visual, atol=1e-4, rtol=1e-4)
+    prompt = worded(family, encoded)
+    assert torch.equal(prompt.position_ids[:, 0], positions), "what is left keeps its position"
+    torch.testing.assert_close(logits(family, prompt, encoded.visual_tokens)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scorer", ["learned", "temporal", "reference", "random", "tome", "none"])
+@torch.no_grad()
+def test_batch_of_videos_equals_each_alone(family, frames, scorer):
+    videos = frames[:6].split([4, 2])
+    layout = family.layout_rule(HEIGHT, WIDTH, 6)
+    both = family.encode(family.preprocess(*videos), family.settings.override(keep_ratio=0.5, scorer=scorer))
+    alone = [encode(family, video, keep_ratio=0.5, scorer=scorer) for video in videos]
+    assert both.layout == layout
+    if scorer != "random":
+        assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
+        expected = torch.cat([a.visual_tokens for a in alone])
+        torch.testing.assert_close(both.visual_tokens, expected, atol=1e-4, rtol=1e-4)
+    chunked = family.encode(
+        family.preprocess(*videos), family.settings.override(keep_ratio=0.5, scorer=scorer),
+        execution=Execution(chunk_frames=2),
+    )  # fmt: skip
+    torch.testing.assert_close(chunked.visual_tokens, both.visual_tokens, atol=1e-4, rtol=1e-4)
+
+
+def test_the_scorer_learns_through_the_blocks(family, frames):
+    settings = family.settings.override(keep_ratio=0.5)
+    family.scorer.zero_grad()
+    encoded = family.encode(family.preprocess(frames), settings, execution=Execution(checkpoint=True))
+    encoded.visual_tokens.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in family.scorer.parameters())
+    family.model.zero_grad()
+
+
+def test_two_questions_behind_one_prefix_are_two_fresh_runs(folder, clip_file):
+    from stts_cli import load
+
+    with pytest.warns(UserWarning, match="demonstration"):
+        model = load(str(folder), frames=7, max_new_tokens=6, device="cpu")
+    questions = [QUESTION, "How many are there?"]
+    video = model.encode(clip_file)
+    assert video.keep_mask.shape[0] == 4, "units of two frames"
+    together = [model.ask(video, question) for question in questions]
+    alone = [model.ask(model.encode(clip_file), question) for question in questions]
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert together[0].savings == alone[0].savings
+    scored = [model.ask(each, QUESTION, options=["red", "blue"]).options for each in (video, model.encode(clip_file))]
+    assert scored[0] == scored[1]
+
+
+@torch.no_grad()
+def test_an_answer_is_the_stock_models(folder, clip_file):
+    """Greedy, at keep ratio 1, against transformers' own `generate` on the whole prompt."""
+    from stts_cli import load
+
+    with pytest.warns(UserWarning, match="demonstration"):
+        model = load(str(folder), frames=7, max_new_tokens=8, device="cpu", keep_ratio=1.0)
+    video = model.encode(clip_file)
+    family, prompt = model.family, video.prompt(QUESTION, "")
+    pixels = family.preprocess(torch.from_numpy(video.clip.frames)).pixels.flatten(0, 1)
+    made = family.model.generate(
+        input_ids=prompt.input_ids, mm_token_type_ids=2 * prompt.mm_token_type_ids, pixel_values_videos=pixels,
+        video_grid_thw=grid(video.tokens.layout, len(video.keep_mask)), max_new_tokens=8, do_sample=False,
+        attention_mask=torch.ones_like(prompt.input_ids),
+    )[0, prompt.input_ids.shape[1] :]  # fmt: skip
+    text = family.tokenizer.decode(made, skip_special_tokens=True).strip()
+    assert model.ask(video, QUESTION).text == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patch_size": 8}, r"patch_size 8; the model's is 4\.$"),
+        ({"resample": 0}, r"resample 0; must be 3 \(bicubic\)\.$"),
+        ({"temporal_patch_size": 1}, r"temporal_patch_size 1; the model's is 2\.$"),
+    ],
+)
+def test_a_processor_that_does_not_fit_is_refused(tmp_path, changes, words):
+    folder = save_qwen3_vl(tmp_path)
+    (folder / "video_preprocessor_config.json").write_text(json.dumps({**VIDEO_PROCESSOR, **changes}))
+    with pytest.raises(InputError, match=words):
+        load_family(folder)
+
+
+def test_frames_too_long_are_refused(family):
+    with pytest.raises(InputError, match=r"frames of 4000x8 px: must be at most 200 times as long as wide\.$"):
+        family.layout_rule(8, 4000, 4)

@@ -1,0 +1,129 @@
+"""A tiny random Qwen3-VL as the hub has them, and what the stock processor makes of a video.
+
+`PYTHONPATH=. python tests/families/tiny_qwen3_vl.py` writes data/qwen3_vl.npz anew; it needs torchvision.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+STORED = Path(__file__).with_name("data") / "qwen3_vl.npz"
+SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>",
+)  # fmt: skip
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VIDEO_PROCESSOR = {
+    "video_processor_type": "Qwen3VLVideoProcessor", "patch_size": 4, "temporal_patch_size": 2, "merge_size": 2,
+    "size": {"shortest_edge": 1024, "longest_edge": 9216}, "image_mean": [0.5, 0.4, 0.5], "image_std": [0.5, 0.5, 0.25],
+    "cap_pixels_per_frame": False,
+}  # fmt: skip
+TIMES = [0.0, 0.5, 1.0, 9.9, 61.5]  # of the stored prompt's frames
+QUESTION = "What color is it?"
+
+
+def tokenizer():
+    """Byte tokens and the special ones."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted(pre_tokenizers.ByteLevel.alphabet())
+    whole = Tokenizer(models.BPE({word: k for k, word in enumerate(words)}, []))
+    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    whole.decoder = decoders.ByteLevel()
+    whole.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=whole, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE
+    )
+
+
+def save_qwen3_vl(folder, *, scorer=False):
+    """Write a checkpoint with random weights, with a learned scorer if asked."""
+    from safetensors.torch import save_file
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    from stts_cli.pruning import TokenScorer
+
+    words = tokenizer()
+    torch.manual_seed(0)
+    marks = ("vision_start", "vision_end")
+    ids = {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{name}|>") for name in marks}
+    config = Qwen3VLConfig(
+        vision_config={"hidden_size": 16, "intermediate_size": 24, "depth": 6, "num_heads": 2, "patch_size": 4,
+                       "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 16,
+                       "num_position_embeddings": 16, "deepstack_visual_indexes": [1, 3]},
+        text_config={"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
+                     "num_key_value_heads": 1, "head_dim": 8, "vocab_size": len(words), "max_position_embeddings": 4096,
+                     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
+                                         "mrope_interleaved": True}},
+        image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=words.convert_tokens_to_ids("<|video_pad|>"), **ids,
+    )  # fmt: skip
+    model = Qwen3VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    model.generation_config.eos_token_id = words.eos_token_id
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(VIDEO_PROCESSOR))
+    if scorer:
+        weights = {k: 0.3 * torch.randn_like(v) for k, v in TokenScorer(16, 2, 24, 8).state_dict().items()}
+        save_file(weights, folder / "scorer.safetensors")
+        settings = {
+            "format": 2, "family": "qwen3_vl", "prune_layer": 1, "keep_ratio": 0.5, "bias_rescale": "row",
+            "prune_from_frame": 0, "scorer": "learned", "scorer_file": "scorer.safetensors", "demonstration": True,
+        }  # fmt: skip
+        (folder / "stts.json").write_text(json.dumps(settings))
+    return folder
+
+
+def given_frames():
+    """Full-size frames of four kinds: wide and too large, tall and odd in number, small, and a lone tiny one."""
+    rng = np.random.default_rng(0)
+    sizes = ((4, 45, 80), (5, 71, 40), (2, 20, 24), (2, 9, 7))
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def _store():
+    """Let the stock processor word a prompt and make pixels."""
+    import tempfile
+
+    library = torch.library.Library("torchvision", "DEF")  # torchvision's own operators do not load beside every torch
+    for name in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
+        for operator in (name, f"_{name}_backward"):
+            library.define(f"{operator}(Tensor x) -> Tensor")
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+    from transformers.video_utils import VideoMetadata
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_qwen3_vl(Path(folder))
+        video_processor = Qwen3VLVideoProcessor.from_pretrained(folder)
+    image_processor = Qwen2VLImageProcessor(patch_size=4, temporal_patch_size=2, merge_size=2)
+    processor = Qwen3VLProcessor(image_processor, tokenizer(), video_processor, chat_template=TEMPLATE)
+    found = {}
+    for k, frames in enumerate(given_frames()):
+        made = video_processor(
+            [torch.from_numpy(frames).permute(0, 3, 1, 2)], return_tensors="np", do_sample_frames=False
+        )
+        found |= {f"pixels_{k}": made.pixel_values_videos, f"grid_{k}": made.video_grid_thw[0]}
+    metadata = VideoMetadata(
+        total_num_frames=700, fps=10.0, duration=70.0, frames_indices=[round(10 * time) for time in TIMES]
+    )
+    content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    frames = np.zeros((5, 3, 24, 24), np.uint8)
+    made = processor(
+        text=[text], videos=[frames], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
+    )
+    np.savez_compressed(STORED, input_ids=made["input_ids"][0].numpy(), grid=made["video_grid_thw"][0].numpy(), **found)
+
+
+if __name__ == "__main__":
+    _store()
