@@ -88,6 +88,7 @@ def evaluate(
     from stts_cli.config.suites import Suite, load_suite
     from stts_cli.media.resize import check_resize
     from stts_cli.report.evaluate import show_evaluation, show_list
+    from stts_cli.report.evaluation_html import Thumbnails, write_html
     from stts_cli.report.evaluation_page import write_pages
     from stts_cli.report.plots import check_target, plot_accuracy, plot_results
     from stts_cli.report.progress import LINE_EVERY_S, Progress
@@ -115,6 +116,7 @@ def evaluate(
         prune_layer=prune_layer,
     )
     arms = asked.arms(compare, dtype=dtype, resize=resize)
+    thumbnails = Thumbnails()
     with _say_how_to_go_on(output), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
         from stts_cli.evaluation.runner import RunSettings
@@ -128,12 +130,14 @@ def evaluate(
             RunSettings(output, device, workers, timeout, max_new_tokens, seed, times),
             progress=progress,
             say=progress.say,
+            look=thumbnails.add,
         )
     if document is not None:
         show_evaluation(document, json_only=json)
         if output:
             write_pages(document, output)
             plot_results(document, output)
+            write_html(document, output, thumbnails)
         if plot:
             plot_accuracy(document, plot)
 

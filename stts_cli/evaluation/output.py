@@ -1,4 +1,4 @@
-"""Write a result where it stays: results.json. The journal writes samples.jsonl, `report` results.md and plot.svg."""
+"""Write a result where it stays: results.json. The journal writes samples.jsonl, `report` the pages and plot.svg."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Run one benchmark or a suite of them, and keep the results: the entry for `stts eval`.
 
-In: a name and settings. Out: one document; with an output folder also results.json, results.md, samples.jsonl and
-plot.svg, a sub-folder a benchmark for a suite. The table of a suite is the paper's: every benchmark, and the averages
-of the short ones, the long ones and all (arXiv 2603.18004, results).
+In: a name and settings. Out: one document; with an output folder also results.json, results.md, results.html,
+samples.jsonl and plot.svg, a sub-folder a benchmark for a suite. The table of a suite is the paper's: every benchmark,
+and the averages of the short ones, the long ones and all (arXiv 2603.18004, results).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from stts_cli.config.suites import Suite
 from stts_cli.data.rows import is_own_file
 from stts_cli.engine.device import resolve_device
 from stts_cli.errors import InputError, suggest
-from stts_cli.evaluation.answers import same_arms
+from stts_cli.evaluation.answers import load_arms, same_arms
 from stts_cli.evaluation.benchmarks.registry import SUITES
+from stts_cli.evaluation.changed import Look, look_again
 from stts_cli.evaluation.cost import cost_line, estimate_cost
 from stts_cli.evaluation.gather import Questions, gather
 from stts_cli.evaluation.output import write_results
@@ -71,11 +72,13 @@ def run_benchmarks(
     *,
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda text: None,
+    look: Look | None = None,
 ) -> dict[str, Any] | None:
     """Evaluate on one benchmark, or on every one of a suite.
 
     `asked.bench` is a benchmark's name, a file of the user's own, or a key of `SUITES`, several with commas; arms are
-    `plan_arms`'. `say` gets what a suite will cost before any model is loaded.
+    `plan_arms`'. `say` gets what a suite will cost before any model is loaded; `look` the clips of questions that arms
+    answer differently, where there is an output folder.
 
     Return the document (`runner.evaluate`'s; for a suite {"suite", "cost", "benchmarks", "averages", "paper"}); None in
     every process of a launcher but the first. InputError for no benchmark, or settings that exclude each other.
@@ -112,6 +115,9 @@ def run_benchmarks(
             documents.append(document)
             if run.output:
                 write_results(document, run.output)
+                if look:
+                    models, _ = load_arms(run.arms, resolve_device(ranks.device(run.device)), families, run.seed)
+                    look_again(run, models, document["samples"], look, progress)
     if not documents:
         return None
     if not is_suite:

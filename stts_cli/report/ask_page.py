@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stts_cli.errors import writing
 from stts_cli.report.ask import arm_line, footer_lines, header_lines, note_lines
-from stts_cli.report.page import bar, escape, fill, gallery, paragraphs, savings_table
+from stts_cli.report.page import alike, bar, escape, fill, gallery, paragraphs, savings_table
 from stts_cli.report.pictures import Kept
 from stts_cli.report.savings import savings_rows
 from stts_cli.report.terminal import Document
@@ -34,23 +34,9 @@ def page(document: Document, kept: Mapping[str, Kept]) -> str:
         title=escape(document["video"]["path"]),
         about=paragraphs(header_lines(document)) + paragraphs(note_lines(document), "warning"),
         answers="\n".join(_question(arms, number) for number in range(len(arms[0]["answers"]))),
-        galleries="\n".join(_gallery(group, f"gallery-{i}") for i, group in enumerate(_alike(kept))),
+        galleries="\n".join(gallery(group, f"gallery-{i}") for i, group in enumerate(alike(kept))),
         savings="\n".join([*savings, paragraphs(footer_lines(document), "faint")]),
     )
-
-
-def _alike(kept: Mapping[str, Kept]) -> list[dict[str, Kept]]:
-    """Put arms together that saw the same frames, cut alike; those that pruned stand first."""
-    groups: dict[tuple[int, bytes], dict[str, Kept]] = {}
-    for name, each in sorted(kept.items(), key=lambda arm: bool(arm[1].keep_mask.all())):
-        groups.setdefault((id(each.frames), each.owner.tobytes()), {})[name] = each
-    return list(groups.values())
-
-
-def _gallery(kept: dict[str, Kept], key: str) -> str:
-    """Write frames that arms saw; a dense arm adds nothing to those that pruned."""
-    pruned = {name: each for name, each in kept.items() if not each.keep_mask.all()}
-    return gallery(pruned or kept, key)
 
 
 def _question(arms: list[Document], number: int) -> str:

@@ -56,6 +56,18 @@ def jpeg(pixels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
+def alike(kept: Mapping[str, Kept]) -> list[dict[str, Kept]]:
+    """Put arms together that saw the same frames, cut alike; a dense one adds nothing to those that pruned."""
+    groups: dict[tuple[int, bytes], dict[str, Kept]] = {}
+    for name, each in kept.items():
+        groups.setdefault((id(each.frames), each.owner.tobytes()), {})[name] = each
+    pruned = [{name: each for name, each in group.items() if not each.keep_mask.all()} for group in groups.values()]
+    return sorted(
+        (some or group for some, group in zip(pruned, groups.values(), strict=True)),
+        key=lambda group: all(each.keep_mask.all() for each in group.values()),
+    )
+
+
 def gallery(kept: Mapping[str, Kept], key: str) -> str:
     """Write the frames of a clip, with what each arm dropped dark and a switch between arms and dense.
 

@@ -53,6 +53,19 @@ class Kept:
         mask = tokens.keep_mask.cpu().numpy()[unit]
         return cls(clip.frames, clip.timestamps_s, mask, scores, patch_owner(table, layout.grid))
 
+    def small(self, most: int, longest: int) -> Kept:
+        """Return at most so many of its frames, evenly chosen, their longer edge at most so many pixels."""
+        from PIL import Image
+
+        chosen = spread(len(self.frames), most)
+        height, width = self.frames.shape[1:3]
+        scale = min(1.0, longest / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        frames = np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in self.frames[chosen]])
+        times = [self.timestamps_s[k] for k in chosen]
+        scores = None if self.scores is None else self.scores[chosen]
+        return Kept(frames, times, self.keep_mask[chosen], scores, self.owner)
+
 
 def kept_picture(kept: Kept, title: str) -> bytes:
     """Draw a clip's frames, and below each the same with what was dropped darkened; return a PNG's bytes.

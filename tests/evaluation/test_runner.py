@@ -24,7 +24,7 @@ from tests.conftest import own_lines
 from tests.media import workers
 
 REPOSITORY = Path(__file__).parent.parent.parent
-FILES = ["plot.svg", "results.json", "results.md", "samples.jsonl"]
+FILES = ["plot.svg", "results.html", "results.json", "results.md", "samples.jsonl"]
 
 
 @pytest.fixture

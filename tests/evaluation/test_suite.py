@@ -21,9 +21,11 @@ from stts_cli.evaluation.settings import items_hash, weights_hash
 from stts_cli.evaluation.suite import DataSource, averages, plan_arms, run_benchmarks
 from stts_cli.families.random_model import read_architecture
 from stts_cli.report import evaluate as report_eval
+from stts_cli.report.evaluation_html import Thumbnails, write_html
 from stts_cli.report.evaluation_page import write_pages
 from stts_cli.settings import Arm
 from tests.report.evaluations import arm_summary, document
+from tests.report.pages import Page
 
 QUICK = RunSettings(workers=0, max_new_tokens=2)
 
@@ -76,6 +78,12 @@ def test_a_suite_runs_its_benchmarks_and_averages_them(data, arms, tmp_path, mon
         own = (out / each["bench"] / "results.md").read_text()
         assert own.startswith(f"# {each['title']}, ")
         assert all(line in page for line in own.splitlines() if line.startswith(("|", "- ")))
+    write_html(document, out, Thumbnails())
+    assert [each["href"] for each in Page((out / "results.html").read_text()).of("a")] == [
+        "tomato/results.html",
+        "lvbench/results.html",
+    ]
+    assert (out / "lvbench" / "results.html").is_file()
     report_eval.show_evaluation(document, json_only=False)
     printed = capsys.readouterr().out
     assert "short average" in printed

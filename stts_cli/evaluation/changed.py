@@ -1,0 +1,74 @@
+"""Which questions one arm answers right and another wrong, and a second look at the clips of some of them.
+
+In: the rows of a finished run. Out: the questions, and the videos as each arm saw them, for pictures of what was kept.
+They are read and encoded again: a run keeps no frames.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from stts_cli.media.reader import read_ahead
+
+if TYPE_CHECKING:
+    from stts_cli.engine.model import VideoModel
+    from stts_cli.engine.results import Video
+    from stts_cli.evaluation.journal import Row
+    from stts_cli.evaluation.runner import Progress, Run
+
+MOST_SHOWN = 50  # questions of a group
+# what is done with a clip: the benchmark, its questions and the clip as each arm saw it, by name
+Look = Callable[[str, Sequence[str], Mapping[str, "Video"]], None]
+
+
+def changed_questions(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """Return the questions that one arm answers right and another wrong: by question and arm its row."""
+    questions: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        questions.setdefault(row["id"], {})[row["arm"]] = row
+    return {name: arms for name, arms in questions.items() if {0, 1} <= {row["correct"] for row in arms.values()}}
+
+
+def choose_shown(changed: Mapping[str, Mapping[str, Row]], arms: Sequence[str]) -> list[str]:
+    """Choose the questions whose frames are shown: of each group at most `MOST_SHOWN`, those of the first arm first.
+
+    Args:
+        changed: by question and arm its row.
+        arms: in their order. A group is two of them, one right and the other wrong.
+    """
+    shown: dict[str, None] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for wanted in sorted(permutations(arms, 2), key=lambda pair: arms[0] not in pair):
+        for question, rows in changed.items():
+            groups = [
+                (right, wrong)
+                for right, wrong in permutations(rows, 2)
+                if (rows[right]["correct"], rows[wrong]["correct"]) == (1, 0)
+            ]
+            if question not in shown and wanted in groups and all(counts[group] < MOST_SHOWN for group in groups):
+                shown[question] = None
+                counts.update(groups)
+    return list(shown)
+
+
+def look_again(run: Run, models: Sequence[VideoModel], rows: Iterable[Row], look: Look, progress: Progress) -> None:
+    """Give the clips of chosen questions to `look`, as each arm saw them; one that cannot be read is passed over."""
+    chosen = set(choose_shown(changed_questions(rows), [model.arm.name for model in models]))
+    asked: dict[object, list[str]] = {}
+    sources = {}
+    for item in run.questions.items:
+        if item.id in chosen:
+            asked.setdefault(item.source, []).append(item.id)
+            sources[item.source] = list(dict.fromkeys(model.request(item.source) for model in models))
+    requests = [one for some in sources.values() for one in some]
+    clips = read_ahead(requests, workers=run.num_workers, timeout_s=run.timeout_s)
+    for number, (source, wanted) in enumerate(sources.items()):
+        progress("looking at the questions that changed", number, len(sources))
+        read = {request: next(clips).clip for request in wanted}
+        seen = {model.arm.name: (model, read[model.request(source)]) for model in models}
+        videos = {name: model.encode(clip) for name, (model, clip) in seen.items() if clip is not None}
+        if videos:
+            look(run.questions.benchmark.name, asked[source], videos)
