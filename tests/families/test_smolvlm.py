@@ -1,6 +1,7 @@
 """Oracles for SmolVLM2: the stock model, what its processor made, and a slow path that masks instead of dropping."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from stts_cli.config.smolvlm import number_words
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
+from stts_cli.families.random_model import read_architecture
 from stts_cli.media.resize import Resizer
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
@@ -241,3 +243,68 @@ def test_a_processor_that_does_not_fit_is_refused(tmp_path, changes, words):
     (folder / "preprocessor_config.json").write_text(json.dumps({**IMAGE_PROCESSOR, **changes}))
     with pytest.raises(InputError, match=words):
         load_family(folder)
+
+
+def test_where_torch_has_no_lanczos_filter_it_is_bicubic_as_in_torchvision(monkeypatch):
+    frame = given_frames()[0][0]
+    bicubic = Resizer((24, 24), "antialias-bicubic-96")(frame)
+    interpolate = torch.nn.functional.interpolate
+
+    def older(planes, size, mode, **options):
+        if mode == "lanczos":
+            raise NotImplementedError("no such mode")
+        return interpolate(planes, size, mode=mode, **options)
+
+    assert not np.array_equal(Resizer((24, 24), "antialias-lanczos-96")(frame), bicubic)
+    monkeypatch.setattr("torch.nn.functional.interpolate", older)
+    assert np.array_equal(Resizer((24, 24), "antialias-lanczos-96")(frame), bicubic)
+
+
+def test_several_shards_load_as_one_file_does(folder, tmp_path):
+    whole = load_family(folder)
+    shutil.copytree(folder, tmp_path / "shards", ignore=shutil.ignore_patterns("model.safetensors"))
+    whole.model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    again = load_family(tmp_path / "shards").model.state_dict()
+    assert again.keys() == whole.model.state_dict().keys()
+    assert all(torch.equal(again[name], value) for name, value in whole.model.state_dict().items())
+
+
+def test_what_is_counted_without_the_weights_is_the_model(folder, family, tmp_path):
+    counted = read_architecture(str(folder))
+    assert counted.sizes() == family.shape()
+    assert counted.num_parameters() == sum(p.numel() for p in family.model.parameters())
+    assert (counted.prune_layer, counted.scorer) == (1, "learned")
+    assert read_architecture(str(save_smolvlm(tmp_path))).prune_layer == 1
+
+
+@pytest.mark.slow
+def test_the_commands_run(folder, clip_file, tmp_path, capsys):
+    """Ask with a picture of what was kept, eval on the built-in world, profile with random weights and counted."""
+    from stts_cli import cli
+
+    small = {
+        "model_type": "smolvlm", "description": "small", "prune_layer": 1, "keep_ratio": 0.5, "scale_factor": 2,
+        "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 5,
+                          "image_size": 32, "patch_size": 8},
+        "text_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1,
+                        "head_dim": 16, "num_hidden_layers": 2, "vocab_size": 300, "max_position_embeddings": 4096},
+    }  # fmt: skip
+    (tmp_path / "small.yaml").write_text(json.dumps(small))
+    model = ["--model", str(folder), "--frames", "4", "--device", "cpu"]
+    shape = ["--shape", str(tmp_path / "small.yaml"), "--frames", "4"]
+    documents = []
+    for words in (
+        ["ask", str(clip_file), QUESTION, "How many?", *model, "--save-kept", str(tmp_path / "kept.png"), "--json"],
+        ["eval", "--bench", "shapes", "--limit", "3", *model, "--workers", "0", "--json"],
+        ["profile", *shape, "--device", "cpu", "--repeats", "1", "--no-memory", "--json"],
+        ["profile", *shape, "--analytic", "--json"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0, words
+        documents.append(json.loads(capsys.readouterr().out))
+    assert (tmp_path / "kept.png").is_file()
+    measured, counted = (document["points"][0] for document in documents[2:])
+    assert measured["tokens"] == counted["tokens"]
+    assert measured["flops"]["LLM prefill"] == counted["flops"]["LLM prefill"]
