@@ -16,6 +16,7 @@ from stts_cli.media.source import ReadRequest, Source
 from stts_cli.media.video import read_clip
 from stts_cli.toy.clips import write_clip
 from stts_cli.toy.world import make_scene
+from stts_cli.toy.world_clips import sample_clip
 from stts_cli.training import clips as clips_module
 from stts_cli.training.clips import TrainingClip, UnreadableVideo, VideoClips, collate
 from stts_cli.training.samples import VideoSample
@@ -41,8 +42,8 @@ def video_clips(samples, **settings):
 def same(one: TrainingClip, other: TrainingClip) -> bool:
     return (
         torch.equal(one.frames, other.frames)
-        and (one.timestamps_s, one.conversations, one.name)
-        == (other.timestamps_s, other.conversations, other.name)
+        and (one.timestamps_s, one.duration_s, one.conversations, one.name)
+        == (other.timestamps_s, other.duration_s, other.conversations, other.name)
     )  # fmt: skip
 
 
@@ -56,6 +57,11 @@ def test_frames_are_those_that_a_question_looks_at(shape_files):
     assert clip.frames.shape == (6, *SIZE, 3)
     assert np.array_equal(clip.frames.numpy(), wanted.frames)
     assert clip.timestamps_s == tuple(wanted.timestamps_s)
+    assert (
+        clip.duration_s
+        == wanted.duration_s
+        == pytest.approx(sample_clip(make_scene("train", 1), 6).drawn(48).duration_s, abs=1e-4)
+    )
     assert (clip.name, clip.conversations) == (str(shape_files[1]), ASKED)
 
 
