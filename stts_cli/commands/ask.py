@@ -58,7 +58,7 @@ def ask(
     dtype: flags.Dtype = None,
     compare: flags.Compare = None,
     save_kept: Annotated[
-        str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG file.")
+        str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG or mp4 file.")
     ] = None,
     report: Annotated[
         str | None,
@@ -80,6 +80,7 @@ def ask(
 ) -> None:
     """Answer questions about videos, and show what pruning saved."""
     from stts_cli.commands import asking
+    from stts_cli.commands.drawing import Drawing
     from stts_cli.config.presets import choose_preset
 
     if budget is not None and frames is not None:
@@ -107,5 +108,5 @@ def ask(
         subtitles,
     )
     arms = asking.budgeted(settings.arm("pruned", resize), compare, budget, budget_by)
-    shown = asking.Shown("json" if json else "quiet" if quiet else "table", save_kept, report, output)
+    shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
     asking.run(wanted, arms, shown, device=device, max_new_tokens=settings.max_new_tokens)

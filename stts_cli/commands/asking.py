@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stts_cli.commands.drawing import Drawing
 from stts_cli.config.arms import parse_arms
 from stts_cli.data.asked import read_asked
 from stts_cli.data.items import Cue
@@ -98,11 +99,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Shown:
-    """Where the answers go: `mode` of `report.ask.show`, a picture of what was kept, a page, a file of lines."""
+    """Where the answers go: `mode` of `report.ask.show`, files that are drawn of one video, a file of lines."""
 
     mode: str
-    save_kept: str | None
-    report: str | None
+    drawing: Drawing
     output: str | None
 
 
@@ -127,13 +127,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
     is_one = len(videos) == 1 and not _is_expanded(videos[0], wanted.words)
     if is_one and not videos[0].address and not _has_pictures(videos[0]):
         probe(videos[0].source.path)  # a bad file is reported at once, before torch loads
-    for flag, target, suffix in (("--save-kept", shown.save_kept, ".png"), ("--report", shown.report, ".html")):
-        if target:
-            from stts_cli.report.plots import check_target
-
-            check_target(target, flag, suffix)
-            if len(videos) > 1:
-                raise InputError(f"{flag}: is of one video; ask the videos one by one.")
+    shown.drawing.check(len(videos))
     is_quiet = shown.mode == "quiet"
     context = wanted.context(lambda line: None if is_quiet else print_note(line))
     kept = None
@@ -157,10 +151,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
             show(document, mode=shown.mode, notes=not is_quiet)
         else:
             show_line(document, mode=shown.mode)
-        if shown.save_kept:
-            _save_kept(shown.save_kept, done)
-        if shown.report:
-            _write_page(shown.report, done)
+        if "error" not in document:
+            shown.drawing.draw(done)  # type: ignore[arg-type]
     if failed:
         raise InputError(f"{len(failed)} of {len(videos)} videos were not answered; the first, {failed[0]}")
 
@@ -198,21 +190,6 @@ def _answers(
         yield done
     if runs is not None:
         next(runs, None)  # lets the processes that read go
-
-
-def _save_kept(path: str, done: Any) -> None:
-    from stts_cli.report.notebook import kept_png
-    from stts_cli.report.pictures import Kept, save_kept
-
-    seen = done.arms[0].video
-    save_kept(path, kept_png(seen), Kept.of(seen))
-
-
-def _write_page(path: str, done: Any) -> None:
-    from stts_cli.report.ask_page import write_page
-    from stts_cli.report.pictures import Kept
-
-    write_page(path, done.to_dict(), {arm.name: Kept.of(arm.video) for arm in done.arms})
 
 
 def _has_pictures(video: Named) -> bool:

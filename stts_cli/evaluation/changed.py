@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from stts_cli.engine.original import frames_to_show, in_own_shape
 from stts_cli.media.reader import read_ahead
 
 if TYPE_CHECKING:
@@ -18,10 +21,12 @@ if TYPE_CHECKING:
     from stts_cli.engine.results import Video
     from stts_cli.evaluation.journal import Row
     from stts_cli.evaluation.runner import Progress, Run
+    from stts_cli.media.source import Source
 
 MOST_SHOWN = 50  # questions of a group
-# what is done with a clip: the benchmark, its questions and the clip as each arm saw it, by name
-Look = Callable[[str, Sequence[str], Mapping[str, "Video"]], None]
+LONGEST = 160  # pixels of the longer edge of a frame that is shown
+# what is done with a clip: the benchmark, the clip's questions, and by arm the encoded clip and its frames to show
+Look = Callable[[str, Sequence[str], Mapping[str, tuple["Video", np.ndarray]]], None]
 
 
 def changed_questions(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
@@ -57,18 +62,20 @@ def choose_shown(changed: Mapping[str, Mapping[str, Row]], arms: Sequence[str]) 
 def look_again(run: Run, models: Sequence[VideoModel], rows: Iterable[Row], look: Look, progress: Progress) -> None:
     """Give the clips of chosen questions to `look`, as each arm saw them; one that cannot be read is passed over."""
     chosen = set(choose_shown(changed_questions(rows), [model.arm.name for model in models]))
-    asked: dict[object, list[str]] = {}
-    sources = {}
+    asked: dict[Source, list[str]] = {}
     for item in run.questions.items:
         if item.id in chosen:
             asked.setdefault(item.source, []).append(item.id)
-            sources[item.source] = list(dict.fromkeys(model.request(item.source) for model in models))
-    requests = [one for some in sources.values() for one in some]
-    clips = read_ahead(requests, workers=run.num_workers, timeout_s=run.timeout_s)
-    for number, (source, wanted) in enumerate(sources.items()):
-        progress("looking at the questions that changed", number, len(sources))
-        read = {request: next(clips).clip for request in wanted}
-        seen = {model.arm.name: (model, read[model.request(source)]) for model in models}
-        videos = {name: model.encode(clip) for name, (model, clip) in seen.items() if clip is not None}
+    wanted = [list(dict.fromkeys(model.request(source) for model in models)) for source in asked]
+    every = [one for some in wanted for request in some for one in (request, in_own_shape(request, LONGEST))]
+    results = read_ahead(every, workers=run.num_workers, timeout_s=run.timeout_s)
+    for number, (source, requests) in enumerate(zip(asked, wanted, strict=True)):
+        progress("looking at the questions that changed", number, len(asked))
+        clips = {request: (next(results).clip, next(results).clip) for request in requests}
+        videos = {}
+        for model in models:
+            clip, again = clips[model.request(source)]
+            if clip is not None:
+                videos[model.arm.name] = model.encode(clip), frames_to_show(clip, again)
         if videos:
             look(run.questions.benchmark.name, asked[source], videos)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stts_cli.errors import writing
-from stts_cli.evaluation.changed import changed_questions
+from stts_cli.evaluation.changed import LONGEST, changed_questions
 from stts_cli.report.evaluation_page import comparison_line
 from stts_cli.report.evaluation_tables import (
     SUITE_NOTE,
@@ -34,7 +34,7 @@ from stts_cli.report.terminal import Document
 if TYPE_CHECKING:
     from stts_cli.engine.results import Video
 
-MOST_FRAMES, LONGEST = 12, 160  # of a clip, in pixels
+MOST_FRAMES = 12  # of a clip
 MOST_BYTES = 19_000_000  # of the questions of a page, which is 20 MB at most
 MOST_LETTERS = 500  # of a question or a reply
 
@@ -45,13 +45,13 @@ class Thumbnails:
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, dict[str, Kept]]] = {}
 
-    def add(self, bench: str, questions: Sequence[str], videos: Mapping[str, Video]) -> None:
-        """Keep what each arm, by name, kept of the clip of some questions."""
-        frames: dict[int, np.ndarray] = {}
+    def add(self, bench: str, questions: Sequence[str], videos: Mapping[str, tuple[Video, np.ndarray]]) -> None:
+        """Keep what each arm, by name, kept of the clip of some questions; arms may share the frames that are shown."""
+        smaller: dict[int, np.ndarray] = {}
         kept = {}
-        for name, video in videos.items():
-            small = Kept.of(video).small(MOST_FRAMES, LONGEST)
-            same = frames.setdefault(id(video.clip), small.frames)
+        for name, (video, frames) in videos.items():
+            small = dataclasses.replace(Kept.of(video), frames=frames).small(MOST_FRAMES, LONGEST)
+            same = smaller.setdefault(id(frames), small.frames)
             kept[name] = dataclasses.replace(small, frames=same)
         self._kept.setdefault(bench, {}).update(dict.fromkeys(questions, kept))
 

@@ -1,19 +1,21 @@
 """Show which windows were kept: the frames of a clip as a sheet of pictures, dropped windows darkened.
 
-In: frames, their times and the keep mask. Out: a PNG, for a notebook or a file; beside the file a JSON file with the
-kept windows' indices. The extra `plot` has to be installed.
+In: frames, their times and the keep mask. Out: a PNG, for a notebook or a file, which needs the extra `plot`, or an mp4
+file; beside a file a JSON file with the kept windows' indices.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stts_cli.errors import writing
+from stts_cli.media.writer import write_video
 from stts_cli.report import plots
 from stts_cli.text import to_json
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_FRAMES = 48  # a sheet of more cannot be read; frames are then taken evenly
 DIM = 0.22  # brightness of what was dropped
+SLOWEST_FPS = 1.0  # of a video
+STRIP_INCHES = 1.8  # height of the strip of scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +80,13 @@ def kept_picture(kept: Kept, title: str) -> bytes:
     shown = spread(len(frames), MAX_FRAMES)
     columns = min(8, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = plots.new_figure(1.6 * columns, 3.4 * rows + 0.6, dpi=100)
+    figure = plots.new_figure(1.6 * columns, 3.4 * rows + 0.6 + STRIP_INCHES * (kept.scores is not None), dpi=100)
     figure.suptitle(title)
-    axes = figure.subplots(2 * rows, columns, squeeze=False)
+    sheet = figure
+    if kept.scores is not None:
+        sheet, strip = figure.subfigures(2, 1, height_ratios=[3.4 * rows + 0.6, STRIP_INCHES])
+        _draw_scores(strip, kept.timestamps_s, kept.scores)
+    axes = sheet.subplots(2 * rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     dark = darken(frames[shown], keep_mask[shown], window_regions(kept.owner, frames.shape[1:3]))
@@ -91,6 +99,22 @@ def kept_picture(kept: Kept, title: str) -> bytes:
     return plots.render(figure)
 
 
+def _draw_scores(figure: Any, timestamps_s: list[float], scores: np.ndarray) -> None:
+    """Draw a strip of scores (T, W): time to the right, a line a window.
+
+    The first frame stays whatever its scores, so the colors are spread over the others'; a hundredth is cut at each
+    end.
+    """
+    low, high = np.percentile(scores[1:] if len(scores) > 1 else scores, [1, 99])
+    axes = figure.subplots()
+    image = axes.imshow(scores.T, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+    ticks = spread(len(timestamps_s), 8)
+    axes.set_xticks(ticks, [f"{timestamps_s[k]:.1f} s" for k in ticks], fontsize=8)
+    axes.set_ylabel("window", fontsize=8)
+    axes.tick_params(axis="y", labelsize=8)
+    figure.colorbar(image, ax=axes).set_label("score", fontsize=8)
+
+
 def spread(number: int, most: int) -> np.ndarray:
     """Choose at most so many of a number of frames, evenly, the first and the last among them; int (<= most,)."""
     return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(int))
@@ -101,15 +125,37 @@ def save_kept(path: str, picture: bytes, kept: Kept) -> None:
 
     EnvironmentFailure where a file cannot be written.
     """
+    target = Path(path).expanduser()
+    with writing(target):
+        target.write_bytes(picture)
+    _save_indices(target, kept)
+
+
+def save_kept_video(path: str, kept: Kept) -> None:
+    """Write the frames with what was dropped darkened to an .mp4 file, and the indices as `save_kept` does.
+
+    It plays at the frames' own rate, but no slower than `SLOWEST_FPS`. EnvironmentFailure where a file cannot be
+    written.
+    """
+    times, target = kept.timestamps_s, Path(path).expanduser()
+    fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else SLOWEST_FPS
+    regions = window_regions(kept.owner, kept.frames.shape[1:3])
+    dark = (darken(kept.frames[k : k + 1], kept.keep_mask[k : k + 1], regions)[0] for k in range(len(times)))
+    with writing(target):
+        write_video(target, dark, Fraction(max(fps, SLOWEST_FPS)).limit_denominator(1000))
+    _save_indices(target, kept)
+
+
+def _save_indices(target: Path, kept: Kept) -> None:
     frames = [
         {"time_s": time, "kept": np.flatnonzero(mask).tolist()}
         for time, mask in zip(kept.timestamps_s, kept.keep_mask, strict=True)
     ]
-    document = to_json({"windows_per_frame": kept.keep_mask.shape[1], "frames": frames}) + "\n"
-    target = Path(path).expanduser()
-    for file, content in ((target, picture), (target.with_suffix(".json"), document.encode())):
-        with writing(file):
-            file.write_bytes(content)
+    file = target.with_suffix(".json")
+    with writing(file):
+        file.write_text(
+            to_json({"windows_per_frame": kept.keep_mask.shape[1], "frames": frames}) + "\n", encoding="utf-8"
+        )
 
 
 def patch_owner(window_index: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -31,17 +31,19 @@ class Point(NamedTuple):
     high: float
 
 
-def check_target(path: str, flag: str, suffix: str = ".png") -> None:
+def check_target(path: str, flag: str, *suffixes: str) -> None:
     """Refuse a file that could not be written, before anything runs; `flag` asks for it.
 
-    InputError for another suffix; EnvironmentFailure without its folder or, for a picture, matplotlib.
+    `suffixes` are those it may have; a .png if none are given. InputError for another; EnvironmentFailure without its
+    folder or, for a picture, matplotlib.
     """
+    suffixes = suffixes or (".png",)
     target = Path(path).expanduser()
-    if target.suffix.lower() != suffix or target.is_dir():
-        raise InputError(f"{flag} {path}: must be a file that ends in {suffix}.")
+    if target.suffix.lower() not in suffixes or target.is_dir():
+        raise InputError(f"{flag} {path}: must be a file that ends in {' or '.join(suffixes)}.")
     if not target.absolute().parent.is_dir():
         raise EnvironmentFailure(f"{flag} {path}: cannot be written, its folder does not exist.")
-    if suffix == ".png":
+    if target.suffix.lower() == ".png":
         require_matplotlib(flag)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from stts_cli.media.writer import write_video
 from stts_cli.toy.questions import ask
 from stts_cli.toy.render import render
 from stts_cli.toy.world import Scene, Thing, make_scene
@@ -19,22 +20,13 @@ def write_clip(scene: Scene, path: Path, size: int | None = None, fps: int | Non
 
     `size` is its side in pixels, even: 288 for short scenes, 192 for long ones when not given; `fps` the scene's own.
     """
-    import av
-
     fps = fps or scene.fps
     size = size or (192 if scene.long else 288)
     times = scene.frame_times(fps)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    with av.open(os.path.abspath(part), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps))
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1"}
-        for start in range(0, len(times), 64):  # a long clip is not held in memory at once
-            for picture in render(scene, times[start : start + 64], size):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    part.replace(path)
+    parts = (
+        render(scene, times[start : start + 64], size) for start in range(0, len(times), 64)
+    )  # not all held at once
+    write_video(path, itertools.chain.from_iterable(parts), Fraction(fps))
     return path
 
 

@@ -74,7 +74,9 @@ def test_the_clips_of_changed_questions_are_seen_again_as_every_arm_saw_them(tmp
     assert sorted(name for _, names, _ in looked for name in names) == sorted(found)
     for _, names, videos in looked:
         assert list(videos) == ["dense", "random"]
-        assert videos["dense"].clip is videos["random"].clip
-        for arm, video in videos.items():
+        assert videos["dense"][1] is videos["random"][1]
+        for arm, (video, frames) in videos.items():
+            assert frames.shape[1:] == (changed.LONGEST, changed.LONGEST, 3), "the file has 288 pixels, the model 96"
+            assert len(frames) == len(video.timestamps_s)
             row = found[names[0]][arm]
             assert int(np.asarray(video.keep_mask).sum()) == row["visual_tokens"], dataclasses.asdict(video.pruning)

@@ -96,12 +96,12 @@ def test_a_page_is_never_larger_than_its_limit(monkeypatch):
 
 
 def test_thumbnails_are_small_and_arms_share_them(monkeypatch):
-    clip, frames = object(), np.full((40, 300, 600, 3), 9, np.uint8)
+    frames = np.full((40, 300, 600, 3), 9, np.uint8)
     mask = np.arange(160).reshape(40, 4) % 3 > 0
-    large = kept(frames=frames, timestamps_s=[0.5 * k for k in range(40)], keep_mask=mask, scores=None)
+    large = kept(timestamps_s=[0.5 * k for k in range(40)], keep_mask=mask, scores=None)
     monkeypatch.setattr(Kept, "of", lambda video: large)
     thumbnails = Thumbnails()
-    thumbnails.add("x", ["q1", "q2"], {name: SimpleNamespace(clip=clip) for name in ("dense", "pruned")})
+    thumbnails.add("x", ["q1", "q2"], {name: (SimpleNamespace(), frames) for name in ("dense", "pruned")})
     one, other = thumbnails.of("x")["q2"].values()
     assert one.frames is other.frames
     assert one.frames.shape == (12, 80, 160, 3)
