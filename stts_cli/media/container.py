@@ -19,6 +19,7 @@ REFERRING = {
     "concat", "dash", "hls", "image2", "imf", "lavfi", "mlv", "rtp", "rtsp", "sap", "sdp", "vobsub",
     "webm_dash_manifest",
 }  # fmt: skip
+MOST_PIXELS = 40_000_000  # of a frame, as 8K has 35 million: a larger one takes gigabytes, of a file of any size
 
 ASSUMED_FPS = 25.0  # of a file that does not say when its frames are shown, nor how many come a second
 _OF_TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}  # others are pictures
@@ -75,6 +76,12 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise InputError for frames of more than `MOST_PIXELS`."""
+    if width * height > MOST_PIXELS:
+        raise InputError(f"{path}: has frames of {width} x {height} pixels; must be at most 40 million each.")
+
+
 def probe(path: str | Path) -> VideoInfo:
     """Read a file's header without decoding a frame.
 
@@ -93,6 +100,7 @@ def probe(path: str | Path) -> VideoInfo:
                 raise InputError(f"{path}: holds sound and a cover picture only; must hold a video.")
             if stream.codec_context is None:
                 raise InputError(f"{path}: holds a video of an unknown codec; must be one that FFmpeg decodes.")
+            check_size(path, stream.codec_context.width, stream.codec_context.height)
             duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
             return VideoInfo(
                 width=stream.codec_context.width,
@@ -164,8 +172,11 @@ def _texts(packet: Any) -> list[str]:
 
 
 def video_stream(container: Any) -> Any:
-    """Return the stream that is read, or None."""
-    return container.streams.best("video")
+    """Return the stream that is read, its decoder bound to frames of `MOST_PIXELS`, or None."""
+    stream = container.streams.best("video")
+    if stream is not None and stream.codec_context is not None:
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+    return stream
 
 
 def shorten(error: BaseException) -> str:

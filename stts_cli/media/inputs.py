@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stts_cli.errors import InputError
 from stts_cli.media.fetch import is_fetched
-from stts_cli.media.pictures import is_picture, natural_order
+from stts_cli.media.pictures import is_picture, list_folder, natural_order
 from stts_cli.media.source import Source
 
 # by their names, in a folder; a file that is named itself may have any name
@@ -63,18 +63,20 @@ def split_words(words: Sequence[str]) -> tuple[list[Named], list[str]]:
             pictures.clear()
 
     for place, word in enumerate(words):
-        found = list(_files(word))
+        found = [] if is_fetched(word) else list(_files(word))
         if is_fetched(word):
             close()
             videos.append(Named("standard input" if word == "-" else word, Source(Path("-")), word))
         elif not found and place:
             questions.append(word)
-        for path in found or ([Path(word)] if not place and not is_fetched(word) else []):
+        elif not found:
+            videos.append(Named(word, Source(Path(word))))
+        for path in found:
             if path.is_file() and is_picture(path):
                 pictures.append(path)
                 continue
             close()
-            videos.extend(_folder(path) if word and path.is_dir() else [Named(str(path) if word else "", Source(path))])
+            videos.extend(_folder(path) if path.is_dir() else [Named(str(path), Source(path))])
     close()
     return videos, questions
 
@@ -92,7 +94,7 @@ def _files(word: str) -> Iterator[Path]:
 
 
 def _folder(path: Path) -> list[Named]:
-    inside = sorted((each for each in path.iterdir() if not each.name.startswith(".")), key=natural_order)
+    inside = [each for each in list_folder(path) if not each.name.startswith(".")]
     videos = [each for each in inside if each.suffix.lower() in VIDEO_ENDINGS and each.is_file()]
     pictures = [each for each in inside if is_picture(each)]
     if videos and pictures:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stts_cli.media.container import ASSUMED_FPS, DecoderError, VideoInfo, open_file, video_stream
+from stts_cli.errors import InputError
+from stts_cli.media.container import ASSUMED_FPS, VideoInfo, open_file, video_stream
 
 # a jump within these finds the packet that was asked for; of other files all packets are passed, few are decoded
 EXACT_JUMPS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -78,13 +79,13 @@ def scan(path: Path, info: VideoInfo, alive: Alive) -> Index:
         except (av.error.FFmpegError, OSError):
             pass  # `_truncation` says up to where the file was read
     if not pts:
-        raise DecoderError("it holds no frame")
+        raise InputError(f"{path}: holds no frame that can be read; it is truncated or damaged.")
     if sum(is_timed) > len(pts) // 2 and time_base:  # a frame without a time of its own is passed over
         shown = np.array(is_shown if any(is_shown) else is_timed, bool)
         return Index(np.array(pts), np.array(is_key, bool), shown, time_base)
     number = min(declared, len(pts)) or sum(1 for _ in _all_frames(path, alive))
     if not number:
-        raise DecoderError("it holds no frame")
+        raise InputError(f"{path}: holds no frame that can be read; it is truncated or damaged.")
     fps, every = info.fps or ASSUMED_FPS, np.ones(number, bool)
     note = f"the file does not say when its frames are shown; {fps:g} a second are assumed"
     return Index(np.arange(number), every, every, 1 / fps, is_timed=False, notes=(note,))
@@ -98,10 +99,12 @@ def decode(path: Path, index: Index, taken: Taker, alive: Alive) -> None:
             if not taken.missing:
                 return
         return
-    for frame in _some_frames(path, index, _runs(index, taken.missing), taken.missing, alive):
+    wanted = taken.missing
+    for frame in _some_frames(path, index, _runs(index, wanted), wanted, alive):
         taken.take(frame, frame.pts)
     if taken.missing:
-        for frame in _some_frames(path, index, _runs(index, taken.missing, run_up=1, reach=REACH), None, alive):
+        run_up = 1 if taken.missing < wanted else len(index.pts)  # where nothing came, from the first packet on
+        for frame in _some_frames(path, index, _runs(index, taken.missing, run_up=run_up, reach=REACH), None, alive):
             taken.take(frame, frame.pts)
 
 

@@ -56,7 +56,7 @@ def read_source(request: ReadRequest, alive: Callable[[], None] = lambda: None) 
     if source.end_frame is not None:
         source = dataclasses.replace(source, end_s=_time_before(source.path, source.end_frame))
         request = dataclasses.replace(request, source=source)
-    if source.pictures or source.path.is_dir() or is_picture(source.path):
+    if source.pictures or os.path.isdir(source.path) or is_picture(source.path):
         clip = read_pictures(request)
     else:
         clip = read_file(request, alive)

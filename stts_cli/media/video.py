@@ -97,7 +97,7 @@ def _read_with_pyav(info: VideoInfo, request: ReadRequest, alive: Alive) -> Clip
         raise DecoderError(shorten(error)) from error
     found = [i for i, there in enumerate(taken.found) if there]
     if not found:
-        raise DecoderError(f"none of the {len(chosen)} frames wanted can be decoded")
+        raise InputError(f"{path}: none of the {len(chosen)} frames wanted can be decoded; it is damaged.")
     damage = [cut] if (cut := _truncation(path, info, times)) else []
     if missing := [times[i] for place, i in enumerate(chosen) if not taken.found[place]]:
         damage.append(f"{len(missing)} of {len(chosen)} frames cannot be decoded, the first at {missing[0]:.1f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -153,3 +154,17 @@ def test_one_damaged_frame_at_the_end_costs_one_frame(tmp_path):
     clip = video.read_clip(path, num_frames=3, max_fps=50)
     assert clip.damage == ("1 of 3 frames cannot be decoded, the first at 0.8 s",)
     assert numbers(clip)[0] == [0, 10]
+
+
+def test_where_nothing_can_be_decoded_it_is_tried_from_the_first_packet_on(tmp_path, monkeypatch):
+    """A file that calls each packet a place where decoding can begin, though the first alone is."""
+    path, scan = write_kind(tmp_path, "vp8.webm", options={"g": "50"}), video.scan
+
+    def mislead(*args):
+        index = scan(*args)
+        return dataclasses.replace(index, is_key=np.ones_like(index.is_key))
+
+    monkeypatch.setattr(video, "scan", mislead)
+    clip = video.read_clip(path, num_frames=2, start=1.0)
+    assert numbers(clip) == ([25, 49], [25, 49])
+    assert clip.backend == "pyav"

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from stts_cli.errors import InputError
+from stts_cli.media.inputs import split_words
 from stts_cli.media.reader import read_source
 from stts_cli.media.source import ReadRequest, Source
 from stts_cli.settings import Layout
@@ -109,3 +110,36 @@ def test_what_is_no_picture_is_one_line(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds no pictures; must hold frames"):
         read_source(request(tmp_path / "empty"))
+
+
+def test_of_a_cut_animation_what_is_there_is_read_and_the_rest_is_noted(tmp_path):
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (8, 48, 64, 3), np.uint8)
+    frames = [Image.fromarray(pixels) for pixels in noise]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=500)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    clip = read_source(request(path))
+    assert clip.damage == ("the file is damaged: 3 of its 8 frames can be read",)
+    assert clip.timestamps_s == [0.0, 0.5, 1.0]
+    np.testing.assert_array_equal(clip.frames, noise[:3])
+
+
+def test_pillow_says_nothing_of_its_own(tmp_path, capfd, recwarn):
+    path = write(tmp_path / "a.tif", 7)
+    data = path.read_bytes()
+    place = data.find((277).to_bytes(2, "little")) + 5  # how many numbers say how many channels there are
+    path.write_bytes(data[:place] + b"\4" + data[place + 1 :])
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        read_source(request(path))
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+
+
+def test_a_folder_that_may_not_be_opened_is_refused(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    for read in (lambda: read_source(request(folder)), lambda: split_words([str(folder)])):
+        with pytest.raises(InputError, match=r"castle: cannot be opened \(Permission denied\); must be a folder to"):
+            read()

@@ -179,30 +179,6 @@ def test_a_bad_file_gives_one_clear_line(bad_files, name, words, capfd):
     assert not re.findall(r"^\[.*", err, re.MULTILINE), "a decoder's own words: [mov @ 0x…] moov atom not found"
 
 
-@pytest.fixture
-def connections():
-    """What connects to a port of this machine: (port, list of who did)."""
-    import socket
-
-    found: list[object] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.05)
-        stop = threading.Event()
-
-        def listen():
-            while not stop.is_set():
-                try:
-                    found.append(server.accept())
-                except TimeoutError:
-                    continue
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        yield server.getsockname()[1], found
-        stop.set()
-        thread.join()
-
-
 @READERS
 def test_a_file_is_a_file_whatever_its_name(clip_file, connections, tmp_path, monkeypatch, reader):
     port, found = connections
