@@ -57,6 +57,8 @@ class ArmRun:
             "prune_layer": pruning.prune_layer,
             "kernel": video.tokens.kernel,
             "kernel_reason": video.tokens.kernel_reason,
+            "num_frames": len(video.timestamps_s),
+            "frames_per_unit": video.tokens.layout.frames_per_unit,
             "num_windows": video.keep_mask.numel(),
             "num_windows_kept": sum(kept),
             "kept_per_frame": kept,

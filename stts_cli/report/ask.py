@@ -29,7 +29,7 @@ def show(document: Document, *, mode: str, notes: bool = True) -> None:
         tables: list[str | Table] = []
         for arm in shown:
             tables += [arm_line(arm), as_table(savings_rows(document, arm))]
-        if len({len(arm["kept_per_frame"]) for arm in arms}) > 1:
+        if len({arm["num_frames"] for arm in arms}) > 1:
             tables += ["", _side_by_side(arms)]
         Screen().show("", *header_lines(document), *tables, *footer_lines(document))
 
@@ -91,7 +91,7 @@ def _side_by_side(arms: list[Document]) -> Table:
     table = plain_table("", *(arm["name"] for arm in arms), no_wrap=True)
     firsts = [arm["answers"][0] for arm in arms]
     rows: dict[str, list[str]] = {
-        "frames": [f"{len(arm['kept_per_frame']):,}" for arm in arms],
+        "frames": [f"{arm['num_frames']:,}" for arm in arms],
         "visual tokens": [f"{arm['num_windows_kept']:,}" for arm in arms],
         "LLM prompt": [f"{first['num_prompt_tokens']:,}" for first in firsts],
         TOTAL: [format_si(first["savings"]["flops"]["total"]["pruned"]) for first in firsts],

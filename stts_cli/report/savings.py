@@ -49,7 +49,8 @@ def savings_rows(document: Document, pruned: Document) -> list[Row]:
     """
     dense = next((arm for arm in document["arms"] if arm["name"] == "dense"), None)
     kept = pruned["kept_per_frame"]
-    rows = [_row("frames with a token", "tokens", "{:,}".format, len(kept), sum(map(bool, kept)))]
+    unit = "frames" if pruned["frames_per_unit"] == 1 else f"units of {pruned['frames_per_unit']} frames"
+    rows = [_row(f"{unit} with a token", "tokens", "{:,}".format, len(kept), sum(map(bool, kept)))]
     rows += counted_rows(pruned["answers"][0]["savings"])
     times = {f"time, {label}": [_stage_s(arm, stages) for arm in (dense, pruned)] for label, stages in STAGES.items()}
     times["time to first token"] = [arm["answers"][0]["ttft_s"] if arm else None for arm in (dense, pruned)]

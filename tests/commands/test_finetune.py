@@ -116,7 +116,7 @@ def test_a_base_of_an_unknown_family(no_training, capsys, tmp_path, base, videos
     assert typed(capsys, *words) == (
         2,
         "",
-        f"stts: model {other} of type llava: no family handles it; known: molmo2, smolvlm.\n",
+        f"stts: model {other} of type llava: no family handles it; known: molmo2, qwen3_vl, smolvlm.\n",
     )
 
 

@@ -22,7 +22,7 @@ def make_arm(name, kept, text, vit_s, packed_s):
         "prune_layer": 3,
         "num_windows": 100,
         "num_windows_kept": kept,
-        "kept_per_frame": [kept, 0, 0, 0],
+        "kept_per_frame": [kept, 0, 0, 0], "num_frames": 4, "frames_per_unit": 1,
         "seconds": {"vit_dense": vit_s, "vit_packed": packed_s, "llm_prefill": 0.5, "decode": 0.01},
         "peak_bytes": 3 * 2**30,
         "answers": [
