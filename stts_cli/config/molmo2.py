@@ -55,6 +55,8 @@ class Molmo2Shape(Shape):
         text_config: sizes of the language model.
     """
 
+    two_way = True
+
     model_type: Literal["molmo2"] = "molmo2"
     pooling: Pair
     vision_config: VisionConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -50,6 +50,9 @@ class TextConfig(Attention):
 
 class Shape(Model, ABC):
     """A file of presets/shapes: a family's sizes, and how they are pruned by default."""
+
+    # whether the tokens of a video see each other in both directions in the language model
+    two_way: ClassVar[bool] = False
 
     model_type: str
     description: str

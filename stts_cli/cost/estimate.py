@@ -224,8 +224,9 @@ def estimate_memory(
     vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))
     queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim
     cache, hidden = number * prompt_tokens * 2 * s.llm_layers * keys, number * prompt_tokens * 4 * s.llm_width
-    # The mask is the prompt's square: made of booleans, and inside the attention once more of numbers.
-    square = prompt_tokens**2
+    # A mask is the prompt's square: made of booleans, and inside the attention once more of numbers. Causal attention
+    # needs none.
+    square = prompt_tokens**2 if architecture.shape.two_way else 0
     attention = square * (2 + (number if on_gpu else 4)) + number * prompt_tokens * 2 * queries
     mlp = square + number * prompt_tokens * 3 * s.llm_mlp
     llm = cache + hidden + max(attention, mlp)

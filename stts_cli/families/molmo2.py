@@ -42,7 +42,7 @@ class Molmo2Family(Family):
         "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>",
         "<im_end>", "<frame_end>", "<im_low>",
     )  # fmt: skip
-    two_way = True
+    two_way = Molmo2Shape.two_way
     prune_layer = 3
     part_names: ClassVar = {"vit": ".vision_tower.", "connector": ".multi_modal_projector."}
 

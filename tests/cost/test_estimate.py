@@ -288,6 +288,16 @@ def test_memory_of_a_prefill_by_hand(frames, dtype, on_gpu, square, numbers):
     assert point.memory["dense"]["vit"] == bytes_ * (patches * (s.patch_dim + 2 * s.vit_width) + chunk)
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_causal_prefill_holds_no_mask(on_gpu):
+    """Keys and values in 3 layers, hidden states, and the larger of two parts: nothing is the square of the row."""
+    (point,) = plan(
+        Architecture("small", SMOLVLM, prune_layer=1, scorer="temporal"), [32], dtype="float32", on_gpu=on_gpu
+    )
+    for arm, row in zip(("dense", "pruned"), point.savings.tokens["LLM prompt"], strict=True):
+        assert point.memory[arm]["llm"] == 4 * row * (2 * 3 * 32 + 4 * 96 + max(2 * 96, 3 * 200))
+
+
 def kept_for_the_backward_pass(architecture, dtype):
     """Bytes of all tensors that autograd holds when a dense step's forward pass is over, weights left out; the row."""
     from stts_cli.data.conversations import Conversation
