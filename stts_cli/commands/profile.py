@@ -72,7 +72,7 @@ def profile(
     settings = settings.override(frames=frames, dtype=dtype, prune_layer=prune_layer, scorer=scorer)
     if plot:
         plots.check_target(plot, "--plot")
-    probe(video or demo_video())
+    header = probe(video or demo_video())
     counts = _numbers(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
     ratios = _ratios(keep_ratio, prune_ratio, settings.keep_ratio)
     _, *arms = parse_arms(settings.arm("first"), compare)
@@ -86,6 +86,8 @@ def profile(
             from stts_cli.profiling import architecture_of
 
             architecture = architecture_of(settings.model)
+        if video:
+            architecture = architecture.at(counts[0], (header.height, header.width))
         asked: dict[str, Any] = {"frames": counts, "keep_ratios": ratios, "scorer": settings.scorer, "compare": arms}
         if analytic:
             asked |= {"prune_layer": settings.prune_layer, "dtype": settings.dtype, "train": train}

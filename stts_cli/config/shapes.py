@@ -6,6 +6,7 @@ own arithmetic stands in a file beside this one. No torch, so that counting is i
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from stts_cli.cost.savings import ModelShape
 from stts_cli.settings import Layout, PruneLayer
 
 _S = TypeVar("_S", bound="Sizes")
+_H = TypeVar("_H", bound="Shape")
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
@@ -69,6 +71,13 @@ class Shape(Model, ABC):
     def layout(self) -> Layout:
         """How every video is cut."""
 
+    def at(self: _H, num_frames: int, frame_size: tuple[int, int] | None = None) -> _H:
+        """Return the shape for a video of so many frames, of a family that does not cut all videos alike.
+
+        `frame_size` is the height and width of the file's frames; None leaves them.
+        """
+        return self
+
     @abstractmethod
     def sizes(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""
@@ -100,9 +109,13 @@ class Architecture:
     notes: tuple[str, ...] = ()
 
     @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of a frame in pixels."""
-        return self.shape.layout.frame_size
+    def layout(self) -> Layout:
+        """How a video is cut; `at` gives it a number of frames."""
+        return self.shape.layout
+
+    def at(self, num_frames: int, frame_size: tuple[int, int] | None = None) -> Architecture:
+        """Return the architecture for a video of so many frames; see `Shape.at`."""
+        return dataclasses.replace(self, shape=self.shape.at(num_frames, frame_size))
 
     def sizes(self) -> ModelShape:
         """Return the sizes that FLOPs depend on."""

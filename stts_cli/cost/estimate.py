@@ -91,6 +91,7 @@ def plan(
     for num_frames in frames:
         if num_frames < 1:
             raise InputError(f"--frames {num_frames}: must be at least 1.")
+        architecture = architecture.at(num_frames)
         for keep_ratio in keep_ratios:
             ratio = 1.0 if scorer == "none" else keep_ratio
             windows = kept_windows(architecture, num_frames, ratio, merges=scorer == "tome")
@@ -152,22 +153,38 @@ def resolve_scorer(architecture: Architecture, scorer: str, keep_ratios: Sequenc
 
 def clamp_notes(architecture: Architecture, plans: Sequence[Plan]) -> list[str]:
     """Return a line for every planned point that keeps more than was asked; see `Pruning.clamp_note`."""
-    windows, first = architecture.sizes().num_windows, architecture.prune_from_frame
+    first = architecture.prune_from_frame
     asked = [Pruning(keep_ratio=p.keep_ratio, scorer=p.scorer, prune_from_frame=first) for p in plans]
-    notes = [pruning.clamp_note(p.num_frames, windows) for pruning, p in zip(asked, plans, strict=True)]
+    layouts = [architecture.at(p.num_frames).layout for p in plans]
+    notes = [
+        pruning.clamp_note(layout.num_units(p.num_frames), layout.num_windows)
+        for pruning, layout, p in zip(asked, layouts, plans, strict=True)
+    ]
     return [note for note in notes if note]
 
 
+def size_notes(architecture: Architecture, frames: Sequence[int]) -> list[str]:
+    """Return a line for every frame count of a family whose frames are the smaller the more there are."""
+    layouts = {number: architecture.at(number).layout for number in frames}
+    if all(layout == architecture.at(1).layout for layout in layouts.values()):
+        return []
+    return [
+        f"{number} frames: {layout.frame_size[1]}x{layout.frame_size[0]} px each, {layout.num_windows} tokens "
+        f"a unit of {layout.frames_per_unit} frames"
+        for number, layout in layouts.items()
+    ]
+
+
 def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float, *, merges: bool = False) -> list[int]:
-    """Return the windows kept of each frame, spread evenly over those after the first; their sum is the budget's.
+    """Return the windows kept of each unit, spread evenly over those after the first; their sum is the budget's.
 
     Raises:
         InputError: keep_ratio is outside (0, 1].
     """
-    windows = architecture.sizes().num_windows
-    dropped = num_dropped(num_frames, windows, keep_ratio, architecture.prune_from_frame, merges=merges)
-    each, rest = divmod(dropped, max(1, num_frames - 1))
-    return [windows] + [windows - each - (i < rest) for i in range(num_frames - 1)]
+    windows, units = architecture.layout.num_windows, architecture.layout.num_units(num_frames)
+    dropped = num_dropped(units, windows, keep_ratio, architecture.prune_from_frame, merges=merges)
+    each, rest = divmod(dropped, max(1, units - 1))
+    return [windows] + [windows - each - (i < rest) for i in range(units - 1)]
 
 
 def count(
@@ -177,7 +194,7 @@ def count(
 
     Args:
         architecture: the sizes.
-        windows: windows kept of each frame.
+        windows: windows kept of each unit.
         prune_layer: 0-based ViT block after which they were scored.
         scorer: one of `settings.SCORERS`.
         train: count a training step on `ANSWER`.
@@ -190,7 +207,7 @@ def count(
     if architecture.refill_lone_frames and scorer != "tome":
         for frame in lone_frames(packed, sizes.num_patches):
             packed[frame] = sizes.num_patches
-    times = [SECONDS_APART * index for index in range(len(windows))]
+    times = [SECONDS_APART * index for index in range(len(windows) * architecture.layout.frames_per_unit)]
     length = architecture.shape.prompt_length(times, QUESTION) + (len(ANSWER) if train else 0)  # its end is never read
     lengths = (length, length - len(windows) * sizes.num_windows + sum(windows))
     options: dict[str, Any] = {"scorer": scorer, "packed_patches": packed}
@@ -217,7 +234,8 @@ def estimate_memory(
         "total" = weights + frames + the larger peak.
     """
     s, number = architecture.sizes(), BYTES[dtype]
-    patches = num_frames * s.num_patches
+    units = architecture.layout.num_units(num_frames)
+    patches = units * s.num_patches
     # The ViT holds the pixels, what was scored (pruned), two layers of features of what is kept, and a chunk.
     copies = 2.0 if num_packed is None else 1.0 + 2.0 * num_packed / patches
     chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + 2 * s.vit_mlp)
@@ -251,7 +269,8 @@ def estimate_training_memory(
     """
     s, number = architecture.sizes(), BYTES[dtype]
     half = number < 4
-    patches = num_frames * s.num_patches
+    units = architecture.layout.num_units(num_frames)
+    patches = units * s.num_patches
     packed = patches if num_packed is None else num_packed
     num_dense = s.vit_blocks if num_packed is None else num_dense_blocks(architecture.prune_layer, s.vit_blocks)
     inner, queries, keys = (n * d for n, d in (
@@ -261,7 +280,7 @@ def estimate_training_memory(
     block = number * (2 * s.vit_width + 4 * inner + 2 * s.vit_mlp) + 4 * 2 * s.vit_width
     vit = (patches * num_dense + packed * (s.vit_blocks - num_dense)) * block
     if num_packed is not None and not on_gpu:  # attention with a bias that learns keeps its square
-        vit += number * 3 * num_frames * s.vit_heads * s.num_patches**2
+        vit += number * 3 * units * s.vit_heads * s.num_patches**2
     inputs = (5 if half else 2) * s.llm_width  # queries, keys and values are each given a copy by autocast
     layer = number * (inputs + 5 * queries + keys + 4 * s.llm_mlp) + 4 * (4 * s.llm_width + queries + keys)
     mask = row_tokens**2 * (4 + (number * s.llm_layers if half or on_gpu else 0))
@@ -274,7 +293,7 @@ def estimate_training_memory(
 
 
 def _frame_bytes(architecture: Architecture, num_frames: int) -> int:
-    height, width = architecture.frame_size
+    height, width = architecture.layout.frame_size
     return num_frames * height * width * 3
 
 
@@ -312,6 +331,7 @@ def analytic(
         "notes": [
             *notes,
             *clamp_notes(architecture, plans),
+            *size_notes(architecture, frames),
             "counted, nothing was run: windows spread evenly over the frames, text a token a byte",
         ],
         "convention": TRAINING_CONVENTION if train else CONVENTION,

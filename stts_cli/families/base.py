@@ -193,8 +193,8 @@ class Family(ABC):
         return default_prune_layer(num_blocks) if cls.prune_layer is None else cls.prune_layer
 
     @classmethod
-    def read_shape(cls, config: Any, layout: Layout) -> Shape:
-        """Read the sizes that a stock config holds, for `stts profile --analytic` and estimates."""
+    def read_shape(cls, config: Any, rule: LayoutRule) -> Shape:
+        """Read the sizes that a stock config holds, and take how videos are cut, for `stts profile` and estimates."""
         raise NotImplementedError(f"{cls.__name__}: reads no sizes from a config.")
 
     @classmethod

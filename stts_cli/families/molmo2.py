@@ -20,7 +20,7 @@ from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint, read_processor
 from stts_cli.families.frames import read_frame_processor
 from stts_cli.families.random_molmo2 import VISION_TOKENS, random_config
-from stts_cli.settings import FixedLayout, Layout
+from stts_cli.settings import FixedLayout, Layout, LayoutRule
 
 _CHUNK_TOKENS = 4_096  # visual tokens that go through the connector at once
 
@@ -127,12 +127,13 @@ class Molmo2Family(Family):
 
     def shape(self, layout: Layout | None = None) -> ModelShape:
         """Return the sizes that FLOPs depend on; see `Family`."""
-        return self.read_shape(self.model.config, layout or self.layout).sizes()
+        return Molmo2Shape.of(self.model.config, layout or self.layout).sizes()
 
     @classmethod
-    def read_shape(cls, config: Any, layout: Layout) -> Shape:
+    def read_shape(cls, config: Any, rule: LayoutRule) -> Shape:
         """Read the sizes that a stock config holds; see `Family`."""
-        return Molmo2Shape.of(config, layout)
+        assert isinstance(rule, FixedLayout)
+        return Molmo2Shape.of(config, rule.layout)
 
     @classmethod
     def random_parts(cls, shape: Molmo2Shape) -> tuple[Any, Any, Mapping[str, Any]]:

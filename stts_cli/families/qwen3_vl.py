@@ -14,66 +14,29 @@ Source: Qwen3-VL; the method is arXiv 2603.18004's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stts_cli.config.qwen3_vl import PixelBudget, Qwen3VLShape, unit_times
+from stts_cli.config.shapes import Shape
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
 from stts_cli.families.base import Family
+from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import FrameProcessor, read_video_settings
 from stts_cli.media.resize import Resizer
 from stts_cli.pruning import current_attention
-from stts_cli.settings import Layout
+from stts_cli.settings import Layout, LayoutRule
 
 _FILE = "video_preprocessor_config.json"
+_MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 _UNITS_AT_ONCE = 16
 _SIZE = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}  # pixels of a whole video: the class's defaults
-_MOST_ASPECT = 200
-
-
-@dataclass(frozen=True)
-class PixelBudget:
-    """The rule that gives a video's frames their size: so that all of them together hold so many pixels.
-
-    The more frames a video has, the smaller they are. Source: transformers' Qwen3VLVideoProcessor.
-    """
-
-    patch: int  # side of a patch in pixels
-    merge: int  # side of a window in patches
-    temporal: int  # frames of a unit
-    least: int  # pixels of all frames together
-    most: int
-
-    def __call__(self, height: int, width: int, num_frames: int) -> Layout:
-        """Return the layout of a video of such frames.
-
-        Raises:
-            InputError: frames more than 200 times as long as wide.
-        """
-        factor = self.patch * self.merge
-        frames = -(-num_frames // self.temporal) * self.temporal  # stock fills up to a whole unit
-        if min(height, width) < factor:
-            scale = factor / min(height, width)
-            height, width = int(height * scale), int(width * scale)
-        if max(height, width) > _MOST_ASPECT * min(height, width):
-            raise InputError(f"frames of {width}x{height} px: must be at most {_MOST_ASPECT} times as long as wide.")
-        size = [max(round(edge / factor), 1) * factor for edge in (height, width)]
-        pixels = frames * size[0] * size[1]
-        if pixels > self.most:
-            shrink = math.sqrt(num_frames * height * width / self.most)
-            size = [max(math.floor(edge / shrink / factor), 1) * factor for edge in (height, width)]
-        elif pixels < self.least:
-            grow = math.sqrt(self.least / (num_frames * height * width))
-            size = [math.ceil(edge * grow / factor) * factor for edge in (height, width)]
-        rows, cols = (edge // self.patch for edge in size)
-        return Layout((size[0], size[1]), (rows, cols), (self.merge, self.merge), self.temporal)
 
 
 class UnitProcessor(FrameProcessor):
@@ -224,11 +187,7 @@ class Qwen3VLFamily(Family):
     def video_text(self, timestamps_s: Sequence[float], layout: Layout, duration_s: float) -> str:
         """Word a video: of each unit its mean time, marks and a placeholder a window."""
         unit = "<|vision_start|>" + self.placeholder * layout.num_windows + "<|vision_end|>"
-        deep, text = layout.frames_per_unit, ""
-        for start in range(0, len(timestamps_s), deep):
-            times = timestamps_s[start : start + deep]
-            text += f"<{(times[0] + times[-1]) / 2:.1f} seconds>{unit}"
-        return text
+        return "".join(f"<{time:.1f} seconds>{unit}" for time in unit_times(timestamps_s, layout.frames_per_unit))
 
     def language_inputs(
         self, input_ids: Tensor, is_visual: Tensor, visual_tokens: Sequence[Tensor]
@@ -249,25 +208,38 @@ class Qwen3VLFamily(Family):
 
     def shape(self, layout: Layout | None = None) -> ModelShape:
         """Return the sizes that FLOPs depend on; see `Family`."""
-        layout, config = layout or self.layout, self.model.config
-        vision, text = config.vision_config, config.text_config
-        wide = vision.hidden_size * vision.spatial_merge_size**2
-        return ModelShape(
-            patch_dim=3 * vision.temporal_patch_size * vision.patch_size**2,
-            num_patches=layout.num_patches,
-            num_windows=layout.num_windows,
-            window_size=vision.spatial_merge_size**2,
-            vit_blocks=len(self.vit_blocks),
-            vit_width=vision.hidden_size,
-            vit_heads=vision.num_heads,
-            vit_head_dim=vision.hidden_size // vision.num_heads,
-            vit_mlp=vision.intermediate_size,
-            connector_flops=len(self.taps) * 2 * wide * (wide + vision.out_hidden_size),
-            llm_layers=text.num_hidden_layers,
-            llm_width=text.hidden_size,
-            llm_heads=text.num_attention_heads,
-            llm_kv_heads=text.num_key_value_heads,
-            llm_head_dim=text.head_dim,
-            llm_mlp=text.intermediate_size,
-            vocab_size=text.vocab_size,
+        rule = self.layout_rule
+        assert isinstance(rule, PixelBudget)
+        return Qwen3VLShape.of(self.model.config, rule).sizes_of(layout or self.layout)
+
+    @classmethod
+    def read_shape(cls, config: Any, rule: LayoutRule) -> Shape:
+        """Read the sizes that a stock config holds; see `Family`."""
+        assert isinstance(rule, PixelBudget)
+        return Qwen3VLShape.of(config, rule)
+
+    @classmethod
+    def random_parts(cls, shape: Qwen3VLShape) -> tuple[Any, Any, Mapping[str, Any]]:
+        """Return what a model with random weights is made of; see `Family`."""
+        from transformers import Qwen3VLConfig
+
+        vision, text = shape.vision_config, shape.text_config
+        start = text.vocab_size - len(_MARKS)
+        half = text.head_dim // 2
+        config = Qwen3VLConfig(
+            vision_config={**dict(vision), "out_hidden_size": text.hidden_size},
+            text_config={
+                **dict(text),
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 5_000_000.0,
+                    "mrope_section": [half - 2 * (half * 5 // 16), half * 5 // 16, half * 5 // 16],
+                    "mrope_interleaved": True,
+                },
+            },
+            tie_word_embeddings=shape.tie_word_embeddings,
+            **{f"{token[2:-2].replace('pad', 'token_id')}": start + k for k, token in enumerate(_MARKS[:2])},
+            **{f"{token[2:-2]}_token_id": start + k for k, token in enumerate(_MARKS[2:], start=2)},
         )
+        size = dict(zip(("shortest_edge", "longest_edge"), shape.size, strict=True))
+        return config, byte_tokenizer(start, _MARKS), {"size": size}

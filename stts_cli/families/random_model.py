@@ -60,7 +60,7 @@ def read_architecture(model: str) -> Architecture:
     top, root = chain[0], chain[-1]
     cls = class_of(read_config(chain).get("model_type"), f"model {root.model}")
     config = AutoConfig.from_pretrained(root.model, revision=root.revision or "main", trust_remote_code=False)
-    shape = cls.read_shape(config, cls.processing(config, root, {})[0]["layout_rule"].layout)
+    shape = cls.read_shape(config, cls.processing(config, root, {})[0]["layout_rule"])
     settings, has_scorer = top.settings, bool(top.document.get("scorer_file") or top.stored_scorer)
     layer = settings.prune_layer if top.has_prune_layer else cls.default_layer(shape.sizes().vit_blocks)
     return Architecture(

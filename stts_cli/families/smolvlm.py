@@ -28,7 +28,7 @@ from stts_cli.families.base import Family
 from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import FrameProcessor, read_video_settings
-from stts_cli.settings import FixedLayout, Layout
+from stts_cli.settings import FixedLayout, Layout, LayoutRule
 
 _FILE = "preprocessor_config.json"
 _KEYS = ("image_mean", "image_std", "resample", "size", "max_image_size", "video_sampling")  # made for videos too
@@ -134,12 +134,13 @@ class SmolVLMFamily(Family):
 
     def shape(self, layout: Layout | None = None) -> ModelShape:
         """Return the sizes that FLOPs depend on; see `Family`."""
-        return self.read_shape(self.model.config, layout or self.layout).sizes()
+        return SmolVLMShape.of(self.model.config, layout or self.layout).sizes()
 
     @classmethod
-    def read_shape(cls, config: Any, layout: Layout) -> Shape:
+    def read_shape(cls, config: Any, rule: LayoutRule) -> Shape:
         """Read the sizes that a stock config holds; see `Family`."""
-        return SmolVLMShape.of(config, layout)
+        assert isinstance(rule, FixedLayout)
+        return SmolVLMShape.of(config, rule.layout)
 
     @classmethod
     def random_parts(cls, shape: SmolVLMShape) -> tuple[Any, Any, Mapping[str, Any]]:

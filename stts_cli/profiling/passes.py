@@ -110,7 +110,8 @@ def read_frames(
     progress(f"reading {num_frames} frames")
     started = clock("cpu")
     resample = choose_filter(job.resize, family.resample)
-    clip = video.read_clip(job.video, num_frames=num_frames, max_fps=1000.0, size=family.frame_size, resample=resample)
+    size = job.architecture.at(num_frames).layout.frame_size
+    clip = video.read_clip(job.video, num_frames=num_frames, max_fps=1000.0, size=size, resample=resample)
     seconds = clock("cpu") - started
     num_distinct, times = len(clip.timestamps_s), clip.timestamps_s
     text = f"{num_distinct} of the {clip.num_source_frames} frames of {Path(job.video).name}, spread evenly"

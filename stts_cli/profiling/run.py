@@ -74,7 +74,7 @@ def profile(
     how = {"frames": frames, "prune_layer": job.layer, "dtype": job.dtype, "on_gpu": on_gpu, "train": job.train}
     plans, notes = estimate.plan_arms(architecture, keep_ratios, scorer, compare, **how)
     check_memory(plans, job.device)
-    notes += [*estimate.clamp_notes(architecture, plans), *busy(job.device)]
+    notes += [*estimate.clamp_notes(architecture, plans), *estimate.size_notes(architecture, frames), *busy(job.device)]
     notes += [NOTE] if job.resize == DECODER else []
     peaks = peaks_of_processes(job, plans, notes, progress) if memory and not on_gpu else {}
     progress("loading the model")
@@ -134,6 +134,7 @@ def _measure(
     clips, not_measured = [], []
     for num_frames in dict.fromkeys(plan.num_frames for plan in plans):
         here = [plan for plan in plans if plan.num_frames == num_frames]
+        shape = job.architecture.at(num_frames).sizes()
         clip, about = read_frames(job, num_frames, family, progress)
         clips.append(about)
         arms = [DENSE] + [Arm(plan.keep_ratio, plan.scorer) for plan in here]
@@ -146,7 +147,7 @@ def _measure(
             continue
         for plan, arm, pruned in zip(here, arms[1:], passes[1:], strict=True):
             held = [peaks.get((num_frames, each)) for each in (DENSE, arm)]
-            row = point(family.shape(), plan, passes[0], pruned, prune_layer=job.layer, held=held, train=job.train)
+            row = point(shape, plan, passes[0], pruned, prune_layer=job.layer, held=held, train=job.train)
             points.append({**row, "read_s": about["seconds"]})
     return {"clips": clips, "points": points, "not_measured": not_measured}
 

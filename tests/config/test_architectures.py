@@ -19,7 +19,8 @@ from stts_cli.settings import default_prune_layer
 
 def test_the_shapes_that_ship():
     assert names(shapes_folder()) == [
-        "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m",
+        "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b",
+        "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m",
     ]  # fmt: skip
     for name in names(shapes_folder()):
         architecture = load_architecture(name)
@@ -62,9 +63,9 @@ def test_sizes_and_weights_are_those_of_the_model_built(name):
     with torch.device("meta"):
         model = getattr(transformers, family.model_class)(config)
     assert architecture.num_parameters() == sum(p.numel() for p in model.parameters())
-    layout = family.processing(config, None, given)[0]["layout_rule"].layout
-    assert layout == architecture.shape.layout
-    assert architecture.sizes() == family.read_shape(model.config, layout).sizes()
+    rule = family.processing(config, None, given)[0]["layout_rule"]
+    assert rule(720, 1280, 64) == architecture.layout
+    assert architecture.sizes() == family.read_shape(model.config, rule).sizes()
 
 
 @pytest.mark.parametrize(("name", "millions"), [("256m", 256.5), ("500m", 507.5), ("2.2b", 2246.8)])
@@ -125,3 +126,11 @@ def test_a_file_of_ones_own_and_an_unknown_name(tmp_path):
     path.write_text(":\n- {")
     with pytest.raises(InputError, match=r"mine\.yaml:1: is not valid YAML: "):
         load_architecture(path)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("2b", 2127.5), ("4b", 4437.8), ("8b", 8767.1)])
+def test_the_sizes_of_qwen3_vl_make_about_what_their_names_say(name, millions):
+    architecture = load_architecture(f"qwen3-vl-{name}")
+    assert architecture.num_parameters() / 1e6 == pytest.approx(millions, abs=0.05)
+    assert architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
+    assert [architecture.at(n).layout.frame_size for n in (16, 64, 256)] == [(704, 1280), (448, 832), (224, 416)]

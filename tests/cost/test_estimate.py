@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stts_cli.config.architectures import load_architecture
+from stts_cli.config.qwen3_vl import Qwen3VLShape, Qwen3VLVisionConfig
 from stts_cli.config.shapes import Architecture, TextConfig
 from stts_cli.config.smolvlm import SmolVLMShape, SmolVLMVisionConfig
 from stts_cli.cost import estimate, savings
@@ -104,6 +105,43 @@ SMOLVLM = SmolVLMShape(
         num_key_value_heads=1, vocab_size=320, max_position_embeddings=2048,
     ),
 )  # fmt: skip
+
+
+QWEN = Qwen3VLShape(
+    model_type="qwen3_vl", description="", prune_layer=1, keep_ratio=0.5, tie_word_embeddings=True,
+    size=[1024, 16384], frame_size=[45, 80],
+    vision_config=Qwen3VLVisionConfig(
+        hidden_size=32, intermediate_size=48, num_heads=2, depth=6, patch_size=4, spatial_merge_size=2,
+        temporal_patch_size=2, num_position_embeddings=16, deepstack_visual_indexes=[1, 3],
+    ),
+    text_config=SMOLVLM.text_config,
+)  # fmt: skip
+
+
+def test_the_more_frames_the_smaller_they_are():
+    """Counts follow the layout of each frame count, and a user is told the sizes."""
+    architecture = Architecture("small", QWEN, prune_layer=1)
+    found = [architecture.at(n).layout for n in (4, 16)]
+    assert [layout.num_windows for layout in found] == [60, 15]
+    document = estimate.analytic(architecture=architecture, frames=[4, 16], keep_ratios=[0.5], scorer="random")
+    assert [p["tokens"]["visual tokens"]["dense"] for p in document["points"]] == [2 * 60, 8 * 15]
+    assert "16 frames: 40x24 px each, 15 tokens a unit of 2 frames" in document["notes"]
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 9])
+def test_a_prompt_of_units_is_that_of_the_family(num_frames):
+    from stts_cli.families.random_model import random_family
+
+    architecture = Architecture("small", QWEN, prune_layer=1).at(num_frames)
+    family = random_family(architecture, device=torch.device("cpu"), dtype=torch.float32)
+    layout, times = architecture.layout, [i * 0.5 for i in range(num_frames)]
+    keep = torch.ones(layout.num_units(num_frames), layout.num_windows, dtype=torch.bool)
+    prompt = family.build_prompt(times, estimate.QUESTION, keep, layout=layout)
+    assert prompt.dense_length == architecture.shape.prompt_length(times, estimate.QUESTION)
+    encoded = family.encode(family.preprocess(torch.zeros(num_frames, *layout.frame_size, 3, dtype=torch.uint8)),
+                            family.settings.override(keep_ratio=0.5, scorer="random"))  # fmt: skip
+    counted = sum(estimate.kept_windows(architecture, num_frames, 0.5))
+    assert (encoded.layout, int(encoded.keep_mask.sum())) == (layout, counted)
 
 
 @pytest.mark.parametrize("architecture", [NANO, Architecture("small", SMOLVLM)], ids=["molmo2", "smolvlm"])
@@ -209,7 +247,7 @@ def test_memory_by_hand():
     for arm, layers in (("dense", 2), ("pruned", 1 + 2 * 0.5)):
         assert point.memory[arm]["vit"] == 4 * (patches * (s.patch_dim + layers * s.vit_width) + chunk)
         parts = point.memory[arm]
-        assert parts["frames"] == 8 * NANO.frame_size[0] * NANO.frame_size[1] * 3
+        assert parts["frames"] == 8 * NANO.layout.frame_size[0] * NANO.layout.frame_size[1] * 3
         assert parts["total"] == weights + parts["frames"] + max(parts["vit"], parts["llm"])
 
 
@@ -309,7 +347,7 @@ def kept_for_the_backward_pass(architecture, dtype):
     model = TrainingModel(family).train().requires_grad_(True)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     shapes = {tuple(sorted(p.shape)) for p in model.parameters()}
-    frames = torch.zeros(4, *architecture.frame_size, 3, dtype=torch.uint8)
+    frames = torch.zeros(4, *architecture.layout.frame_size, 3, dtype=torch.uint8)
     talk = Conversation(((estimate.QUESTION, estimate.ANSWER),))
     clip = TrainingClip(frames, tuple(0.5 * i for i in range(4)), (talk,), "x")
     held, alive = {}, []

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from stts_cli.cost import savings
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.media.resize import Resizer
@@ -90,7 +92,7 @@ def test_pixels_are_what_the_stock_processor_makes(family, stored, which):
 def test_the_size_is_the_stock_rules_and_its_own_fixed_point(height, width, num_frames):
     from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 
-    from stts_cli.families.qwen3_vl import PixelBudget
+    from stts_cli.config.qwen3_vl import PixelBudget
 
     rule = PixelBudget(16, 2, 2, 4096, 25165824)
     frames = num_frames + num_frames % 2
@@ -281,3 +283,21 @@ def test_a_processor_that_does_not_fit_is_refused(tmp_path, changes, words):
 def test_frames_too_long_are_refused(family):
     with pytest.raises(InputError, match=r"frames of 4000x8 px: must be at most 200 times as long as wide\.$"):
         family.layout_rule(8, 4000, 4)
+
+
+@pytest.mark.parametrize(("keep_ratio", "scorer"), [(1.0, "none"), (0.5, "learned"), (0.3, "random")])
+def test_flops_are_torchs_own_count(folder, frames, keep_ratio, scorer, monkeypatch):
+    """Of the whole pass, from patches to the next token."""
+    monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", 0)  # units of one length a group: no padding
+    family = load_family(folder, attn_implementation="eager")
+    settings = family.settings.override(keep_ratio=keep_ratio, scorer=scorer)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encoded = family.encode(family.preprocess(frames), settings, execution=Execution(kernel="eager"))
+        prompt = worded(family, encoded)
+        logits(family, prompt, encoded.visual_tokens, logits_to_keep=1)
+    length = prompt.input_ids.shape[1]
+    counted = savings.count(
+        family.shape(encoded.layout), encoded.keep_mask.sum(1).tolist(), (prompt.dense_length, length),
+        family.settings.prune_layer, scorer=scorer, packed_patches=encoded.packed_patches,
+    )  # fmt: skip
+    assert counter.get_total_flops() == counted.total[1]
