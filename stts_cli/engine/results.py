@@ -71,7 +71,7 @@ class Video:
         clip, tokens = self.clip, self.tokens
         return self.family.build_prompt(
             clip.timestamps_s, question, tokens.keep_mask, layout=tokens.layout, context=context,
-            duration_s=clip.duration_s,
+            duration_s=clip.length_s,
         )  # fmt: skip
 
     def count(self, dense_length: int, length: int, num_new_tokens: int, option_tokens: Sequence[int] = ()) -> Savings:

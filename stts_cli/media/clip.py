@@ -24,6 +24,7 @@ class Clip:
         backend: "pyav", "decord", or "memory" for frames that came from no file.
         notes: what was assumed or done otherwise in reading.
         damage: what is missing or broken of the file.
+        part_s: length in seconds of the part that was asked for; None for the whole video.
     """
 
     frames: np.ndarray
@@ -34,6 +35,12 @@ class Clip:
     backend: str
     notes: tuple[str, ...] = ()
     damage: tuple[str, ...] = ()
+    part_s: float | None = None
+
+    @property
+    def length_s(self) -> float:
+        """Length in seconds of what was asked for: a part, or the whole video."""
+        return self.duration_s if self.part_s is None else self.part_s
 
     @classmethod
     def from_frames(cls, frames: np.ndarray, timestamps_s: Sequence[float]) -> Clip:

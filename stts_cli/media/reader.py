@@ -60,9 +60,11 @@ def read_source(request: ReadRequest, alive: Callable[[], None] = lambda: None) 
         clip = read_pictures(request)
     else:
         clip = read_file(request, alive)
-    if not source.start_s:
+    if not source.start_s and source.end_s is None:
         return clip
-    return dataclasses.replace(clip, timestamps_s=[round(t - source.start_s, 4) for t in clip.timestamps_s])
+    start_s, end_s = source.start_s or 0.0, min(source.end_s or clip.duration_s, clip.duration_s)
+    times_s = [round(t - start_s, 4) for t in clip.timestamps_s]
+    return dataclasses.replace(clip, timestamps_s=times_s, part_s=round(end_s - start_s, 4))
 
 
 def read_ahead(

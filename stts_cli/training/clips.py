@@ -34,7 +34,7 @@ class TrainingClip:
     timestamps_s: tuple[float, ...]  # T times in seconds; they count from the start of the cut
     conversations: tuple[Conversation, ...]  # at least one
     name: str  # for messages: the path of the video, or "shapes:SPLIT/INDEX"
-    # length of the video; None for the last frame's time
+    # length of the video or its part; None for the last frame's time
     duration_s: float | None = field(default=None, kw_only=True)
 
 
@@ -91,8 +91,8 @@ class VideoClips(Dataset[list[TrainingClip]]):
             raise UnreadableVideo(f"{sample.video}: {clip.damage[0]}; fetch it again, or take it out of the data.")
         times = tuple(clip.timestamps_s)
         if entry is not None:
-            _save_entry(entry, clip.frames, times, clip.duration_s)
-        return clip.frames, times, clip.duration_s
+            _save_entry(entry, clip.frames, times, clip.length_s)
+        return clip.frames, times, clip.length_s
 
     def _entry(self, sample: VideoSample) -> Path | None:
         """Return where a sample's frames are kept; another file, cut, budget or filter has another place."""

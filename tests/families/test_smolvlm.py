@@ -11,6 +11,7 @@ from stts_cli.config.smolvlm import number_words
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.random_model import read_architecture
+from stts_cli.media.reader import read_source
 from stts_cli.media.resize import Resizer
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
@@ -193,6 +194,17 @@ def test_two_questions_behind_one_prefix_are_two_fresh_runs(folder, clip_file):
     assert together[0].savings == alone[0].savings
     scored = [model.ask(each, QUESTION, options=["red", "blue"]).options for each in (video, model.encode(clip_file))]
     assert scored[0] == scored[1]
+
+
+def test_a_part_of_a_video_is_worded_by_its_own_length(folder, clip_file):
+    from stts_cli.engine.model import VideoModel
+    from stts_cli.media.source import Source
+    from stts_cli.settings import Arm
+
+    model = VideoModel(load_family(folder), Arm("", str(folder), frames=4))
+    clip = read_source(model.request(Source(clip_file, 1.0, 4.5)))
+    text = model.family.tokenizer.decode(model.encode(clip).prompt("?").input_ids[0])
+    assert "from a 0:00:03 [H:MM:SS] video" in text
 
 
 @torch.no_grad()

@@ -107,6 +107,8 @@ def test_times_of_a_part_count_from_its_start(write_video):
     path = write_video("part.mp4", num_frames=50, fps=10)
     clip = read_source(request(path, start_s=2.0, end_s=3.0))
     assert clip.timestamps_s == [0.0, 0.5, 1.0]
+    lengths = [read_source(request(path, **part)).length_s for part in ({}, {"start_s": 4.0}, {"end_s": 3.0})]
+    assert (clip.duration_s, clip.length_s, lengths) == (5.0, 1.0, [5.0, 1.0, 3.0])
     right = clip.frames[:, :, -4:].mean(axis=(1, 2, 3))
     np.testing.assert_allclose(right, [frame_value(index) for index in (20, 25, 30)], atol=4)
     with pytest.raises(InputError, match=r"has no frame between 7 and 8 s"):
