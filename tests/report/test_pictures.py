@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.pruning.windows import window_index
 from stts_cli.report import pictures, plots
+from stts_cli.settings import Layout
 from tests.report.browser import Browser
 
 
@@ -109,6 +112,21 @@ def test_frames_that_cannot_be_read_again_are_those_that_the_model_saw(clip_file
     assert read_original(clip, request, 64).shape == (4, 48, 64, 3)
     gone = ReadRequest(Source(clip_file.with_name("gone.mp4")), 4, 2.0, (32, 32))
     assert read_original(clip, gone, 64) is clip.frames
+
+
+def test_frames_that_are_one_unit_share_its_windows():
+    mask, scores = torch.tensor([[True, True], [False, True]]), torch.tensor([[0.5, 0.25], [0.125, 1.0]])
+    layout = Layout((4, 8), (2, 4), (2, 2), frames_per_unit=2)
+    table = window_index(2, 4, 2, 2)
+    video = SimpleNamespace(
+        tokens=SimpleNamespace(layout=layout, scores=scores, keep_mask=mask),
+        family=SimpleNamespace(window_index=lambda layout: table),
+        clip=SimpleNamespace(frames=np.zeros((3, 4, 8, 3), np.uint8), timestamps_s=[0.0, 0.5, 1.0]),
+    )
+    kept = pictures.Kept.of(video)
+    assert kept.keep_mask.tolist() == [[True, True], [True, True], [False, True]]
+    assert kept.scores.tolist() == [[0.5, 0.25], [0.5, 0.25], [0.125, 1.0]]
+    assert kept.owner.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
 
 
 @pytest.mark.browser

@@ -14,6 +14,10 @@ if (from) {
     const heading = document.querySelector(id);
     heading.textContent = `${words}, ${name(from)} to ${name(to)}: ${found.length}`;
     heading.nextElementSibling.append(...found.map(({ article }) => article));
+    for (const label of heading.nextElementSibling.querySelectorAll(".gallery label")) {
+      const radio = label.querySelector("input");
+      if (label.textContent.trim() === name(to).trim() && !radio.checked) radio.click(); // shows what the second arm kept
+    }
   }
 
   function show() {
