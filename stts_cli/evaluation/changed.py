@@ -6,6 +6,7 @@ They are read and encoded again: a run keeps no frames.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stts_cli.engine.original import frames_to_show, in_own_shape
+from stts_cli.errors import InputError
 from stts_cli.media.reader import read_ahead
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def look_again(run: Run, models: Sequence[VideoModel], rows: Iterable[Row], look
         for model in models:
             clip, again = clips[model.request(source)]
             if clip is not None:
-                videos[model.arm.name] = model.encode(clip), frames_to_show(clip, again)
+                with contextlib.suppress(InputError):  # its questions have failed too
+                    videos[model.arm.name] = model.encode(clip), frames_to_show(clip, again)
         if videos:
             look(run.questions.benchmark.name, asked[source], videos)

@@ -6,15 +6,18 @@ import dataclasses
 import itertools
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from stts_cli.config.presets import presets_folder
 from stts_cli.config.suites import Suite
+from stts_cli.errors import InputError
 from stts_cli.evaluation import changed
 from stts_cli.evaluation.runner import RunSettings
 from stts_cli.evaluation.suite import DataSource, run_benchmarks
+from stts_cli.media.source import ReadRequest, Source
 from stts_cli.settings import Arm
 
 
@@ -37,7 +40,7 @@ def test_a_question_changed_where_one_arm_is_right_and_another_wrong():
 @pytest.mark.parametrize("most", [1, 2, 3, 50])
 def test_no_group_shows_more_than_its_number(most, monkeypatch):
     monkeypatch.setattr(changed, "MOST_SHOWN", most)
-    words = ["".join(letters) for letters in itertools.product("10", repeat=3)] * 4
+    words = ["101", "100", "110", "011", "010", "001", "000", "111"] * 4
     found = changed.changed_questions(rows(*words))
     shown = changed.choose_shown(found, "abc")
     assert len(set(shown)) == len(shown)
@@ -51,6 +54,33 @@ def test_no_group_shows_more_than_its_number(most, monkeypatch):
     assert groups["a", "b"] == min(most, 8), "right under a, wrong under b: 2 of 8 words, four times"
     if most == 50:
         assert set(shown) == set(found)
+
+
+def test_what_cannot_be_seen_again_is_passed_over(clip_file):
+    """A file that is gone by now, and an arm that cannot encode what it reads."""
+    looked = []
+
+    class Model:
+        def __init__(self, name, failing):
+            self.arm, self.failing = SimpleNamespace(name=name), failing
+
+        def request(self, source):
+            return ReadRequest(source, 3, 2.0, (32, 32))
+
+        def encode(self, clip):
+            if self.failing:
+                raise InputError("too long")
+            return clip.timestamps_s
+
+    sources = Source(clip_file.with_name("gone.mp4")), Source(clip_file)
+    items = [SimpleNamespace(id=f"q{number}", source=source) for number, source in enumerate(sources)]
+    questions = SimpleNamespace(items=items, benchmark=SimpleNamespace(name="x"))
+    run = SimpleNamespace(questions=questions, num_workers=0, timeout_s=9.0)
+    models = [Model("a", failing=False), Model("b", failing=True)]
+    changed.look_again(run, models, rows("10", "01"), lambda *what: looked.append(what), lambda *_: None)
+    ((bench, names, videos),) = looked
+    assert (bench, names, list(videos)) == ("x", ["q1"], ["a"])
+    assert videos["a"][1].shape == (3, 96, 128, 3)
 
 
 @pytest.mark.slow

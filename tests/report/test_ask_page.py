@@ -20,7 +20,7 @@ from tests.report.pages import HOSTILE, Page
 from tests.report.test_ask import make_arm, make_document
 
 OWNER = np.repeat(np.repeat(np.arange(4).reshape(2, 2), 2, 0), 2, 1)
-KEEP = np.array([[True, True, True, True], [False, True, False, True]])
+KEEP = np.array([[True, True, True, True], [False, True, False, False]])
 SCORES = np.array([[0.5, 0.25, 1.0, 0.125], [0.01, 0.75, 0.02, 0.5]], np.float32)
 FRAMES = np.full((2, 16, 16, 3), 200, np.uint8)
 
@@ -47,13 +47,13 @@ def test_the_page_is_whole_and_holds_what_was_kept():
     picture = Image.open(io.BytesIO(base64.b64decode(figures[1]["src"].partition(",")[2])))
     assert picture.size == (16, 16)
     dark = [each["d"] for each in read.of("path") if each.get("class") == "dropped"]
-    assert dark == ["", "M0 0h2v1h-2zM0 1h2v1h-2zM0 2h2v1h-2zM0 3h2v1h-2z"]
+    assert dark == ["", "M0 0h2v1h-2zM0 1h2v1h-2zM0 2h4v1h-4zM0 3h4v1h-4z"]
     data = json.loads(next(text for text in read.text("script") if text.startswith("{")))
     assert data["arms"] == [
-        {"name": "pruned", "kept": ["1111", "0101"], "scores": [[0.5, 0.25, 1.0, 0.125], [0.01, 0.75, 0.02, 0.5]]}
+        {"name": "pruned", "kept": ["1111", "0100"], "scores": [[0.5, 0.25, 1.0, 0.125], [0.01, 0.75, 0.02, 0.5]]}
     ]
     assert data["owner"] == OWNER.tolist()
-    assert ", 2 of 4 windows" in read.text("span")
+    assert ", 1 of 4 windows" in read.text("span")
     widths = [each["style"] for each in read.of("div") if "style" in each]
     assert "width: 30.0%" in widths, "visual tokens, 30 of 100"
     assert "75.0%" in read.text("th")
