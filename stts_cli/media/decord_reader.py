@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,9 @@ from stts_cli.media.resize import DECODER
 from stts_cli.media.source import SizedRequest
 
 STALL_S = 30.0  # a decoder that delivers no frame for this long is given up
+# decord cannot be kept from following playlists, and its FFmpeg may see one where PyAV's, which can, sees a video
+_PLAYLIST = re.compile(rb"#EXTM3U|ffconcat version|<MPD|c=IN IP", re.IGNORECASE)
+_PROBED = 1 << 20  # bytes that FFmpeg looks at to tell what a file is
 
 Choose = Callable[[np.ndarray], tuple[np.ndarray, list[int]]]
 
@@ -41,6 +45,9 @@ def _steps(request: SizedRequest, choose: Choose) -> Iterator[Any]:
     except (ImportError, OSError) as error:
         raise DecoderError(f"decord cannot be loaded: {shorten(error)}") from error
     decord.logging.set_level(decord.logging.QUIET)
+    with request.source.path.open("rb") as file:
+        if _PLAYLIST.search(file.read(_PROBED)):
+            raise DecoderError("it holds what may name other files, which decord would open")
     by_decoder = request.size if request.resample == DECODER else None
     height, width = by_decoder or (-1, -1)
     try:

@@ -191,6 +191,14 @@ def test_a_file_is_a_file_whatever_its_name(clip_file, connections, tmp_path, mo
     assert found == []
 
 
+def test_decord_is_not_given_what_may_name_other_files(clip_file, tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(clip_file.read_bytes() + (16).to_bytes(4, "big") + b"free#EXTM3U\n")
+    assert read_by("pyav", path, num_frames=2).damage == ()
+    with pytest.raises(InputError, match=r"\(x; it holds what may name other files, which decord would open\); it is"):
+        read_by("decord", path, num_frames=2)
+
+
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_url_is_refused_before_anything_is_opened(connections, kind):
     port, found = connections
