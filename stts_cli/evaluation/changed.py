@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stts_cli.evaluation.runner import Progress, Run
     from stts_cli.media.source import Source
 
-MOST_SHOWN = 50  # questions of a group
+MOST_SHOWN, MOST_IN_ALL = 50, 200  # questions of a group and of a benchmark: each costs a read and an encoding an arm
 LONGEST = 160  # pixels of the longer edge of a frame that is shown
 # what is done with a clip: the benchmark, the clip's questions, and by arm the encoded clip and its frames to show
 Look = Callable[[str, Sequence[str], Mapping[str, tuple["Video", np.ndarray]]], None]
@@ -40,7 +40,7 @@ def changed_questions(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
 
 
 def choose_shown(changed: Mapping[str, Mapping[str, Row]], arms: Sequence[str]) -> list[str]:
-    """Choose the questions whose frames are shown: of each group at most `MOST_SHOWN`, those of the first arm first.
+    """Choose the questions whose frames are shown: at most `MOST_SHOWN` of a group, those of the first arm first.
 
     Args:
         changed: by question and arm its row.
@@ -55,7 +55,8 @@ def choose_shown(changed: Mapping[str, Mapping[str, Row]], arms: Sequence[str]) 
                 for right, wrong in permutations(rows, 2)
                 if (rows[right]["correct"], rows[wrong]["correct"]) == (1, 0)
             ]
-            if question not in shown and wanted in groups and all(counts[group] < MOST_SHOWN for group in groups):
+            fits = len(shown) < MOST_IN_ALL and all(counts[group] < MOST_SHOWN for group in groups)
+            if fits and question not in shown and wanted in groups:
                 shown[question] = None
                 counts.update(groups)
     return list(shown)

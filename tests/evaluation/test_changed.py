@@ -54,6 +54,8 @@ def test_no_group_shows_more_than_its_number(most, monkeypatch):
     assert groups["a", "b"] == min(most, 8), "right under a, wrong under b: 2 of 8 words, four times"
     if most == 50:
         assert set(shown) == set(found)
+        monkeypatch.setattr(changed, "MOST_IN_ALL", 5)
+        assert changed.choose_shown(found, "abc") == shown[:5]
 
 
 def test_what_cannot_be_seen_again_is_passed_over(clip_file):
