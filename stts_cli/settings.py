@@ -187,7 +187,7 @@ class Arm:
     def __post_init__(self) -> None:
         must = {
             "frames": "" if type(self.frames) is int and self.frames >= 1 else "a whole number, at least 1",
-            "max_fps": "" if type(self.max_fps) in (int, float) and self.max_fps > 0 else "greater than 0",
+            "max_fps": "" if type(self.max_fps) in (int, float) and 0 < self.max_fps < math.inf else "greater than 0",
             "scorer": "" if isinstance(self.scorer, str) else "text",
             "budget_by": "" if self.spend_by in ("tokens", "flops") else "tokens or flops",
             "dtype": "" if self.dtype in DTYPES else f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}",

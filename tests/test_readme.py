@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -95,6 +96,8 @@ def test_every_command_of_the_pages_is_understood(words, monkeypatch, clip_file,
     for text in load_suite("paper-trained").compare:
         if "runs/" in text:
             Path(text.partition("=")[2].rpartition("@")[0]).mkdir(parents=True, exist_ok=True)
+    Path("films").mkdir()
+    shutil.copy(clip_file, "films")
     typed = [str(clip_file) if word.endswith(".mp4") else word for word in words]
     monkeypatch.setenv("STTS_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

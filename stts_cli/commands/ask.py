@@ -49,8 +49,8 @@ def ask(
         ),
     ] = None,
     budget_by: Annotated[
-        str, typer.Option(help="What --budget holds equal: tokens of the video, or flops.")
-    ] = "tokens",
+        str | None, typer.Option(help="What --budget holds equal: tokens, the default, or flops.")
+    ] = None,
     scorer: flags.Scorer = None,
     prune_layer: flags.PruneLayer = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
@@ -85,6 +85,8 @@ def ask(
 
     if budget is not None and frames is not None:
         raise InputError(f"--budget {budget}: says how many frames; it cannot stand with --frames {frames}.")
+    if budget is not None and budget < 1:
+        raise InputError(f"--budget {budget}: must be at least 1.")
     at_s = flags.parse_times("--at", at)
     if at_s and not (budget is None and frames is None and max_fps is None):
         raise InputError("--at: says which frames; it cannot stand with --frames, --max-fps or --budget.")
@@ -107,6 +109,6 @@ def ask(
         fps,
         subtitles,
     )
-    arms = asking.budgeted(settings.arm("pruned", resize), compare, budget, budget_by)
+    arms = asking.plan_arms(settings.arm("pruned", resize), compare, budget, budget_by, at_s)
     shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
     asking.run(wanted, arms, shown, device=device, max_new_tokens=settings.max_new_tokens)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from stts_cli.data.prompts import subtitle_block
 from stts_cli.data.subtitles import cut, read_embedded, read_subtitles
 from stts_cli.errors import InputError, writing
 from stts_cli.media.container import probe
+from stts_cli.media.fetch import STDIN
 from stts_cli.media.inputs import Named, split_words
 from stts_cli.media.pictures import is_picture
 from stts_cli.media.resize import check_resize
@@ -67,8 +69,8 @@ class Wanted:
             raise InputError("--at: says which frames; it cannot stand with --start or --end.")
         if self.fps is not None and not any(_has_pictures(video) for video in videos):
             raise InputError(f"--fps {self.fps:g}: is for pictures; a video has times of its own.")
-        if self.fps is not None and not self.fps > 0:
-            raise InputError(f"--fps {self.fps:g}: must be greater than 0.")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise InputError(f"--fps {self.fps:g}: must be greater than 0, and finite.")
         if self.subtitles not in (None, AUTO) and len(videos) > 1:
             raise InputError("--subtitles: belongs to one video; ask the videos one by one, or give auto.")
         part = {"start_s": self.start_s, "end_s": self.end_s, "at_s": self.at_s, "fps": self.fps}
@@ -106,14 +108,32 @@ class Shown:
     output: str | None
 
 
-def budgeted(arm: Arm, compare: Sequence[str] | None, frames: int | None, by: str) -> list[Arm]:
-    """Return the arms of a run; with a budget of frames the first spends it, and dense at that many is beside it."""
-    if frames is None:
-        return parse_arms(arm, compare)
-    first = dataclasses.replace(arm, frames=frames, spend_savings=True, spend_by=by)
-    arms = parse_arms(first, ["dense", *(compare or ())])
-    name = f"dense, {frames} frames"
-    return [arms[0], dataclasses.replace(arms[1], name=name, spend_savings=False), *arms[2:]]
+def plan_arms(
+    arm: Arm, compare: Sequence[str] | None, budget: int | None, by: str | None, at_s: Sequence[float] | None
+) -> list[Arm]:
+    """Return the arms of a run; with a budget of frames the first spends it, and dense at that many is beside it.
+
+    Raises:
+        InputError: two arms are the same run, or flags that cannot stand together.
+    """
+    if budget is None:
+        if by is not None:
+            raise InputError(f"--budget-by {by}: says how --budget is counted; give --budget too.")
+        arms = parse_arms(arm, compare)
+    else:
+        first = dataclasses.replace(arm, frames=budget, spend_savings=True, spend_by=by or "tokens")
+        arms = parse_arms(first, ["dense", *(compare or ())])
+        arms[1] = dataclasses.replace(arms[1], name=f"dense, at most {budget} frames", spend_savings=False)
+    if at_s and (other := [each.name for each in arms if each.frames != arm.frames]):
+        raise InputError(f"--compare {other[0]}: says how many frames; it cannot stand with --at.")
+    seen: dict[Arm, str] = {}
+    for each in arms:
+        same = {"name": "", "scorer": "none", "keep_ratio": 1.0, "spend_savings": False, "spend_by": "tokens"}
+        alike = dataclasses.replace(each, **(same if each.is_dense else {"name": ""}))
+        if alike in seen:
+            raise InputError(f"--compare {each.name}: is the same run as {seen[alike]}; leave it out.")
+        seen[alike] = each.name if seen else "the one that it is compared with"
+    return arms
 
 
 def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_new_tokens: int) -> None:
@@ -124,7 +144,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
     """
     check_resize(arms[0].resize)
     videos, asked = wanted.read()
-    is_one = len(videos) == 1 and not _is_expanded(videos[0], wanted.words)
+    is_one = len(videos) == 1 and not videos[0].is_expanded
     if is_one and not videos[0].address and not _has_pictures(videos[0]):
         probe(videos[0].source.path)  # a bad file is reported at once, before torch loads
     shown.drawing.check(len(videos))
@@ -134,15 +154,17 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
     if shown.output:
         settings = [dataclasses.astuple(arm) for arm in arms], asked, dataclasses.astuple(wanted)[3:], max_new_tokens
         kept = Lines(Path(shown.output), to_json(settings))
-        videos = [video for video in videos if video.name not in kept.done]
+        videos = [video for video in videos if identity(video) not in kept.done]
     if not videos:
-        print_note(f"{shown.output}: all videos are answered in it.")
+        if not is_quiet:
+            print_note(f"{shown.output}: all videos are answered in it.")
         return
     failed: list[str] = []
-    for done in _answers(videos, arms, asked, context, device, max_new_tokens, quiet=is_quiet):
+    answers = _answers(videos, arms, asked, context, device, max_new_tokens, quiet=is_quiet)
+    for number, (video, done) in enumerate(zip(videos, answers, strict=True)):
         document = done.to_dict()
         if kept:
-            kept.append(document)
+            kept.append(identity(video), document)
         if "error" in document:
             if is_one:
                 raise InputError(document["error"])
@@ -150,7 +172,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
         if is_one:
             show(document, mode=shown.mode, notes=not is_quiet)
         else:
-            show_line(document, mode=shown.mode)
+            show_line(document, mode=shown.mode, is_first=not number)
         if "error" not in document:
             shown.drawing.draw(done)  # type: ignore[arg-type]
     if failed:
@@ -197,9 +219,16 @@ def _has_pictures(video: Named) -> bool:
     return bool(source.pictures) or source.path.is_dir() or is_picture(source.path)
 
 
-def _is_expanded(video: Named, words: Sequence[str]) -> bool:
-    """Return whether a video came from a folder of videos or a pattern: there may be one or many."""
-    return not video.address and not _has_pictures(video) and video.name not in words
+def identity(video: Named) -> str:
+    """Return what a video is known by in a file of lines.
+
+    Raises:
+        InputError: it comes from a pipe, which is another one each time.
+    """
+    if video.address == STDIN:
+        raise InputError("--output: cannot go on with what a pipe held; name a file.")
+    paths = [os.path.realpath(path) for path in video.source.pictures or (video.source.path,)]
+    return video.address or hashlib.sha256(to_json(paths).encode()).hexdigest()[:16]
 
 
 class Lines:
@@ -210,7 +239,7 @@ class Lines:
         settings: of the run; a file of another run is refused.
 
     Attributes:
-        done: names of the videos that are answered in it.
+        done: the `identity` of each video that is answered in it.
 
     Raises:
         InputError: it is another run's, or no such file.
@@ -224,13 +253,15 @@ class Lines:
         for number, line in enumerate(text.split("\n")[:-1], 1):
             try:
                 row = json.loads(line)
-                key, name, is_answered = row["run"], row["video"]["path"], "error" not in row
+                key, name, is_answered = row["run"], row["of"], "error" not in row
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}:{number}: is no line of `stts ask --output`; name another file.") from error
             if key != self.key:
                 raise InputError(f"{path}:{number}: is of other questions or settings; name another file.")
             if is_answered:
                 self.done.add(name)
+        with writing(path), path.open("a"):
+            pass  # what cannot be written is said before the work
         if whole := text.rpartition("\n")[0]:
             whole += "\n"
         if whole != text:
@@ -238,9 +269,9 @@ class Lines:
             with writing(path):
                 os.truncate(path, len(whole.encode()))
 
-    def append(self, document: dict[str, Any]) -> None:
-        """Write a line, so that it is on the disk."""
+    def append(self, of: str, document: dict[str, Any]) -> None:
+        """Write a video's line, so that it is on the disk."""
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(to_json({"run": self.key, **document}) + "\n")
+            file.write(to_json({"run": self.key, "of": of, **document}) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stts_cli import __version__
 from stts_cli.engine.model import VideoModel, check_question, load_arm
 from stts_cli.engine.results import Answer, Video
-from stts_cli.errors import InputError
+from stts_cli.errors import InputError, SttsError
 from stts_cli.media.clip import Clip
 from stts_cli.media.fetch import fetched
 from stts_cli.media.inputs import Named
@@ -170,12 +170,7 @@ def ask(
     for question in asked.questions:
         check_question(question.text, question.options)
     with ExitStack() as stack:
-        sources = [
-            replace(video.source, path=stack.enter_context(fetched(video.address, progress)))
-            if video.address
-            else video.source
-            for video in videos
-        ]
+        sources = [_fetch(video, len(videos) > 1, stack, progress) for video in videos]
         readers = stack.enter_context(Readers(WORKERS if workers is None else workers))  # they start beside the model
         progress("loading the model")
         started = clock("cpu")
@@ -184,10 +179,16 @@ def ask(
         load_s = clock("cpu") - started
         alike = [model.is_dense and model.frames == models[0].frames for model in models]
         names = ["dense" if dense else arm.name for dense, arm in zip(alike, arms, strict=True)]
-        wanted = [list(dict.fromkeys(model.request(source) for model in models)) for source in sources]
+        wanted = [
+            [] if isinstance(source, str) else list(dict.fromkeys(model.request(source) for model in models))
+            for source in sources
+        ]
         results = readers.read([request for requests in wanted for request in requests])
         is_warm = len(models) == 1
         for video, source, requests in zip(videos, sources, wanted, strict=True):
+            if isinstance(source, str):
+                yield Unanswered(video.name, source)
+                continue
             progress("reading the video")
             read = {request: next(results) for request in requests}
             if failed := next((result.error for result in read.values() if result.clip is None), None):
@@ -206,7 +207,7 @@ def ask(
                     for name, model in zip(names, models, strict=True)
                 ]
             except InputError as error:
-                yield Unanswered(video.name, str(error))
+                yield Unanswered(video.name, str(error).replace(str(source.path), video.name))
                 continue
             notes = list(dict.fromkeys(note for run in runs for note in [*run.video.notes, *_unspent(run)]))
             seconds = {"load": load_s, "read": sum(result.read_s for result in read.values())}
@@ -222,12 +223,26 @@ def _run(name: str, model: VideoModel, source: Source, clip: Clip, asked: Asked,
     return ArmRun(name, model, seen, answers)
 
 
+def _fetch(video: Named, is_one_of_many: bool, stack: ExitStack, progress: Progress) -> Source | str:
+    """Bring a video into a file where it is none; of several, return why it cannot be."""
+    if not video.address:
+        return video.source
+    try:
+        return replace(video.source, path=stack.enter_context(fetched(video.address, progress)))
+    except SttsError as error:
+        if not is_one_of_many:
+            raise
+        return str(error)
+
+
 def _unspent(run: ArmRun) -> list[str]:
     """Say that a video has fewer frames than the budget pays for."""
     model, found = run.model, len(run.video.timestamps_s)
     if not model.arm.spend_savings or found >= model.frames:
         return []
     pays = f"--budget {model.arm.frames} pays for {model.frames} frames"
+    if found == run.video.clip.num_source_frames:
+        return [f"{pays}, the video has {found}"]
     return [f"{pays}, {found} were there at {model.arm.max_fps:g} a second; --max-fps may give more"]
 
 
@@ -235,6 +250,7 @@ def _describe(name: str, source: Source, clip: Clip) -> dict[str, Any]:
     return {
         "path": name,
         "start_s": source.start_s or 0.0,
+        "end_s": source.end_s,
         "duration_s": clip.duration_s,
         "source_fps": clip.source_fps,
         "num_source_frames": clip.num_source_frames,

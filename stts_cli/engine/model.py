@@ -110,7 +110,10 @@ class VideoModel:
                 raise InputError(f"times: are for frames in memory; {video} is a file and has its own.")
             if is_fetched(str(video)):
                 with fetched(str(video)) as path:
-                    return read_source(self.request(Source(path)))
+                    try:
+                        return read_source(self.request(Source(path)))
+                    except InputError as error:
+                        raise InputError(str(error).replace(str(path), str(video))) from error
             path = Path(video)
             is_folder = bool(str(video)) and path.is_dir()
             return read_source(self.request(Source(path if is_folder else check_file(video))))

@@ -21,7 +21,7 @@ class Clip:
         duration_s: length of the video in seconds, the last frame's own time on screen included.
         source_fps: average frames per second of the file.
         num_source_frames: frames in the file.
-        backend: "pyav", "decord", or "memory" for frames that came from no file.
+        backend: "pyav", "decord", "pillow" for pictures, or "memory" for frames that came from no file.
         notes: what was assumed or done otherwise in reading.
         damage: what is missing or broken of the file.
         part_s: length in seconds of the part that was asked for; None for the whole video.

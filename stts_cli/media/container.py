@@ -60,7 +60,7 @@ def check_file(path: str | Path) -> Path:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             if URL.match(given):
-                raise InputError(f"{given}: is a URL; must be a file, so download it first.") from error
+                raise InputError(f"{given}: is no file; must be a file or an http(s) address.") from error
             raise InputError(f"{given}: does not exist; must be a video file.") from error
         raise InputError(f"{given}: cannot be opened ({error.strerror}); must be a video file.") from error
     except ValueError as error:  # a zero byte

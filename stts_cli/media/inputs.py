@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stts_cli.errors import InputError
-from stts_cli.media.fetch import is_fetched
+from stts_cli.media.container import check_file
+from stts_cli.media.fetch import STDIN, is_fetched
 from stts_cli.media.pictures import is_picture, list_folder, natural_order
 from stts_cli.media.source import Source
 
@@ -29,11 +30,13 @@ class Named:
         name: for people.
         source: where its frames come from.
         address: what is fetched into `source`'s file first (`fetch.fetched`), or empty.
+        is_expanded: it is one of those that a folder or a pattern named.
     """
 
     name: str
     source: Source
     address: str = ""
+    is_expanded: bool = False
 
 
 def split_words(words: Sequence[str]) -> tuple[list[Named], list[str]]:
@@ -50,7 +53,8 @@ def split_words(words: Sequence[str]) -> tuple[list[Named], list[str]]:
         The videos, and the questions in their order.
 
     Raises:
-        InputError: the first word names nothing, or a folder holds neither pictures nor videos, or both.
+        InputError: the first word, or another that ends as a video's or picture's name does, names nothing; a folder
+            holds neither pictures nor videos, or both; or standard input is named twice.
     """
     videos: list[Named] = []
     questions: list[str] = []
@@ -58,7 +62,8 @@ def split_words(words: Sequence[str]) -> tuple[list[Named], list[str]]:
 
     def close() -> None:
         if pictures:
-            name = str(pictures[0]) + (f" and {len(pictures) - 1} more pictures" if len(pictures) > 1 else "")
+            more = len(pictures) - 1
+            name = str(pictures[0]) + (f" and {more} more picture{'s' * (more > 1)}" if more else "")
             videos.append(Named(name, Source(pictures[0], pictures=tuple(pictures))))
             pictures.clear()
 
@@ -67,18 +72,27 @@ def split_words(words: Sequence[str]) -> tuple[list[Named], list[str]]:
         if is_fetched(word):
             close()
             videos.append(Named("standard input" if word == "-" else word, Source(Path("-")), word))
-        elif not found and place:
-            questions.append(word)
+        elif not found and (not place or _is_name(word)):
+            check_file(word)  # says that there is none
         elif not found:
-            videos.append(Named(word, Source(Path(word))))
+            questions.append(word)
         for path in found:
             if path.is_file() and is_picture(path):
                 pictures.append(path)
                 continue
             close()
-            videos.extend(_folder(path) if path.is_dir() else [Named(str(path), Source(path))])
+            many = path != Path(word)
+            videos.extend(_folder(path) if path.is_dir() else [Named(str(path), Source(path), is_expanded=many)])
     close()
+    if sum(video.address == STDIN for video in videos) > 1:
+        raise InputError("-: is named twice; standard input holds one video.")
     return videos, questions
+
+
+def _is_name(word: str) -> bool:
+    """Return whether a word looks like a file's name: one ending and no blank."""
+    path = Path(word)
+    return not re.search(r"\s", word) and (path.suffix.lower() in VIDEO_ENDINGS or is_picture(path))
 
 
 def _files(word: str) -> Iterator[Path]:
@@ -99,9 +113,9 @@ def _folder(path: Path) -> list[Named]:
     pictures = [each for each in inside if is_picture(each)]
     if videos and pictures:
         raise InputError(
-            f"{path}: holds {len(videos)} videos and {len(pictures)} pictures; must be one kind, so name the files, "
+            f"{path}: holds videos ({len(videos)}) and pictures ({len(pictures)}); must be one kind; name the files, "
             f"such as '{path}/*{videos[0].suffix}'."
         )
     if not videos and not pictures:
         raise InputError(f"{path}: holds neither pictures nor videos; must hold frames or video files.")
-    return [Named(str(each), Source(each)) for each in videos] or [Named(str(path), Source(path))]
+    return [Named(str(each), Source(each), is_expanded=True) for each in videos] or [Named(str(path), Source(path))]

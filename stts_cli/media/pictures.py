@@ -117,7 +117,9 @@ def _animation(path: Path, request: ReadRequest) -> Clip | None:
             resizer = Resizer(sized.size, _filter(request))
         frames.append(resizer(pixels))
     seconds, fps = [round(float(times[index]), 4) for index in chosen], number / float(times[-1])
-    return Clip(np.stack(frames), seconds, float(times[-1]), fps, number, "pillow", damage=damage)
+    own = "the picture is animated and has times of its own; --fps has no effect"
+    notes = (own,) if request.source.fps is not None else ()
+    return Clip(np.stack(frames), seconds, float(times[-1]), fps, number, "pillow", notes, damage)
 
 
 def _filter(request: ReadRequest) -> str:

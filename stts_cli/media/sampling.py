@@ -32,11 +32,11 @@ def sample_indices(timestamps_s: np.ndarray | list[float], num_frames: int, max_
     """
     if num_frames < 1:
         raise InputError(f"--frames {num_frames}: must be at least 1.")
-    if not max_fps > 0:
-        raise InputError(f"--max-fps {max_fps:g}: must be greater than 0.")
+    if not 0 < max_fps < np.inf:
+        raise InputError(f"--max-fps {max_fps:g}: must be greater than 0, and finite.")
     times = np.asarray(timestamps_s, dtype=np.float64)
     first, last = times[0], times[-1]
-    if (last - first) * max_fps > num_frames - 1:
+    if last - first > (num_frames - 1) / max_fps:
         wanted = np.linspace(first, last, num_frames)
     else:
         wanted = np.append(np.arange(first, last, 1.0 / max_fps), last)
@@ -53,9 +53,8 @@ def choose_frames(times: np.ndarray, request: ReadRequest) -> list[int]:
     start_s, end_s = source.start_s or 0.0, np.inf if source.end_s is None else source.end_s
     inside = np.flatnonzero((times >= start_s) & (times <= end_s))
     if not len(inside):
-        raise InputError(
-            f"{source.path}: has no frame between {start_s:g} and {end_s:g} s; its last is at {times[-1]:.1f} s."
-        )
+        part = f"behind {start_s:g} s" if source.end_s is None else f"between {start_s:g} and {end_s:g} s"
+        raise InputError(f"{source.path}: has no frame {part}; its last is at {times[-1]:.1f} s.")
     if source.at_s is not None:
         return _at(times, source.at_s, str(source.path))
     return [int(inside[i]) for i in sample_indices(times[inside], request.num_frames, request.max_fps)]

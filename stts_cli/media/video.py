@@ -239,7 +239,7 @@ def _clip(
         frames=frames,
         timestamps_s=[round(float(times[index]), 4) for index in chosen],
         duration_s=round(float(times[-1]) + frame_s, 4),
-        source_fps=info.fps or 1.0 / frame_s,
+        source_fps=round((len(times) - 1) / float(times[-1]), 4) if len(times) > 1 else info.fps or 1.0 / frame_s,
         num_source_frames=len(times),
         backend=backend,
         notes=notes,

@@ -14,11 +14,12 @@ from stts_cli.report.units import format_bytes, format_layer, format_seconds, fo
 from stts_cli.text import DEMONSTRATION, to_json
 
 
-def show(document: Document, *, mode: str, notes: bool = True) -> None:
+def show(document: Document, *, mode: str, notes: bool = True, is_first: bool = True) -> None:
     """Print a run's document; `mode` is "table" (answers and savings), "quiet" (answers alone) or "json"."""
     if notes:
         for line in note_lines(document):
-            print_note(line)
+            if is_first or line != DEMONSTRATION:
+                print_note(line)
     if mode == "json":
         print_json(document)
         return
@@ -31,15 +32,16 @@ def show(document: Document, *, mode: str, notes: bool = True) -> None:
             tables += [arm_line(arm), as_table(savings_rows(document, arm))]
         if len({arm["num_frames"] for arm in arms}) > 1:
             tables += ["", _side_by_side(arms)]
-        Screen().show("", *header_lines(document), *tables, *footer_lines(document))
+        Screen().show("", *header_lines(document), *tables, *footer_lines(document, is_first=is_first))
 
 
-def show_line(document: Document, *, mode: str) -> None:
+def show_line(document: Document, *, mode: str, is_first: bool = True) -> None:
     """Print what came of one of several videos: a line of JSON, its name before each answer, or answers and savings.
 
     Args:
         document: from `engine.ask.AskRun.to_dict` or `Unanswered.to_dict`.
         mode: as for `show`.
+        is_first: of the run; notes on the model come with it alone.
     """
     name = document["video"]["path"]
     if mode == "json":
@@ -50,7 +52,7 @@ def show_line(document: Document, *, mode: str) -> None:
         print_lines(*(f"{name}\t{line}" for line in answer_lines(document, bare=True)))
     else:
         print_lines(f"== {name}")
-        show(document, mode=mode)
+        show(document, mode=mode, is_first=is_first)
 
 
 def note_lines(document: Document) -> list[str]:
@@ -132,12 +134,12 @@ def arm_line(arm: Document) -> str:
     return kept + (f"; {asked} questions behind one encoded video, FLOPs of the first" if asked > 1 else "")
 
 
-def footer_lines(document: Document) -> list[str]:
+def footer_lines(document: Document, *, is_first: bool = True) -> list[str]:
     """Return the times outside both arms, and how the figures are counted."""
     seconds = document["seconds"]
     load_s, read_s = (format_seconds(seconds[name]) for name in ("load", "read"))
     lines = [f"loading the model {load_s}, reading the video {read_s}: in neither column"]
-    if len(document["arms"]) == 1:
+    if len(document["arms"]) == 1 and is_first:
         lines.append("times are of a first run, which pays for warming up; --compare warms up before it measures")
     convention = document["arms"][0]["answers"][0]["savings"].get("convention")
     return lines + ([f"FLOPs: {convention}"] if convention else [])

@@ -255,7 +255,7 @@ def test_frames_at_times_of_ones_own(asked, clip_file):
 def test_a_budget_buys_more_frames_and_dense_stands_beside_them(asked, clip_file, by):
     code, out, err = asked(clip_file, "What?", "--budget", "4", "--budget-by", by, "--prune-ratio", "0.75", "--json")
     pruned, dense = json.loads(out)["arms"]
-    assert (code, pruned["keep_ratio"], dense["name"]) == (0, 0.25, "dense, 4 frames")
+    assert (code, pruned["keep_ratio"], dense["name"]) == (0, 0.25, "dense, at most 4 frames")
     found, costs = [len(arm["kept_per_frame"]) for arm in (pruned, dense)], []
     for arm in (pruned, dense):
         costs.append(arm["answers"][0]["savings"]["flops"]["total"]["pruned"])
@@ -267,7 +267,7 @@ def test_a_budget_buys_more_frames_and_dense_stands_beside_them(asked, clip_file
         assert 4 < found[0] < 11
         assert costs[0] <= 1.02 * costs[1]
     _, out, _ = asked(clip_file, "What?", "--budget", "4", "--budget-by", by)
-    assert any(line.split() == ["pruned", "dense,", "4", "frames"] for line in out.splitlines())
+    assert any(line.split() == ["pruned", "dense,", "at", "most", "4", "frames"] for line in out.splitlines())
 
 
 def test_questions_from_a_file_and_subtitles(asked, clip_file, tmp_path):
@@ -291,3 +291,55 @@ def test_a_pipe_is_a_video_and_a_process_of_its_own_reads_it(clip_file, tiny_che
     assert done.returncode == 0, done.stderr
     video = json.loads(done.stdout)["video"]
     assert (video["path"], video["num_source_frames"], video["backend"]) == ("standard input", 50, "pyav")
+
+
+def test_a_broken_video_is_neither_drawn_nor_a_bug(asked, folder, tmp_path):
+    code, _, err = asked(folder / "2.mp4", "What?", "--save-kept", tmp_path / "k.png", "--quiet")
+    assert (code, len(err)) == (2, 1)
+    assert "cannot be read as a video" in err[0]
+
+
+def test_a_dead_address_among_several_videos_is_a_line(asked, clip_file):
+    address = "http://127.0.0.1:9/x.mp4"
+    code, out, _ = asked(address, clip_file, "What?", "--frames", "2", "--json")
+    dead, whole = (json.loads(line) for line in out.splitlines())
+    assert (code, dead["video"]["path"], whole["video"]["path"]) == (2, address, str(clip_file))
+    assert "cannot be fetched" in dead["error"]
+
+
+def test_lines_are_known_by_the_files_not_by_their_names(asked, tmp_path):
+    from PIL import Image
+
+    for name in ("1.png", "5.png", "9.png"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name)
+    output = tmp_path / "o.jsonl"
+    for number, second in enumerate(("5.png", "9.png", "9.png")):
+        code, _, _ = asked(tmp_path / "1.png", tmp_path / second, "What?", "--quiet", "--output", output)
+        assert code == 0
+        assert len(output.read_text().splitlines()) == min(number + 1, 2)
+    code, _, err = asked(tmp_path / "1.png", "What?", "--output", tmp_path / "no" / "o.jsonl", "--quiet")
+    assert (code, err) == (3, [f"stts: {tmp_path / 'no' / 'o.jsonl'}: cannot be written (No such file or directory)."])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--budget-by", "flops"], "--budget-by flops: says how --budget is counted; give --budget too."),
+        (["--budget", "0"], "--budget 0: must be at least 1."),
+        (
+            ["--at", "1", "--compare", "dense@2f"],
+            "--compare dense@2f: says how many frames; it cannot stand with --at.",
+        ),
+        (["--keep-ratio", "1", "--compare"], "--compare dense: is the same run as the one that it is compared with"),
+        (
+            ["--budget", "4", "--compare", "dense"],
+            "--compare dense: is the same run as dense, at most 4 frames; leave it",
+        ),
+        (["--compare", "random,random"], "--compare random: is the same run as random; leave it out."),
+        (["--max-fps", "inf"], "--max-fps inf: must be"),
+    ],
+)
+def test_runs_that_are_the_same_or_flags_without_effect_are_refused(asked, clip_file, flags, words):
+    code, _, err = asked(clip_file, "What?", "--quiet", *flags)
+    assert code == 2
+    assert words in err[0]

@@ -76,7 +76,7 @@ def test_settings_of_one_video(model, video):
     for name in ("", None, 5):
         with pytest.raises(InputError, match="must be a preset's name, a folder or a hub id"):
             stts_cli.load(name)
-    with pytest.raises(InputError, match=r"^rtsp://a\.b/c\.mp4: is a URL"):
+    with pytest.raises(InputError, match=r"^rtsp://a\.b/c\.mp4: is no file; must be a file or an http"):
         model.encode("rtsp://a.b/c.mp4")
     with pytest.raises(InputError, match="name is empty"):
         model.encode("")

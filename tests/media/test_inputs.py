@@ -39,15 +39,14 @@ def parts(*words):
         (["odd name?.mkv", "Why?"], ["odd name?.mkv"], ["Why?"]),
         (["films", "Why?"], ["films/9.mp4", "films/10.mkv"], ["Why?"]),
         (["frames", "Why?"], ["frames"], ["Why?"]),
-        (["one.jpg", "two.png", "Why?"], ["one.jpg and 1 more pictures"], ["Why?"]),
+        (["one.jpg", "two.png", "Why?"], ["one.jpg and 1 more picture"], ["Why?"]),
         (["one.jpg", "a.mp4", "two.png", "Why?"], ["one.jpg", "a.mp4", "two.png"], ["Why?"]),
-        (["frames/*", "Why?"], ["frames/2.jpg and 1 more pictures"], ["Why?"]),
-        (["nowhere.mp4", "nor there.mp4"], ["nowhere.mp4"], ["nor there.mp4"]),
+        (["frames/*", "Why?"], ["frames/2.jpg and 1 more picture"], ["Why?"]),
+        (["./a.mp4", "Why is it in a.mp4?", "nor there.mp4"], ["a.mp4"], ["Why is it in a.mp4?", "nor there.mp4"]),
         (["https://a.b/c.mp4", "Why?"], ["https://a.b/c.mp4"], ["Why?"]),
         (["-", "Why?"], ["standard input"], ["Why?"]),
         (["a.mp4", "x" * 5000, "\0"], ["a.mp4"], ["x" * 5000, "\0"]),
         (["a.mp4", ""], ["a.mp4"], [""]),
-        (["", "Why?"], [""], ["Why?"]),
     ],
 )
 def test_what_exists_is_a_video_and_the_rest_are_questions(here, words, videos, questions):
@@ -78,3 +77,27 @@ def test_pictures_and_addresses_keep_what_is_read(here):
 def test_a_folder_of_two_kinds_or_none_is_refused(here, folder, words):
     with pytest.raises(InputError, match=words):
         split_words([folder, "Why?"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.mp4", "Why?"], "nowhere.mp4: does not exist; must be a video file."),
+        (["Why?", "a.mp4"], "Why?: does not exist; must be a video file."),
+        (["a.mp4", "nope.mp4", "Why?"], "nope.mp4: does not exist; must be a video file."),
+        (["a.mp4", "films/*.webm", "Why?"], "films/*.webm: does not exist; must be a video file."),
+        (["", "Why?"], "the video's name is empty; give a video file."),
+        (["rtsp://x/y", "Why?"], "rtsp://x/y: is no file; must be a file or an http(s) address."),
+        (["-", "-", "Why?"], "-: is named twice; standard input holds one video."),
+    ],
+)
+def test_a_word_that_should_be_a_video_and_is_none_is_refused(here, words, message):
+    with pytest.raises(InputError) as caught:
+        split_words(words)
+    assert str(caught.value) == message
+
+
+def test_what_a_folder_or_a_pattern_named_is_known(here):
+    assert [video.is_expanded for video in split_words(["./a.mp4", "b.mp4", "films", "?.mp4", "Why?"])[0]] == [
+        False, False, True, True, True, True
+    ]  # fmt: skip

@@ -46,6 +46,8 @@ def test_sampling_follows_time_not_index():
         ([8.0, 8.5, 9.0, 9.5, 10.0], 3, 1.0, [0, 2, 4]),  # fits the budget to the frame
         ([1.0, 1.1, 1.2, 1.3], 9, 10.0, [0, 1, 2, 3]),  # three steps of 0.1 s end behind 1.3 s
         ([5.0], 4, 1.0, [0]),
+        ([5.0], 4, 1e308, [0]),
+        ([1.0, 2.0, 3.0], 2, 1e308, [0, 2]),
     ],
 )
 def test_the_nearest_frame_is_taken_and_of_two_as_near_the_later(times, num_frames, max_fps, expected):
@@ -71,9 +73,10 @@ def test_sampling_keeps_both_promises(num_frames, max_fps):
     [
         (0, 1.0, "--frames 0: must be at least 1."),
         (-3, 1.0, "--frames -3: must be at least 1."),
-        (4, 0.0, "--max-fps 0: must be greater than 0."),
-        (4, -1.0, "--max-fps -1: must be greater than 0."),
-        (4, float("nan"), "--max-fps nan: must be greater than 0."),
+        (4, 0.0, "--max-fps 0: must be greater than 0, and finite."),
+        (4, -1.0, "--max-fps -1: must be greater than 0, and finite."),
+        (4, float("inf"), "--max-fps inf: must be greater than 0, and finite."),
+        (4, float("nan"), "--max-fps nan: must be greater than 0, and finite."),
     ],
 )
 def test_sampling_refuses_a_budget_out_of_range(num_frames, max_fps, message):
