@@ -80,11 +80,13 @@ def kept_picture(kept: Kept, title: str) -> bytes:
     shown = spread(len(frames), MAX_FRAMES)
     columns = min(8, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = plots.new_figure(1.6 * columns, 3.4 * rows + 0.6 + STRIP_INCHES * (kept.scores is not None), dpi=100)
+    tall = min(max(frames.shape[1] / frames.shape[2], 0.25), 2.0)
+    inches = 2 * (1.6 * tall + 0.1) * rows + 0.6
+    figure = plots.new_figure(1.6 * columns, inches + STRIP_INCHES * (kept.scores is not None), dpi=100)
     figure.suptitle(title)
     sheet = figure
     if kept.scores is not None:
-        sheet, strip = figure.subfigures(2, 1, height_ratios=[3.4 * rows + 0.6, STRIP_INCHES])
+        sheet, strip = figure.subfigures(2, 1, height_ratios=[inches, STRIP_INCHES])
         _draw_scores(strip, kept.timestamps_s, kept.scores)
     axes = sheet.subplots(2 * rows, columns, squeeze=False)
     for axis in axes.flat:
