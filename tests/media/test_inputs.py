@@ -69,7 +69,7 @@ def test_pictures_and_addresses_keep_what_is_read(here):
     [
         (
             "both",
-            r"^both: holds videos \(1\) and pictures \(1\); must be one kind; name the files, such as 'both/\*\.mp4'\.$",
+            r"^both: holds videos \(1\) and pictures \(1\); must be one kind; name the files, .* 'both/\*\.mp4'\.$",
         ),
         ("text", r"^text: holds neither pictures nor videos; must hold frames or video files\.$"),
     ],
