@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stts_cli.errors import InputError
 from stts_cli.settings import LayoutRule
 
 
@@ -52,8 +53,11 @@ class ReadRequest:
     avoid_pyav: str = ""  # why PyAV is not to be tried
 
     def sized(self, height: int, width: int) -> SizedRequest:
-        """Decide the size for a video of such frames, before one is decoded."""
-        size = self.size(height, width, self.num_frames).frame_size if callable(self.size) else self.size
+        """Decide the size for a video of such frames, before one is decoded; InputError where the rule refuses them."""
+        try:
+            size = self.size(height, width, self.num_frames).frame_size if callable(self.size) else self.size
+        except InputError as error:
+            raise InputError(f"{self.source.path}: {error}") from error
         return SizedRequest(self.source, self.num_frames, self.max_fps, size, self.resample, self.avoid_pyav)
 
 

@@ -161,7 +161,7 @@ class Fit:
     def __call__(self, frame: Any) -> np.ndarray:
         """Return a frame's pixels; frames of other sizes are made as large as the first."""
         if self._first is None:
-            quarters, size = frame.rotation // 90 % 4, (frame.height, round(frame.width * self.aspect))
+            quarters, size = frame.rotation // 90 % 4, (frame.height, max(round(frame.width * self.aspect), 1))
             sized = self.request.sized(*(size[::-1] if quarters % 2 else size))
             self._first = frame.height, frame.width, quarters, Resizer(sized.size, sized.resample)
         height, width, quarters, resizer = self._first
@@ -172,7 +172,7 @@ class Fit:
 
 
 def _read_with_decord(info: VideoInfo, request: ReadRequest, reason: str) -> Clip:
-    sized = request.sized(info.height, round(info.width * info.aspect))
+    sized = request.sized(info.height, max(round(info.width * info.aspect), 1))
 
     def choose(times: np.ndarray) -> tuple[np.ndarray, list[int]]:
         times = _clean_times(times, info.fps)

@@ -115,6 +115,21 @@ def test_a_size_is_decided_by_what_is_seen_not_by_what_is_coded(tmp_path):
     assert clip.frames.shape == (2, 24, 64, 3)
 
 
+def test_a_size_that_is_seen_is_at_least_a_pixel(tmp_path):
+    """Pixels a million times as high as wide: a rule divides by the width."""
+    path = write_kind(tmp_path, "mp4", num_frames=3, aspect=Fraction(2, 1))
+    data = path.read_bytes()
+    place = data.find(b"pasp") + 4
+    path.write_bytes(data[:place] + (1).to_bytes(4, "big") + (10**6).to_bytes(4, "big") + data[place + 8 :])
+
+    def rule(height, width, num_frames):
+        raise InputError(f"frames of {width}x{height} px: must be wider by {height // width}.")
+
+    for avoid in ("", "x"):
+        with pytest.raises(InputError, match=r"a\.mp4: frames of 1x48 px: must be wider by 48\.$"):
+            video.read_file(ReadRequest(Source(path), 2, 2.0, rule, avoid_pyav=avoid))
+
+
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"gif", "apng", "png", "y4m"}))
 def test_of_a_cut_file_what_is_there_is_read_and_the_rest_is_noted(tmp_path, kind):
     path = write_kind(tmp_path, kind, options={"g": "10"})
