@@ -101,6 +101,7 @@ def _animation(path: Path, request: ReadRequest) -> Clip | None:
             with _quietly():
                 for index in range(number):
                     picture.seek(index)
+                    check_size(path, *picture.size)  # a later frame may be larger
                     picture.load()  # its time on screen is known then
                     milliseconds.append(max(float(picture.info.get("duration", 0)), 1.0))
         except Exception as error:

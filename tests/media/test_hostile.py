@@ -111,6 +111,7 @@ def playlists(target: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_file_that_names_another_opens_nothing(tmp_path, connections):
     """The other file is a FIFO that nobody writes to: a reader that opens it hangs."""
     port, found = connections
@@ -176,6 +177,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 def test_a_frame_of_gigabytes_is_refused(tmp_path):
     write_bombs(tmp_path)
     wanted = {f"bomb.{kind}": words for kind, words in BOMBS.items()} | dict.fromkeys(
@@ -252,8 +254,11 @@ def odd(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     (folder / "lost.mp4").symlink_to(folder / "gone.mp4")
     (folder / "zero.mp4").symlink_to("/dev/zero")
     (folder / "folder.mp4").mkdir()
+    (folder / "frames").mkdir()
+    os.mkfifo(folder / "frames" / "1.png")
     wanted |= dict.fromkeys(("pipe.mp4", "socket.mp4", "zero.mp4"), ": is a pipe, a socket or a device")
     wanted |= dict.fromkeys(("loop.mp4", "link.mp4"), ": cannot be opened ")
+    wanted["frames"] = "1.png: is a pipe, a socket or a device"
     wanted |= {"lost.mp4": ": does not exist", "folder.mp4": ": holds neither pictures nor videos"}
     wanted |= {"a\0b.mp4": ": is no name of a file", "x" * 5000: ": cannot be opened "}
     return folder, wanted

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from stts_cli.errors import InputError
+from stts_cli.media import pictures
 from stts_cli.media.inputs import split_words
 from stts_cli.media.reader import read_source
 from stts_cli.media.source import ReadRequest, Source
@@ -122,6 +123,23 @@ def test_of_a_cut_animation_what_is_there_is_read_and_the_rest_is_noted(tmp_path
     assert clip.damage == ("the file is damaged: 3 of its 8 frames can be read",)
     assert clip.timestamps_s == [0.0, 0.5, 1.0]
     np.testing.assert_array_equal(clip.frames, noise[:3])
+
+
+def test_each_frame_of_an_animation_is_held_to_the_most_pixels(tmp_path, monkeypatch):
+    """A GIF, by another name: Pillow makes its screen as large as its largest frame."""
+    seen = []
+    monkeypatch.setattr(pictures, "check_size", lambda path, *size: seen.append(size))
+    path = tmp_path / "a.webp"
+    frames = [Image.fromarray(np.full((48, 64, 3), value, np.uint8)) for value in (9, 99, 199)]
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], duration=500)
+    data = bytearray(path.read_bytes())
+    place = data.rfind(b"\x2c\0\0\0\0") + 5
+    data[place : place + 4] = (90).to_bytes(2, "little") * 2
+    path.write_bytes(data)
+    clip = read_source(request(path))
+    assert clip.damage == ("the file is damaged: 2 of its 3 frames can be read",)
+    assert clip.frames.shape == (2, 48, 64, 3)
+    assert (90, 90) in seen
 
 
 def test_pillow_says_nothing_of_its_own(tmp_path, capfd, recwarn):
