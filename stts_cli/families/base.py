@@ -9,7 +9,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,14 @@ class Prompt:
     dense_length: int  # L before anything was deleted
     # int64 (..., 1, L); None where the model counts the tokens itself, see `Family.positions`
     position_ids: Tensor | None = None
+
+
+class Prefix(NamedTuple):
+    """A prompt up to the end of its video."""
+
+    ids: Tensor  # int64 (L,)
+    is_visual: Tensor  # bool (L,)
+    positions: Tensor | None  # int64 (..., L); None where the model counts the tokens itself
 
 
 class Family(ABC):
@@ -226,8 +234,7 @@ class Family(ABC):
         """How every video is cut, of a family that cuts all alike."""
         if not isinstance(self.layout_rule, FixedLayout):
             raise InputError(
-                f"{self.model_name}: cuts every video in its own way; `stts ask` and `stts eval` can use it, not yet "
-                "`stts finetune`, `stts profile` and --budget-by flops."
+                f"{self.model_name}: cuts every video in its own way; --budget-by flops cannot use it yet, use tokens."
             )
         return self.layout_rule.layout
 
@@ -388,11 +395,15 @@ class Family(ABC):
         keep_mask: Tensor,
         layout: Layout | None = None,
         duration_s: float | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Word a prompt up to the end of its video, for training: ids int64 (L,) and is_visual bool (L,)."""
+    ) -> Prefix:
+        """Word a prompt up to the end of its video, for training."""
         prompt = self.build_prompt(timestamps_s, "?", keep_mask, layout=layout, duration_s=duration_s)
-        end = prompt.num_prefix
-        return prompt.input_ids[0, :end], prompt.mm_token_type_ids[0, :end].bool()
+        end, positions = prompt.num_prefix, prompt.position_ids
+        return Prefix(
+            prompt.input_ids[0, :end],
+            prompt.mm_token_type_ids[0, :end].bool(),
+            None if positions is None else positions[..., 0, :end],
+        )
 
     def conversation_ids(self, turns: Sequence[tuple[str, str]], context: str = "") -> tuple[list[int], list[bool]]:
         """Word what follows the video: the user's turns and the answers, tokenized apart as they come at inference.

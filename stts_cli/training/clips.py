@@ -23,6 +23,7 @@ from stts_cli.data.rows import first_line
 from stts_cli.errors import EnvironmentFailure, InputError
 from stts_cli.media.reader import read_source
 from stts_cli.media.source import ReadRequest, Source
+from stts_cli.settings import LayoutRule
 from stts_cli.training.samples import VideoSample
 
 
@@ -30,7 +31,7 @@ from stts_cli.training.samples import VideoSample
 class TrainingClip:
     """One video, decoded, with everything asked about it."""
 
-    frames: Tensor  # uint8 (T, H, W, 3), RGB, of the family's frame size
+    frames: Tensor  # uint8 (T, H, W, 3), RGB, of the size that the family gives them
     timestamps_s: tuple[float, ...]  # T times in seconds; they count from the start of the cut
     conversations: tuple[Conversation, ...]  # at least one
     name: str  # for messages: the path of the video, or "shapes:SPLIT/INDEX"
@@ -65,7 +66,7 @@ class VideoClips(Dataset[list[TrainingClip]]):
     samples: list[VideoSample]
     num_frames: int  # the most of a video
     max_fps: float
-    frame_size: tuple[int, int]  # (height, width) in pixels
+    frame_size: tuple[int, int] | LayoutRule  # (height, width) in pixels, or what decides it for each video
     resample: str = "bilinear"  # filter that frames are resized with, as in `video.read_clip`
     cache_dir: Path | None = None  # keeps decoded frames, made when needed; None decodes every time
 
@@ -105,7 +106,8 @@ class VideoClips(Dataset[list[TrainingClip]]):
                 f"{sample.video}: cannot be read ({error.strerror}); put it back, or take it out of the data."
             ) from error
         path = os.path.abspath(sample.video)
-        budget = (sample.start, sample.end, self.num_frames, self.max_fps, *self.frame_size, self.resample)
+        size = self.frame_size if isinstance(self.frame_size, tuple) else (repr(self.frame_size),)
+        budget = (sample.start, sample.end, self.num_frames, self.max_fps, *size, self.resample)
         key = hashlib.sha256(repr((path, found.st_size, found.st_mtime_ns, *budget)).encode()).hexdigest()[:32]
         return self.cache_dir / key[:2] / f"{key}.npz"
 
@@ -115,15 +117,18 @@ def collate(items: list[list[TrainingClip]]) -> Batch:
     return {"clips": [clip for item in items for clip in item]}
 
 
-def _load_entry(entry: Path, frame_size: tuple[int, int]) -> _Frames | None:
+def _load_entry(entry: Path, size: tuple[int, int] | LayoutRule) -> _Frames | None:
     """Return what a cache entry holds, or None where there is none or it is damaged, which zip's sums show."""
     try:
         with np.load(entry) as kept:
             frames, times, duration_s = kept["frames"], tuple(kept["timestamps_s"].tolist()), float(kept["duration_s"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-    fits = frames.dtype == np.uint8 and frames.shape == (len(times), *frame_size, 3)
-    return (frames, times, duration_s) if fits and times else None
+    if frames.dtype != np.uint8 or frames.ndim != 4 or len(times) == 0:
+        return None
+    if callable(size):
+        size = size(frames.shape[1], frames.shape[2], len(times)).frame_size
+    return (frames, times, duration_s) if frames.shape == (len(times), *size, 3) else None
 
 
 def _save_entry(entry: Path, frames: np.ndarray, times: tuple[float, ...], duration_s: float) -> None:

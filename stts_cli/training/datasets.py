@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stts_cli.data.conversations import Conversation
 from stts_cli.errors import InputError
+from stts_cli.media.container import VideoInfo
 from stts_cli.media.resize import DECODER, NOTE, choose_filter
+from stts_cli.settings import FixedLayout, Layout
 from stts_cli.training.run_folder import RunLog
 from stts_cli.training.settings import FinetuneSettings
 
@@ -57,14 +60,17 @@ def make_data(
     settings: FinetuneSettings, family: Any, rows: tuple[Any, Any], world: int, skip_invalid: bool, log: RunLog
 ) -> Data:
     """Check every row and video, and make the data sets."""
+    from stts_cli.toy.nano_model import FRAME_SIZE
     from stts_cli.toy.world_clips import HeldOutShapes, ShapesClips
     from stts_cli.training.clips import VideoClips
 
     held_out: Any = None
+    rule = family.layout_rule
+    shapes_size = rule(FRAME_SIZE, FRAME_SIZE, settings.frames).frame_size
     if "shapes" in (settings.data, settings.eval_data) and settings.eval_videos:
-        held_out = HeldOutShapes(settings, family.frame_size)
+        held_out = HeldOutShapes(settings, shapes_size)
     if settings.data == "shapes":
-        train = ShapesClips(settings, family.frame_size, world)
+        train = ShapesClips(settings, shapes_size, world)
         return Data(train, held_out, "the procedural world, training seeds")
     if settings.resize == DECODER:
         log.note(NOTE)
@@ -73,7 +79,7 @@ def make_data(
             check_rows(settings, family, samples, skip_invalid, log),
             num_frames=settings.frames,
             max_fps=settings.max_fps,
-            frame_size=family.frame_size,
+            frame_size=rule.layout.frame_size if isinstance(rule, FixedLayout) else rule,
             resample=choose_filter(settings.resize, family.resample),
             cache_dir=Path(settings.cache) if settings.cache else None,
         )
@@ -89,22 +95,25 @@ def check_rows(settings: FinetuneSettings, family: Any, samples: Any, skip_inval
 
     from stts_cli.training.samples import leave_out, report_problems, validate
 
-    windows = family.shape().num_windows
     most = family.model.config.get_text_config().max_position_embeddings
 
     @functools.cache
-    def before(num_frames: int) -> int:
+    def before(num_frames: int, layout: Layout) -> int:
         """Count the tokens up to the end of a video whose times are not known yet: of no fewer digits than these."""
-        count = num_frames * windows
-        if count > most:
-            return count
-        return len(family.video_prefix([9999.9] * num_frames, torch.ones(num_frames, windows, dtype=torch.bool))[0])
+        keep = torch.ones(layout.num_units(num_frames), layout.num_windows, dtype=torch.bool)
+        if keep.numel() > most:
+            return keep.numel()
+        return len(family.video_prefix([9999.9] * num_frames, keep, layout).ids)
+
+    def measure(info: VideoInfo, num_frames: int, conversation: Conversation) -> int:
+        layout = family.layout_rule(info.height, round(info.width * info.aspect), max(1, num_frames))
+        return before(num_frames, layout) + len(conversation.tokens(family)[0]) - 1
 
     problems = validate(
         samples,
         max_frames=settings.frames,
         max_fps=settings.max_fps,
-        measure=lambda num_frames, conversation: before(num_frames) + len(conversation.tokens(family)[0]) - 1,
+        measure=measure,
         limit=min(settings.seq_len or most, most),
         progress=lambda done, total: log({"event": "checking", "done": done, "total": total}),
     )

@@ -72,13 +72,14 @@ def _flops(model: TrainingModel, clips: Sequence[TrainingClip], step: Step, scor
     family, start = model.family, 0
     flops = torch.zeros(2, dtype=torch.float64)
     for clip in clips:
-        part = slice(start, start + len(clip.frames))
+        layout = family.layout_rule(clip.frames.shape[1], clip.frames.shape[2], len(clip.frames))
+        part = slice(start, start + layout.num_units(len(clip.frames)))
         mask, start = step.keep_mask[part].cpu(), part.stop
         ids, is_answer = family.conversation_ids(clip.conversations[0].turns[:1], clip.conversations[0].subtitles)
-        prefix, _ = family.video_prefix(list(clip.timestamps_s), mask, duration_s=clip.duration_s)
-        asked = len(prefix) + len(ids) - sum(is_answer)
+        prefix = family.video_prefix(list(clip.timestamps_s), mask, layout, clip.duration_s)
+        asked = len(prefix.ids) + len(ids) - sum(is_answer)
         count = savings.count(
-            family.shape(),
+            family.shape(layout),
             mask.sum(1).tolist(),
             (asked + int((~mask).sum()), asked),
             family.settings.prune_layer,

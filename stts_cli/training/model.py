@@ -20,7 +20,7 @@ from torch.nn import functional
 from stts_cli.errors import EnvironmentFailure, is_out_of_memory
 from stts_cli.families.base import EncodedVideo, Family
 from stts_cli.pruning.losses import temporal_loss
-from stts_cli.settings import Execution
+from stts_cli.settings import Execution, Layout
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.rows import Rows, VideoTokens, write_rows
 from stts_cli.training.settings import FinetuneSettings
@@ -37,8 +37,9 @@ class Step(NamedTuple):
     num_windows: int  # windows that the temporal loss counts; 0 where nothing was scored
     right: Tensor  # bool (num_answers,), True where greedy decoding gives the answer word for word
     num_inputs: int  # tokens that the language model read
-    keep_mask: Tensor  # bool (T, W) of all clips' frames, True for windows that reached the language model
-    packed_patches: Sequence[int] = ()  # patches of each frame that the ViT's packed blocks ran on
+    # bool (U, W) of all clips' units, True for windows that reached the language model; (K,) of clips not cut alike
+    keep_mask: Tensor
+    packed_patches: Sequence[int] = ()  # patches of each unit that the ViT's packed blocks ran on
 
     def sums(self) -> Tensor:
         """Return what batches add up, float64 (9,): lm_sum, num_tokens, temporal_sum, num_windows, then counts.
@@ -49,6 +50,24 @@ class Step(NamedTuple):
         windows = (self.num_windows, int(self.keep_mask.sum()), self.keep_mask.numel())
         losses = (self.lm_sum.item(), self.num_tokens, self.temporal_sum.item())
         return torch.tensor((*losses, *windows, *answers), dtype=torch.float64)
+
+
+def _joined(steps: Sequence[Step]) -> Step:
+    """Add up the steps of clips that are not cut alike."""
+    lm_sum, answer_sum, temporal_sum = (
+        torch.stack([getattr(step, name) for step in steps]).sum() for name in ("lm_sum", "answer_sum", "temporal_sum")
+    )
+    return Step(
+        lm_sum,
+        answer_sum,
+        sum(step.num_tokens for step in steps),
+        temporal_sum,
+        sum(step.num_windows for step in steps),
+        torch.cat([step.right for step in steps]),
+        sum(step.num_inputs for step in steps),
+        torch.cat([step.keep_mask.flatten() for step in steps]),
+        [number for step in steps for number in step.packed_patches],
+    )
 
 
 class TrainingModel(nn.Module):
@@ -79,7 +98,7 @@ class TrainingModel(nn.Module):
         """Encode clips and read their conversations.
 
         Args:
-            clips: a batch; all frames of one size.
+            clips: a batch; those that the family cuts alike are encoded together.
             keep_ratio: fraction of windows kept of each clip, in (0, 1].
             scorer: who chooses; None for the one that is trained with.
             seed: of the random scorer.
@@ -92,11 +111,28 @@ class TrainingModel(nn.Module):
         Raises:
             EnvironmentFailure: out of memory, with the stage and what to lower.
         """
-        lengths = [len(clip.frames) for clip in clips]
-        name = self.settings.scorer if scorer is None else scorer
+        groups: dict[Layout, list[TrainingClip]] = {}
+        for clip in clips:
+            groups.setdefault(self._layout(clip), []).append(clip)
+        how = (keep_ratio, self.settings.scorer if scorer is None else scorer, seed, temporal_only, score_bound)
+        steps = [self._step(layout, alike, *how) for layout, alike in groups.items()]
+        return steps[0] if len(steps) == 1 else _joined(steps)
+
+    def _step(
+        self,
+        layout: Layout,
+        clips: Sequence[TrainingClip],
+        keep_ratio: float,
+        name: str,
+        seed: int,
+        temporal_only: bool,
+        score_bound: float | None,
+    ) -> Step:
+        """Take `forward`'s step on clips that are cut alike."""
+        lengths = [layout.num_units(len(clip.frames)) for clip in clips]
         pruning = self.family.settings.override(keep_ratio=keep_ratio, scorer=name)
         for length in lengths:
-            if text := pruning.clamp_note(length, self.family.layout.num_windows):
+            if text := pruning.clamp_note(length, layout.num_windows):
                 self.note(text)
         with stage("the vision encoder", "--frames, --batch-size or --keep-ratio"):
             encoded = self._encode(clips, keep_ratio, name if keep_ratio < 1 else "none", seed)
@@ -123,21 +159,28 @@ class TrainingModel(nn.Module):
         """
         said = [talk.tokens(self.family)[1] for clip in clips for talk in clip.conversations]
         lengths = [sum(answer) for each in said for is_answer, answer in groupby(each) if is_answer]
-        frames = sum(len(clip.frames) - 1 for clip in clips)
+        layouts = [self._layout(clip) for clip in clips]
+        units = [layout.num_units(len(clip.frames)) for clip, layout in zip(clips, layouts, strict=True)]
+        windows = sum((n - 1) * layout.num_windows for n, layout in zip(units, layouts, strict=True))
         root = self.settings.answer_weights == "root-length"
-        return sum(n**0.5 if root else n for n in lengths), frames * self.family.shape().num_windows
+        return sum(n**0.5 if root else n for n in lengths), windows
 
     def write(self, clips: Sequence[TrainingClip], keep_mask: Tensor) -> Rows:
-        """Write a batch's rows; the mask, bool (T, W) of all clips' frames, is on the CPU."""
-        videos = []
-        for clip, mask in zip(clips, keep_mask.split([len(clip.frames) for clip in clips]), strict=True):
-            prefix, is_visual = self.family.video_prefix(list(clip.timestamps_s), mask, duration_s=clip.duration_s)
+        """Write the rows of clips that are cut alike; the mask, bool (U, W) of all their units, is on the CPU."""
+        layout, videos = self._layout(clips[0]), []
+        units = [layout.num_units(len(clip.frames)) for clip in clips]
+        for clip, mask in zip(clips, keep_mask.split(units), strict=True):
+            prefix = self.family.video_prefix(list(clip.timestamps_s), mask, layout, clip.duration_s)
             conversations = tuple(talk.tokens(self.family) for talk in clip.conversations)
-            videos.append(VideoTokens(prefix, is_visual, conversations))
+            videos.append(VideoTokens(prefix.ids, prefix.is_visual, conversations, prefix.positions))
         pad = self.family.tokenizer.pad_token_id
         pad = self.family.eos_token_ids[0] if pad is None else pad
         dtype = next(self.stock.parameters()).dtype
         return write_rows(videos, pad, dtype, self.settings.seq_len, two_way=self.family.two_way)
+
+    def _layout(self, clip: TrainingClip) -> Layout:
+        height, width = clip.frames.shape[1:3]
+        return self.family.layout_rule(height, width, len(clip.frames))
 
     def _weigh(self, logits: Tensor, labels: Tensor, answers: Tensor) -> Tensor | None:
         """Add up cross-entropy and z-loss of the answers' tokens, each by its weight; None where all weigh the same."""

@@ -23,6 +23,7 @@ class VideoTokens:
     prefix: Tensor  # ids up to the end of the video, one placeholder a kept window
     is_visual: Tensor  # bool (len(prefix),), True for the video's own tokens
     conversations: tuple[tuple[list[int], list[bool]], ...]  # (ids, is_answer) of each
+    positions: Tensor | None = None  # int64 (..., len(prefix)) of the prefix; None for 0, 1, 2...
 
     def __len__(self) -> int:
         """Return the tokens of the row that this video takes; an answer's last token is never an input."""
@@ -34,7 +35,9 @@ class Rows:
     """What the language model reads; B rows of L tokens, padded on the right."""
 
     input_ids: Tensor  # int64 (B, L)
-    position_ids: Tensor  # int64 (B, L); every conversation goes on from the end of its own video
+    position_ids: (
+        Tensor  # int64 (..., B, L), as the videos have them; every conversation goes on from the end of its own video
+    )
     attention_mask: Tensor  # float (B, 1, L, L), 0 where a token may look, else the lowest number of its dtype
     is_visual: Tensor  # int64 (B, L), 1 for the tokens of a video
     labels: Tensor  # int64 (B, L), the token that should follow, IGNORED where no loss is taken
@@ -72,7 +75,8 @@ def write_rows(
     rows = assign_rows([len(v) for v in videos], seq_len)
     counts = [sum(_num_answers(is_answer) for _, is_answer in video.conversations) for video in videos]
     shape = (len(rows), max(sum(len(videos[k]) for k in row) for row in rows))
-    ids, positions = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
+    starts = [torch.arange(len(v.prefix)) if v.positions is None else v.positions for v in videos]
+    ids, positions = torch.full(shape, pad_id), torch.zeros(*starts[0].shape[:-1], *shape, dtype=torch.long)
     visual, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
     answers, owner, block = torch.full(shape, -1), torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
     for r, row in enumerate(rows):
@@ -81,13 +85,13 @@ def write_rows(
             video, answer, n = videos[k], sum(counts[:k]), len(videos[k].prefix)
             owner[r, at : at + len(video)] = k
             ids[r, at : at + n], visual[r, at : at + n] = video.prefix, video.is_visual.long()
-            positions[r, at : at + n] = torch.arange(n)
+            positions[..., r, at : at + n] = starts[k]
             at += n
             for number, (tokens, is_answer) in enumerate(video.conversations, start=1):
                 m, asked = len(tokens) - 1, torch.tensor(is_answer)
                 place = slice(at, at + m)
                 ids[r, place], block[r, place] = torch.tensor(tokens[:-1]), number
-                positions[r, place] = torch.arange(n, n + m)
+                positions[..., r, place] = starts[k][..., -1:] + 1 + torch.arange(m)
                 labels[r, place] = torch.where(asked[1:], torch.tensor(tokens[1:]), IGNORED)
                 begins = asked[1:] & ~asked[:-1]
                 answers[r, place] = torch.where(asked[1:], begins.long().cumsum(0) - 1 + answer, -1)

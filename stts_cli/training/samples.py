@@ -126,14 +126,14 @@ def validate(
     *,
     max_frames: int,
     max_fps: float,
-    measure: Callable[[int, Conversation], int],
+    measure: Callable[[VideoInfo, int, Conversation], int],
     limit: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Problem]:
     """Look for what training would trip over; every video is opened once, none is decoded.
 
-    `measure` returns the tokens that (frames, conversation) take in a sequence, `limit` is the most of one; `progress`
-    is called with (videos looked at, all). Return the problems by line, those of a video at its first.
+    `measure` returns the tokens that (header, frames, conversation) take in a sequence, `limit` is the most of one;
+    `progress` is called with (videos looked at, all). Return the problems by line, those of a video at its first.
     """
     by_video: dict[str, list[VideoSample]] = {}
     for sample in samples:
@@ -207,7 +207,7 @@ def _check_sample(
     info: VideoInfo,
     max_frames: int,
     max_fps: float,
-    measure: Callable[[int, Conversation], int],
+    measure: Callable[[VideoInfo, int, Conversation], int],
     limit: int,
 ) -> Iterator[Problem]:
     """Check the cut, then the length of every conversation behind it."""
@@ -218,7 +218,7 @@ def _check_sample(
             yield Problem(talk.line, sample.video, wrong, "bad start or end")
             continue
         try:
-            tokens = measure(len(times), talk.with_subtitles(times))
+            tokens = measure(info, len(times), talk.with_subtitles(times))
         except InputError as error:
             yield Problem(talk.line, sample.video, _what(error), "unusable text")
             continue

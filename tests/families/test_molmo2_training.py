@@ -47,7 +47,7 @@ def ids_of(family, text):
 def test_one_turn_is_the_prompt_and_the_answer(family, keep, question, answer, context):
     """Prefix and turn, put together, are what inference reads; behind it the answer and the token that ends it."""
     prompt = family.build_prompt(TIMES, question, keep, context=context)
-    prefix, is_visual = family.video_prefix(TIMES, keep)
+    prefix, is_visual, _ = family.video_prefix(TIMES, keep)
     ids, is_answer = family.conversation_ids(((question, answer),), context)
     said = [*ids_of(family, answer), family.tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert prefix.tolist() + ids == prompt.input_ids[0].tolist() + said

@@ -215,7 +215,7 @@ def test_an_option_is_scored_with_the_blank_that_stands_before_an_answer(folder,
 
     video = (model := VideoModel(family, Arm("", str(folder), frames=4))).encode(clip_file)
     found = {option.text: option.log_likelihood for option in model.ask(video, QUESTION, options=["red", "no"]).options}
-    prefix, _ = family.video_prefix(video.timestamps_s, video.keep_mask, duration_s=video.clip.duration_s)
+    prefix, *_ = family.video_prefix(video.timestamps_s, video.keep_mask, duration_s=video.clip.duration_s)
     for answer in ("red", "no"):
         ids, is_answer = family.conversation_ids([(QUESTION, answer)])
         assert family.tokenizer.decode(ids).startswith(f"\n\n{QUESTION}<end_of_utterance>\nAssistant: {answer}<end_of_")
@@ -230,7 +230,7 @@ def test_training_words_a_conversation_as_asking_does(family):
     keep = torch.ones(3, 9, dtype=torch.bool)
     for context in ("", "subtitle\n0.0 - 1.0 Hello\n"):
         prompt = family.build_prompt(TIMES, QUESTION, keep, context=context, duration_s=75.2)
-        prefix, _ = family.video_prefix(TIMES, keep, duration_s=75.2)
+        prefix, *_ = family.video_prefix(TIMES, keep, duration_s=75.2)
         ids, is_answer = family.conversation_ids([(QUESTION, "red"), ("Why?", "so")], context)
         asked = prefix.tolist() + ids[: is_answer.index(True)]
         assert asked == prompt.input_ids[0].tolist()

@@ -145,7 +145,7 @@ def test_subtitles_are_put_where_the_evaluation_puts_them(write, tmp_path):
 # the check before a run
 
 
-def check(samples, *, measure=lambda frames, conversation: 10, **settings):
+def check(samples, *, measure=lambda info, frames, conversation: 10, **settings):
     return validate(samples, max_frames=8, max_fps=2.0, measure=measure, limit=100, **settings)
 
 
@@ -207,7 +207,7 @@ def test_too_long_a_sample_is_named_with_both_counts(clip_file):
     """Five seconds at two a second would be eleven frames; eight are the most, a cut of two seconds has five."""
     seen = []
 
-    def measure(frames, conversation):
+    def measure(info, frames, conversation):
         seen.append(frames)
         return 20 * frames
 
@@ -218,7 +218,7 @@ def test_too_long_a_sample_is_named_with_both_counts(clip_file):
 
 
 def test_a_text_that_cannot_be_used_is_a_problem(clip_file):
-    def measure(frames, conversation):
+    def measure(info, frames, conversation):
         raise InputError("the template rewrites answers; strip them.")
 
     (found,) = check([sample(clip_file)], measure=measure)

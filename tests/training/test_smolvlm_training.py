@@ -36,7 +36,7 @@ def clip_of(num_frames, talks, seed):
 def alone(family, clip, talk, **pruning):
     """Return the summed loss of one conversation by the stock model and its own causal mask."""
     encoded = family.encode(family.preprocess(clip.frames), family.settings.override(**pruning))
-    prefix, _ = family.video_prefix(list(clip.timestamps_s), encoded.keep_mask, duration_s=clip.duration_s)
+    prefix, *_ = family.video_prefix(list(clip.timestamps_s), encoded.keep_mask, duration_s=clip.duration_s)
     text = f"\n\n{talk.subtitles}" if talk.subtitles else ""
     ids = family.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     is_answer = [False] * len(ids)
