@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from stts_cli.commands import flags
 from stts_cli.errors import EnvironmentFailure, InputError
+
+if TYPE_CHECKING:
+    from stts_cli.config.shapes import Architecture
 
 MEASURING = ("video", "resize", "repeats", "device", "kernel", "memory")  # flags that --analytic does not need
 _Number = TypeVar("_Number", int, float)
@@ -53,7 +56,6 @@ def profile(
     json: flags.Json = False,
 ) -> None:
     """Measure dense against pruned: tokens, FLOPs, time by stage and memory."""
-    from stts_cli.config.architectures import load_architecture
     from stts_cli.config.arms import parse_arms
     from stts_cli.config.presets import Preset, choose_preset, demo_video
     from stts_cli.cost import estimate
@@ -80,12 +82,7 @@ def profile(
         raise InputError(f"--compare {wrong[0]}: profile runs one model at --frames; must be a keep ratio or a scorer.")
     with Progress() as progress:
         progress("starting")
-        if shape:
-            architecture = load_architecture(shape)
-        else:
-            from stts_cli.profiling import architecture_of
-
-            architecture = architecture_of(settings.model)
+        architecture = _architecture(shape, settings.model)
         if video:
             architecture = architecture.at(counts[0], (header.height, header.width))
         asked: dict[str, Any] = {"frames": counts, "keep_ratios": ratios, "scorer": settings.scorer, "compare": arms}
@@ -114,6 +111,17 @@ def profile(
     show(document, json_only=json)
     if missing := ", ".join(document.get("not_measured", [])):
         raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured. Lower --frames or --keep-ratio.")
+
+
+def _architecture(shape: str | None, model: str) -> Architecture:
+    """Return the sizes of a shape, or of a checkpoint."""
+    from stts_cli.config.architectures import load_architecture
+
+    if shape:
+        return load_architecture(shape)
+    from stts_cli.profiling import architecture_of
+
+    return architecture_of(model)
 
 
 def _without_effect(context: typer.Context) -> list[str]:
