@@ -20,11 +20,14 @@ from torch.utils.data import Dataset
 from stts_cli.data.conversations import Conversation
 from stts_cli.errors import InputError, suggest
 from stts_cli.media.sampling import sample_indices
+from stts_cli.toy.nano_model import FRAME_SIZE
 from stts_cli.toy.questions import MORE_WORDINGS, Question, as_typed, ask
 from stts_cli.toy.render import render
 from stts_cli.toy.world import Scene, make_scene
 from stts_cli.training.clips import TrainingClip
 from stts_cli.training.settings import FinetuneSettings
+
+DRAWN_SIDE = FRAME_SIZE  # of a frame in pixels, where a family's rule does not want another
 
 
 class Length(NamedTuple):

@@ -60,13 +60,12 @@ def make_data(
     settings: FinetuneSettings, family: Any, rows: tuple[Any, Any], world: int, skip_invalid: bool, log: RunLog
 ) -> Data:
     """Check every row and video, and make the data sets."""
-    from stts_cli.toy.nano_model import FRAME_SIZE
-    from stts_cli.toy.world_clips import HeldOutShapes, ShapesClips
+    from stts_cli.toy.world_clips import DRAWN_SIDE, HeldOutShapes, ShapesClips
     from stts_cli.training.clips import VideoClips
 
     held_out: Any = None
     rule = family.layout_rule
-    shapes_size = rule(FRAME_SIZE, FRAME_SIZE, settings.frames).frame_size
+    shapes_size = rule(DRAWN_SIDE, DRAWN_SIDE, settings.frames).frame_size
     if "shapes" in (settings.data, settings.eval_data) and settings.eval_videos:
         held_out = HeldOutShapes(settings, shapes_size)
     if settings.data == "shapes":
