@@ -5,16 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from stts_cli.cost import savings
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.media.resize import Resizer
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
-from stts_cli.settings import Execution, num_dropped
+from stts_cli.settings import num_dropped
 from tests.families.tiny_qwen3_vl import QUESTION, STORED, TIMES, VIDEO_PROCESSOR, given_frames, save_qwen3_vl
 
 SECONDS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -120,23 +118,6 @@ def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio
 
 
 @torch.no_grad()
-def test_dropping_or_changing_a_visual_token_changes_the_logits(family, frames):
-    encoded = encode(family, frames, keep_ratio=1.0)
-    prompt = worded(family, encoded)
-    whole = logits(family, prompt, encoded.visual_tokens)[0, -1]
-    for part in (slice(0, 16), slice(16, 32), slice(32, 48)):  # the token, and what each tap adds
-        changed = encoded.visual_tokens.clone()
-        changed[7, part] += 1.0
-        assert (logits(family, prompt, changed)[0, -1] - whole).abs().max() > 1e-5
-    keep = encoded.keep_mask.clone()
-    keep[2, 3] = False
-    short = worded(family, encoded, keep)
-    assert (logits(family, short, encoded.visual_tokens[keep.flatten()])[0, -1] - whole).abs().max() > 1e-5
-    with pytest.raises(ValueError, match="do not match"):
-        logits(family, prompt, encoded.visual_tokens[:-1])
-
-
-@torch.no_grad()
 def masked_logits(family, frames, keep_ratio):
     """The slow path: per-unit stock blocks on kept patches, and every placeholder in the prompt, the dropped masked."""
     patches = family.preprocess(frames)
@@ -202,50 +183,6 @@ def test_pruned_equals_the_masked_path(family, frames, keep_ratio):
     torch.testing.assert_close(logits(family, prompt, encoded.visual_tokens)[0], expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scorer", ["learned", "temporal", "reference", "random", "tome", "none"])
-@torch.no_grad()
-def test_batch_of_videos_equals_each_alone(family, frames, scorer):
-    videos = frames[:6].split([4, 2])
-    layout = family.layout_rule(HEIGHT, WIDTH, 6)
-    both = family.encode(family.preprocess(*videos), family.settings.override(keep_ratio=0.5, scorer=scorer))
-    alone = [encode(family, video, keep_ratio=0.5, scorer=scorer) for video in videos]
-    assert both.layout == layout
-    if scorer != "random":
-        assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
-        expected = torch.cat([a.visual_tokens for a in alone])
-        torch.testing.assert_close(both.visual_tokens, expected, atol=1e-4, rtol=1e-4)
-    chunked = family.encode(
-        family.preprocess(*videos), family.settings.override(keep_ratio=0.5, scorer=scorer),
-        execution=Execution(chunk_frames=2),
-    )  # fmt: skip
-    torch.testing.assert_close(chunked.visual_tokens, both.visual_tokens, atol=1e-4, rtol=1e-4)
-
-
-def test_the_scorer_learns_through_the_blocks(family, frames):
-    settings = family.settings.override(keep_ratio=0.5)
-    family.scorer.zero_grad()
-    encoded = family.encode(family.preprocess(frames), settings, execution=Execution(checkpoint=True))
-    encoded.visual_tokens.square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in family.scorer.parameters())
-    family.model.zero_grad()
-
-
-def test_two_questions_behind_one_prefix_are_two_fresh_runs(folder, clip_file):
-    from stts_cli import load
-
-    with pytest.warns(UserWarning, match="demonstration"):
-        model = load(str(folder), frames=7, max_new_tokens=6, device="cpu")
-    questions = [QUESTION, "How many are there?"]
-    video = model.encode(clip_file)
-    assert video.keep_mask.shape[0] == 4, "units of two frames"
-    together = [model.ask(video, question) for question in questions]
-    alone = [model.ask(model.encode(clip_file), question) for question in questions]
-    assert [one.text for one in together] == [one.text for one in alone]
-    assert together[0].savings == alone[0].savings
-    scored = [model.ask(each, QUESTION, options=["red", "blue"]).options for each in (video, model.encode(clip_file))]
-    assert scored[0] == scored[1]
-
-
 @torch.no_grad()
 def test_an_answer_is_the_stock_models(folder, clip_file):
     """Greedy, at keep ratio 1, against transformers' own `generate` on the whole prompt."""
@@ -283,21 +220,3 @@ def test_a_processor_that_does_not_fit_is_refused(tmp_path, changes, words):
 def test_frames_too_long_are_refused(family):
     with pytest.raises(InputError, match=r"frames of 4000x8 px: must be at most 200 times as long as wide\.$"):
         family.layout_rule(8, 4000, 4)
-
-
-@pytest.mark.parametrize(("keep_ratio", "scorer"), [(1.0, "none"), (0.5, "learned"), (0.3, "random")])
-def test_flops_are_torchs_own_count(folder, frames, keep_ratio, scorer, monkeypatch):
-    """Of the whole pass, from patches to the next token."""
-    monkeypatch.setattr("stts_cli.pruning.attention._GROUP_OVERHEAD", 0)  # units of one length a group: no padding
-    family = load_family(folder, attn_implementation="eager")
-    settings = family.settings.override(keep_ratio=keep_ratio, scorer=scorer)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoded = family.encode(family.preprocess(frames), settings, execution=Execution(kernel="eager"))
-        prompt = worded(family, encoded)
-        logits(family, prompt, encoded.visual_tokens, logits_to_keep=1)
-    length = prompt.input_ids.shape[1]
-    counted = savings.count(
-        family.shape(encoded.layout), encoded.keep_mask.sum(1).tolist(), (prompt.dense_length, length),
-        family.settings.prune_layer, scorer=scorer, packed_patches=encoded.packed_patches,
-    )  # fmt: skip
-    assert counter.get_total_flops() == counted.total[1]

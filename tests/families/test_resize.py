@@ -15,13 +15,10 @@ from stts_cli.media.video import read_clip
 from tests.families.test_molmo2 import logits
 
 SIZES = [(1080, 1920, 378), (719, 1279, 378), (756, 756, 378), (50, 66, 24), (20, 30, 56)]
-# torchvision's operators, declared so that it can be imported beside a torch it was not built for
 STOCK = """
 import sys, numpy as np, torch
-library = torch.library.Library("torchvision", "FRAGMENT")
-for name in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
-    for one in (name, f"_{name}_backward"):
-        library.define(f"{one}(Tensor x) -> Tensor")
+from tests.families.tiny import declare_torchvision_operators
+declare_torchvision_operators()
 from transformers.models.molmo2.video_processing_molmo2 import Molmo2VideoProcessor
 for path in sys.argv[1:]:
     side = int(path.split("-")[-1])

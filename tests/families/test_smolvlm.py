@@ -1,7 +1,6 @@
 """Oracles for SmolVLM2: the stock model, what its processor made, and a slow path that masks instead of dropping."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,13 +9,12 @@ import torch
 from stts_cli.config.smolvlm import number_words
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from stts_cli.families.random_model import read_architecture
 from stts_cli.media.reader import read_source
 from stts_cli.media.resize import Resizer
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
-from stts_cli.settings import Execution, default_prune_layer, num_dropped
+from stts_cli.settings import default_prune_layer, num_dropped
 from tests.families.tiny_smolvlm import IMAGE_PROCESSOR, QUESTION, STORED, TIMES, given_frames, save_smolvlm
 
 SECONDS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
@@ -100,22 +98,6 @@ def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio
 
 
 @torch.no_grad()
-def test_dropping_or_changing_a_visual_token_changes_the_logits(family, frames):
-    encoded = encode(family, frames, keep_ratio=1.0)
-    prompt = family.build_prompt(SECONDS, QUESTION, encoded.keep_mask)
-    whole = logits(family, prompt, encoded.visual_tokens)[0, -1]
-    changed = encoded.visual_tokens.clone()
-    changed[7] += 1.0
-    assert (logits(family, prompt, changed)[0, -1] - whole).abs().max() > 1e-4
-    keep = encoded.keep_mask.clone()
-    keep[2, 3] = False
-    short = family.build_prompt(SECONDS, QUESTION, keep)
-    assert (logits(family, short, encoded.visual_tokens[keep.flatten()])[0, -1] - whole).abs().max() > 1e-4
-    with pytest.raises(ValueError, match="do not match"):
-        logits(family, prompt, encoded.visual_tokens[:-1])
-
-
-@torch.no_grad()
 def masked_logits(family, frames, keep_ratio):
     """The slow path: per-unit stock blocks on kept patches, and every placeholder in the prompt, the dropped masked."""
     model, table = family.model.model, family.window_index(family.layout)
@@ -162,40 +144,6 @@ def test_pruned_equals_the_masked_path(family, frames, keep_ratio):
     torch.testing.assert_close(logits(family, prompt, encoded.visual_tokens)[0], expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scorer", ["learned", "temporal", "reference", "random", "tome", "none"])
-@torch.no_grad()
-def test_batch_of_videos_equals_each_alone(family, frames, scorer):
-    videos = frames.split([4, 2])
-    both = family.encode(family.preprocess(*videos), family.settings.override(keep_ratio=0.5, scorer=scorer))
-    alone = [encode(family, video, keep_ratio=0.5, scorer=scorer) for video in videos]
-    if scorer != "random":
-        assert torch.equal(both.keep_mask, torch.cat([a.keep_mask for a in alone]))
-        expected = torch.cat([a.visual_tokens for a in alone])
-        torch.testing.assert_close(both.visual_tokens, expected, atol=1e-4, rtol=1e-4)
-    chunked = family.encode(
-        family.preprocess(*videos), family.settings.override(keep_ratio=0.5, scorer=scorer),
-        execution=Execution(chunk_frames=2),
-    )  # fmt: skip
-    torch.testing.assert_close(chunked.visual_tokens, both.visual_tokens, atol=1e-4, rtol=1e-4)
-
-
-def test_two_questions_behind_one_prefix_are_two_fresh_runs(folder, clip_file):
-    from stts_cli import load
-
-    with pytest.warns(UserWarning, match="demonstration"):
-        model = load(str(folder), frames=6, max_new_tokens=6, device="cpu")
-    questions = [QUESTION, "\n\nHow many are there?"]
-    video = model.encode(clip_file)
-    together = [model.ask(video, question) for question in questions]
-    prefix = video.prefix
-    alone = [model.ask(model.encode(clip_file), question) for question in questions]
-    assert [one.text for one in together] == [one.text for one in alone]
-    assert video.prefix is prefix
-    assert together[0].savings == alone[0].savings
-    scored = [model.ask(each, QUESTION, options=["red", "blue"]).options for each in (video, model.encode(clip_file))]
-    assert scored[0] == scored[1]
-
-
 def test_a_part_of_a_video_is_worded_by_its_own_length(folder, clip_file):
     from stts_cli.engine.model import VideoModel
     from stts_cli.media.source import Source
@@ -224,16 +172,6 @@ def test_an_option_is_scored_with_the_blank_that_stands_before_an_answer(folder,
         said = family.model(**inputs).logits[0].log_softmax(-1)[-len(ids) - 1 : -1]
         said = said[range(len(ids)), ids][torch.tensor(is_answer)]
         assert float(said.sum()) == pytest.approx(found[answer], abs=1e-4)
-
-
-def test_training_words_a_conversation_as_asking_does(family):
-    keep = torch.ones(3, 9, dtype=torch.bool)
-    for context in ("", "subtitle\n0.0 - 1.0 Hello\n"):
-        prompt = family.build_prompt(TIMES, QUESTION, keep, context=context, duration_s=75.2)
-        prefix, *_ = family.video_prefix(TIMES, keep, duration_s=75.2)
-        ids, is_answer = family.conversation_ids([(QUESTION, "red"), ("Why?", "so")], context)
-        asked = prefix.tolist() + ids[: is_answer.index(True)]
-        assert asked == prompt.input_ids[0].tolist()
 
 
 def test_a_checkpoint_that_names_no_layer_is_pruned_as_deep_as_in_the_paper(tmp_path):
@@ -270,53 +208,3 @@ def test_where_torch_has_no_lanczos_filter_it_is_bicubic_as_in_torchvision(monke
     assert not np.array_equal(Resizer((24, 24), "antialias-lanczos-96")(frame), bicubic)
     monkeypatch.setattr("torch.nn.functional.interpolate", older)
     assert np.array_equal(Resizer((24, 24), "antialias-lanczos-96")(frame), bicubic)
-
-
-def test_several_shards_load_as_one_file_does(folder, tmp_path):
-    whole = load_family(folder)
-    shutil.copytree(folder, tmp_path / "shards", ignore=shutil.ignore_patterns("model.safetensors"))
-    whole.model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
-    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
-    again = load_family(tmp_path / "shards").model.state_dict()
-    assert again.keys() == whole.model.state_dict().keys()
-    assert all(torch.equal(again[name], value) for name, value in whole.model.state_dict().items())
-
-
-def test_what_is_counted_without_the_weights_is_the_model(folder, family, tmp_path):
-    counted = read_architecture(str(folder))
-    assert counted.sizes() == family.shape()
-    assert counted.num_parameters() == sum(p.numel() for p in family.model.parameters())
-    assert (counted.prune_layer, counted.scorer) == (1, "learned")
-    assert read_architecture(str(save_smolvlm(tmp_path))).prune_layer == 1
-
-
-@pytest.mark.slow
-def test_the_commands_run(folder, clip_file, tmp_path, capsys):
-    """Ask with a picture of what was kept, eval on the built-in world, profile with random weights and counted."""
-    from stts_cli import cli
-
-    small = {
-        "model_type": "smolvlm", "description": "small", "prune_layer": 1, "keep_ratio": 0.5, "scale_factor": 2,
-        "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 5,
-                          "image_size": 32, "patch_size": 8},
-        "text_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1,
-                        "head_dim": 16, "num_hidden_layers": 2, "vocab_size": 300, "max_position_embeddings": 4096},
-    }  # fmt: skip
-    (tmp_path / "small.yaml").write_text(json.dumps(small))
-    model = ["--model", str(folder), "--frames", "4", "--device", "cpu"]
-    shape = ["--shape", str(tmp_path / "small.yaml"), "--frames", "4"]
-    documents = []
-    for words in (
-        ["ask", str(clip_file), QUESTION, "How many?", *model, "--save-kept", str(tmp_path / "kept.png"), "--json"],
-        ["eval", "--bench", "shapes", "--limit", "3", *model, "--workers", "0", "--json"],
-        ["profile", *shape, "--device", "cpu", "--repeats", "1", "--no-memory", "--json"],
-        ["profile", *shape, "--analytic", "--json"],
-    ):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(words)
-        assert ended.value.code == 0, words
-        documents.append(json.loads(capsys.readouterr().out))
-    assert (tmp_path / "kept.png").is_file()
-    measured, counted = (document["points"][0] for document in documents[2:])
-    assert measured["tokens"] == counted["tokens"]
-    assert measured["flops"]["LLM prefill"] == counted["flops"]["LLM prefill"]

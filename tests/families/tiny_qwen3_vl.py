@@ -3,11 +3,12 @@
 `PYTHONPATH=. python tests/families/tiny_qwen3_vl.py` writes data/qwen3_vl.npz anew; it needs torchvision.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from tests.families.tiny import QUESTION, byte_tokenizer, declare_torchvision_operators, random_frames, save_tiny
 
 STORED = Path(__file__).with_name("data") / "qwen3_vl.npz"
 SPECIAL = (
@@ -25,30 +26,16 @@ VIDEO_PROCESSOR = {
     "cap_pixels_per_frame": False,
 }  # fmt: skip
 TIMES = [0.0, 0.5, 1.0, 9.9, 61.5]  # of the stored prompt's frames
-QUESTION = "What color is it?"
 
 
 def tokenizer():
     """Byte tokens and the special ones."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = sorted(pre_tokenizers.ByteLevel.alphabet())
-    whole = Tokenizer(models.BPE({word: k for k, word in enumerate(words)}, []))
-    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    whole.decoder = decoders.ByteLevel()
-    whole.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=whole, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE
-    )
+    return byte_tokenizer(SPECIAL, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE)
 
 
 def save_qwen3_vl(folder, *, scorer=False):
     """Write a checkpoint with random weights, with a learned scorer if asked."""
-    from safetensors.torch import save_file
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    from stts_cli.pruning import TokenScorer
 
     words = tokenizer()
     torch.manual_seed(0)
@@ -65,40 +52,21 @@ def save_qwen3_vl(folder, *, scorer=False):
         image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
         video_token_id=words.convert_tokens_to_ids("<|video_pad|>"), **ids,
     )  # fmt: skip
-    model = Qwen3VLForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    model.generation_config.eos_token_id = words.eos_token_id
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
-    (folder / "video_preprocessor_config.json").write_text(json.dumps(VIDEO_PROCESSOR))
-    if scorer:
-        weights = {k: 0.3 * torch.randn_like(v) for k, v in TokenScorer(16, 2, 24, 8).state_dict().items()}
-        save_file(weights, folder / "scorer.safetensors")
-        settings = {
-            "format": 2, "family": "qwen3_vl", "prune_layer": 1, "keep_ratio": 0.5, "bias_rescale": "row",
-            "prune_from_frame": 0, "scorer": "learned", "scorer_file": "scorer.safetensors", "demonstration": True,
-        }  # fmt: skip
-        (folder / "stts.json").write_text(json.dumps(settings))
-    return folder
+    files = {"video_preprocessor_config.json": VIDEO_PROCESSOR}
+    sizes = (16, 2, 24, 8) if scorer else None
+    return save_tiny(folder, Qwen3VLForConditionalGeneration(config), words, files, scorer_sizes=sizes)
 
 
 def given_frames():
     """Full-size frames of four kinds: wide and too large, tall and odd in number, small, and a lone tiny one."""
-    rng = np.random.default_rng(0)
-    sizes = ((4, 45, 80), (5, 71, 40), (2, 20, 24), (2, 9, 7))
-    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    return random_frames((4, 45, 80), (5, 71, 40), (2, 20, 24), (2, 9, 7))
 
 
 def _store():
     """Let the stock processor word a prompt and make pixels."""
     import tempfile
 
-    library = torch.library.Library("torchvision", "DEF")  # torchvision's own operators do not load beside every torch
-    for name in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
-        for operator in (name, f"_{name}_backward"):
-            library.define(f"{operator}(Tensor x) -> Tensor")
+    declare_torchvision_operators()
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
     from transformers.video_utils import VideoMetadata
 

@@ -1,18 +1,14 @@
 """Qwen3-VL through finetune: its losses are the stock model's, and every kind of training leaves what loads."""
 
-import copy
-
 import pytest
 import torch
 from torch.nn import functional
 
-from stts_cli import load
 from stts_cli.families import load_family
-from stts_cli.training.finetune import finetune
-from stts_cli.training.model import TrainingModel, part_of
+from stts_cli.training.model import TrainingModel
 from stts_cli.training.settings import FinetuneSettings
 from tests.families.tiny_qwen3_vl import save_qwen3_vl
-from tests.training.conftest import TALKS, base_settings, noise_clip
+from tests.training.conftest import TALKS, noise_clip
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
@@ -73,57 +69,3 @@ def test_packed_losses_are_those_of_each_conversation_alone(family, pruning, seq
     torch.testing.assert_close(step.lm_sum, separate.sum(), **CLOSE)
     assert model.count(clips)[1] == 2 * 6 + 0 + 1 * 12, "windows that are scored, of units of two frames"
     assert step.sums()[5] == 3 * 6 + 1 * 12 + 2 * 12, "the second is made as large as the third"
-
-
-def test_a_scorer_step_lowers_the_temporal_loss(family):
-    model = TrainingModel(family, FinetuneSettings())
-    clip = clip_of(6, TALKS[:1], 3)
-    optimizer = torch.optim.AdamW(family.scorer.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(4):
-        step = model([clip], 0.5, temporal_only=True)
-        losses.append(step.temporal_sum.item())
-        optimizer.zero_grad()
-        step.temporal_sum.backward()
-        optimizer.step()
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < losses[0]
-
-
-def test_parameters_belong_to_their_parts(family):
-    names = [name for name, _ in TrainingModel(copy.deepcopy(family)).named_parameters()]
-    parts = {part: [n for n in names if part_of(n, family.part_names) == part] for part in ("vit", "connector", "llm")}
-    assert parts["connector"] == [n for n in names if "merger" in n]
-    assert len(parts["connector"]) == 3 * 6
-    assert all(".visual." in n for n in parts["vit"])
-    assert all("language_model" in n or "lm_head" in n for n in parts["llm"])
-    assert all(parts.values())
-
-
-@pytest.fixture(scope="module")
-def trained(small, videos_jsonl, tmp_path_factory):
-    """The result folders of two steps of each kind, by kind."""
-    folder = tmp_path_factory.mktemp("kinds")
-    for kind in ("scorer", "lora", "full"):
-        settings = base_settings(small, videos_jsonl, train=kind, steps=2, eval_videos=1, lora_rank=2)
-        finetune(settings, folder / kind, device="cpu")
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["scorer", "lora", "full"])
-def test_a_result_answers_and_is_the_base_but_for_what_was_trained(trained, kind, small, clip_file):
-    with pytest.warns(UserWarning, match="demonstration"):
-        model, before = (load(str(folder), frames=4, max_new_tokens=3) for folder in (trained / kind, small))
-    model.ask(model.encode(clip_file), "What is it?")
-    ours, theirs = model.family.model.state_dict(), before.family.model.state_dict()
-    moved = {name for name, value in theirs.items() if not torch.equal(ours[name], value)}
-    assert bool(moved) == (kind != "scorer")
-    if kind == "lora":
-        assert all(name.endswith("_proj.weight") and "language_model" in name for name in moved)
-    if kind == "full":
-        assert {part_of(name, model.family.part_names) for name in moved} == {"vit", "connector", "llm"}
-    pairs = zip(model.family.scorer.parameters(), before.family.scorer.parameters(), strict=True)
-    assert any(not torch.equal(a, b) for a, b in pairs)
-    assert model.family.frames == before.family.frames
-    assert model.family.layout_rule == before.family.layout_rule

@@ -1,0 +1,45 @@
+"""The tiny random checkpoint of each family that what holds for every family is tested with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.families.tiny_qwen3_vl import save_qwen3_vl
+from tests.families.tiny_smolvlm import save_smolvlm
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One family's checkpoint."""
+
+    save: Callable[..., Path]  # (folder, *, scorer=False) -> folder
+    size: tuple[int, int]  # height and width of a frame that the family's rule leaves as it is
+    parts: dict[str, str]  # by part of the model, what its parameters' names hold; " or " between several
+    shape: dict[str, Any]  # sizes for `stts profile --shape`
+
+
+TEXT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+    "num_hidden_layers": 2, "vocab_size": 300, "max_position_embeddings": 4096,
+}  # fmt: skip
+SHAPE = {"description": "small", "prune_layer": 1, "keep_ratio": 0.5, "text_config": TEXT}
+TINY = {
+    "smolvlm": Tiny(
+        save_smolvlm,
+        (24, 24),
+        {"vit": "vision_model", "connector": "connector", "llm": "text_model or lm_head"},
+        {**SHAPE, "model_type": "smolvlm", "scale_factor": 2,
+         "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 5,
+                           "image_size": 32, "patch_size": 8}},
+    ),
+    "qwen3_vl": Tiny(
+        save_qwen3_vl,
+        (16, 40),
+        {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
+        {**SHAPE, "model_type": "qwen3_vl", "tie_word_embeddings": False, "size": [1024, 9216], "frame_size": [48, 64],
+         "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "depth": 5, "patch_size": 8,
+                           "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
+                           "deepstack_visual_indexes": [1, 3]}},
+    ),
+}  # fmt: skip
