@@ -78,11 +78,6 @@ class Molmo2Shape(Shape):
         )
 
     @property
-    def text(self) -> TextConfig:
-        """Sizes of the language model."""
-        return self.text_config
-
-    @property
     def layout(self) -> Layout:
         """How every video is cut."""
         (height, width), side = self.vision_config.image_size, self.vision_config.patch_size

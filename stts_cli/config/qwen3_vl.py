@@ -100,7 +100,6 @@ class Qwen3VLShape(Shape):
     frame_size: Pair = Field(default=[720, 1280])
     num_frames: Positive = 64
     vision_config: Qwen3VLVisionConfig
-    text_config: TextConfig
 
     @classmethod
     def of(cls, config: Any, rule: PixelBudget) -> Qwen3VLShape:
@@ -113,11 +112,6 @@ class Qwen3VLShape(Shape):
             vision_config=Qwen3VLVisionConfig.of(config.vision_config),
             text_config=TextConfig.of(config.text_config),
         )
-
-    @property
-    def text(self) -> TextConfig:
-        """Sizes of the language model."""
-        return self.text_config
 
     @property
     def rule(self) -> PixelBudget:

@@ -60,11 +60,7 @@ class Shape(Model, ABC):
     description: str
     prune_layer: NotNegative
     keep_ratio: Ratio
-
-    @property
-    @abstractmethod
-    def text(self) -> TextConfig:
-        """Sizes of the language model."""
+    text_config: TextConfig
 
     @property
     @abstractmethod

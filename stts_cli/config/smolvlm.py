@@ -46,7 +46,6 @@ class SmolVLMShape(Shape):
     model_type: Literal["smolvlm"]
     scale_factor: Positive
     vision_config: SmolVLMVisionConfig
-    text_config: TextConfig
 
     @classmethod
     def of(cls, config: Any, layout: Layout) -> SmolVLMShape:
@@ -58,11 +57,6 @@ class SmolVLMShape(Shape):
             vision_config=SmolVLMVisionConfig.of(config.vision_config, image_size=layout.frame_size[0]),
             text_config=TextConfig.of(config.text_config),
         )
-
-    @property
-    def text(self) -> TextConfig:
-        """Sizes of the language model."""
-        return self.text_config
 
     @property
     def layout(self) -> Layout:

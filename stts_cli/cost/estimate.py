@@ -96,7 +96,7 @@ def plan(
             ratio = 1.0 if scorer == "none" else keep_ratio
             windows = kept_windows(architecture, num_frames, ratio, merges=scorer == "tome")
             saved = count(architecture, windows, layer, scorer, train=train)
-            longest, limit = saved.tokens["LLM prompt"][0], architecture.shape.text.max_position_embeddings
+            longest, limit = saved.tokens["LLM prompt"][0], architecture.shape.text_config.max_position_embeddings
             if longest > limit:
                 dense = f"makes a dense prompt of {longest} tokens"
                 raise InputError(f"--frames {num_frames}: {dense}; {architecture.name} takes {limit}.")
@@ -183,6 +183,11 @@ def kept_windows(architecture: Architecture, num_frames: int, keep_ratio: float,
     """
     windows, units = architecture.layout.num_windows, architecture.layout.num_units(num_frames)
     dropped = num_dropped(units, windows, keep_ratio, architecture.prune_from_frame, merges=merges)
+    return spread(units, windows, dropped)
+
+
+def spread(units: int, windows: int, dropped: int) -> list[int]:
+    """Return the windows that each unit keeps where those after the first drop so many between them, evenly."""
     each, rest = divmod(dropped, max(1, units - 1))
     return [windows] + [windows - each - (i < rest) for i in range(units - 1)]
 

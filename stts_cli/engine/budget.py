@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stts_cli.cost.estimate import QUESTION, SECONDS_APART, spread
 from stts_cli.cost.savings import count
 from stts_cli.settings import Arm, Pruning
 
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
-
-QUESTION = "What happens in this video?"
-SECONDS_APART = 0.5
 
 
 def spend(family: Family, pruning: Pruning, arm: Arm) -> int:
@@ -37,11 +35,10 @@ def _flops(family: Family, pruning: Pruning, num_frames: int) -> int:
     """Count a short question about frames of which all but the first keep the same number of windows."""
     layout = family.layout
     units, windows = layout.num_units(num_frames), layout.num_windows
-    each, rest = divmod(pruning.num_dropped(units, windows), max(1, units - 1))
-    kept = torch.tensor([windows, *(windows - each - (unit < rest) for unit in range(units - 1))])
-    mask = torch.arange(windows)[None] < kept[:, None]
+    kept = spread(units, windows, pruning.num_dropped(units, windows))
+    mask = torch.arange(windows)[None] < torch.tensor(kept)[:, None]
     times = [SECONDS_APART * index for index in range(num_frames)]
     prompt = family.build_prompt(times, QUESTION, mask, layout=layout)
     lengths = (prompt.dense_length, len(prompt.input_ids[0]))
-    saved = count(family.shape(layout), kept.tolist(), lengths, pruning.prune_layer, scorer=pruning.scorer)
+    saved = count(family.shape(layout), kept, lengths, pruning.prune_layer, scorer=pruning.scorer)
     return saved.total[1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from importlib import metadata
 from typing import Any
 
 import torch
 
 from stts_cli import __version__
 from stts_cli.data.items import QaItem
+from stts_cli.versions import installed
 
 SAMPLED = 4096  # numbers of each weight that enter the hash
 PACKAGES = ("torch", "transformers", "decord2", "av", "numpy")
@@ -41,10 +41,4 @@ def items_hash(items: Iterable[QaItem]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of stts and of the packages that can change an answer."""
-    found = {"stts": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"stts": __version__, **installed(*PACKAGES)}

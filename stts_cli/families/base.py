@@ -155,9 +155,9 @@ class Family(ABC):
         """Blocks whose outputs the connector reads, 0-based, in its order."""
 
     @property
-    @abstractmethod
     def scorer_sizes(self) -> dict[str, int]:
         """Arguments of a `TokenScorer` for this ViT."""
+        return scorer_sizes(self.model.config.vision_config)
 
     @abstractmethod
     def embed(self, patches: Tensor) -> Tensor:
@@ -477,3 +477,14 @@ class Family(ABC):
     def _token_id(self, token: str) -> int:
         number: int = self.tokenizer.convert_tokens_to_ids(token)
         return number
+
+
+def scorer_sizes(vision: Any) -> dict[str, int]:
+    """Return the arguments of a `TokenScorer` for a stock vision config."""
+    heads = vision.num_heads if hasattr(vision, "num_heads") else vision.num_attention_heads
+    return {
+        "hidden_size": vision.hidden_size,
+        "num_heads": heads,
+        "mlp_size": vision.intermediate_size,
+        "head_dim": getattr(vision, "head_dim", vision.hidden_size // heads),
+    }

@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 
 from stts_cli.errors import InputError, SttsError, writing
+from stts_cli.families.base import scorer_sizes
 from stts_cli.families.checkpoints import EXAMPLE, TRAINING_CONFIG_FILE, TRAINING_WEIGHTS_FILE, base_chain, parse
-from stts_cli.families.molmo2 import Molmo2Family, scorer_sizes
+from stts_cli.families.molmo2 import Molmo2Family
 from stts_cli.families.released import FRAME_TOKENS, frame_tokens, is_pruned_config, released_settings
 from stts_cli.families.settings import FORMAT, SETTINGS_FILE, build_scorer, write_json
 from stts_cli.families.weights import INDEX_FILE, check_loaded, write_tensors

@@ -83,11 +83,6 @@ class Molmo2Family(Family):
         """Blocks whose outputs the connector reads, 0-based, in its order."""
         return [layer % len(self.blocks) for layer in self.model.config.adapter_config.vision_feature_layer]
 
-    @property
-    def scorer_sizes(self) -> dict[str, int]:
-        """Arguments of a `TokenScorer` for this ViT."""
-        return scorer_sizes(self.model.config.vision_config)
-
     def embed(self, patches: Tensor) -> Tensor:
         """Turn patches (T, N, patch_dim) into what block 0 takes, (T, N, D)."""
         tower = self.model.model.vision_tower
@@ -140,13 +135,3 @@ class Molmo2Family(Family):
         """Return what a model with random weights is made of; see `Family`."""
         tokenizer = byte_tokenizer(shape.text_config.vocab_size, VISION_TOKENS)
         return random_config(shape), tokenizer, {"pooling_size": shape.pooling}
-
-
-def scorer_sizes(vision: Any) -> dict[str, int]:
-    """Return the arguments of `TokenScorer` for a vision config."""
-    return {
-        "hidden_size": vision.hidden_size,
-        "num_heads": vision.num_attention_heads,
-        "mlp_size": vision.intermediate_size,
-        "head_dim": vision.head_dim,
-    }

@@ -121,8 +121,11 @@ class Qwen3VLFamily(Family):
         found = read_video_settings(checkpoint.find_file) if checkpoint else {}
         found = {**found, **{key: value for key, value in given.items() if value is not None}}
         vision = config.vision_config
-        own = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size, "temporal_patch_size": 2}
-        own["temporal_patch_size"] = vision.temporal_patch_size
+        own = {
+            "patch_size": vision.patch_size,
+            "merge_size": vision.spatial_merge_size,
+            "temporal_patch_size": vision.temporal_patch_size,
+        }
         for key, value in own.items():
             if found.get(key, value) != value:
                 raise InputError(f"{_FILE}: {key} {found[key]}; the model's is {value}.")
@@ -148,17 +151,6 @@ class Qwen3VLFamily(Family):
     def taps(self) -> list[int]:
         """Blocks whose outputs the connector reads: those of DeepStack, then the last."""
         return [*self.model.model.visual.deepstack_visual_indexes, len(self.blocks) - 1]
-
-    @property
-    def scorer_sizes(self) -> dict[str, int]:
-        """Arguments of a `TokenScorer` for this ViT."""
-        vision = self.model.config.vision_config
-        return {
-            "hidden_size": vision.hidden_size,
-            "num_heads": vision.num_heads,
-            "mlp_size": vision.intermediate_size,
-            "head_dim": vision.hidden_size // vision.num_heads,
-        }
 
     def vit(self, layout: Layout) -> _Vit:
         """Return the ViT on units of a layout."""

@@ -85,17 +85,6 @@ class SmolVLMFamily(Family):
         """Blocks whose outputs the connector reads, 0-based, in its order."""
         return [len(self.blocks) - 1]
 
-    @property
-    def scorer_sizes(self) -> dict[str, int]:
-        """Arguments of a `TokenScorer` for this ViT."""
-        vision = self.model.config.vision_config
-        return {
-            "hidden_size": vision.hidden_size,
-            "num_heads": vision.num_attention_heads,
-            "mlp_size": vision.intermediate_size,
-            "head_dim": vision.hidden_size // vision.num_attention_heads,
-        }
-
     def embed(self, patches: Tensor) -> Tensor:
         """Turn patches (T, N, patch_dim) into what block 0 takes, (T, N, D)."""
         tower = self.model.model.vision_model

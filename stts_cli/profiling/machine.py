@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import Any
 
 import torch
 
+from stts_cli.versions import installed
+
 
 def machine(device: str, dtype: str) -> dict[str, Any]:
     """Describe what the figures were measured on: device and its name, threads, dtype and versions."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("transformers", "flash-attn"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions |= installed("transformers", "flash-attn")
     return {
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),

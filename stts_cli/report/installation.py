@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from stts_cli.versions import installed
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "huggingface_hub", "accelerate", "safetensors", "numpy", "av", "decord2",
@@ -38,13 +39,8 @@ def describe_installation() -> list[str]:
 
 
 def _packages() -> str:
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{package} not installed")
-    return ", ".join(found)
+    found = installed(*PACKAGES)
+    return ", ".join(f"{package} {found.get(package, 'not installed')}" for package in PACKAGES)
 
 
 def _devices() -> str:

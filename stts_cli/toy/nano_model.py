@@ -26,7 +26,7 @@ def nano_config(tokenizer: Any) -> Any:
     assert isinstance(shape, Molmo2Shape)
     words = tokenizer.convert_tokens_to_ids(VISION_TOKENS[0])
     sizes = {"vocab_size": words, "additional_vocab_size": len(tokenizer) - words}
-    text = shape.text.model_copy(update=sizes)
+    text = shape.text_config.model_copy(update=sizes)
     config = random_config(shape.model_copy(update={"text_config": text}))
     config.vision_config.num_position_embeddings = (FRAME_SIZE // PATCH_SIZE) ** 2
     config.text_config.rope_parameters["rope_theta"] = 10_000.0

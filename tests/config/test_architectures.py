@@ -89,7 +89,7 @@ def test_the_8b_is_what_transformers_takes_for_granted():
 
     architecture, default = load_architecture("molmo2-8b"), Molmo2Config()
     assert architecture.shape.vision_config == VisionConfig.of(default.vision_config, image_size=[378, 378])
-    assert architecture.shape.text == Molmo2TextConfig.of(default.text_config)
+    assert architecture.shape.text_config == Molmo2TextConfig.of(default.text_config)
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_what_cannot_be_run_is_refused(settings, words):
 def test_the_longest_prompt_is_allowed():
     longest = NANO.shape.prompt_length(TIMES[:8], estimate.QUESTION)
     exact, short = (
-        resized(NANO, text_config=NANO.shape.text.model_copy(update={"max_position_embeddings": n}))
+        resized(NANO, text_config=NANO.shape.text_config.model_copy(update={"max_position_embeddings": n}))
         for n in (longest, longest - 1)
     )
     assert len(plan(exact)) == 1
@@ -370,7 +370,7 @@ def kept_for_the_backward_pass(architecture, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_a_layer_and_a_block_keep_is_counted_tensor_by_tensor(dtype):
     """One layer, one block more; on a CPU, whose attention of bfloat16 blocks keeps what a GPU's does not."""
-    text = NANO.shape.text.model_copy(update={
+    text = NANO.shape.text_config.model_copy(update={
         "hidden_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40,
         "intermediate_size": 328, "num_hidden_layers": 2})  # fmt: skip
     vision = NANO.shape.vision_config.model_copy(update={"head_dim": 20, "num_hidden_layers": 6})

@@ -28,7 +28,7 @@ SMALL = NANO.shape.model_copy(update={
     "adapter_config": NANO.shape.adapter_config.model_copy(update={
         "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32, "intermediate_size": 144,
         "vision_feature_layer": [6, 4]}),
-    "text_config": NANO.shape.text.model_copy(update={
+    "text_config": NANO.shape.text_config.model_copy(update={
         "hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 320}),
     "pooling": [2, 2],
