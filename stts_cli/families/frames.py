@@ -7,7 +7,7 @@ their need of torchvision. Which frames are read is media/video.py's choice, and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,24 @@ class FrameProcessor:
             last.
         """
         (rows, cols), side = layout.grid, layout.frame_size[0] // layout.grid[0]
-        mean = torch.tensor(self.mean, device=device) * 255
-        std = torch.tensor(self.std, device=device) * 255
         parts = []
-        for chunk in frames.split(_FRAMES_AT_ONCE):
-            if tuple(chunk.shape[1:3]) != layout.frame_size:
-                resize = Resizer(layout.frame_size, self.resample)
-                chunk = torch.from_numpy(np.stack([resize(frame.numpy()) for frame in chunk.cpu()]))
-            x = (chunk.to(device).float() - mean) / std
+        for x in self.normalized(frames, layout, device, _FRAMES_AT_ONCE):
             x = x[:, : rows * side, : cols * side].view(len(x), rows, side, cols, side, 3)
             parts.append(x.transpose(2, 3).reshape(len(x), rows * cols, side * side * 3).to(dtype))
         return torch.cat(parts)
+
+    def normalized(self, frames: Tensor, layout: Layout, device: torch.device, at_once: int) -> Iterator[Tensor]:
+        """Resize frames, uint8 (T, H, W, 3), and normalise their colours: float32 of the layout's size, in pieces.
+
+        Yields:
+            At most `at_once` frames.
+        """
+        mean, std = (255 * torch.tensor(values, device=device) for values in (self.mean, self.std))
+        for chunk in frames.split(at_once):
+            if tuple(chunk.shape[1:3]) != layout.frame_size:
+                resize = Resizer(layout.frame_size, self.resample)
+                chunk = torch.from_numpy(np.stack([resize(frame.numpy()) for frame in chunk.cpu()]))
+            yield (chunk.to(device).float() - mean) / std
 
 
 def read_video_settings(

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +28,6 @@ from stts_cli.families.base import Family
 from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint
 from stts_cli.families.frames import FrameProcessor, read_video_settings
-from stts_cli.media.resize import Resizer
 from stts_cli.pruning import current_attention
 from stts_cli.settings import Layout, LayoutRule
 
@@ -44,18 +42,13 @@ class UnitProcessor(FrameProcessor):
 
     def __call__(self, frames: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Turn frames, uint8 (T, H, W, 3) with T at least 1, into (U, N, 3 * frames * side * side): colours first."""
-        if tuple(frames.shape[1:3]) != layout.frame_size:
-            resize = Resizer(layout.frame_size, self.resample)
-            frames = torch.from_numpy(np.stack([resize(frame.numpy()) for frame in frames.cpu()]))
         deep = layout.frames_per_unit
         if missing := -len(frames) % deep:
             frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
         (rows, cols), (merge, _) = layout.grid, layout.window
         side = layout.frame_size[0] // rows
-        mean, std = (255 * torch.tensor(values, device=device) for values in (self.mean, self.std))
         parts = []
-        for chunk in frames.split(_UNITS_AT_ONCE * deep):
-            x = (chunk.to(device).float() - mean) / std
+        for x in self.normalized(frames, layout, device, _UNITS_AT_ONCE * deep):
             x = x.view(-1, deep, rows // merge, merge, side, cols // merge, merge, side, 3)
             x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
             parts.append(x.reshape(len(x), rows * cols, 3 * deep * side * side).to(dtype))
