@@ -10,13 +10,18 @@ from pathlib import Path
 from stts_cli.config import files
 from stts_cli.config.molmo2 import Molmo2Shape
 from stts_cli.config.presets import presets_folder
-from stts_cli.config.qwen3_vl import Qwen3VLShape
+from stts_cli.config.qwen3_vl import Qwen3VLMoeShape, Qwen3VLShape
 from stts_cli.config.shapes import Architecture, Shape
 from stts_cli.config.smolvlm import SmolVLMShape
 from stts_cli.errors import InputError, suggest
 
 # by a checkpoint's model_type
-SHAPES: dict[str, type[Shape]] = {"molmo2": Molmo2Shape, "smolvlm": SmolVLMShape, "qwen3_vl": Qwen3VLShape}
+SHAPES: dict[str, type[Shape]] = {
+    "molmo2": Molmo2Shape,
+    "qwen3_vl": Qwen3VLShape,
+    "qwen3_vl_moe": Qwen3VLMoeShape,
+    "smolvlm": SmolVLMShape,
+}
 
 
 def shapes_folder() -> Path:

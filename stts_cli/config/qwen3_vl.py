@@ -11,10 +11,10 @@ from pydantic import Field
 
 from stts_cli.config.files import NotNegative, Positive
 from stts_cli.config.shapes import (
+    ExpertsTextConfig,
     Pair,
     Shape,
     Sizes,
-    TextConfig,
     llm_layer_parameters,
     llm_sizes,
     vit_block_parameters,
@@ -103,14 +103,15 @@ class Qwen3VLShape(Shape):
 
     @classmethod
     def of(cls, config: Any, rule: PixelBudget) -> Qwen3VLShape:
-        """Read the sizes of a model from transformers' Qwen3VLConfig; nothing is checked."""
+        """Read the sizes of a model from transformers' config; nothing is checked."""
+        text: Any = cls.model_fields["text_config"].annotation
         return cls.model_construct(
             description="",
-            model_type="qwen3_vl",
+            model_type=config.model_type,
             tie_word_embeddings=config.tie_word_embeddings,
             size=[rule.least, rule.most],
             vision_config=Qwen3VLVisionConfig.of(config.vision_config),
-            text_config=TextConfig.of(config.text_config),
+            text_config=text.of(config.text_config),
         )
 
     @property
@@ -174,6 +175,17 @@ class Qwen3VLShape(Shape):
     @property
     def _num_mergers(self) -> int:
         return 1 + len(self.vision_config.deepstack_visual_indexes)
+
+
+class Qwen3VLMoeShape(Qwen3VLShape):
+    """A file of presets/shapes for a Qwen3-VL whose language model has experts; its keys are those of `Qwen3VLShape`.
+
+    Attributes:
+        text_config: sizes of the language model and its experts.
+    """
+
+    model_type: Literal["qwen3_vl_moe"]  # type: ignore[assignment]
+    text_config: ExpertsTextConfig
 
 
 def unit_times(times_s: Sequence[float], frames_per_unit: int) -> list[float]:

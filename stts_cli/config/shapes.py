@@ -49,6 +49,24 @@ class TextConfig(Attention):
     vocab_size: Positive
     max_position_embeddings: Positive
 
+    @property
+    def mlp_parameters(self) -> int:
+        """Weights of a layer's MLP."""
+        return 3 * self.hidden_size * self.intermediate_size
+
+
+class ExpertsTextConfig(TextConfig):
+    """Sizes of a language model whose layers are all made of experts; `intermediate_size` is used by none of them."""
+
+    num_experts: Positive
+    num_experts_per_tok: Positive
+    moe_intermediate_size: Positive
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Weights of a layer's experts and of their router."""
+        return self.num_experts * self.hidden_size * (3 * self.moe_intermediate_size + 1)
+
 
 class Shape(Model, ABC):
     """A file of presets/shapes: a family's sizes, and how they are pruned by default."""
@@ -128,13 +146,17 @@ def vit_block_parameters(width: int, inner: int, mlp: int) -> int:
 
 
 def llm_layer_parameters(text: TextConfig) -> int:
-    """Count a language-model layer's weights: attention without biases, a gated MLP, two norms."""
+    """Count a language-model layer's weights: attention without biases, a gated MLP or experts, two norms."""
     queries, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
-    return text.hidden_size * (2 * queries + 2 * keys + 3 * text.intermediate_size + 2)
+    return text.hidden_size * (2 * queries + 2 * keys + 2) + text.mlp_parameters
 
 
 def llm_sizes(text: TextConfig) -> dict[str, int]:
     """Return the language model's part of a `ModelShape`."""
+    experts = {}
+    if isinstance(text, ExpertsTextConfig):
+        width = text.num_experts_per_tok * text.moe_intermediate_size
+        experts = {"llm_mlp": width, "llm_experts": text.num_experts}
     return {
         "llm_layers": text.num_hidden_layers,
         "llm_width": text.hidden_size,
@@ -143,4 +165,5 @@ def llm_sizes(text: TextConfig) -> dict[str, int]:
         "llm_head_dim": text.head_dim,
         "llm_mlp": text.intermediate_size,
         "vocab_size": text.vocab_size,
+        **experts,
     }

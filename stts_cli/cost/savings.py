@@ -47,8 +47,9 @@ class ModelShape:
     llm_heads: int  # query heads
     llm_kv_heads: int  # key and value heads
     llm_head_dim: int  # width of a head
-    llm_mlp: int  # width of its gated MLP
+    llm_mlp: int  # width of its gated MLP; with experts, of those together that a token goes through
     vocab_size: int  # outputs of the language-model head
+    llm_experts: int = 0  # experts that a router chooses from in each layer
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def _scorer_frame(shape: ModelShape) -> int:
 def _llm_token(shape: ModelShape) -> int:
     """Linear layers of one token in all layers."""
     queries, keys = shape.llm_heads * shape.llm_head_dim, shape.llm_kv_heads * shape.llm_head_dim
-    return shape.llm_layers * 2 * shape.llm_width * (2 * queries + 2 * keys + 3 * shape.llm_mlp)
+    return shape.llm_layers * 2 * shape.llm_width * (2 * queries + 2 * keys + 3 * shape.llm_mlp + shape.llm_experts)
 
 
 def _llm_attention(shape: ModelShape, pairs: int) -> int:

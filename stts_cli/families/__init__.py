@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "molmo2": ("stts_cli.families.molmo2", "Molmo2Family"),
     "qwen3_vl": ("stts_cli.families.qwen3_vl", "Qwen3VLFamily"),
+    "qwen3_vl_moe": ("stts_cli.families.qwen3_vl", "Qwen3VLMoeFamily"),
     "smolvlm": ("stts_cli.families.smolvlm", "SmolVLMFamily"),
 }
 

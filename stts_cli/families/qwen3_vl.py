@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from stts_cli.config.qwen3_vl import PixelBudget, Qwen3VLShape, unit_times
+from stts_cli.config.qwen3_vl import PixelBudget, Qwen3VLMoeShape, Qwen3VLShape, unit_times
 from stts_cli.config.shapes import Shape
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
@@ -100,6 +100,7 @@ class Qwen3VLFamily(Family):
     """A loaded Qwen3-VL with its scorer; its arguments are those of `Family`."""
 
     model_class = "Qwen3VLForConditionalGeneration"
+    shape_class: ClassVar[type[Qwen3VLShape]] = Qwen3VLShape
     video_tag = placeholder = "<|video_pad|>"
     visual_words = ("<|video_pad|>",)
     part_names: ClassVar = {"connector": "merger", "vit": ".visual."}  # DeepStack's mergers too
@@ -195,23 +196,24 @@ class Qwen3VLFamily(Family):
         """Return the sizes that FLOPs depend on; see `Family`."""
         rule = self.layout_rule
         assert isinstance(rule, PixelBudget)
-        return Qwen3VLShape.of(self.model.config, rule).sizes_of(layout or self.layout)
+        return self.shape_class.of(self.model.config, rule).sizes_of(layout or self.layout)
 
     @classmethod
     def read_shape(cls, config: Any, rule: LayoutRule) -> Shape:
         """Read the sizes that a stock config holds; see `Family`."""
         assert isinstance(rule, PixelBudget)
-        return Qwen3VLShape.of(config, rule)
+        return cls.shape_class.of(config, rule)
 
     @classmethod
     def random_parts(cls, shape: Qwen3VLShape) -> tuple[Any, Any, Mapping[str, Any]]:
         """Return what a model with random weights is made of; see `Family`."""
-        from transformers import Qwen3VLConfig
+        from transformers import AutoConfig
 
         vision, text = shape.vision_config, shape.text_config
         start = text.vocab_size - len(_MARKS)
         half = text.head_dim // 2
-        config = Qwen3VLConfig(
+        config = AutoConfig.for_model(
+            shape.model_type,
             vision_config={**dict(vision), "out_hidden_size": text.hidden_size},
             text_config={
                 **dict(text),
@@ -228,3 +230,21 @@ class Qwen3VLFamily(Family):
         )
         size = dict(zip(("shortest_edge", "longest_edge"), shape.size, strict=True))
         return config, byte_tokenizer(start, _MARKS), {"size": size}
+
+
+class Qwen3VLMoeFamily(Qwen3VLFamily):
+    """A loaded Qwen3-VL whose language model has experts; its arguments are those of `Family`."""
+
+    model_class = "Qwen3VLMoeForConditionalGeneration"
+    shape_class = Qwen3VLMoeShape
+
+    @classmethod
+    def processing(
+        cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], list[str]]:
+        """Read how frames become patches; see `Family`."""
+        text = config.text_config
+        if text.mlp_only_layers or text.decoder_sparse_step != 1:
+            plain = f"mlp_only_layers {text.mlp_only_layers}, decoder_sparse_step {text.decoder_sparse_step}"
+            raise InputError(f"config.json: {plain}; must be [] and 1: every layer must have experts.")
+        return super().processing(config, checkpoint, given)

@@ -67,6 +67,8 @@ def finetune(
         log.note(text)
     if had_scorer and settings.scorer != "learned":
         log.note(f"--scorer {settings.scorer}: the trained scorer of {family.model_name} is left out of the result.")
+    if settings.train == "lora" and hasattr(family.model.config.text_config, "num_experts_per_tok"):
+        log.note("--train lora: reaches the language model's attention, not its experts.")
     data = make_data(settings, family, rows, world, skip_invalid, log)
     arguments.max_steps = num_steps(settings, data, world)
     arguments.save_steps = arguments.save_steps or arguments.max_steps

@@ -7,6 +7,7 @@ import pytest
 
 from stts_cli import cli
 from stts_cli.config.presets import load_preset
+from stts_cli.families import FAMILIES
 from tests.training.conftest import base, videos_jsonl  # noqa: F401
 
 
@@ -116,7 +117,7 @@ def test_a_base_of_an_unknown_family(no_training, capsys, tmp_path, base, videos
     assert typed(capsys, *words) == (
         2,
         "",
-        f"stts: model {other} of type llava: no family handles it; known: molmo2, qwen3_vl, smolvlm.\n",
+        f"stts: model {other} of type llava: no family handles it; known: {', '.join(FAMILIES)}.\n",
     )
 
 

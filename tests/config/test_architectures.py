@@ -19,7 +19,8 @@ from stts_cli.settings import default_prune_layer
 
 def test_the_shapes_that_ship():
     assert names(shapes_folder()) == [
-        "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b",
+        "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen3-vl-2b", "qwen3-vl-30b-a3b", "qwen3-vl-4b",
+        "qwen3-vl-8b",
         "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m",
     ]  # fmt: skip
     for name in names(shapes_folder()):
@@ -128,7 +129,7 @@ def test_a_file_of_ones_own_and_an_unknown_name(tmp_path):
         load_architecture(path)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("2b", 2127.5), ("4b", 4437.8), ("8b", 8767.1)])
+@pytest.mark.parametrize(("name", "millions"), [("2b", 2127.5), ("4b", 4437.8), ("8b", 8767.1), ("30b-a3b", 31070.8)])
 def test_the_sizes_of_qwen3_vl_make_about_what_their_names_say(name, millions):
     architecture = load_architecture(f"qwen3-vl-{name}")
     assert architecture.num_parameters() / 1e6 == pytest.approx(millions, abs=0.05)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ TEXT = {
     "num_hidden_layers": 2, "vocab_size": 300, "max_position_embeddings": 4096,
 }  # fmt: skip
 SHAPE = {"description": "small", "prune_layer": 1, "keep_ratio": 0.5, "text_config": TEXT}
+QWEN3_VL = {
+    **SHAPE, "model_type": "qwen3_vl", "tie_word_embeddings": False, "size": [1024, 9216], "frame_size": [48, 64],
+    "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "depth": 5, "patch_size": 8,
+                      "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
+                      "deepstack_visual_indexes": [1, 3]},
+}  # fmt: skip
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 TINY = {
     "smolvlm": Tiny(
         save_smolvlm,
@@ -37,9 +45,12 @@ TINY = {
         save_qwen3_vl,
         (16, 40),
         {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
-        {**SHAPE, "model_type": "qwen3_vl", "tie_word_embeddings": False, "size": [1024, 9216], "frame_size": [48, 64],
-         "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "depth": 5, "patch_size": 8,
-                           "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
-                           "deepstack_visual_indexes": [1, 3]}},
+        QWEN3_VL,
+    ),
+    "qwen3_vl_moe": Tiny(
+        partial(save_qwen3_vl, model_type="qwen3_vl_moe"),
+        (16, 40),
+        {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
+        {**QWEN3_VL, "model_type": "qwen3_vl_moe", "text_config": {**TEXT, **EXPERTS}},
     ),
 }  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
+from stts_cli.families.random_model import read_architecture
 from stts_cli.media.resize import Resizer
 from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
@@ -19,9 +20,9 @@ SECONDS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
 HEIGHT, WIDTH, UNITS = 16, 40, 4
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_qwen3_vl(tmp_path_factory.mktemp("qwen3_vl"), scorer=True)
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen3_vl_moe"])
+def folder(request, tmp_path_factory):
+    return save_qwen3_vl(tmp_path_factory.mktemp(request.param), scorer=True, model_type=request.param)
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
@@ -215,6 +216,15 @@ def test_a_processor_that_does_not_fit_is_refused(tmp_path, changes, words):
     (folder / "video_preprocessor_config.json").write_text(json.dumps({**VIDEO_PROCESSOR, **changes}))
     with pytest.raises(InputError, match=words):
         load_family(folder)
+
+
+def test_layers_without_experts_are_refused(tmp_path):
+    folder = save_qwen3_vl(tmp_path, model_type="qwen3_vl_moe")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["mlp_only_layers"] = [1]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"mlp_only_layers \[1\], decoder_sparse_step 1; must be \[\] and 1"):
+        read_architecture(str(folder))
 
 
 def test_frames_too_long_are_refused(family):

@@ -33,20 +33,23 @@ def tokenizer():
     return byte_tokenizer(SPECIAL, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE)
 
 
-def save_qwen3_vl(folder, *, scorer=False):
+def save_qwen3_vl(folder, *, scorer=False, model_type="qwen3_vl"):
     """Write a checkpoint with random weights, with a learned scorer if asked."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     words = tokenizer()
     torch.manual_seed(0)
     marks = ("vision_start", "vision_end")
     ids = {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{name}|>") for name in marks}
-    config = Qwen3VLConfig(
+    experts = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+    config = AutoConfig.for_model(
+        model_type,
         vision_config={"hidden_size": 16, "intermediate_size": 24, "depth": 6, "num_heads": 2, "patch_size": 4,
                        "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 16,
                        "num_position_embeddings": 16, "deepstack_visual_indexes": [1, 3]},
         text_config={"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
                      "num_key_value_heads": 1, "head_dim": 8, "vocab_size": len(words), "max_position_embeddings": 4096,
+                     **(experts if model_type == "qwen3_vl_moe" else {}),
                      "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
                                          "mrope_interleaved": True}},
         image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
@@ -54,7 +57,7 @@ def save_qwen3_vl(folder, *, scorer=False):
     )  # fmt: skip
     files = {"video_preprocessor_config.json": VIDEO_PROCESSOR}
     sizes = (16, 2, 24, 8) if scorer else None
-    return save_tiny(folder, Qwen3VLForConditionalGeneration(config), words, files, scorer_sizes=sizes)
+    return save_tiny(folder, AutoModelForImageTextToText.from_config(config), words, files, scorer_sizes=sizes)
 
 
 def given_frames():

@@ -72,6 +72,9 @@ def test_a_result_answers_and_is_the_base_but_for_what_was_trained(tiny, trained
     ours, theirs = model.family.model.state_dict(), before.family.model.state_dict()
     moved = {name for name, value in theirs.items() if not torch.equal(ours[name], value)}
     assert bool(moved) == (kind != "scorer")
+    log = (trained / kind / "log.jsonl").read_text()
+    has_experts = bool(before.family.shape(before.family.layout_rule(*tiny.size, 4)).llm_experts)
+    assert ("not its experts" in log) == (has_experts and kind == "lora")
     if kind == "lora":
         assert all(name.endswith("_proj.weight") and belongs(name, tiny.parts["llm"]) for name in moved)
     if kind == "full":
