@@ -93,13 +93,14 @@ def scan(path: Path, info: VideoInfo, alive: Alive) -> Index:
 
 def decode(path: Path, index: Index, taken: Taker, alive: Alive) -> None:
     """Decode what is wanted, and once more with a longer run-up what did not come."""
+    wanted = taken.missing
     if not index.is_timed:
+        last = max(wanted)
         for number, frame in enumerate(_all_frames(path, alive)):
             taken.take(frame, number)
-            if not taken.missing:
+            if number == last:
                 return
         return
-    wanted = taken.missing
     for frame in _some_frames(path, index, _runs(index, wanted), wanted, alive):
         taken.take(frame, frame.pts)
     if taken.missing:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stts_cli.errors import InputError
 from stts_cli.media.clip import Clip
@@ -129,18 +129,18 @@ def _collect(pool: list[_Worker], timeout_s: float) -> dict[int, ReadResult]:
     """Wait until a busy worker has delivered, died or run out of time; return what there is."""
     busy = [worker for worker in pool if worker.index is not None]
     ends = {worker: worker.ends(timeout_s) for worker in busy}
-    nearest = min(end for end, _ in ends.values()) - time.monotonic()
+    nearest = min(end.time for end in ends.values()) - time.monotonic()
     delivered = connection.wait([worker.pipe for worker in busy], timeout=max(nearest, 0))
     results: dict[int, ReadResult] = {}
     for worker in busy:
         index, took = worker.index, time.monotonic() - worker.started
         assert index is not None
-        end, words = ends[worker]
+        end = ends[worker]
         if worker.pipe in delivered:
             try:
                 message = worker.pipe.recv()
             except (EOFError, OSError):
-                if (failed := worker.try_the_other("the process that decoded it died")) is not None:
+                if (failed := worker.stop("the process that decoded it died", try_other=True)) is not None:
                     results[index] = ReadResult(None, failed, took)
                 continue
             if message in (READY, ALIVE):
@@ -150,10 +150,18 @@ def _collect(pool: list[_Worker], timeout_s: float) -> dict[int, ReadResult]:
                 continue
             results[index] = message
             worker.index = None
-        elif time.monotonic() >= end:
-            if (failed := worker.try_the_other(words)) is not None:
+        elif time.monotonic() >= end.time:
+            if (failed := worker.stop(end.reason, end.try_other)) is not None:
                 results[index] = ReadResult(None, failed, took)
     return results
+
+
+class _End(NamedTuple):
+    """When a worker is stopped."""
+
+    time: float  # of the monotonic clock
+    reason: str
+    try_other: bool  # whether the other decoder may do better; not where the time for both is over
 
 
 class _Worker:
@@ -181,22 +189,22 @@ class _Worker:
         except OSError:
             pass  # it died; the next wait sees that
 
-    def ends(self, timeout_s: float) -> tuple[float, str]:
+    def ends(self, timeout_s: float) -> _End:
         """Return when it is to be stopped if nothing comes, and why."""
         if not self.is_ready:
-            return self.started + START_UP_S, f"the decoder's process did not start in {START_UP_S:g} s"
-        whole = self.started + timeout_s, f"the decoder did not finish in {timeout_s:g} s"
-        silent = self.last_sign + SILENCE_S, f"the decoder gave nothing for {SILENCE_S:g} s"
+            return _End(self.started + START_UP_S, f"the decoder's process did not start in {START_UP_S:g} s", False)
+        whole = _End(self.started + timeout_s, f"the decoder did not finish in {timeout_s:g} s", False)
+        silent = _End(self.last_sign + SILENCE_S, f"the decoder gave nothing for {SILENCE_S:g} s", True)
         return min(whole, silent)
 
-    def try_the_other(self, reason: str) -> str | None:
-        """Stop the process and let another read the same with decord; return the error where that was tried."""
+    def stop(self, reason: str, try_other: bool) -> str | None:
+        """Stop the process and let another read the same with decord; return the error where that is of no use."""
         index, request, was_ready = self.index, self.request, self.is_ready
         self.close()
         self._open()
         if index is None or request is None:
             return reason
-        if not was_ready or request.avoid_pyav or request.source.pictures or "finish" in reason:
+        if not (was_ready and try_other) or request.avoid_pyav or request.source.pictures:
             return f"{request.avoid_pyav}; with decord {reason}" if request.avoid_pyav else reason
         self.start(index, dataclasses.replace(request, avoid_pyav=reason))
         return None

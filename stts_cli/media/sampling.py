@@ -64,7 +64,7 @@ def _at(times: np.ndarray, wanted: Sequence[float], name: str) -> list[int]:
     """Return the index of the frame on screen at each of the times wanted."""
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     for time in wanted:
-        if time > times[-1] + max(step, 0.0) + TIE_S:
+        if time > times[-1] + step + TIE_S:
             raise InputError(f"--at {time:g}: is behind the end of {name}; its last frame is at {times[-1]:.1f} s.")
     shown = np.searchsorted(times, np.asarray(wanted) + TIE_S, side="right") - 1
     return np.unique(np.maximum(shown, 0)).tolist()

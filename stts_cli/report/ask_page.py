@@ -29,7 +29,7 @@ def page(document: Document, kept: Mapping[str, Kept]) -> str:
     shown = [arm for arm in arms if arm["num_windows_kept"] < arm["num_windows"]] or arms[:1]
     savings = [paragraphs([arm_line(arm)]) + savings_table(savings_rows(document, arm)) for arm in shown]
     return fill(
-        "ask.html",
+        "ask",
         ["gallery.js"],
         title=escape(document["video"]["path"]),
         about=paragraphs(header_lines(document)) + paragraphs(note_lines(document), "warning"),

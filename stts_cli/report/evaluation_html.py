@@ -94,7 +94,7 @@ def page(document: Document, thumbnails: Thumbnails, plot: bytes | None) -> str:
         below += map(comparison_line, pairs)
     uri = "" if plot is None else base64.b64encode(plot).decode()
     return fill(
-        "results.html",
+        "results",
         ["gallery.js", "results.js"],
         title=escape(title),
         about=about,

@@ -29,12 +29,17 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def fill(template: str, scripts: Iterable[str], **parts: str) -> str:
-    """Put parts, which are HTML already, into a template of pages/, where each stands as {{name}}."""
+def fill(kind: str, scripts: Iterable[str], **parts: str) -> str:
+    """Write a page, "ask" or "results"; parts, which are HTML already, stand where a template says {{name}}."""
     script = "".join(map(_read, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    parts |= {"style": _read("style.css"), "script": script, "policy": policy}
+    parts |= {"kind": kind, "style": _read("style.css"), "script": script, "policy": policy}
+    parts["body"] = _put(f"{kind}.html", parts)
+    return _put("page.html", parts)
+
+
+def _put(template: str, parts: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read(template))
 
 
