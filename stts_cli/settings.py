@@ -150,6 +150,18 @@ class FixedLayout:
 
 
 @dataclass(frozen=True)
+class HeldLayout:
+    """The rule under which frames that are added leave the size of the first so many."""
+
+    rule: LayoutRule
+    num_frames: int
+
+    def __call__(self, height: int, width: int, num_frames: int) -> Layout:
+        """Return the layout of a video of no more frames than are held."""
+        return self.rule(height, width, min(num_frames, self.num_frames))
+
+
+@dataclass(frozen=True)
 class Arm:
     """One way to look at a video: what runs that are compared differ by.
 
@@ -165,6 +177,8 @@ class Arm:
         resize: who resizes frames, one of `resize.RESIZES`.
         spend_savings: take more frames instead, as many as cost about as much as `frames` dense ones.
         spend_by: what is held equal then: "tokens" of the video, which makes frames / keep_ratio, or "flops".
+        spend_pixels: of a model whose frames are the smaller the more there are, what is held then: the pixels of each
+            "frame", as large as those of `frames`, or the "total", as the model's own rule does.
         seed: of the random scorer; None for the run's.
 
     Raises:
@@ -182,6 +196,7 @@ class Arm:
     resize: str = "model"
     spend_savings: bool = False
     spend_by: str = "tokens"
+    spend_pixels: str = "frame"
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -190,6 +205,7 @@ class Arm:
             "max_fps": "" if type(self.max_fps) in (int, float) and 0 < self.max_fps < math.inf else "greater than 0",
             "scorer": "" if isinstance(self.scorer, str) else "text",
             "budget_by": "" if self.spend_by in ("tokens", "flops") else "tokens or flops",
+            "budget_pixels": "" if self.spend_pixels in ("frame", "total") else "frame or total",
             "dtype": "" if self.dtype in DTYPES else f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}",
             **{
                 name: what_is_allowed(name, getattr(self, name))
@@ -199,7 +215,7 @@ class Arm:
         }
         for name, allowed in must.items():
             if allowed:
-                given = getattr(self, "spend_by" if name == "budget_by" else name)
+                given = getattr(self, name.replace("budget", "spend"))
                 raise InputError(f"--{name.replace('_', '-')} {given!r}: must be {allowed}.")
 
     def override(self, **given: object) -> Arm:

@@ -57,8 +57,8 @@ def test_the_surface_is_what_is_promised():
         (
             "ask",
             "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
-            "--keep-ratio --prune-ratio --budget --budget-by --scorer --prune-layer --max-new-tokens --device --dtype "
-            "--compare --save-kept --report --output --json --quiet",
+            "--keep-ratio --prune-ratio --budget --budget-by --budget-pixels --scorer --prune-layer --max-new-tokens "
+            "--device --dtype --compare --save-kept --report --output --json --quiet",
         ),
         (
             "eval",

@@ -51,6 +51,13 @@ def ask(
     budget_by: Annotated[
         str | None, typer.Option(help="What --budget holds equal: tokens, the default, or flops.")
     ] = None,
+    budget_pixels: Annotated[
+        str | None,
+        typer.Option(
+            help="What --budget holds of a model whose frames are the smaller the more there are: the pixels of each "
+            "frame, the default, or their total."
+        ),
+    ] = None,
     scorer: flags.Scorer = None,
     prune_layer: flags.PruneLayer = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
@@ -109,6 +116,8 @@ def ask(
         fps,
         subtitles,
     )
-    arms = asking.plan_arms(settings.arm("pruned", resize), compare, budget, budget_by, at_s)
+    arms = asking.plan_arms(
+        settings.arm("pruned", resize), compare, asking.Budget(budget, budget_by, budget_pixels), at_s
+    )
     shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
     asking.run(wanted, arms, shown, device=device, max_new_tokens=settings.max_new_tokens)

@@ -108,27 +108,40 @@ class Shown:
     output: str | None
 
 
-def plan_arms(
-    arm: Arm, compare: Sequence[str] | None, budget: int | None, by: str | None, at_s: Sequence[float] | None
-) -> list[Arm]:
+@dataclass(frozen=True)
+class Budget:
+    """How many frames are to be paid for, and what is held equal; None where a flag was not given."""
+
+    frames: int | None = None
+    by: str | None = None
+    pixels: str | None = None
+
+    def spent_by(self, arm: Arm) -> Arm:
+        """Return the arm that spends it."""
+        return arm.override(frames=self.frames, spend_savings=True, spend_by=self.by, spend_pixels=self.pixels)
+
+
+def plan_arms(arm: Arm, compare: Sequence[str] | None, budget: Budget, at_s: Sequence[float] | None) -> list[Arm]:
     """Return the arms of a run; with a budget of frames the first spends it, and dense at that many is beside it.
 
     Raises:
         InputError: two arms are the same run, or flags that cannot stand together.
     """
-    if budget is None:
-        if by is not None:
-            raise InputError(f"--budget-by {by}: says how --budget is counted; give --budget too.")
+    if budget.frames is None:
+        if budget.by is not None:
+            raise InputError(f"--budget-by {budget.by}: says how --budget is counted; give --budget too.")
+        if budget.pixels is not None:
+            raise InputError(f"--budget-pixels {budget.pixels}: says what --budget holds; give --budget too.")
         arms = parse_arms(arm, compare)
     else:
-        first = dataclasses.replace(arm, frames=budget, spend_savings=True, spend_by=by or "tokens")
-        arms = parse_arms(first, ["dense", *(compare or ())])
-        arms[1] = dataclasses.replace(arms[1], name=f"dense, at most {budget} frames", spend_savings=False)
+        arms = parse_arms(budget.spent_by(arm), ["dense", *(compare or ())])
+        arms[1] = dataclasses.replace(arms[1], name=f"dense, at most {budget.frames} frames", spend_savings=False)
     if at_s and (other := [each.name for each in arms if each.frames != arm.frames]):
         raise InputError(f"--compare {other[0]}: says how many frames; it cannot stand with --at.")
     seen: dict[Arm, str] = {}
     for each in arms:
-        same = {"name": "", "scorer": "none", "keep_ratio": 1.0, "spend_savings": False, "spend_by": "tokens"}
+        same = {"name": "", "scorer": "none", "keep_ratio": 1.0}
+        same |= {"spend_savings": False, "spend_by": "tokens", "spend_pixels": "frame"}
         alike = dataclasses.replace(each, **(same if each.is_dense else {"name": ""}))
         if alike in seen:
             raise InputError(f"--compare {each.name}: is the same run as {seen[alike]}; leave it out.")

@@ -17,7 +17,7 @@ from stts_cli.media.inputs import Named
 from stts_cli.media.reader import Readers
 from stts_cli.media.source import Source
 from stts_cli.pruning.stopwatch import clock
-from stts_cli.settings import Arm
+from stts_cli.settings import Arm, FixedLayout
 
 if TYPE_CHECKING:
     from stts_cli.families.base import Family
@@ -58,6 +58,7 @@ class ArmRun:
             "kernel": video.tokens.kernel,
             "kernel_reason": video.tokens.kernel_reason,
             "num_frames": len(video.timestamps_s),
+            "frame_size": list(video.tokens.layout.frame_size),
             "frames_per_unit": video.tokens.layout.frames_per_unit,
             "num_windows": video.keep_mask.numel(),
             "num_windows_kept": sum(kept),
@@ -209,7 +210,7 @@ def ask(
             except InputError as error:
                 yield Unanswered(video.name, str(error).replace(str(source.path), video.name))
                 continue
-            notes = list(dict.fromkeys(note for run in runs for note in [*run.video.notes, *_unspent(run)]))
+            notes = list(dict.fromkeys(note for run in runs for note in [*run.video.notes, *_budget_notes(run)]))
             seconds = {"load": load_s, "read": sum(result.read_s for result in read.values())}
             yield AskRun(video.name, source, runs, seconds, notes)
 
@@ -235,15 +236,22 @@ def _fetch(video: Named, is_one_of_many: bool, stack: ExitStack, progress: Progr
         return str(error)
 
 
-def _unspent(run: ArmRun) -> list[str]:
-    """Say that a video has fewer frames than the budget pays for."""
-    model, found = run.model, len(run.video.timestamps_s)
-    if not model.arm.spend_savings or found >= model.frames:
+def _budget_notes(run: ArmRun) -> list[str]:
+    """Say that a video has fewer frames than the budget pays for, and how large they are where that depends on it."""
+    model, found, layout = run.model, len(run.video.timestamps_s), run.video.tokens.layout
+    if not model.arm.spend_savings:
         return []
-    pays = f"--budget {model.arm.frames} pays for {model.frames} frames"
-    if found == run.video.clip.num_source_frames:
-        return [f"{pays}, the video has {found}"]
-    return [f"{pays}, {found} were there at {model.arm.max_fps:g} a second; --max-fps may give more"]
+    notes, budget = [], f"--budget {model.arm.frames}"
+    if found < model.frames:
+        few = f"{found} were there at {model.arm.max_fps:g} a second; --max-fps may give more"
+        all_of_it = found == run.video.clip.num_source_frames
+        notes.append(f"{budget} pays for {model.frames} frames, {f'the video has {found}' if all_of_it else few}")
+    if not isinstance(model.family.layout_rule, FixedLayout):
+        held = {"frame": f"as large as {model.arm.frames} would be", "total": "the smaller the more there are"}
+        (height, width), tokens = layout.frame_size, f"{layout.num_windows} tokens a unit of {layout.frames_per_unit}"
+        pixels = f"--budget-pixels {model.arm.spend_pixels}"
+        notes.append(f"{pixels}: {found} frames of {width}x{height} px, {tokens}, {held[model.arm.spend_pixels]}")
+    return notes
 
 
 def _describe(name: str, source: Source, clip: Clip) -> dict[str, Any]:

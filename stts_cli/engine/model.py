@@ -17,7 +17,7 @@ import torch
 
 from stts_cli import settings
 from stts_cli.engine import generate
-from stts_cli.engine.budget import spend
+from stts_cli.engine.budget import layout_rule, spend
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Video
 from stts_cli.errors import InputError, suggest
@@ -52,6 +52,7 @@ class VideoModel:
     Attributes:
         pruning: who scores, how much stays.
         frames: the most frames of a video.
+        layout_rule: how videos are cut.
         notes: what a user should know about the model and its settings.
 
     Raises:
@@ -64,6 +65,7 @@ class VideoModel:
         self.family, self.arm, self.max_new_tokens, self.note = family, arm, max_new_tokens, note
         self.pruning, self.notes = _resolve(family, arm)
         self.frames = spend(family, self.pruning, arm) if arm.spend_savings else arm.frames
+        self.layout_rule = layout_rule(family, arm)
         for line in self.notes:
             note(line)
 
@@ -101,7 +103,7 @@ class VideoModel:
     def request(self, source: Source) -> ReadRequest:
         """Return what is to be read of a source."""
         resample = choose_filter(self.arm.resize, self.family.resample)
-        return ReadRequest(source, self.frames, self.arm.max_fps, self.family.layout_rule, resample)
+        return ReadRequest(source, self.frames, self.arm.max_fps, self.layout_rule, resample)
 
     def read(self, video: Any, times: Sequence[float] | None = None) -> Clip:
         """Read a video as `encode` does; the arguments are its own."""
@@ -162,7 +164,7 @@ class VideoModel:
         memory = PeakMemory(self.device)
         started = clock(self.device)
         with torch.inference_mode():
-            patches = self.family.preprocess(torch.from_numpy(clip.frames))
+            patches = self.family.preprocess(torch.from_numpy(clip.frames), rule=self.layout_rule)
             preprocessed = clock(self.device)
             tokens = self.family.encode(patches, self.pruning, execution=execution)
         seconds = {"preprocess": preprocessed - started, **tokens.seconds}

@@ -51,7 +51,8 @@ def estimate_cost(
 def _count_video(architecture: Architecture, arm: Arm) -> Savings:
     scorer = arm.scorer if arm.scorer == "none" else estimate.resolve_scorer(architecture, arm.scorer)[0]
     ratio = 1.0 if scorer == "none" else arm.keep_ratio or architecture.keep_ratio
-    frames = round(arm.frames / ratio) if arm.spend_savings else arm.frames
+    frames, held = round(arm.frames / ratio) if arm.spend_savings else arm.frames, arm.spend_pixels == "frame"
+    architecture = architecture.at(arm.frames if held else frames)
     windows = estimate.kept_windows(architecture, frames, ratio, merges=scorer == "tome")
     layer = architecture.prune_layer if arm.prune_layer is None else arm.prune_layer
     return estimate.count(architecture, windows, layer, scorer)

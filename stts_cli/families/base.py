@@ -233,9 +233,7 @@ class Family(ABC):
     def layout(self) -> Layout:
         """How every video is cut, of a family that cuts all alike."""
         if not isinstance(self.layout_rule, FixedLayout):
-            raise InputError(
-                f"{self.model_name}: cuts every video in its own way; --budget-by flops cannot use it yet, use tokens."
-            )
+            raise InputError(f"{self.model_name}: cuts every video in its own way; a layout must be named.")
         return self.layout_rule.layout
 
     @property
@@ -265,8 +263,10 @@ class Family(ABC):
             self._window_index[layout] = window_index(*layout.grid, *layout.window).to(self.model.device)
         return self._window_index[layout]
 
-    def preprocess(self, *videos: Tensor) -> Patches:
+    def preprocess(self, *videos: Tensor, rule: LayoutRule | None = None) -> Patches:
         """Turn frames, uint8 (T, H, W, 3) of each video, into patches in the model's dtype and on its device.
+
+        `rule` says how they are cut; None for the family's own.
 
         Raises:
             InputError: frames of another kind, or videos that are not cut alike.
@@ -276,7 +276,8 @@ class Family(ABC):
                 raise InputError(
                     f"frames {frames.dtype} {tuple(frames.shape)}: must be uint8 (T, H, W, 3) with T at least 1."
                 )
-        layouts = {self.layout_rule(frames.shape[1], frames.shape[2], len(frames)) for frames in videos}
+        rule = rule or self.layout_rule
+        layouts = {rule(frames.shape[1], frames.shape[2], len(frames)) for frames in videos}
         if len(layouts) != 1:
             raise InputError("videos of one batch: are cut in different ways; must be of one size and length.")
         layout = layouts.pop()

@@ -94,6 +94,7 @@ def _side_by_side(arms: list[Document]) -> Table:
     firsts = [arm["answers"][0] for arm in arms]
     rows: dict[str, list[str]] = {
         "frames": [f"{arm['num_frames']:,}" for arm in arms],
+        "frame size": ["{1}x{0} px".format(*arm["frame_size"]) for arm in arms],
         "visual tokens": [f"{arm['num_windows_kept']:,}" for arm in arms],
         "LLM prompt": [f"{first['num_prompt_tokens']:,}" for first in firsts],
         TOTAL: [format_si(first["savings"]["flops"]["total"]["pruned"]) for first in firsts],

@@ -325,6 +325,7 @@ def test_lines_are_known_by_the_files_not_by_their_names(asked, tmp_path):
     ("flags", "words"),
     [
         (["--budget-by", "flops"], "--budget-by flops: says how --budget is counted; give --budget too."),
+        (["--budget-pixels", "total"], "--budget-pixels total: says what --budget holds; give --budget too."),
         (["--budget", "0"], "--budget 0: must be at least 1."),
         (
             ["--at", "1", "--compare", "dense@2f"],

@@ -68,7 +68,7 @@ class Family:
     def layout_rule(self, height, width, num_frames):
         return Layout(frame_size=(height // 8, width // 8), grid=(4, 4), window=(2, 2))
 
-    def preprocess(self, frames):
+    def preprocess(self, frames, rule=None):
         assert frames.dtype == torch.uint8
         return frames.float()
 
