@@ -104,12 +104,14 @@ class Layout:
         grid: patch rows and columns of a unit.
         window: patch rows and columns of a window.
         frames_per_unit: frames that patches run through; a last unit of fewer is filled up by the family.
+        num_class_tokens: tokens that the ViT puts before the patches of a unit, in no window and in no visual token.
     """
 
     frame_size: tuple[int, int]
     grid: tuple[int, int]
     window: tuple[int, int]
     frames_per_unit: int = 1
+    num_class_tokens: int = 0
 
     @property
     def num_patches(self) -> int:

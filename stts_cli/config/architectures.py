@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stts_cli.config import files
+from stts_cli.config.internvl import InternVLShape
 from stts_cli.config.molmo2 import Molmo2Shape
 from stts_cli.config.presets import presets_folder
 from stts_cli.config.qwen3_vl import Qwen3VLMoeShape, Qwen3VLShape
@@ -17,6 +18,7 @@ from stts_cli.errors import InputError, suggest
 
 # by a checkpoint's model_type
 SHAPES: dict[str, type[Shape]] = {
+    "internvl": InternVLShape,
     "molmo2": Molmo2Shape,
     "qwen3_vl": Qwen3VLShape,
     "qwen3_vl_moe": Qwen3VLMoeShape,

@@ -10,7 +10,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -66,6 +66,26 @@ class ExpertsTextConfig(TextConfig):
     def mlp_parameters(self) -> int:
         """Weights of a layer's experts and of their router."""
         return self.num_experts * self.hidden_size * (3 * self.moe_intermediate_size + 1)
+
+
+class NamedTextConfig(TextConfig):
+    """Sizes of a language model of one of several kinds, which differ in a layer's biases and norms."""
+
+    model_type: Literal["qwen2", "qwen3", "llama"]
+
+    @classmethod
+    def of(cls: type[_S], config: Any, **changes: Any) -> _S:
+        """Read the sizes of a transformers config; a head's width may be left to the others."""
+        wide = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls.model_construct(
+            **{k: getattr(config, k) for k in cls.model_fields if k != "head_dim"}, head_dim=wide
+        )
+
+    @property
+    def layer_parameters(self) -> int:
+        """Count a layer's weights."""
+        biases = (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
+        return llm_layer_parameters(self) + {"qwen2": biases, "qwen3": 2 * self.head_dim, "llama": 0}[self.model_type]
 
 
 class Shape(Model, ABC):

@@ -50,6 +50,7 @@ class ModelShape:
     llm_mlp: int  # width of its gated MLP; with experts, of those together that a token goes through
     vocab_size: int  # outputs of the language-model head
     llm_experts: int = 0  # experts that a router chooses from in each layer
+    class_tokens: int = 0  # of a frame, in the ViT's blocks beside its patches
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def _total(parts: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
 def _vit_block(shape: ModelShape, patches: Sequence[int]) -> int:
     inner = shape.vit_heads * shape.vit_head_dim
     linear = 2 * (4 * shape.vit_width * inner + 2 * shape.vit_width * shape.vit_mlp)
-    return sum(patches) * linear + 4 * inner * sum(n * n for n in patches)
+    tokens = [n + shape.class_tokens for n in patches if n]
+    return sum(tokens) * linear + 4 * inner * sum(n * n for n in tokens)
 
 
 def _scorer_frame(shape: ModelShape) -> int:

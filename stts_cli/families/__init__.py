@@ -21,10 +21,22 @@ if TYPE_CHECKING:
     from stts_cli.families.base import Family
 
 FAMILIES = {
+    "internvl": ("stts_cli.families.internvl", "InternVLFamily"),
     "molmo2": ("stts_cli.families.molmo2", "Molmo2Family"),
     "qwen3_vl": ("stts_cli.families.qwen3_vl", "Qwen3VLFamily"),
     "qwen3_vl_moe": ("stts_cli.families.qwen3_vl", "Qwen3VLMoeFamily"),
     "smolvlm": ("stts_cli.families.smolvlm", "SmolVLMFamily"),
+}
+
+REFUSED = {  # types that people ask for, and why they are not handled
+    "internvl_chat": "runs code of its own; take one in transformers' format, such as OpenGVLab/InternVL3_5-4B-HF.",
+    "llava_onevision": "its windows overlap, a patch is in up to four visual tokens, so none can be dropped alone.",
+    **dict.fromkeys(
+        ["minicpmv", "minicpmo", "minicpmv4_6", "minicpmv4_7"],
+        "merges windows inside its vision encoder, where they would have to be dropped.",
+    ),
+    **dict.fromkeys(["gemma3", "gemma3n"], "reads pictures only, no videos."),
+    "gemma4_unified": "has no vision encoder, so nothing can be dropped inside it.",
 }
 
 
@@ -111,6 +123,8 @@ def family_of(model: Any, tokenizer: Any, *, scorer: Any = None, video_processor
 
 def class_of(model_type: str | None, model: str) -> type[Family]:
     """Return the family of a model type; InputError, which names `model`, where there is none."""
+    if model_type in REFUSED:
+        raise InputError(f"{model} of type {model_type}: {REFUSED[model_type]}")
     if model_type not in FAMILIES:
         raise InputError(f"{model} of type {model_type}: no family handles it{suggest(str(model_type), FAMILIES)}")
     module, name = FAMILIES[model_type]

@@ -61,6 +61,14 @@ class FrameProcessor:
             yield (chunk.to(device).float() - mean) / std
 
 
+def to_images(patches: Tensor, layout: Layout) -> Tensor:
+    """Put patches of `FrameProcessor`, (T, N, patch_dim), back into frames (T, 3, H, W), for a convolution to cut."""
+    rows, cols = layout.grid
+    side = layout.frame_size[0] // rows
+    pixels = patches.view(len(patches), rows, cols, side, side, 3).permute(0, 5, 1, 3, 2, 4)
+    return pixels.reshape(len(patches), 3, rows * side, cols * side)
+
+
 def read_video_settings(
     find_file: Callable[[str], Path | None], image_keys: Collection[str] = ("image_mean", "image_std")
 ) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from stts_cli.errors import InputError
 from stts_cli.families.base import Family
 from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint
-from stts_cli.families.frames import FrameProcessor, read_video_settings
+from stts_cli.families.frames import FrameProcessor, read_video_settings, to_images
 from stts_cli.settings import FixedLayout, Layout, LayoutRule
 
 _FILE = "preprocessor_config.json"
@@ -88,10 +88,8 @@ class SmolVLMFamily(Family):
     def embed(self, patches: Tensor) -> Tensor:
         """Turn patches (T, N, patch_dim) into what block 0 takes, (T, N, D)."""
         tower = self.model.model.vision_model
-        (rows, cols), side = self.layout.grid, tower.patch_size
-        pixels = patches.to(tower.device, tower.dtype).view(len(patches), rows, cols, side, side, 3)
-        pixels = pixels.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, rows * side, cols * side)
-        whole = torch.ones(len(patches), rows, cols, dtype=torch.bool, device=pixels.device)
+        pixels = to_images(patches.to(tower.device, tower.dtype), self.layout)
+        whole = torch.ones(len(patches), *self.layout.grid, dtype=torch.bool, device=pixels.device)
         embedded: Tensor = tower.embeddings(pixel_values=pixels, patch_attention_mask=whole)
         return embedded
 

@@ -4,9 +4,11 @@ Comes between a family's patches and its connector. In: patches of the frames of
 of kept patches only, with the table that pools them to visual tokens. Blocks 0..l see every patch (l is `prune_layer`),
 the plan is made from block l's output, block l + 1 sees every patch with a bias on its keys, blocks l + 2.. see kept
 patches, each within its own frame; where a checkpoint was trained so, they see all patches of a frame that packing into
-bins would leave alone, though only its kept ones go on. With "last" every block sees every patch, and only what follows
-is spared: the arm to compare with methods that prune behind the encoder. Source: arXiv 2603.18004, method. Training and
-inference use this same function, and the blocks are always the stock model's own: only what they attend over changes.
+bins would leave alone, though only its kept ones go on. Class tokens, which some models put before a frame's patches,
+are in no window: they stay with a frame that keeps anything, and the connector does not read them. With "last" every
+block sees every patch, and only what follows is spared: the arm to compare with methods that prune behind the encoder.
+Source: arXiv 2603.18004, method. Training and inference use this same function, and the blocks are always the stock
+model's own: only what they attend over changes.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from stts_cli.pruning.attention import Attention, attention_over, choose_kernel
@@ -29,7 +32,10 @@ Taps = dict[int, Tensor]  # number of a block -> its output
 
 
 class Vit(Protocol):
-    """What the method needs of a model's vision encoder. Its attention must ask `current_attention`."""
+    """What the method needs of a model's vision encoder. Its attention must ask `current_attention`.
+
+    N of what its blocks take and return is the patches of a frame behind the layout's class tokens.
+    """
 
     @property
     def vit_blocks(self) -> Sequence[nn.Module]:
@@ -112,16 +118,19 @@ def prune_and_encode(
     num_blocks = len(vit.vit_blocks)
     check_prune_layer(pruning.prune_layer, num_blocks)
     scored = scored_block(pruning.prune_layer, num_blocks)
-    run = _Run(vit, execution or Execution(), scored, patches)
+    first = layout.num_class_tokens
+    run = _Run(vit, execution or Execution(), scored, patches, first)
     if not any(pruning.num_dropped(length, layout.num_windows) for length in video_lengths):
         every_TN = torch.ones(len(patches), layout.num_patches, dtype=torch.bool, device=patches.device)
         plan = Plan(every_TN[:, : layout.num_windows].clone(), every_TN, every_TN)
-        taps = run.dense(num_blocks)
+        taps = {i: x[:, first:] for i, x in run.dense(num_blocks).items()}
         return run.output(plan, {i: x.flatten(0, 1) for i, x in taps.items()}, taps.get(scored), window_index)
     taps = run.dense(scored + 1)
     hidden = taps[scored]
     run.watch.lap("vit_dense")
-    plan = make_plan(hidden, pruning, layout, window_index, video_lengths, learned)
+    taps = {i: x[:, first:] for i, x in taps.items()}
+    scored_hidden = taps[scored]
+    plan = make_plan(scored_hidden, pruning, layout, window_index, video_lengths, learned)
     if pruning.prune_layer == LAST and plan.merge is not None:
         taps = {i: plan.merge(x, slice(None)) for i, x in taps.items()}
     kept = plan.kept_patches.reshape(-1).nonzero().squeeze(1)
@@ -130,14 +139,15 @@ def prune_and_encode(
     run.watch.lap("score_select_pack")
     if pruning.prune_layer != LAST:
         taps |= _join([run.pruned(hidden[chunk], plan, chunk) for chunk in run.chunks])
-    return run.output(plan, taps, hidden, window_index)
+    return run.output(plan, taps, scored_hidden, window_index)
 
 
 class _Run:
     """One pass: which chunks of frames go through together, what is noted on the way, kernel and times."""
 
-    def __init__(self, vit: Vit, execution: Execution, scored: int, patches: Tensor) -> None:
+    def __init__(self, vit: Vit, execution: Execution, scored: int, patches: Tensor, num_class_tokens: int) -> None:
         self.vit, self.execution, self.scored, self.patches = vit, execution, scored, patches
+        self.num_class_tokens = num_class_tokens
         step = execution.chunk_frames or len(patches)
         self.chunks = [slice(start, start + step) for start in range(0, len(patches), step)]
         self.kernel, self.kernel_reason = "dense", ""
@@ -152,12 +162,14 @@ class _Run:
     def pruned(self, x_TND: Tensor, plan: Plan, chunk: slice) -> Taps:
         """Run what comes after scoring on a chunk of frames; returns the outputs (M, D) of kept patches."""
         kernel = "eager" if self._is_explicit(x_TND) else "sdpa"
-        biased = None if plan.bias is None else Attention(kernel, key_bias=plan.bias[chunk])
+        first = self.num_class_tokens
+        biased = None if plan.bias is None else Attention(kernel, key_bias=pad(plan.bias[chunk], (first, 0)))
         x_TND, _ = self.blocks([self.scored + 1], x_TND, (), biased)
         self.watch.lap("vit_dense")
         if plan.merge is not None:
-            x_TND = plan.merge(x_TND, chunk)
-        packed = pack(x_TND, plan.present_patches[chunk])
+            x_TND = torch.cat([x_TND[:, :first], plan.merge(x_TND[:, first:], chunk)], 1)
+        present = plan.present_patches[chunk]
+        packed = pack(x_TND, torch.cat([present.any(1, keepdim=True).expand(-1, first), present], 1))
         if not packed.lengths:
             return {}
         self.watch.lap("score_select_pack")
@@ -166,9 +178,9 @@ class _Run:
         if self.scored + 1 in self.vit.taps:
             taps[self.scored + 1] = x
         self.watch.lap("vit_packed")
-        if plan.present_patches is plan.kept_patches:
+        if plan.present_patches is plan.kept_patches and not first:
             return {number: x[0] for number, x in taps.items()}
-        kept = plan.kept_patches[chunk].reshape(-1)[packed.index].nonzero().squeeze(1)
+        kept = pad(plan.kept_patches[chunk], (first, 0)).reshape(-1)[packed.index].nonzero().squeeze(1)
         return {number: x[0].index_select(0, kept) for number, x in taps.items()}
 
     def blocks(

@@ -117,7 +117,7 @@ def test_a_base_of_an_unknown_family(no_training, capsys, tmp_path, base, videos
     assert typed(capsys, *words) == (
         2,
         "",
-        f"stts: model {other} of type llava: no family handles it; known: {', '.join(FAMILIES)}.\n",
+        f"stts: model {other} of type llava: no family handles it; known: {', '.join(sorted(FAMILIES))}.\n",
     )
 
 

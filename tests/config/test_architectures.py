@@ -19,6 +19,7 @@ from stts_cli.settings import default_prune_layer
 
 def test_the_shapes_that_ship():
     assert names(shapes_folder()) == [
+        "internvl3.5-1b", "internvl3.5-2b", "internvl3.5-4b", "internvl3.5-8b",
         "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen3-vl-2b", "qwen3-vl-30b-a3b", "qwen3-vl-4b",
         "qwen3-vl-8b",
         "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m",
@@ -135,3 +136,14 @@ def test_the_sizes_of_qwen3_vl_make_about_what_their_names_say(name, millions):
     assert architecture.num_parameters() / 1e6 == pytest.approx(millions, abs=0.05)
     assert architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
     assert [architecture.at(n).layout.frame_size for n in (16, 64, 256)] == [(704, 1280), (448, 832), (224, 416)]
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("1b", 1_060_897_792), ("2b", 2.348e9), ("4b", 4.732e9), ("8b", 8.528e9)]
+)
+def test_the_sizes_of_internvl_make_what_is_published(name, published):
+    """The 1B's files hold just so many; the others' published counts are rounded to 0.1 billion."""
+    architecture = load_architecture(f"internvl3.5-{name}")
+    assert architecture.num_parameters() == pytest.approx(published, rel=1e-3 if name != "1b" else 0)
+    preset = load_preset(f"internvl3.5-{name}")
+    assert preset.prune_layer == architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.families.tiny_internvl import save_internvl
 from tests.families.tiny_qwen3_vl import save_qwen3_vl
 from tests.families.tiny_smolvlm import save_smolvlm
 
@@ -33,6 +34,16 @@ QWEN3_VL = {
 }  # fmt: skip
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 TINY = {
+    "internvl": Tiny(
+        save_internvl,
+        (24, 24),
+        {"vit": "vision_tower", "connector": "multi_modal_projector", "llm": "language_model or lm_head"},
+        {**SHAPE, "model_type": "internvl", "tie_word_embeddings": False, "downsample_ratio": 0.5,
+         "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 5,
+                           "image_size": 32, "patch_size": 8, "norm_type": "layer_norm", "attention_bias": True,
+                           "use_qk_norm": False, "use_mean_pooling": True, "use_absolute_position_embeddings": True},
+         "text_config": {**TEXT, "model_type": "qwen3"}},
+    ),
     "smolvlm": Tiny(
         save_smolvlm,
         (24, 24),

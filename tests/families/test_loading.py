@@ -8,7 +8,7 @@ import torch
 
 from stts_cli.engine.model import VideoModel
 from stts_cli.errors import InputError
-from stts_cli.families import load_family
+from stts_cli.families import REFUSED, load_family
 from stts_cli.settings import Arm, Pruning
 
 
@@ -194,3 +194,14 @@ def test_processor_settings_inside_processor_config(copy):
     assert family.layout.window == (2, 2)
     assert family.frames.mean == (0.2, 0.2, 0.2)
     assert family.layout.grid == (5, 5)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_type_that_cannot_be_handled_is_refused_with_the_reason(tmp_path, kind):
+    """Before any file but config.json is read, so that no code of the checkpoint's runs."""
+    code = {"AutoModel": "modeling.Model", "AutoConfig": "modeling.Config"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": code}))
+    (tmp_path / "modeling.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(InputError) as refused:
+        load_family(tmp_path)
+    assert str(refused.value) == f"model {tmp_path} of type {kind}: {REFUSED[kind]}"
