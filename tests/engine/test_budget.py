@@ -36,11 +36,11 @@ def test_frames_are_as_large_as_the_budgets_or_all_together_are(family, pixels):
     assert (len(dense.timestamps_s), len(pruned.timestamps_s)) == (8, 16)
     small, large = pruned.tokens.layout, dense.tokens.layout
     assert large.frame_size == (24, 40)
-    assert small.frame_size == {"frame": (24, 40), "total": (16, 24)}[pixels]
+    assert small.frame_size == {"frame": (24, 40), "total": (16, 32)}[pixels]
     tokens = {"frame": len(dense.tokens.visual_tokens), "total": 8 * small.num_windows // 2}
     assert len(pruned.tokens.visual_tokens) == tokens[pixels]
     (note,) = _budget_notes(ArmRun("pruned", spends, pruned, []))
-    size = {"frame": "16 frames of 40x24 px, 15 tokens a unit of 2, as large as 8 would be", "total": "of 24x16 px, 6 "}
+    size = {"frame": "16 frames of 40x24 px, 15 tokens a unit of 2, as large as 8 would be", "total": "of 32x16 px, 8 "}
     assert note.startswith(f"--budget-pixels {pixels}: ")
     assert size[pixels] in note
 
