@@ -12,9 +12,8 @@ from pydantic import Field
 from stts_cli.config.files import NotNegative, Positive
 from stts_cli.config.shapes import (
     ExpertsTextConfig,
-    Pair,
-    Shape,
     Sizes,
+    VaryingShape,
     llm_layer_parameters,
     llm_sizes,
     vit_block_parameters,
@@ -78,7 +77,7 @@ class Qwen3VLVisionConfig(Sizes):
     deepstack_visual_indexes: Annotated[list[NotNegative], Field(min_length=1)]
 
 
-class Qwen3VLShape(Shape):
+class Qwen3VLShape(VaryingShape):
     """A file of presets/shapes for a Qwen3-VL.
 
     Attributes:
@@ -96,9 +95,6 @@ class Qwen3VLShape(Shape):
 
     model_type: Literal["qwen3_vl"]
     tie_word_embeddings: bool
-    size: Pair
-    frame_size: Pair = Field(default=[720, 1280])
-    num_frames: Positive = 64
     vision_config: Qwen3VLVisionConfig
 
     @classmethod
@@ -119,20 +115,6 @@ class Qwen3VLShape(Shape):
         """What gives a video's frames their size."""
         vision = self.vision_config
         return PixelBudget(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, *self.size)
-
-    @property
-    def layout(self) -> Layout:
-        """How the video that is counted is cut."""
-        return self.rule(self.frame_size[0], self.frame_size[1], self.num_frames)
-
-    def at(self, num_frames: int, frame_size: tuple[int, int] | None = None) -> Qwen3VLShape:
-        """Return the shape for a video of so many frames; see `Shape`."""
-        size = self.frame_size if frame_size is None else list(frame_size)
-        return self.model_copy(update={"num_frames": num_frames, "frame_size": size})
-
-    def sizes(self) -> ModelShape:
-        """Return the sizes that FLOPs depend on."""
-        return self.sizes_of(self.layout)
 
     def sizes_of(self, layout: Layout) -> ModelShape:
         """Return the sizes that FLOPs depend on, of a video cut in such a way."""

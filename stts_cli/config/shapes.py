@@ -16,10 +16,11 @@ from pydantic import Field
 
 from stts_cli.config.files import Model, NotNegative, Positive, Ratio
 from stts_cli.cost.savings import ModelShape
-from stts_cli.settings import Layout, PruneLayer
+from stts_cli.settings import Layout, LayoutRule, PruneLayer
 
 _S = TypeVar("_S", bound="Sizes")
 _H = TypeVar("_H", bound="Shape")
+_V = TypeVar("_V", bound="VaryingShape")
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
@@ -123,6 +124,43 @@ class Shape(Model, ABC):
     @abstractmethod
     def prompt_length(self, times_s: Sequence[float], question: str) -> int:
         """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
+
+
+class VaryingShape(Shape):
+    """The sizes of a family that gives each video's frames their own size.
+
+    Attributes:
+        size: fewest and most pixels; how they are meant is the family's own rule.
+        frame_size: height and width of the video that is counted, where it is about no file.
+        num_frames: of it.
+    """
+
+    size: Pair
+    frame_size: Pair = Field(default=[720, 1280])
+    num_frames: Positive = 64
+
+    @property
+    @abstractmethod
+    def rule(self) -> LayoutRule:
+        """What gives a video's frames their size."""
+
+    @property
+    def layout(self) -> Layout:
+        """How the video that is counted is cut."""
+        return self.rule(self.frame_size[0], self.frame_size[1], self.num_frames)
+
+    def at(self: _V, num_frames: int, frame_size: tuple[int, int] | None = None) -> _V:
+        """Return the shape for a video of so many frames; see `Shape`."""
+        size = self.frame_size if frame_size is None else list(frame_size)
+        return self.model_copy(update={"num_frames": num_frames, "frame_size": size})
+
+    def sizes(self) -> ModelShape:
+        """Return the sizes that FLOPs depend on."""
+        return self.sizes_of(self.layout)
+
+    @abstractmethod
+    def sizes_of(self, layout: Layout) -> ModelShape:
+        """Return the sizes that FLOPs depend on, of a video cut in such a way."""
 
 
 @dataclass(frozen=True)

@@ -27,73 +27,38 @@ from stts_cli.errors import InputError
 from stts_cli.families.base import Family
 from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint
-from stts_cli.families.frames import FrameProcessor, read_video_settings
-from stts_cli.pruning import current_attention
+from stts_cli.families.frames import read_video_settings
+from stts_cli.families.units import UnitProcessor, UnitVit, places, window_rows
 from stts_cli.settings import Layout, LayoutRule
 
 _FILE = "video_preprocessor_config.json"
 _MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-_UNITS_AT_ONCE = 16
 _SIZE = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}  # pixels of a whole video: the class's defaults
 
 
-class UnitProcessor(FrameProcessor):
-    """From pixels to patches through the frames of a unit, the patches of a window one after the other."""
-
-    def __call__(self, frames: Tensor, layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Turn frames, uint8 (T, H, W, 3) with T at least 1, into (U, N, 3 * frames * side * side): colours first."""
-        deep = layout.frames_per_unit
-        if missing := -len(frames) % deep:
-            frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
-        (rows, cols), (merge, _) = layout.grid, layout.window
-        side = layout.frame_size[0] // rows
-        parts = []
-        for x in self.normalized(frames, layout, device, _UNITS_AT_ONCE * deep):
-            x = x.view(-1, deep, rows // merge, merge, side, cols // merge, merge, side, 3)
-            x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
-            parts.append(x.reshape(len(x), rows * cols, 3 * deep * side * side).to(dtype))
-        return torch.cat(parts)
-
-
-class _Vit:
+class _Vit(UnitVit):
     """The ViT on units of one layout; see `pruning.Vit`."""
 
     def __init__(self, family: Qwen3VLFamily, layout: Layout) -> None:
-        from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
+        from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
-        self.vit_blocks, self.taps = family.vit_blocks, family.taps
-        self.tower, self.num_patches = family.model.model.visual, layout.num_patches
-        grid = torch.tensor([[1, *layout.grid]], device=family.model.device)
+        self.tower = tower = family.model.model.visual
         self.table = get_vision_interpolation_indices_and_weights(
-            grid,
-            num_grid_per_side=self.tower.num_grid_per_side,
-            mode=self.tower.interpolation_mode,
-            align_corners=self.tower.interpolation_align_corners,
+            torch.tensor([[1, *layout.grid]], device=family.model.device),
+            num_grid_per_side=tower.num_grid_per_side,
+            mode=tower.interpolation_mode,
+            align_corners=tower.interpolation_align_corners,
             spatial_merge_size=layout.window[0],
         )
-        places = get_vision_position_ids(grid, layout.window[0])
-        self.rotation = self.tower.rotary_pos_emb(self.tower.pos_embed.weight, places)
+        rotation = tower.rotary_pos_emb(tower.pos_embed.weight, places(layout, family.model.device))
+        super().__init__(family.vit_blocks, family.taps, rotation)
 
     def embed(self, patches: Tensor) -> Tensor:
         """Turn patches (U, N, patch_dim) into what block 0 takes, (U, N, D)."""
         hidden: Tensor = self.tower.patch_embed(patches.to(self.tower.device, self.tower.dtype).flatten(0, 1))
         index, weights = self.table
-        places = (self.tower.pos_embed(index) * weights[:, :, None]).sum(1)
-        return hidden.view(len(patches), self.num_patches, -1) + places.to(hidden.dtype)
-
-    def run_block(self, number: int, hidden: Tensor) -> Tensor:
-        """Run one stock block on units (U, N, D), or on the packed patches of several (1, M, D)."""
-        attention, (batch, length) = current_attention(), hidden.shape[:2]
-        borders = [0, batch * length]  # what is attended over is the context's affair
-        if attention is not None and attention.packed is not None:
-            rotation = tuple(part[attention.packed.index % self.num_patches] for part in self.rotation)
-        else:
-            rotation = tuple(part.repeat(batch, 1) for part in self.rotation)
-            if attention is None or attention.key_bias is None:
-                borders = list(range(0, batch * length + 1, length))
-        ends = torch.tensor(borders, dtype=torch.int32)
-        out: Tensor = self.vit_blocks[number](hidden.flatten(0, 1), cu_seqlens=ends, position_embeddings=rotation)
-        return out.view(batch, length, -1)
+        where = (self.tower.pos_embed(index) * weights[:, :, None]).sum(1)
+        return hidden.view(len(patches), self.num_patches, -1) + where.to(hidden.dtype)
 
 
 class Qwen3VLFamily(Family):
@@ -156,8 +121,7 @@ class Qwen3VLFamily(Family):
 
     def window_index(self, layout: Layout) -> Tensor:
         """Return the patches of each window, int64 (W, P): they stand one after the other."""
-        slots = layout.window[0] * layout.window[1]
-        return torch.arange(layout.num_patches, device=self.model.device).view(-1, slots)
+        return window_rows(layout, self.model.device)
 
     def connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
         """Turn features (M, D * taps) of kept patches and their table (V, P) into (V, D of the LM * taps).
