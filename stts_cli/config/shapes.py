@@ -209,7 +209,7 @@ def llm_layer_parameters(text: TextConfig) -> int:
     return text.hidden_size * (2 * queries + 2 * keys + 2) + text.mlp_parameters
 
 
-def llm_sizes(text: TextConfig) -> dict[str, int]:
+def llm_sizes(text: TextConfig) -> dict[str, Any]:
     """Return the language model's part of a `ModelShape`."""
     experts = {}
     if isinstance(text, ExpertsTextConfig):

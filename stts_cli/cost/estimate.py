@@ -243,7 +243,7 @@ def estimate_memory(
     patches = units * s.num_patches
     # The ViT holds the pixels, what was scored (pruned), two layers of features of what is kept, and a chunk.
     copies = 2.0 if num_packed is None else 1.0 + 2.0 * num_packed / patches
-    chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + 2 * s.vit_mlp)
+    chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + s.vit_mlp_products * s.vit_mlp)
     vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))
     queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim
     cache, hidden = number * prompt_tokens * 2 * s.llm_layers * keys, number * prompt_tokens * 4 * s.llm_width
@@ -282,7 +282,7 @@ def estimate_training_memory(
         (s.vit_heads, s.vit_head_dim), (s.llm_heads, s.llm_head_dim), (s.llm_kv_heads, s.llm_head_dim)
     ))  # fmt: skip
     # norms read float32; inputs of products, queries, keys, values, what attention returns, and two widths of the MLP
-    block = number * (2 * s.vit_width + 4 * inner + 2 * s.vit_mlp) + 4 * 2 * s.vit_width
+    block = number * (2 * s.vit_width + 4 * inner + s.vit_mlp_products * s.vit_mlp) + 4 * 2 * s.vit_width
     vit = (patches * num_dense + packed * (s.vit_blocks - num_dense)) * block
     if num_packed is not None and not on_gpu:  # attention with a bias that learns keeps its square
         vit += number * 3 * units * s.vit_heads * s.num_patches**2

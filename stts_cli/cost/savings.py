@@ -51,6 +51,9 @@ class ModelShape:
     vocab_size: int  # outputs of the language-model head
     llm_experts: int = 0  # experts that a router chooses from in each layer
     class_tokens: int = 0  # of a frame, in the ViT's blocks beside its patches
+    vit_mlp_products: int = 2  # matrix products of the ViT's MLP, 3 of a gated one
+    vit_parts: tuple[int, ...] = ()  # patches of each part of a frame that some blocks attend within; none for whole
+    vit_part_blocks: tuple[int, ...] = ()  # these blocks
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,9 @@ def count(
         new_tokens: tokens decoded; the first comes with the prefill.
         option_tokens: tokens of each option that is scored behind the prompt, instead of decoding.
         scorer: only "learned" costs matrix products.
-        packed_patches: patches of each frame that the packed blocks run on, needed where windows at the border hold
-            fewer or lone frames are refilled; otherwise every window counts `num_patches / num_windows`.
+        packed_patches: patches of each frame that the packed blocks run on, or of each of its parts, needed where
+            windows at the border hold fewer, lone frames are refilled or parts count; otherwise every window counts
+            `num_patches / num_windows`, and parts keep alike.
 
     Returns:
         The counts. In the dense column, "ViT dense blocks" and "ViT packed blocks" are those same blocks on all
@@ -134,16 +138,16 @@ def count(
     full = [shape.num_patches] * num_frames
     visual = (num_frames * shape.num_windows, sum(kept_per_frame))
     num_dense = num_dense_blocks(prune_layer, shape.vit_blocks)
-    num_packed = shape.vit_blocks - num_dense
-    packed = packed if num_packed else full
+    packed = packed if num_dense < shape.vit_blocks else full
     embedding = 2 * num_frames * shape.num_patches * shape.patch_dim * shape.vit_width
-    dense_blocks = num_dense * _vit_block(shape, full)
+    early, late = range(num_dense), range(num_dense, shape.vit_blocks)
+    dense_blocks = _vit_blocks(shape, early, full, num_frames)
     scores = visual[1] < visual[0] and scorer == "learned"
     decoded = option_tokens or [max(new_tokens - 1, 0)]
     flops = {
         "patch embedding": (embedding, embedding),
         "ViT dense blocks": (dense_blocks, dense_blocks),
-        "ViT packed blocks": (num_packed * _vit_block(shape, full), num_packed * _vit_block(shape, packed)),
+        "ViT packed blocks": (_vit_blocks(shape, late, full, num_frames), _vit_blocks(shape, late, packed, num_frames)),
         "scorer": (0, num_frames * _scorer_frame(shape) if scores else 0),
         "connector": _both(lambda tokens: tokens * shape.connector_flops, visual),
         "LLM prefill": _both(lambda length: _prefill(shape, length), prompt_tokens),
@@ -203,11 +207,20 @@ def _total(parts: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
     return sum(dense for dense, _ in parts.values()), sum(pruned for _, pruned in parts.values())
 
 
-def _vit_block(shape: ModelShape, patches: Sequence[int]) -> int:
-    inner = shape.vit_heads * shape.vit_head_dim
-    linear = 2 * (4 * shape.vit_width * inner + 2 * shape.vit_width * shape.vit_mlp)
-    tokens = [n + shape.class_tokens for n in patches if n]
-    return sum(tokens) * linear + 4 * inner * sum(n * n for n in tokens)
+def _vit_blocks(shape: ModelShape, blocks: Sequence[int], patches: Sequence[int], num_frames: int) -> int:
+    """Count blocks on the patches of each frame, or of each of its parts."""
+    inner, each = shape.vit_heads * shape.vit_head_dim, len(patches) // num_frames
+    linear = 2 * (4 * shape.vit_width * inner + shape.vit_mlp_products * shape.vit_width * shape.vit_mlp)
+    frames = [sum(patches[start : start + each]) for start in range(0, len(patches), each)]
+    tokens = [n + shape.class_tokens for n in frames if n]
+    whole = sum(n * n for n in tokens)
+    if each == len(shape.vit_parts):
+        narrow = sum(n * n for n in patches)
+    else:
+        narrow = whole * sum(n * n for n in shape.vit_parts) // shape.num_patches**2
+    num_narrow = len(set(blocks) & set(shape.vit_part_blocks))
+    pairs = (len(blocks) - num_narrow) * whole + num_narrow * narrow
+    return len(blocks) * sum(tokens) * linear + 4 * inner * pairs
 
 
 def _scorer_frame(shape: ModelShape) -> int:

@@ -181,7 +181,7 @@ class Family(ABC):
         of each video, in the order of the placeholders.
         """
 
-    def positions(self, dense_ids: Tensor, layout: Layout) -> Tensor | None:
+    def positions(self, dense_ids: Tensor, layout: Layout, timestamps_s: Sequence[float]) -> Tensor | None:
         """Return the position of every token of a prompt, int64 (1, L), whose placeholders are all there.
 
         What is left of a prompt keeps these, and tokens behind it count on from the last.
@@ -218,6 +218,10 @@ class Family(ABC):
         """Run one stock block on (B, S, D)."""
         out: Tensor = self.blocks[number](hidden)
         return out
+
+    def parts(self, number: int) -> Sequence[int]:
+        """Return the parts of a unit that attend within themselves in a block; see `pruning.pruned_vit.Vit`."""
+        return ()
 
     @property
     def vit_blocks(self) -> Sequence[nn.Module]:
@@ -381,7 +385,7 @@ class Family(ABC):
         if len(ids) > limit:
             raise InputError(f"the prompt: has {len(ids)} tokens, the model takes {limit}; use fewer frames.")
         visual = torch.tensor([self._token_id(token) for token in self.visual_words])
-        positions = self.positions(dense[None], layout)
+        positions = self.positions(dense[None], layout, timestamps_s)
         return Prompt(
             ids[None],
             torch.isin(ids, visual).long()[None],

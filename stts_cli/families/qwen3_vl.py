@@ -18,21 +18,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stts_cli.config.qwen3_vl import PixelBudget, Qwen3VLMoeShape, Qwen3VLShape, unit_times
-from stts_cli.config.shapes import Shape
-from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
-from stts_cli.families.base import Family
-from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint
-from stts_cli.families.frames import read_video_settings
-from stts_cli.families.units import UnitProcessor, UnitVit, places, window_rows
-from stts_cli.settings import Layout, LayoutRule
+from stts_cli.families.units import (
+    UnitFamily,
+    UnitProcessor,
+    UnitVit,
+    places,
+    random_unit_parts,
+    read_unit_settings,
+)
+from stts_cli.settings import Layout
 
-_FILE = "video_preprocessor_config.json"
-_MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 _SIZE = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}  # pixels of a whole video: the class's defaults
 
 
@@ -61,35 +61,19 @@ class _Vit(UnitVit):
         return hidden.view(len(patches), self.num_patches, -1) + where.to(hidden.dtype)
 
 
-class Qwen3VLFamily(Family):
+class Qwen3VLFamily(UnitFamily):
     """A loaded Qwen3-VL with its scorer; its arguments are those of `Family`."""
 
     model_class = "Qwen3VLForConditionalGeneration"
     shape_class: ClassVar[type[Qwen3VLShape]] = Qwen3VLShape
-    video_tag = placeholder = "<|video_pad|>"
-    visual_words = ("<|video_pad|>",)
-    part_names: ClassVar = {"connector": "merger", "vit": ".visual."}  # DeepStack's mergers too
-    starts_with_bos = False
-    frames_per_unit = 2
 
     @classmethod
     def processing(
         cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any], list[str]]:
         """Read how frames become patches; see `Family`."""
-        found = read_video_settings(checkpoint.find_file) if checkpoint else {}
-        found = {**found, **{key: value for key, value in given.items() if value is not None}}
         vision = config.vision_config
-        own = {
-            "patch_size": vision.patch_size,
-            "merge_size": vision.spatial_merge_size,
-            "temporal_patch_size": vision.temporal_patch_size,
-        }
-        for key, value in own.items():
-            if found.get(key, value) != value:
-                raise InputError(f"{_FILE}: {key} {found[key]}; the model's is {value}.")
-        if found.get("resample", 3) != 3:
-            raise InputError(f"{_FILE}: resample {found['resample']}; must be 3 (bicubic).")
+        found = read_unit_settings(vision, checkpoint, given)
         size = {**_SIZE, **(found.get("size") or {})}
         rule = PixelBudget(
             vision.patch_size,
@@ -102,11 +86,6 @@ class Qwen3VLFamily(Family):
         return {"frames": UnitProcessor(mean, std, "antialias-bicubic"), "layout_rule": rule}, []
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """Blocks of the ViT in order."""
-        return list(self.model.model.visual.blocks)
-
-    @property
     def taps(self) -> list[int]:
         """Blocks whose outputs the connector reads: those of DeepStack, then the last."""
         return [*self.model.model.visual.deepstack_visual_indexes, len(self.blocks) - 1]
@@ -114,14 +93,6 @@ class Qwen3VLFamily(Family):
     def vit(self, layout: Layout) -> _Vit:
         """Return the ViT on units of a layout."""
         return _Vit(self, layout)
-
-    def embed(self, patches: Tensor) -> Tensor:
-        """Refuse: positions depend on the layout; see `vit`."""
-        raise NotImplementedError("ask vit(layout)")
-
-    def window_index(self, layout: Layout) -> Tensor:
-        """Return the patches of each window, int64 (W, P): they stand one after the other."""
-        return window_rows(layout, self.model.device)
 
     def connect(self, features: Tensor, pool_index: Tensor) -> Tensor:
         """Turn features (M, D * taps) of kept patches and their table (V, P) into (V, D of the LM * taps).
@@ -149,51 +120,18 @@ class Qwen3VLFamily(Family):
         found = BaseModelOutputWithDeepstackFeatures(pooler_output=tokens, deepstack_features=deep)
         return {"input_ids": input_ids, "mm_token_type_ids": 2 * is_visual, "mm_encoder_outputs": {"video": found}}
 
-    def positions(self, dense_ids: Tensor, layout: Layout) -> Tensor:
-        """Return each token's time, row and column, (3, 1, L), as stock counts them in the whole prompt."""
-        is_visual = dense_ids == self._token_id(self.placeholder)
-        grid = torch.tensor([[int(is_visual.sum()) // layout.num_windows, *layout.grid]])
-        found: Tensor = self.model.model.get_rope_index(dense_ids, 2 * is_visual.int(), video_grid_thw=grid)[0]
-        return found
-
-    def shape(self, layout: Layout | None = None) -> ModelShape:
-        """Return the sizes that FLOPs depend on; see `Family`."""
-        rule = self.layout_rule
-        assert isinstance(rule, PixelBudget)
-        return self.shape_class.of(self.model.config, rule).sizes_of(layout or self.layout)
-
-    @classmethod
-    def read_shape(cls, config: Any, rule: LayoutRule) -> Shape:
-        """Read the sizes that a stock config holds; see `Family`."""
-        assert isinstance(rule, PixelBudget)
-        return cls.shape_class.of(config, rule)
-
     @classmethod
     def random_parts(cls, shape: Qwen3VLShape) -> tuple[Any, Any, Mapping[str, Any]]:
         """Return what a model with random weights is made of; see `Family`."""
-        from transformers import AutoConfig
-
-        vision, text = shape.vision_config, shape.text_config
-        start = text.vocab_size - len(_MARKS)
-        half = text.head_dim // 2
-        config = AutoConfig.for_model(
-            shape.model_type,
-            vision_config={**dict(vision), "out_hidden_size": text.hidden_size},
-            text_config={
-                **dict(text),
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 5_000_000.0,
-                    "mrope_section": [half - 2 * (half * 5 // 16), half * 5 // 16, half * 5 // 16],
-                    "mrope_interleaved": True,
-                },
-            },
-            tie_word_embeddings=shape.tie_word_embeddings,
-            **{f"{token[2:-2].replace('pad', 'token_id')}": start + k for k, token in enumerate(_MARKS[:2])},
-            **{f"{token[2:-2]}_token_id": start + k for k, token in enumerate(_MARKS[2:], start=2)},
-        )
-        size = dict(zip(("shortest_edge", "longest_edge"), shape.size, strict=True))
-        return config, byte_tokenizer(start, _MARKS), {"size": size}
+        text, half = shape.text_config, shape.text_config.head_dim // 2
+        rope = {
+            "rope_type": "default",
+            "rope_theta": 5_000_000.0,
+            "mrope_section": [half - 2 * (half * 5 // 16), half * 5 // 16, half * 5 // 16],
+            "mrope_interleaved": True,
+        }
+        vision = {**dict(shape.vision_config), "out_hidden_size": text.hidden_size}
+        return random_unit_parts(shape, vision, {**dict(text), "rope_parameters": rope})
 
 
 class Qwen3VLMoeFamily(Qwen3VLFamily):

@@ -6,17 +6,26 @@ block attends over is said by borders, and its rotary table has a row a patch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from stts_cli.families.frames import FrameProcessor
+from stts_cli.config.shapes import Shape
+from stts_cli.cost.savings import ModelShape
+from stts_cli.errors import InputError
+from stts_cli.families.base import Family
+from stts_cli.families.byte_tokenizer import byte_tokenizer
+from stts_cli.families.checkpoints import Checkpoint
+from stts_cli.families.frames import FrameProcessor, read_video_settings
 from stts_cli.pruning import current_attention
-from stts_cli.settings import Layout
+from stts_cli.settings import Layout, LayoutRule
 
 _UNITS_AT_ONCE = 16
+_FILE = "video_preprocessor_config.json"
+_MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 
 
 class UnitProcessor(FrameProcessor):
@@ -50,6 +59,10 @@ class UnitVit:
         self.vit_blocks, self.taps, self.rotation = blocks, taps, rotation
         self.num_patches = len(rotation[0])
 
+    def parts(self, number: int) -> Sequence[int]:
+        """Return the parts of a unit that attend within themselves in a block; see `pruning.pruned_vit.Vit`."""
+        return ()
+
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
         """Run one stock block on units (U, N, D), or on the packed patches of several (1, M, D)."""
         attention, (batch, length) = current_attention(), hidden.shape[:2]
@@ -59,10 +72,100 @@ class UnitVit:
         else:
             rotation = tuple(part.repeat(batch, 1) for part in self.rotation)
             if attention is None or attention.key_bias is None:
-                borders = list(range(0, batch * length + 1, length))
+                borders = [0, *accumulate([*(self.parts(number) or [length])] * batch)]
         ends = torch.tensor(borders, dtype=torch.int32)
         out: Tensor = self.vit_blocks[number](hidden.flatten(0, 1), cu_seqlens=ends, position_embeddings=rotation)
         return out.view(batch, length, -1)
+
+
+class UnitFamily(Family):
+    """A loaded Qwen-VL with its scorer; its arguments are those of `Family`."""
+
+    shape_class: ClassVar[Any]  # the `VaryingShape` of its sizes
+    video_tag = placeholder = "<|video_pad|>"
+    visual_words = ("<|video_pad|>",)
+    part_names: ClassVar = {"connector": "merger", "vit": ".visual."}
+    starts_with_bos = False
+    frames_per_unit = 2
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the ViT in order."""
+        return list(self.model.model.visual.blocks)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Refuse: positions depend on the layout; see `vit`."""
+        raise NotImplementedError("ask vit(layout)")
+
+    def window_index(self, layout: Layout) -> Tensor:
+        """Return the patches of each window, int64 (W, P): they stand one after the other."""
+        return window_rows(layout, self.model.device)
+
+    def positions(self, dense_ids: Tensor, layout: Layout, timestamps_s: Sequence[float]) -> Tensor:
+        """Return each token's time, row and column, (3, 1, L), as stock counts them in the whole prompt."""
+        is_visual = dense_ids == self._token_id(self.placeholder)
+        found: Tensor = self.model.model.get_rope_index(
+            dense_ids,
+            2 * is_visual.int(),
+            video_grid_thw=torch.tensor([[layout.num_units(len(timestamps_s)), *layout.grid]]),
+            **self.time_scale(timestamps_s),
+        )[0]
+        return found
+
+    def time_scale(self, timestamps_s: Sequence[float]) -> Mapping[str, Any]:
+        """Return what the stock model is told about the time between units, for `positions`."""
+        return {}
+
+    def shape(self, layout: Layout | None = None) -> ModelShape:
+        """Return the sizes that FLOPs depend on; see `Family`."""
+        found: ModelShape = self.shape_class.of(self.model.config, self.layout_rule).sizes_of(layout or self.layout)
+        return found
+
+    @classmethod
+    def read_shape(cls, config: Any, rule: LayoutRule) -> Shape:
+        """Read the sizes that a stock config holds; see `Family`."""
+        found: Shape = cls.shape_class.of(config, rule)
+        return found
+
+
+def read_unit_settings(vision: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the settings of a video processor that resizes by bicubic; the rest are arguments of `Family.processing`.
+
+    Raises:
+        InputError: they contradict the model's vision config.
+    """
+    found = read_video_settings(checkpoint.find_file) if checkpoint else {}
+    found |= {key: value for key, value in given.items() if value is not None}
+    own = {
+        "patch_size": vision.patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
+    for key, value in own.items():
+        if found.get(key, value) != value:
+            raise InputError(f"{_FILE}: {key} {found[key]}; the model's is {value}.")
+    if found.get("resample", 3) != 3:
+        raise InputError(f"{_FILE}: resample {found['resample']}; must be 3 (bicubic).")
+    return found
+
+
+def random_unit_parts(
+    shape: Any, vision: Mapping[str, Any], text: Mapping[str, Any]
+) -> tuple[Any, Any, Mapping[str, Any]]:
+    """Return what a model of given sizes is made of, see `Family.random_parts`; two are the stock config's parts."""
+    from transformers import AutoConfig
+
+    start = shape.text_config.vocab_size - len(_MARKS)
+    config = AutoConfig.for_model(
+        shape.model_type,
+        vision_config=dict(vision),
+        text_config=dict(text),
+        tie_word_embeddings=shape.tie_word_embeddings,
+        **{f"{token[2:-2].replace('pad', 'token_id')}": start + k for k, token in enumerate(_MARKS[:2])},
+        **{f"{token[2:-2]}_token_id": start + k for k, token in enumerate(_MARKS[2:], start=2)},
+    )
+    size = dict(zip(("shortest_edge", "longest_edge"), shape.size, strict=True))
+    return config, byte_tokenizer(start, _MARKS), {"size": size}
 
 
 def places(layout: Layout, device: Any) -> Tensor:

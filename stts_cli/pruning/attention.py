@@ -12,7 +12,7 @@ the scorer.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stts_cli.errors import EnvironmentFailure, InputError, install_hint
-from stts_cli.pruning.packing import PackedPatches
+from stts_cli.pruning.packing import Segments, segments
 from stts_cli.pruning.windows import first_frames, patch_window
 from stts_cli.settings import BIAS_FLOOR, KERNELS, Layout
 
@@ -37,14 +37,26 @@ class Attention:
 
     Attributes:
         kernel: one of `KERNELS` but "auto".
-        packed: the patches that go through the block in one row, each of which sees its own frame; None where a row is
-            a frame.
-        key_bias: (T, N) added to the logits of each key, or None.
+        packed: the patches that go through the block in one row, each of which sees its own segment; None where a row
+            is a frame, all of which is seen.
+        key_bias: (T, N) added to the logits of each key, or None; (M,) where patches are packed.
     """
 
     kernel: str
-    packed: PackedPatches | None = None
+    packed: Segments | None = None
     key_bias: Tensor | None = None
+
+    def within(self, parts: Sequence[int], x_TND: Tensor) -> Attention:
+        """Return the same where a patch sees its own part of its frame alone.
+
+        Args:
+            parts: patches of each part, in the order of a frame's patches; they add up to N.
+            x_TND: what goes through the block, where no patches are packed.
+        """
+        packed, (num_frames, number) = self.packed, x_TND.shape[:2]
+        if packed is None:
+            packed = segments([number] * num_frames, torch.arange(num_frames * number, device=x_TND.device))
+        return Attention(self.kernel, packed.within(parts), None if self.key_bias is None else self.key_bias.flatten())
 
     def __call__(self, q_BHSK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, scale: float) -> Tensor:
         """Attend, (B, H, S, K) each to (B, S, H, K), logits times `scale`; B is 1 and S is M for packed patches."""
@@ -68,13 +80,13 @@ class Attention:
             found = varlen_attn(q, k, v, *borders, scale=scale)
             out = found[0] if isinstance(found, tuple) else found
         else:
-            out = _grouped_attention(q, k, v, self._groups, scale, explicit)
+            out = _grouped_attention(q, k, v, self._groups, scale, explicit, self.key_bias)
         return out[None]
 
     @cached_property
     def _groups(self) -> list[FrameGroup]:
         assert self.packed is not None
-        return group_frames(self.packed.lengths, self.packed.tokens.device)
+        return group_frames(self.packed.lengths, self.packed.index.device)
 
 
 def _apart(x_BHSK: Tensor, rows: int) -> Tensor:
@@ -187,12 +199,13 @@ def describe_kernels() -> list[str]:
 
 
 def _grouped_attention(
-    q: Tensor, k: Tensor, v: Tensor, groups: list[FrameGroup], scale: float, explicit: bool
+    q: Tensor, k: Tensor, v: Tensor, groups: list[FrameGroup], scale: float, explicit: bool, key_bias: Tensor | None
 ) -> Tensor:
     outputs = []
     for group in groups:
         batch = (_to_batch(q, group), _to_batch(k, group), _to_batch(v, group))
-        out = batched_attention(*batch, scale, group.key_mask, explicit).transpose(1, 2)
+        seen = group.key_mask if key_bias is None else _to_batch_bias(key_bias, group)
+        out = batched_attention(*batch, scale, seen, explicit).transpose(1, 2)
         flat = out.reshape(group.num_frames * group.length, *q.shape[1:])
         outputs.append(flat if group.slot is None else flat.index_select(0, group.slot))
     if len(groups) == 1:
@@ -206,6 +219,15 @@ def _to_batch(x_MHK: Tensor, group: FrameGroup) -> Tensor:
     if group.slot is not None:
         rows = x_MHK.new_zeros(group.num_frames * group.length, *x_MHK.shape[1:]).index_copy(0, group.slot, rows)
     return rows.view(group.num_frames, group.length, *x_MHK.shape[1:]).transpose(1, 2)
+
+
+def _to_batch_bias(bias_M: Tensor, group: FrameGroup) -> Tensor:
+    """Gather the bias on a group's keys to (F, 1, 1, S), -inf in padded slots."""
+    rows = bias_M.index_select(0, group.token)
+    if group.slot is not None:
+        padded = rows.new_full((group.num_frames * group.length,), float("-inf"))
+        rows = padded.index_copy(0, group.slot, rows)
+    return rows.view(group.num_frames, 1, 1, group.length)
 
 
 def batched_attention(

@@ -51,6 +51,12 @@ class Vit(Protocol):
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
         """Run one stock block on (B, S, D)."""
 
+    def parts(self, number: int) -> Sequence[int]:
+        """Return the parts of a frame that attend within themselves in a block, as patches of each, in their order.
+
+        They add up to N and are the same in all blocks that have some; none where a frame's patches all see each other.
+        """
+
 
 @dataclass
 class VitOutput:
@@ -64,6 +70,7 @@ class VitOutput:
         kernel: the attention kernel of the packed blocks, "dense" where nothing was dropped, "none" where none ran.
         kernel_reason: why that kernel, empty when there is nothing to say.
         seconds: time of "vit_dense", "score_select_pack" and "vit_packed".
+        parts: patches of each part of a frame that a block attends within, (N,) of most models.
     """
 
     features: Tensor
@@ -73,11 +80,16 @@ class VitOutput:
     kernel: str
     kernel_reason: str
     seconds: dict[str, float]
+    parts: list[int]
 
     @property
     def packed_patches(self) -> list[int]:
-        """Patches of each frame that the packed blocks ran on: the kept ones, or all of a refilled frame."""
-        counts: list[int] = self.plan.present_patches.sum(1).tolist()
+        """Patches of each frame that the packed blocks ran on: the kept ones, or all of a refilled frame.
+
+        Of models whose blocks attend within parts of a frame, those of each part, frame after frame.
+        """
+        present = self.plan.present_patches
+        counts: list[int] = torch.stack([x.sum(1) for x in torch.split(present, self.parts, 1)], 1).flatten().tolist()
         return counts
 
 
@@ -189,9 +201,12 @@ class _Run:
         """Run some blocks; returns their output and those of the noted ones among them."""
         if attention is None and self._is_explicit(x):
             attention = Attention("eager")
+        parts = self._parts(which)
+        narrow = attention.within(parts, x) if attention and parts else None
 
         def block(x: Tensor, number: int) -> Tensor:
-            with attention_over(attention):  # inside, since a checkpoint runs it again, maybe in another thread
+            # inside, since a checkpoint runs it again, maybe in another thread
+            with attention_over(narrow if self.vit.parts(number) else attention):
                 return self.vit.run_block(number, x)
 
         taps = {}
@@ -214,7 +229,14 @@ class _Run:
         pool_index = _pool_index(window_index, plan)
         self.watch.lap("vit_dense" if self.kernel == "dense" else "score_select_pack")
         scored_hidden = scored_hidden if self.execution.keep_scored else None
-        return VitOutput(features, pool_index, plan, scored_hidden, self.kernel, self.kernel_reason, self.watch.seconds)
+        parts = self._parts(range(len(self.vit.vit_blocks))) or plan.present_patches.shape[1:]
+        return VitOutput(
+            features, pool_index, plan, scored_hidden, self.kernel, self.kernel_reason, self.watch.seconds, list(parts)
+        )
+
+    def _parts(self, which: Sequence[int]) -> Sequence[int]:
+        """Return the parts of a frame of those blocks that have some."""
+        return next(filter(None, map(self.vit.parts, which)), ())
 
     def _needs_grad(self, x: Tensor) -> bool:
         wants = x.requires_grad or any(p.requires_grad for p in self.vit.vit_blocks[0].parameters())

@@ -70,6 +70,7 @@ def evaluate_arms(
 def _flops(model: TrainingModel, clips: Sequence[TrainingClip], step: Step, scorer: str) -> Tensor:
     """Return FLOPs of answering each clip's first question as it is, and dense, float64 (2,)."""
     family, start = model.family, 0
+    each = len(step.packed_patches) // len(step.keep_mask)  # parts of a unit
     flops = torch.zeros(2, dtype=torch.float64)
     for clip in clips:
         layout = family.layout_rule(clip.frames.shape[1], clip.frames.shape[2], len(clip.frames))
@@ -85,7 +86,7 @@ def _flops(model: TrainingModel, clips: Sequence[TrainingClip], step: Step, scor
             family.settings.prune_layer,
             new_tokens=sum(is_answer),
             scorer=scorer,
-            packed_patches=step.packed_patches[part],
+            packed_patches=step.packed_patches[part.start * each : part.stop * each],
         )
         dense, pruned = (sum(each) for each in zip(*count.flops.values(), strict=True))
         flops += torch.tensor([pruned, dense], dtype=torch.float64)

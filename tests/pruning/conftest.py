@@ -43,6 +43,9 @@ class TinyVit:
         self.taps = [tap % len(blocks) for tap in taps]
         self.vit_blocks, self.embed = list(blocks)[: max(self.taps) + 1], embed
 
+    def parts(self, number):
+        return ()
+
     def run_block(self, number, hidden):
         return self.vit_blocks[number](hidden, attention_mask=None)
 

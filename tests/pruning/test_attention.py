@@ -17,7 +17,7 @@ from stts_cli.pruning.attention import (
     group_frames,
     log_score_bias,
 )
-from stts_cli.pruning.packing import PackedPatches
+from stts_cli.pruning.packing import pack, segments
 from stts_cli.pruning.windows import window_index
 from stts_cli.settings import Layout
 
@@ -36,7 +36,7 @@ def borders(lengths):
 
 def attend(q, k, v, lengths, kernel):
     """Attention over packed frames as a block calls it: a batch of one, heads before patches."""
-    packed = PackedPatches(q[:, 0], borders(lengths).to(q.device), max(lengths), torch.empty(0), tuple(lengths))
+    packed = segments(lengths, torch.arange(sum(lengths), device=q.device))
     out = Attention(kernel, packed)(*(x.transpose(0, 1)[None] for x in (q, k, v)), 0.3)
     assert out.shape == (1, *q.shape)
     return out[0]
@@ -285,3 +285,33 @@ def test_bias_of_equal_scores_is_finite():
     bias.sum().backward()
     assert bias[1].eq(-2).all()
     assert scores.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("how", ["dense", "biased", "packed"])
+def test_parts_of_a_frame_attend_within_themselves(kernel, how):
+    """Against one masked attention over all patches; the second frame keeps nothing, a part of the third neither."""
+    parts, num_frames = (3, 1, 4), 3
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(num_frames, sum(parts), 16)
+    frame = torch.arange(num_frames).repeat_interleave(sum(parts))
+    part = torch.arange(3).repeat_interleave(torch.tensor(parts)).repeat(num_frames)
+    bias = torch.randn(x.shape[:2], generator=generator).requires_grad_() if how == "biased" else None
+    keep = torch.ones(x.shape[:2], dtype=torch.bool)
+    if how == "packed":
+        keep[0, [1, 7]] = keep[1] = keep[2, 4:] = False
+    attention = Attention(kernel, pack(x, keep) if how == "packed" else None, bias).within(parts, x)
+    assert attention.packed.lengths == ((2, 1, 3, 3, 1) if how == "packed" else parts * num_frames)
+    place = keep.flatten().nonzero()[:, 0]
+    q, k, v = torch.randn(3, len(place), 2, 8, generator=generator)
+    owner = frame[place] * len(parts) + part[place]
+    logits = torch.einsum("mhk,nhk->hmn", q, k) * 0.3
+    if bias is not None:
+        logits = logits + bias.flatten()
+    logits = logits.masked_fill(owner[:, None] != owner, -math.inf)
+    expected = torch.einsum("hmn,nhk->mhk", logits.softmax(-1), v)
+    found = attention(*(each.transpose(0, 1)[None] for each in (q, k, v)), 0.3)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    if bias is not None:
+        wanted, got = (torch.autograd.grad(each.square().sum(), bias)[0] for each in (expected, found))
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
