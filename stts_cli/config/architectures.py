@@ -14,6 +14,7 @@ from stts_cli.config.presets import presets_folder
 from stts_cli.config.qwen3_vl import Qwen3VLMoeShape, Qwen3VLShape
 from stts_cli.config.shapes import Architecture, Shape
 from stts_cli.config.smolvlm import SmolVLMShape
+from stts_cli.config.video_llama_3 import VideoLlama3Shape
 from stts_cli.errors import InputError, suggest
 
 # by a checkpoint's model_type
@@ -23,6 +24,7 @@ SHAPES: dict[str, type[Shape]] = {
     "qwen3_vl": Qwen3VLShape,
     "qwen3_vl_moe": Qwen3VLMoeShape,
     "smolvlm": SmolVLMShape,
+    "video_llama_3": VideoLlama3Shape,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stts_cli.config.files import NotNegative, Positive
+from stts_cli.config.frame_size import check_aspect
 from stts_cli.config.shapes import (
     ExpertsTextConfig,
     Sizes,
@@ -19,10 +20,7 @@ from stts_cli.config.shapes import (
     vit_block_parameters,
 )
 from stts_cli.cost.savings import ModelShape
-from stts_cli.errors import InputError
 from stts_cli.settings import Layout
-
-_MOST_ASPECT = 200
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,7 @@ class PixelBudget:
         if min(height, width) < factor:
             scale = factor / min(height, width)
             height, width = int(height * scale), int(width * scale)
-        if max(height, width) > _MOST_ASPECT * min(height, width):
-            raise InputError(f"frames of {width}x{height} px: must be at most {_MOST_ASPECT} times as long as wide.")
+        check_aspect(height, width)
         size = [max(round(edge / factor), 1) * factor for edge in (height, width)]
         pixels = frames * size[0] * size[1]
         if pixels > self.most:

@@ -26,10 +26,12 @@ FAMILIES = {
     "qwen3_vl": ("stts_cli.families.qwen3_vl", "Qwen3VLFamily"),
     "qwen3_vl_moe": ("stts_cli.families.qwen3_vl", "Qwen3VLMoeFamily"),
     "smolvlm": ("stts_cli.families.smolvlm", "SmolVLMFamily"),
+    "video_llama_3": ("stts_cli.families.video_llama_3", "VideoLlama3Family"),
 }
 
 REFUSED = {  # types that people ask for, and why they are not handled
     "internvl_chat": "runs code of its own; take one in transformers' format, such as OpenGVLab/InternVL3_5-4B-HF.",
+    "videollama3_qwen2": "runs code of its own; take one in transformers' format, as lkhl/VideoLLaMA3-2B-Image-HF.",
     "llava_onevision": "its windows overlap, a patch is in up to four visual tokens, so none can be dropped alone.",
     **dict.fromkeys(
         ["minicpmv", "minicpmo", "minicpmv4_6", "minicpmv4_7"],

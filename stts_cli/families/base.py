@@ -9,12 +9,12 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from stts_cli.config.shapes import Shape
+from stts_cli.config.shapes import NamedTextConfig, Shape
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
 from stts_cli.families import words
@@ -493,3 +493,18 @@ def scorer_sizes(vision: Any) -> dict[str, int]:
         "mlp_size": vision.intermediate_size,
         "head_dim": getattr(vision, "head_dim", vision.hidden_size // heads),
     }
+
+
+def check_language_model(text: Any) -> None:
+    """Refuse the config of a language model that is not of `NamedTextConfig`'s kinds, attending to all before.
+
+    Raises:
+        InputError: it is of another kind, or has layers of another.
+    """
+    kinds = get_args(NamedTextConfig.model_fields["model_type"].annotation)
+    if text.model_type not in kinds:
+        raise InputError(
+            f"config.json: text_config.model_type {text.model_type}; must be {', '.join(kinds[:-1])} or {kinds[-1]}."
+        )
+    if others := set(getattr(text, "layer_types", None) or ()) - {"full_attention"}:
+        raise InputError(f"config.json: text_config.layer_types {', '.join(sorted(others))}; must be full_attention.")

@@ -19,16 +19,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from stts_cli.config.internvl import InternVLShape, frame_words
-from stts_cli.config.shapes import NamedTextConfig, Shape
+from stts_cli.config.shapes import Shape
 from stts_cli.cost.savings import ModelShape
 from stts_cli.errors import InputError
-from stts_cli.families.base import Family
+from stts_cli.families.base import Family, check_language_model
 from stts_cli.families.byte_tokenizer import byte_tokenizer
 from stts_cli.families.checkpoints import Checkpoint, parse
 from stts_cli.families.frames import FrameProcessor, read_video_settings, to_images
@@ -37,7 +37,6 @@ from stts_cli.settings import FixedLayout, Layout, LayoutRule
 _FILE = "preprocessor_config.json"
 _KEYS = ("image_mean", "image_std", "resample", "size")  # those of pictures count for videos too
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # the class's defaults
-_TEXT = get_args(NamedTextConfig.model_fields["model_type"].annotation)
 
 
 class InternVLFamily(Family):
@@ -55,6 +54,7 @@ class InternVLFamily(Family):
         cls, config: Any, checkpoint: Checkpoint | None, given: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any], list[str]]:
         """Read how frames become patches; see `Family`."""
+        check_language_model(config.text_config)
         layout = _layout(config)
         found = read_video_settings(checkpoint.find_file, _KEYS) if checkpoint else {}
         found = {**found, **{key: value for key, value in given.items() if value is not None}}
@@ -140,7 +140,6 @@ def _layout(config: Any) -> Layout:
     must = {
         "vision_feature_layer": (config.vision_feature_layer == -1, "-1, the last block"),
         "vision_feature_select_strategy": (config.vision_feature_select_strategy == "default", "default"),
-        "text_config.model_type": (config.text_config.model_type in _TEXT, " or ".join(_TEXT)),
         "vision_config.image_size": (
             height == width and side == across and height % (side * window) == 0,
             f"a square of a multiple of {window} patches of {side} px",

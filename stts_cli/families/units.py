@@ -79,7 +79,7 @@ class UnitVit:
 
 
 class UnitFamily(Family):
-    """A loaded Qwen-VL with its scorer; its arguments are those of `Family`."""
+    """A loaded model of Qwen's kind with its scorer; its arguments are those of `Family`."""
 
     shape_class: ClassVar[Any]  # the `VaryingShape` of its sizes
     video_tag = placeholder = "<|video_pad|>"
@@ -101,7 +101,7 @@ class UnitFamily(Family):
         """Return the patches of each window, int64 (W, P): they stand one after the other."""
         return window_rows(layout, self.model.device)
 
-    def positions(self, dense_ids: Tensor, layout: Layout, timestamps_s: Sequence[float]) -> Tensor:
+    def positions(self, dense_ids: Tensor, layout: Layout, timestamps_s: Sequence[float]) -> Tensor | None:
         """Return each token's time, row and column, (3, 1, L), as stock counts them in the whole prompt."""
         is_visual = dense_ids == self._token_id(self.placeholder)
         found: Tensor = self.model.model.get_rope_index(
@@ -136,12 +136,9 @@ def read_unit_settings(vision: Any, checkpoint: Checkpoint | None, given: Mappin
     """
     found = read_video_settings(checkpoint.find_file) if checkpoint else {}
     found |= {key: value for key, value in given.items() if value is not None}
-    own = {
-        "patch_size": vision.patch_size,
-        "merge_size": vision.spatial_merge_size,
-        "temporal_patch_size": vision.temporal_patch_size,
-    }
-    for key, value in own.items():
+    own = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": "temporal_patch_size"}
+    for key, name in own.items():
+        value = getattr(vision, name, found.get(key))  # a model that does not say takes the processor's
         if found.get(key, value) != value:
             raise InputError(f"{_FILE}: {key} {found[key]}; the model's is {value}.")
     if found.get("resample", 3) != 3:

@@ -22,7 +22,7 @@ def test_the_shapes_that_ship():
         "internvl3.5-1b", "internvl3.5-2b", "internvl3.5-4b", "internvl3.5-8b",
         "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen3-vl-2b", "qwen3-vl-30b-a3b", "qwen3-vl-4b",
         "qwen3-vl-8b",
-        "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m",
+        "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m", "videollama3-2b", "videollama3-7b",
     ]  # fmt: skip
     for name in names(shapes_folder()):
         architecture = load_architecture(name)
@@ -147,3 +147,13 @@ def test_the_sizes_of_internvl_make_what_is_published(name, published):
     assert architecture.num_parameters() == pytest.approx(published, rel=1e-3 if name != "1b" else 0)
     preset = load_preset(f"internvl3.5-{name}")
     assert preset.prune_layer == architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
+
+
+@pytest.mark.parametrize(("name", "published"), [("2b", 3.92e9 / 2), ("7b", 8.04e9)])
+def test_the_sizes_of_videollama3_make_about_what_is_published(name, published):
+    """The 2B's file has 3.92 GB in bfloat16; the 7B's was not found."""
+    architecture = load_architecture(f"videollama3-{name}")
+    assert architecture.num_parameters() == pytest.approx(published, rel=1e-3)
+    preset = load_preset(f"videollama3-{name}")
+    assert preset.prune_layer == architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
+    assert [architecture.at(n).layout.frame_size for n in (16, 64, 180)] == [(672, 1176), (336, 588), (196, 336)]

@@ -9,6 +9,7 @@ from typing import Any
 from tests.families.tiny_internvl import save_internvl
 from tests.families.tiny_qwen3_vl import save_qwen3_vl
 from tests.families.tiny_smolvlm import save_smolvlm
+from tests.families.tiny_video_llama_3 import save_video_llama_3
 
 
 @dataclass(frozen=True)
@@ -63,5 +64,15 @@ TINY = {
         (16, 40),
         {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
         {**QWEN3_VL, "model_type": "qwen3_vl_moe", "text_config": {**TEXT, **EXPERTS}},
+    ),
+    "video_llama_3": Tiny(
+        save_video_llama_3,
+        (16, 40),
+        {"vit": "vision_model", "connector": ".projector.", "llm": "language_model or lm_head"},
+        {**SHAPE, "model_type": "video_llama_3", "tie_word_embeddings": False, "merge_size": 2, "size": [1024, 9216],
+         "frame_size": [48, 64],
+         "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 5,
+                           "patch_size": 8},
+         "text_config": {**TEXT, "model_type": "qwen2"}},
     ),
 }  # fmt: skip

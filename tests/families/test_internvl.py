@@ -190,7 +190,11 @@ def test_the_largest_vit_is_counted(tmp_path):
         ("config.json", {"vision_feature_select_strategy": "full"}, r"strategy full; must be default\.$"),
         ("config.json", {"downsample_ratio": 0.25}, r"must be a square of a multiple of 4 patches of 4 px\.$"),
         ("config.json", {"vision_config": {"image_size": [24, 32]}}, r"image_size .*24, 32.*; must be a square"),
-        ("config.json", {"text_config": {"model_type": "gpt_oss"}}, r"model_type gpt_oss; must be qwen2 or qwen3 or"),
+        (
+            "config.json",
+            {"text_config": {"model_type": "gpt_oss"}},
+            r"model_type gpt_oss; must be qwen2, qwen3 or llama",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(folder, tmp_path, file, changes, words):
