@@ -77,6 +77,14 @@ def ask(
         str | None,
         typer.Option(help="Keep a JSON line a video in this file; the same command goes on with it."),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Keep what the model saw of each video here; asked again, none is read anew."),
+    ] = None,
+    cache_size: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="How large --cache may grow, 10 by default; what was used longest ago goes."),
+    ] = None,
     json: Annotated[
         bool,
         typer.Option(
@@ -120,4 +128,5 @@ def ask(
         settings.arm("pruned", resize), compare, asking.Budget(budget, budget_by, budget_pixels), at_s
     )
     shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
-    asking.run(wanted, arms, shown, device=device, max_new_tokens=settings.max_new_tokens)
+    kept = asking.Kept(cache, cache_size)
+    asking.run(wanted, arms, shown, kept, device=device, max_new_tokens=settings.max_new_tokens)

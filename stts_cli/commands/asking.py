@@ -33,8 +33,10 @@ from stts_cli.settings import Arm
 from stts_cli.text import to_json
 
 if TYPE_CHECKING:
-    from stts_cli.engine.ask import AskRun, Unanswered
+    from stts_cli.engine.ask import Asked, AskRun, Unanswered
+    from stts_cli.engine.token_cache import TokenCache
 
+DEFAULT_GIGABYTES = 10.0
 AUTO = "auto"  # the subtitles inside the video file
 
 
@@ -109,6 +111,30 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Where encoded videos are kept, and the most gigabytes of it; None where a flag was not given."""
+
+    folder: str | None = None
+    gigabytes: float | None = None
+
+    def check(self) -> None:
+        """Refuse a size without a folder, or one that holds nothing."""
+        if self.gigabytes is not None and self.folder is None:
+            raise InputError(f"--cache-size {self.gigabytes:g}: says how large --cache may be; give --cache too.")
+        if self.gigabytes is not None and not 0 < self.gigabytes < math.inf:
+            raise InputError(f"--cache-size {self.gigabytes:g}: must be greater than 0, and finite.")
+
+    def open(self, with_frames: bool, note: Callable[[str], None]) -> TokenCache | None:
+        """Return the cache; see `TokenCache`."""
+        if self.folder is None:
+            return None
+        from stts_cli.engine.token_cache import TokenCache
+
+        most = DEFAULT_GIGABYTES if self.gigabytes is None else self.gigabytes
+        return TokenCache(Path(self.folder), int(most * 1e9), with_frames=with_frames, note=note)
+
+
+@dataclass(frozen=True)
 class Budget:
     """How many frames are to be paid for, and what is held equal; None where a flag was not given."""
 
@@ -149,7 +175,7 @@ def plan_arms(arm: Arm, compare: Sequence[str] | None, budget: Budget, at_s: Seq
     return arms
 
 
-def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_new_tokens: int) -> None:
+def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device: str, max_new_tokens: int) -> None:
     """Answer every question about every video.
 
     Raises:
@@ -161,23 +187,36 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
     if is_one and not videos[0].address and not _has_pictures(videos[0]):
         probe(videos[0].source.path)  # a bad file is reported at once, before torch loads
     shown.drawing.check(len(videos))
+    kept.check()
     is_quiet = shown.mode == "quiet"
-    context = wanted.context(lambda line: None if is_quiet else print_note(line))
-    kept = None
+
+    def note(line: str) -> None:
+        if not is_quiet:
+            print_note(line)
+
+    context = wanted.context(note)
+    lines = None
     if shown.output:
         settings = [dataclasses.astuple(arm) for arm in arms], asked, dataclasses.astuple(wanted)[3:], max_new_tokens
-        kept = Lines(Path(shown.output), to_json(settings))
-        videos = [video for video in videos if identity(video) not in kept.done]
+        lines = Lines(Path(shown.output), to_json(settings))
+        videos = [video for video in videos if identity(video) not in lines.done]
     if not videos:
         if not is_quiet:
             print_note(f"{shown.output}: all videos are answered in it.")
         return
     failed: list[str] = []
-    answers = _answers(videos, arms, asked, context, device, max_new_tokens, quiet=is_quiet)
+
+    def prepare() -> Asked:
+        from stts_cli.engine import ask as engine
+
+        questions = [engine.Question(text, options) for text, options in asked]
+        return engine.Asked(questions, max_new_tokens, context, kept.open(shown.drawing.is_wanted, note))
+
+    answers = _answers(videos, arms, prepare, device, quiet=is_quiet)
     for number, (video, done) in enumerate(zip(videos, answers, strict=True)):
         document = done.to_dict()
-        if kept:
-            kept.append(identity(video), document)
+        if lines:
+            lines.append(identity(video), document)
         if "error" in document:
             if is_one:
                 raise InputError(document["error"])
@@ -195,10 +234,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, *, device: str, max_n
 def _answers(
     videos: Sequence[Named],
     arms: Sequence[Arm],
-    asked: Sequence[tuple[str, Sequence[str]]],
-    context: Callable[[Source, Sequence[float]], str],
+    prepare: Callable[[], Asked],
     device: str,
-    max_new_tokens: int,
     *,
     quiet: bool,
 ) -> Iterator[AskRun | Unanswered]:
@@ -217,10 +254,7 @@ def _answers(
                 say("starting")
                 from stts_cli.engine import ask as engine
 
-                questions = [engine.Question(text, options) for text, options in asked]
-                runs = engine.ask(
-                    arms, videos, engine.Asked(questions, max_new_tokens, context), device=device, progress=say
-                )
+                runs = engine.ask(arms, videos, prepare(), device=device, progress=say)
             done = next(runs)
         yield done
     if runs is not None:

@@ -22,6 +22,11 @@ class Drawing:
     save_kept: str | None
     report: str | None
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anything is drawn."""
+        return bool(self.save_kept or self.report)
+
     def check(self, num_videos: int) -> None:
         """Refuse, before anything runs, what could not be written, and either for several videos."""
         from stts_cli.report.plots import check_target

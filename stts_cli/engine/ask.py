@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from stts_cli import __version__
 from stts_cli.engine.model import VideoModel, check_question, load_arm
 from stts_cli.engine.results import Answer, Video
+from stts_cli.engine.token_cache import TokenCache
 from stts_cli.errors import InputError, SttsError
 from stts_cli.media.clip import Clip
 from stts_cli.media.fetch import fetched
 from stts_cli.media.inputs import Named
 from stts_cli.media.reader import Readers
-from stts_cli.media.source import Source
+from stts_cli.media.source import ReadRequest, Source
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm, FixedLayout
 
@@ -133,11 +134,13 @@ class Asked:
         max_new_tokens: the most tokens of an answer.
         context: gives the text between video and question, such as subtitles, for a source and the times in seconds of
             its frames.
+        cache: where videos that were encoded before are kept, or None.
     """
 
     questions: Sequence[Question]
     max_new_tokens: int = 64
     context: Callable[[Source, Sequence[float]], str] = lambda source, times: ""
+    cache: TokenCache | None = None
 
 
 def ask(
@@ -180,32 +183,36 @@ def ask(
         load_s = clock("cpu") - started
         alike = [model.is_dense and model.frames == models[0].frames for model in models]
         names = ["dense" if dense else arm.name for dense, arm in zip(alike, arms, strict=True)]
-        wanted = [
-            [] if isinstance(source, str) else list(dict.fromkeys(model.request(source) for model in models))
-            for source in sources
-        ]
-        results = readers.read([request for requests in wanted for request in requests])
+        looks = _Looks(models, sources, asked.cache)
+        results = readers.read(looks.requests())
         is_warm = len(models) == 1
-        for video, source, requests in zip(videos, sources, wanted, strict=True):
-            if isinstance(source, str):
-                yield Unanswered(video.name, source)
-                continue
+        for number, (video, source) in enumerate(zip(videos, sources, strict=True)):
             progress("reading the video")
-            read = {request: next(results) for request in requests}
-            if failed := next((result.error for result in read.values() if result.clip is None), None):
-                yield Unanswered(video.name, failed.replace(str(source.path), video.name))
+            look = looks.at(number)
+            read = {request: next(results) for request in look.requests}
+            failed = look.error or next((result.error for result in read.values() if result.clip is None), None)
+            if failed or isinstance(source, str):
+                where = "" if isinstance(source, str) else str(source.path)
+                yield Unanswered(video.name, (failed or "").replace(where or video.name, video.name))
                 continue
             clips = {request: result.clip for request, result in read.items() if result.clip is not None}
-            if not is_warm:
+            if not is_warm and clips:
                 progress("warming up")
                 for model in models:
-                    few = clips[model.request(source)].first(WARM_UP_FRAMES)
-                    model.ask(model.encode(few), "?", max_new_tokens=2)
+                    if clip := clips.get(model.request(source)):
+                        model.ask(model.encode(clip.first(WARM_UP_FRAMES)), "?", max_new_tokens=2)
                 is_warm = True
             try:
                 runs = [
-                    _run(name, model, source, clips[model.request(source)], asked, progress)
-                    for name, model in zip(names, models, strict=True)
+                    _run(
+                        name,
+                        model,
+                        source,
+                        look.seen(k, model, clips.get(model.request(source)), progress),
+                        asked,
+                        progress,
+                    )
+                    for k, (name, model) in enumerate(zip(names, models, strict=True))
                 ]
             except InputError as error:
                 yield Unanswered(video.name, str(error).replace(str(source.path), video.name))
@@ -215,11 +222,78 @@ def ask(
             yield AskRun(video.name, source, runs, seconds, notes)
 
 
-def _run(name: str, model: VideoModel, source: Source, clip: Clip, asked: Asked, progress: Progress) -> ArmRun:
-    progress("looking at the video" + (", dense" if model.is_dense else ""))
-    seen = model.encode(clip)
+class _Looks:
+    """How each video is looked at, decided when it is its turn to be read; `sources` are as `_fetch` returns them."""
+
+    def __init__(self, models: Sequence[VideoModel], sources: Sequence[Source | str], cache: TokenCache | None) -> None:
+        self.models, self.sources, self.cache = models, sources, cache
+        self._decided: list[_Look] = []
+
+    def requests(self) -> Iterator[ReadRequest]:
+        """Yield what is to be read, video after video."""
+        for number in range(len(self.sources)):
+            yield from self.at(number).requests
+
+    def at(self, number: int) -> _Look:
+        """Return how a video is looked at; the ones before it are decided by then."""
+        while len(self._decided) <= number:
+            self._decided.append(self._decide(self.sources[len(self._decided)]))
+        return self._decided[number]
+
+    def _decide(self, source: Source | str) -> _Look:
+        if isinstance(source, str):
+            return _Look(None, [], error=source)
+        requests = [model.request(source) for model in self.models]
+        if self.cache is None:
+            return _Look(None, list(dict.fromkeys(requests)), [None] * len(requests))
+        try:
+            keys = [self.cache.key(model, source) for model in self.models]
+        except InputError as error:
+            return _Look(None, [], error=str(error))
+        loaded = [
+            None if key is None else self.cache.load(key, model) for key, model in zip(keys, self.models, strict=True)
+        ]
+        missing = [
+            request for request, video in zip(requests, loaded, strict=True) if video is None or self.cache.with_frames
+        ]
+        cached = {k: video for k, video in enumerate(loaded) if video is not None}
+        return _Look(self.cache, list(dict.fromkeys(missing)), keys, cached)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How one video is looked at.
+
+    Attributes:
+        cache: where its tokens are kept, or None.
+        requests: what is to be read.
+        keys: of its entry for each model, or None.
+        cached: the video as it was seen before, by the model's number.
+        error: why it cannot be looked at, or empty.
+    """
+
+    cache: TokenCache | None
+    requests: list[ReadRequest]
+    keys: list[str | None] = field(default_factory=list)
+    cached: dict[int, Video] = field(default_factory=dict)
+    error: str = ""
+
+    def seen(self, number: int, model: VideoModel, clip: Clip | None, progress: Progress) -> Video:
+        """Return the video as a model sees it, and keep it where it was not kept; `clip` is None where it was."""
+        if number in self.cached:
+            found = self.cached.pop(number)
+            return found if clip is None else replace(found, clip=clip)
+        assert clip is not None
+        progress("looking at the video" + (", dense" if model.is_dense else ""))
+        video, key = model.encode(clip), self.keys[number]
+        if self.cache is not None and key is not None:
+            self.cache.save(key, video)
+        return video
+
+
+def _run(name: str, model: VideoModel, source: Source, seen: Video, asked: Asked, progress: Progress) -> ArmRun:
     progress("answering")
-    context = asked.context(source, clip.timestamps_s)
+    context = asked.context(source, seen.timestamps_s)
     answers = [model.ask(seen, each.text, options=each.options, context=context) for each in asked.questions]
     return ArmRun(name, model, seen, answers)
 

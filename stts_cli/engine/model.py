@@ -33,7 +33,7 @@ from stts_cli.settings import Arm, Execution, Pruning
 from stts_cli.text import DEMONSTRATION
 
 if TYPE_CHECKING:
-    from stts_cli.families.base import Family
+    from stts_cli.families.base import EncodedVideo, Family
 
 Note = Callable[[str], None]
 _PACKAGE = str(Path(__file__).parents[1])
@@ -168,11 +168,16 @@ class VideoModel:
             preprocessed = clock(self.device)
             tokens = self.family.encode(patches, self.pruning, execution=execution)
         seconds = {"preprocess": preprocessed - started, **tokens.seconds}
+        return self.seen(clip, tokens, seconds, clock(self.device) - started, memory)
+
+    def seen(
+        self, clip: Clip, tokens: EncodedVideo, seconds: dict[str, float], encode_s: float, memory: PeakMemory
+    ) -> Video:
+        """Return an encoded video with what a user should know of it, which is noted; the arguments are `Video`'s."""
         notes = [*clip.damage, *clip.notes]
         notes += filter(None, [self.pruning.clamp_note(len(tokens.keep_mask), tokens.layout.num_windows)])
         for line in notes:
             self.note(line)
-        encode_s = clock(self.device) - started
         notes += [line for line in self.notes if line != NOTE or clip.backend != "memory"]
         return Video(clip, self.family, self.pruning, tokens, seconds, encode_s, notes, memory)
 

@@ -20,6 +20,7 @@ from stts_cli import __version__
 from stts_cli.data.items import QaItem
 from stts_cli.engine.device import resolve_device
 from stts_cli.engine.model import VideoModel
+from stts_cli.engine.token_cache import weights_hash
 from stts_cli.errors import InputError, Interrupted
 from stts_cli.evaluation.answers import Asking, answer, load_arms
 from stts_cli.evaluation.gather import Questions
@@ -27,7 +28,7 @@ from stts_cli.evaluation.journal import Journal, Row
 from stts_cli.evaluation.metrics import Seconds, compare, summarize, summarize_times
 from stts_cli.evaluation.ranks import Ranks
 from stts_cli.evaluation.seeds import summarize_seeds
-from stts_cli.evaluation.settings import items_hash, versions, weights_hash
+from stts_cli.evaluation.settings import items_hash, versions
 from stts_cli.media.reader import read_ahead
 from stts_cli.media.source import Source
 from stts_cli.settings import Arm

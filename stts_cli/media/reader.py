@@ -13,8 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -93,12 +92,12 @@ class Readers:
             worker.close()
 
     def read(
-        self, requests: Sequence[ReadRequest], *, timeout_s: float = math.inf, ahead: bool = True
+        self, requests: Iterable[ReadRequest], *, timeout_s: float = math.inf, ahead: bool = True
     ) -> Iterator[ReadResult]:
         """Read clips, in order.
 
         Args:
-            requests: what to read.
+            requests: what to read; each is asked for when a process is free for it.
             timeout_s: seconds after which a clip is given up.
             ahead: False to hold the processes while nothing is asked of them: a clip is read when its turn comes.
 
@@ -108,21 +107,22 @@ class Readers:
         if not self.pool:
             yield from map(_attempt, requests)
             return
-        waiting = deque(enumerate(requests))
+        waiting = enumerate(requests)
+        following = next(waiting, None)
         ready: dict[int, ReadResult] = {}
-
-        def start_idle(index: int) -> None:
-            """Give idle workers the next requests, but let none run far ahead of the one that is waited for."""
-            for worker in self.pool:
-                if worker.index is None and waiting and waiting[0][0] < index + (2 * len(self.pool) if ahead else 1):
-                    worker.start(*waiting.popleft())
-
-        for index in range(len(requests)):
-            start_idle(index)
-            while index not in ready:
+        index, distance = 0, 2 * len(self.pool) if ahead else 1
+        while True:
+            for worker in self.pool:  # let none run far ahead of the one that is waited for
+                if worker.index is None and following is not None and following[0] < index + distance:
+                    worker.start(*following)
+                    following = next(waiting, None)
+            if index in ready:
+                yield ready.pop(index)
+                index += 1
+            elif any(worker.index is not None for worker in self.pool):
                 ready |= _collect(self.pool, timeout_s)
-                start_idle(index)
-            yield ready.pop(index)
+            else:
+                return
 
 
 def _collect(pool: list[_Worker], timeout_s: float) -> dict[int, ReadResult]:

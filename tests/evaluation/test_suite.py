@@ -11,13 +11,14 @@ from stts_cli import cli
 from stts_cli.config import presets
 from stts_cli.config.suites import Suite, load_suite
 from stts_cli.cost import estimate
+from stts_cli.engine.token_cache import weights_hash
 from stts_cli.errors import InputError
 from stts_cli.evaluation import suite
 from stts_cli.evaluation.benchmarks import registry
 from stts_cli.evaluation.cost import cost_line, estimate_cost
 from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.runner import RunSettings
-from stts_cli.evaluation.settings import items_hash, weights_hash
+from stts_cli.evaluation.settings import items_hash
 from stts_cli.evaluation.suite import DataSource, averages, plan_arms, run_benchmarks
 from stts_cli.families.random_model import read_architecture
 from stts_cli.report import evaluate as report_eval
