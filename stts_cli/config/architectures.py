@@ -11,6 +11,7 @@ from stts_cli.config import files
 from stts_cli.config.internvl import InternVLShape
 from stts_cli.config.molmo2 import Molmo2Shape
 from stts_cli.config.presets import presets_folder
+from stts_cli.config.qwen2_vl import Qwen2VLShape, Qwen25VLShape
 from stts_cli.config.qwen3_vl import Qwen3VLMoeShape, Qwen3VLShape
 from stts_cli.config.shapes import Architecture, Shape
 from stts_cli.config.smolvlm import SmolVLMShape
@@ -21,6 +22,8 @@ from stts_cli.errors import InputError, suggest
 SHAPES: dict[str, type[Shape]] = {
     "internvl": InternVLShape,
     "molmo2": Molmo2Shape,
+    "qwen2_5_vl": Qwen25VLShape,
+    "qwen2_vl": Qwen2VLShape,
     "qwen3_vl": Qwen3VLShape,
     "qwen3_vl_moe": Qwen3VLMoeShape,
     "smolvlm": SmolVLMShape,

@@ -78,9 +78,7 @@ class NamedTextConfig(TextConfig):
     def of(cls: type[_S], config: Any, **changes: Any) -> _S:
         """Read the sizes of a transformers config; a head's width may be left to the others."""
         wide = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls.model_construct(
-            **{k: getattr(config, k) for k in cls.model_fields if k != "head_dim"}, head_dim=wide
-        )
+        return super().of(config, head_dim=wide, **changes)
 
     @property
     def layer_parameters(self) -> int:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FAMILIES = {
     "internvl": ("stts_cli.families.internvl", "InternVLFamily"),
     "molmo2": ("stts_cli.families.molmo2", "Molmo2Family"),
+    "qwen2_5_vl": ("stts_cli.families.qwen2_vl", "Qwen25VLFamily"),
+    "qwen2_vl": ("stts_cli.families.qwen2_vl", "Qwen2VLFamily"),
     "qwen3_vl": ("stts_cli.families.qwen3_vl", "Qwen3VLFamily"),
     "qwen3_vl_moe": ("stts_cli.families.qwen3_vl", "Qwen3VLMoeFamily"),
     "smolvlm": ("stts_cli.families.smolvlm", "SmolVLMFamily"),

@@ -20,8 +20,8 @@ from stts_cli.settings import default_prune_layer
 def test_the_shapes_that_ship():
     assert names(shapes_folder()) == [
         "internvl3.5-1b", "internvl3.5-2b", "internvl3.5-4b", "internvl3.5-8b",
-        "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen3-vl-2b", "qwen3-vl-30b-a3b", "qwen3-vl-4b",
-        "qwen3-vl-8b",
+        "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-2b",
+        "qwen3-vl-30b-a3b", "qwen3-vl-4b", "qwen3-vl-8b",
         "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m", "videollama3-2b", "videollama3-7b",
     ]  # fmt: skip
     for name in names(shapes_folder()):
@@ -128,6 +128,15 @@ def test_a_file_of_ones_own_and_an_unknown_name(tmp_path):
     path.write_text(":\n- {")
     with pytest.raises(InputError, match=r"mine\.yaml:1: is not valid YAML: "):
         load_architecture(path)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("3b", 3_754_622_976), ("7b", 8_292_166_656)])
+def test_the_sizes_of_qwen2_5_vl_make_as_many_weights_as_the_hub_counts(name, parameters):
+    architecture = load_architecture(f"qwen2.5-vl-{name}")
+    assert architecture.num_parameters() == parameters
+    assert architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
+    assert [architecture.at(n).layout.frame_size for n in (16, 256)] == [(560, 1008)] * 2
+    assert len(architecture.sizes().vit_parts) == 5 * 9
 
 
 @pytest.mark.parametrize(("name", "millions"), [("2b", 2127.5), ("4b", 4437.8), ("8b", 8767.1), ("30b-a3b", 31070.8)])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.families.tiny_internvl import save_internvl
+from tests.families.tiny_qwen2_vl import save_qwen2_vl
 from tests.families.tiny_qwen3_vl import save_qwen3_vl
 from tests.families.tiny_smolvlm import save_smolvlm
 from tests.families.tiny_video_llama_3 import save_video_llama_3
@@ -33,6 +34,11 @@ QWEN3_VL = {
                       "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
                       "deepstack_visual_indexes": [1, 3]},
 }  # fmt: skip
+QWEN2_VL = {
+    **SHAPE, "tie_word_embeddings": False, "size": [512, 4096], "frame_size": [48, 64],
+    "text_config": {**TEXT, "model_type": "qwen2"},
+}  # fmt: skip
+UNITS = {"num_heads": 2, "depth": 5, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 TINY = {
     "internvl": Tiny(
@@ -52,6 +58,21 @@ TINY = {
         {**SHAPE, "model_type": "smolvlm", "scale_factor": 2,
          "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 5,
                            "image_size": 32, "patch_size": 8}},
+    ),
+    "qwen2_vl": Tiny(
+        partial(save_qwen2_vl, model_type="qwen2_vl"),
+        (24, 40),
+        {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
+        {**QWEN2_VL, "model_type": "qwen2_vl",
+         "vision_config": {**UNITS, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}},
+    ),
+    "qwen2_5_vl": Tiny(
+        save_qwen2_vl,
+        (24, 40),
+        {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
+        {**QWEN2_VL, "model_type": "qwen2_5_vl",
+         "vision_config": {**UNITS, "hidden_size": 32, "intermediate_size": 48, "window_size": 32,
+                           "fullatt_block_indexes": [1, 4]}},
     ),
     "qwen3_vl": Tiny(
         save_qwen3_vl,
