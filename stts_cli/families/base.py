@@ -99,6 +99,9 @@ class Family(ABC):
     part_names: ClassVar[dict[str, str]]
     # whether the tokens of a video see each other in both directions in the language model
     two_way: ClassVar[bool] = False
+    # whether a mask keeps apart what shares a row of the language model, as in training; layers of a sliding window or
+    # of linear attention do not heed it
+    shared_rows: ClassVar[bool] = True
     chat_template: str | None = None  # of conversations about a video; None for the tokenizer's own
     video_end: ClassVar[str] = ""  # ends a video in the prompt; tokenized with the words behind it
     starts_with_bos: ClassVar[bool] = True  # whether a prompt begins with the tokenizer's first token

@@ -69,6 +69,9 @@ def finetune(
         log.note(f"--scorer {settings.scorer}: the trained scorer of {family.model_name} is left out of the result.")
     if settings.train == "lora" and hasattr(family.model.config.text_config, "num_experts_per_tok"):
         log.note("--train lora: reaches the language model's attention, not its experts.")
+    if not family.shared_rows:
+        sharing = f"--seq-len {settings.seq_len} has no effect" if settings.seq_len else "a video is read once for each"
+        log.note(f"{family.model_name} keeps no conversations apart in one row: each has its own, {sharing}.")
     data = make_data(settings, family, rows, world, skip_invalid, log)
     arguments.max_steps = num_steps(settings, data, world)
     arguments.save_steps = arguments.save_steps or arguments.max_steps

@@ -22,7 +22,7 @@ from stts_cli.families.base import EncodedVideo, Family
 from stts_cli.pruning.losses import temporal_loss
 from stts_cli.settings import Execution, Layout
 from stts_cli.training.clips import TrainingClip
-from stts_cli.training.rows import Rows, VideoTokens, write_rows
+from stts_cli.training.rows import Rows, VideoTokens, write_apart, write_rows
 from stts_cli.training.settings import FinetuneSettings
 
 
@@ -175,6 +175,8 @@ class TrainingModel(nn.Module):
             videos.append(VideoTokens(prefix.ids, prefix.is_visual, conversations, prefix.positions))
         pad = self.family.tokenizer.pad_token_id
         pad = self.family.eos_token_ids[0] if pad is None else pad
+        if not self.family.shared_rows:
+            return write_apart(videos, pad)
         dtype = next(self.stock.parameters()).dtype
         return write_rows(videos, pad, dtype, self.settings.seq_len, two_way=self.family.two_way)
 
@@ -228,8 +230,11 @@ class TrainingModel(nn.Module):
         videos = [parts[k] for k in rows.order]
         hidden = self.stock.model(
             **self.family.language_inputs(rows.input_ids.to(device), rows.is_visual.to(device), videos),
-            position_ids=rows.position_ids.to(device),
-            attention_mask=rows.attention_mask.to(device),
+            **{
+                name: x.to(device)
+                for name in ("position_ids", "attention_mask")
+                if (x := getattr(rows, name)) is not None
+            },
             use_cache=False,
         ).last_hidden_state
         labels, answers = rows.labels.to(device), rows.answer_ids.to(device)

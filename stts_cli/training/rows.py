@@ -2,13 +2,14 @@
 
 The attention mask keeps apart what does not belong together: a conversation sees its own video and itself, never
 another conversation or video. So a row gives the very losses that its conversations would give alone, and a video is
-encoded once for all its questions. Source: arXiv 2603.18004, training (sequence packing).
+encoded once for all its questions. A language model that heeds no such mask in all of its layers gets a row for each
+conversation. Source: arXiv 2603.18004, training (sequence packing).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,10 +36,12 @@ class Rows:
     """What the language model reads; B rows of L tokens, padded on the right."""
 
     input_ids: Tensor  # int64 (B, L)
-    position_ids: (
-        Tensor  # int64 (..., B, L), as the videos have them; every conversation goes on from the end of its own video
-    )
-    attention_mask: Tensor  # float (B, 1, L, L), 0 where a token may look, else the lowest number of its dtype
+    # int64 (..., B, L), as the videos have them, every conversation going on from the end of its own video; None where
+    # rows are apart and the model counts
+    position_ids: Tensor | None
+    # float (B, 1, L, L), 0 where a token may look, else the lowest number of its dtype; None where rows are apart and
+    # plainly causal, so that padding, which stands behind, is never seen
+    attention_mask: Tensor | None
     is_visual: Tensor  # int64 (B, L), 1 for the tokens of a video
     labels: Tensor  # int64 (B, L), the token that should follow, IGNORED where no loss is taken
     answer_ids: Tensor  # int64 (B, L), which answer a label is of, counted over the videos in the order given; -1 none
@@ -72,7 +75,21 @@ def write_rows(
     `dtype` is of the mask; a row that several videos share has at most `seq_len` tokens, None for a row a video.
     `two_way` lets the tokens of a video see each other in both directions.
     """
-    rows = assign_rows([len(v) for v in videos], seq_len)
+    rows, owner, block = _write(videos, pad_id, assign_rows([len(v) for v in videos], seq_len))
+    return replace(rows, attention_mask=_mask(owner, block, rows.is_visual.bool() & two_way, dtype))
+
+
+def write_apart(videos: Sequence[VideoTokens], pad_id: int) -> Rows:
+    """Write each conversation into a row of its own, behind its video, which is read once for each of its own."""
+    apart = [replace(video, conversations=(talk,)) for video in videos for talk in video.conversations]
+    owners = [k for k, video in enumerate(videos) for _ in video.conversations]
+    rows, _, _ = _write(apart, pad_id, [[k] for k in range(len(apart))])
+    counted = apart[0].positions is None
+    return replace(rows, order=owners, position_ids=None if counted else rows.position_ids)
+
+
+def _write(videos: Sequence[VideoTokens], pad_id: int, rows: list[list[int]]) -> tuple[Rows, Tensor, Tensor]:
+    """Write videos into the rows given, without a mask; also return the video and the conversation of each token."""
     counts = [sum(_num_answers(is_answer) for _, is_answer in video.conversations) for video in videos]
     shape = (len(rows), max(sum(len(videos[k]) for k in row) for row in rows))
     starts = [torch.arange(len(v.prefix)) if v.positions is None else v.positions for v in videos]
@@ -97,8 +114,8 @@ def write_rows(
                 answers[r, place] = torch.where(asked[1:], begins.long().cumsum(0) - 1 + answer, -1)
                 answer += _num_answers(is_answer)
                 at += m
-    mask = _mask(owner, block, visual.bool() & two_way, dtype)
-    return Rows(ids, positions, mask, visual, labels, answers, [k for row in rows for k in row], sum(counts))
+    found = Rows(ids, positions, None, visual, labels, answers, [k for row in rows for k in row], sum(counts))
+    return found, owner, block
 
 
 def _num_answers(is_answer: list[bool]) -> int:

@@ -44,6 +44,19 @@ def test_a_scorer_step_lowers_the_temporal_loss(tiny, small):
     assert losses[-1] < losses[0]
 
 
+@torch.no_grad()
+def test_conversations_apart_lose_what_they_lose_in_one_row(tiny, small, monkeypatch):
+    family = load_family(small)
+    clips = [noise_clip(4, TALKS[:3], 1, size=tiny.size), noise_clip(4, TALKS[3:4], 2, size=tiny.size)]
+    monkeypatch.setattr(type(family), "shared_rows", True)
+    together = TrainingModel(family, FinetuneSettings(seq_len=10_000))(clips, 0.5)
+    monkeypatch.setattr(type(family), "shared_rows", False)
+    apart = TrainingModel(family, FinetuneSettings(seq_len=10_000))(clips, 0.5)
+    torch.testing.assert_close(apart.lm_sum, together.lm_sum, rtol=1e-4, atol=1e-3)
+    assert apart.num_tokens == together.num_tokens
+    assert apart.right.tolist() == together.right.tolist()
+
+
 def test_parameters_belong_to_their_parts(tiny, small):
     family = load_family(small)
     names = [name for name, _ in TrainingModel(copy.deepcopy(family)).named_parameters()]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stts_cli.training.rows import IGNORED, VideoTokens, assign_rows, write_rows
+from stts_cli.training.rows import IGNORED, VideoTokens, assign_rows, write_apart, write_rows
 
 PAD = 99
 
@@ -107,3 +107,18 @@ def test_no_row_of_the_mask_is_empty(three, dtype):
     assert mask.dtype == dtype
     assert (mask == 0).any(-1).all()
     assert set(mask.flatten().tolist()) == {0.0, float(torch.finfo(dtype).min)}
+
+
+def test_apart_each_conversation_stands_behind_its_own_video(three):
+    rows, x = write_apart(three, PAD), IGNORED
+    assert rows.order == [0, 0, 1, 2], "the visual tokens of the first video come twice"
+    assert rows.input_ids.tolist() == [
+        [10, 11, 12, 13, 20, 21, 22], [10, 11, 12, 13, 30, 31, PAD], [40, 41, 50, 51, 52, 53, 54],
+        [60, 61, 62, 70, PAD, PAD, PAD],
+    ]  # fmt: skip
+    assert rows.labels.tolist()[1:] == [[x, x, x, x, x, 32, x], [x, x, 51, 52, x, x, 55], [x, x, x, 71, x, x, x]]
+    assert rows.answer_ids[rows.answer_ids >= 0].tolist() == [0, 0, 1, 2, 2, 3, 4]
+    assert rows.num_answers == 5
+    assert rows.attention_mask is rows.position_ids is None, "plainly causal: padding is behind all"
+    placed = [VideoTokens(v.prefix, v.is_visual, v.conversations, torch.arange(len(v.prefix)) + 5) for v in three]
+    assert write_apart(placed, PAD).position_ids.tolist()[3] == [5, 6, 7, 8, 0, 0, 0]
