@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stts_cli.config import files
+from stts_cli.config.gemma4 import Gemma4Shape
 from stts_cli.config.internvl import InternVLShape
 from stts_cli.config.molmo2 import Molmo2Shape
 from stts_cli.config.presets import presets_folder
@@ -20,6 +21,7 @@ from stts_cli.errors import InputError, suggest
 
 # by a checkpoint's model_type
 SHAPES: dict[str, type[Shape]] = {
+    "gemma4": Gemma4Shape,
     "internvl": InternVLShape,
     "molmo2": Molmo2Shape,
     "qwen2_5_vl": Qwen25VLShape,

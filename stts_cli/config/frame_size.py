@@ -63,3 +63,29 @@ class PixelShare:
         """Return the layout of a video of such frames; InputError where they are too long, see `check_aspect`."""
         size = fit_frame(height, width, self.patch * self.merge, self.least, self.most // num_frames)
         return Layout(size, (size[0] // self.patch, size[1] // self.patch), (self.merge, self.merge))
+
+
+@dataclass(frozen=True)
+class WindowBudget:
+    """The rule that makes each frame as large as so many windows let it be, whatever its own size.
+
+    A frame that may have come out of the rule is left as it is. Source: transformers' Gemma4VideoProcessor.
+    """
+
+    patch: int  # side of a patch in pixels
+    pool: int  # side of a window in patches
+    most: int  # windows of a frame
+
+    def __call__(self, height: int, width: int, num_frames: int) -> Layout:
+        """Return the layout of a video of such frames."""
+        side = self.patch * self.pool
+        rows, cols = height // side, width // side
+        if (height, width) != (rows * side, cols * side) or not rows * cols <= self.most < (rows + 1) * (cols + 1):
+            scale = math.sqrt(self.most * side**2 / (height * width))
+            rows, cols = (math.floor(edge * scale / side) for edge in (height, width))
+            if rows == 0:
+                rows, cols = 1, min(width // height, self.most)
+            elif cols == 0:
+                rows, cols = min(height // width, self.most), 1
+        grid = (rows * self.pool, cols * self.pool)
+        return Layout((rows * side, cols * side), grid, (self.pool, self.pool))

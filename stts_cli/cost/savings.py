@@ -8,6 +8,7 @@ would save.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ DECODE = "decode"
 CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only, no norms, activations or softmax; attention counts "
     "query-key pairs: within each frame's own patches in the ViT, the prompt's whole square in the prefill, causal or "
-    "not; the output head counts once in the prefill"
+    "not; the output head counts once in the prefill, as do layers that read no token but a prompt's last"
 )
 TRAINING_CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only; everything is trained: the backward pass counts 2 x "
@@ -26,6 +27,17 @@ TRAINING_CONVENTION = (
     "the patch embedding once, whose inputs are pixels; nothing that a kernel computes anew counts; the output head "
     "counts for the answers' tokens; clipping and the optimizer are memory traffic, not FLOPs, and count nothing"
 )
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Layers of a language model that are alike, where not all of it are."""
+
+    layers: int
+    weights: int  # of each, in the linear layers that a token goes through
+    pair_width: int = 0  # query heads times their width; 0 of layers that compare no tokens
+    window: int = 0  # the most keys that a decoded token sees; 0 for all before it
+    last_only: bool = False  # of a prompt the last token alone goes through: keys are those of other layers
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class ModelShape:
     vit_mlp_products: int = 2  # matrix products of the ViT's MLP, 3 of a gated one
     vit_parts: tuple[int, ...] = ()  # patches of each part of a frame that some blocks attend within; none for whole
     vit_part_blocks: tuple[int, ...] = ()  # these blocks
+    llm_groups: tuple[LayerGroup, ...] = ()  # of a language model whose layers differ; the sizes above are the first's
 
 
 @dataclass(frozen=True)
@@ -191,6 +204,8 @@ def count_training(
 
     Source: arXiv 2603.18004, training; the convention is `TRAINING_CONVENTION`.
     """
+    groups = tuple(dataclasses.replace(group, last_only=False) for group in shape.llm_groups)
+    shape = dataclasses.replace(shape, llm_groups=groups)
     saved = count(shape, kept_per_frame, row_tokens, prune_layer, scorer=scorer, packed_patches=packed_patches)
     forward = {name: row for name, row in saved.flops.items() if name not in ("LLM prefill", DECODE)}
     forward["LLM"] = _both(lambda flops: flops + (answer_tokens - 1) * _head(shape), saved.flops["LLM prefill"])
@@ -229,14 +244,12 @@ def _scorer_frame(shape: ModelShape) -> int:
     return shape.num_windows * (attention + 2 * (2 * width * mlp + mlp * mlp + mlp))
 
 
-def _llm_token(shape: ModelShape) -> int:
-    """Linear layers of one token in all layers."""
+def _groups(shape: ModelShape) -> tuple[LayerGroup, ...]:
+    if shape.llm_groups:
+        return shape.llm_groups
     queries, keys = shape.llm_heads * shape.llm_head_dim, shape.llm_kv_heads * shape.llm_head_dim
-    return shape.llm_layers * 2 * shape.llm_width * (2 * queries + 2 * keys + 3 * shape.llm_mlp + shape.llm_experts)
-
-
-def _llm_attention(shape: ModelShape, pairs: int) -> int:
-    return shape.llm_layers * 4 * pairs * shape.llm_heads * shape.llm_head_dim
+    weights = shape.llm_width * (2 * queries + 2 * keys + 3 * shape.llm_mlp + shape.llm_experts)
+    return (LayerGroup(shape.llm_layers, weights, queries),)
 
 
 def _head(shape: ModelShape) -> int:
@@ -244,9 +257,16 @@ def _head(shape: ModelShape) -> int:
 
 
 def _prefill(shape: ModelShape, length: int) -> int:
-    return length * _llm_token(shape) + _llm_attention(shape, length * length) + _head(shape)
+    flops = _head(shape)
+    for group in _groups(shape):
+        tokens = 1 if group.last_only else length
+        flops += group.layers * tokens * (2 * group.weights + 4 * group.pair_width * length)
+    return flops
 
 
 def _decode(shape: ModelShape, length: int, steps: int) -> int:
-    contexts = steps * length + steps * (steps + 1) // 2
-    return steps * (_llm_token(shape) + _head(shape)) + _llm_attention(shape, contexts)
+    flops = steps * _head(shape)
+    for group in _groups(shape):
+        contexts = sum(min(group.window or length + steps, length + step) for step in range(1, steps + 1))
+        flops += group.layers * (2 * steps * group.weights + 4 * group.pair_width * contexts)
+    return flops

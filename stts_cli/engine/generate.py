@@ -99,7 +99,8 @@ def prefill_video(family: Family, prompt: Prompt, visual_tokens: torch.Tensor) -
     if prompt.position_ids is not None:
         inputs["position_ids"] = prompt.position_ids[..., : prompt.num_prefix].to(device)
         following = inputs["position_ids"][..., -1:] + 1
-    family.model.model(**inputs, cache=cache, use_cache=True)  # without the output head: nothing is asked yet
+    # without the output head, as nothing is asked yet; layers that need not read all tokens are told so
+    family.model.model(**inputs, cache=cache, use_cache=True, logits_to_keep=1)
     return VideoPrefix(cache, ids, prompt.num_prefix, clock(device) - started, following)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stts_cli.families.base import Family
 
 FAMILIES = {
+    "gemma4": ("stts_cli.families.gemma4", "Gemma4Family"),
     "internvl": ("stts_cli.families.internvl", "InternVLFamily"),
     "molmo2": ("stts_cli.families.molmo2", "Molmo2Family"),
     "qwen2_5_vl": ("stts_cli.families.qwen2_vl", "Qwen25VLFamily"),

@@ -19,7 +19,7 @@ from stts_cli.settings import default_prune_layer
 
 def test_the_shapes_that_ship():
     assert names(shapes_folder()) == [
-        "internvl3.5-1b", "internvl3.5-2b", "internvl3.5-4b", "internvl3.5-8b",
+        "gemma-4-e2b", "gemma-4-e4b", "internvl3.5-1b", "internvl3.5-2b", "internvl3.5-4b", "internvl3.5-8b",
         "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-2b",
         "qwen3-vl-30b-a3b", "qwen3-vl-4b", "qwen3-vl-8b",
         "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m", "videollama3-2b", "videollama3-7b",
@@ -166,3 +166,13 @@ def test_the_sizes_of_videollama3_make_about_what_is_published(name, published):
     preset = load_preset(f"videollama3-{name}")
     assert preset.prune_layer == architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
     assert [architecture.at(n).layout.frame_size for n in (16, 64, 180)] == [(672, 1176), (336, 588), (196, 336)]
+
+
+@pytest.mark.parametrize(("name", "published"), [("e2b", 5.1e9), ("e4b", 8e9)])
+def test_the_sizes_of_gemma_4_make_what_is_published(name, published):
+    """The audio encoder's among them, as in the model card."""
+    architecture = load_architecture(f"gemma-4-{name}")
+    assert architecture.num_parameters() == pytest.approx(published, rel=1e-2)
+    preset = load_preset(f"gemma-4-{name}")
+    assert preset.prune_layer == architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
+    assert architecture.at(64, (1080, 1080)).layout.grid == (24, 24)

@@ -73,7 +73,7 @@ def test_a_bad_file_gives_one_line_that_names_it(tmp_path, text, words):
 def test_an_unknown_name_is_refused_with_a_suggestion():
     with pytest.raises(InputError, match="preset nanno: unknown; did you mean 'nano'"):
         presets.load_preset("nanno")
-    with pytest.raises(InputError, match=r"preset ./nowhere.yaml: no such file; must be a file or one of internvl3"):
+    with pytest.raises(InputError, match=r"preset ./nowhere.yaml: no such file; must be a file or one of gemma-4-e2b"):
         presets.load_preset("./nowhere.yaml")
 
 

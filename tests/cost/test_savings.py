@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from stts_cli.cost.savings import CONVENTION, ModelShape, count, count_training
+from stts_cli.cost.savings import CONVENTION, LayerGroup, ModelShape, count, count_training
 
 MOLMO2_4B = ModelShape(
     patch_dim=588, num_patches=729, num_windows=81, window_size=9, vit_blocks=25, vit_width=1152, vit_heads=16,
@@ -226,3 +226,30 @@ def test_kept_windows_must_fit(kept):
 
 def test_shape_is_plain_numbers(family):
     assert all(isinstance(value, (int, tuple)) for value in dataclasses.asdict(family.shape()).values())
+
+
+def test_layers_that_are_alike_count_as_one_group():
+    width, queries, keys = 2560, 32 * 128, 8 * 128
+    alike = LayerGroup(36, width * (2 * queries + 2 * keys + 3 * 9728), queries)
+    grouped = dataclasses.replace(MOLMO2_4B, llm_groups=(alike,))
+    run = ([81] * 8, (900, 500), 3)
+    assert count(grouped, *run, new_tokens=4) == count(MOLMO2_4B, *run, new_tokens=4)
+
+
+def test_layers_of_a_window_and_layers_that_read_the_last_token_alone():
+    """A prompt of 100 tokens, then 3 more decoding steps, against a loop over layers and tokens."""
+    groups = (LayerGroup(3, 50, 8, window=102), LayerGroup(2, 70, 16, last_only=True), LayerGroup(1, 30))
+    shape = dataclasses.replace(MOLMO2_4B, llm_groups=groups)
+    head = 2 * 2560 * 151936
+    found = count(shape, [81] * 2, (100, 100), 3, new_tokens=4).flops
+    prefill = 100 * 3 * (2 * 50 + 4 * 8 * 100) + 2 * (2 * 70 + 4 * 16 * 100) + 100 * 2 * 30 + head
+    decode = sum(
+        3 * (2 * 50 + 4 * 8 * min(102, context)) + 2 * (2 * 70 + 4 * 16 * context) + 2 * 30 + head
+        for context in (101, 102, 103)
+    )
+    assert found["LLM prefill"] == (prefill, prefill)
+    assert found["decode"] == (decode, decode)
+    trained = count_training(shape, [81] * 2, (100, 100), 3, answer_tokens=1).flops["LLM"][0]
+    assert trained == prefill + 99 * 2 * (2 * 70 + 4 * 16 * 100), (
+        "every token goes through, as losses are taken on many"
+    )

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.families.tiny_gemma4 import save_gemma4
 from tests.families.tiny_internvl import save_internvl
 from tests.families.tiny_qwen2_vl import save_qwen2_vl
 from tests.families.tiny_qwen3_vl import save_qwen3_vl
@@ -41,6 +42,18 @@ QWEN2_VL = {
 UNITS = {"num_heads": 2, "depth": 5, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 TINY = {
+    "gemma4": Tiny(
+        save_gemma4,
+        (36, 48),
+        {"vit": "vision_tower", "connector": "embed_vision", "llm": "language_model or lm_head"},
+        {**SHAPE, "model_type": "gemma4", "max_soft_tokens": 12,
+         "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "head_dim": 16,
+                           "num_hidden_layers": 5, "patch_size": 4, "pooling_kernel_size": 3,
+                           "position_embedding_size": 40},
+         "text_config": {**TEXT, "num_hidden_layers": 4, "global_head_dim": 32, "sliding_window": 64,
+                         "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
+                         "use_double_wide_mlp": True, "hidden_size_per_layer_input": 8}},
+    ),
     "internvl": Tiny(
         save_internvl,
         (24, 24),

@@ -86,10 +86,12 @@ def test_a_result_answers_and_is_the_base_but_for_what_was_trained(tiny, trained
     moved = {name for name, value in theirs.items() if not torch.equal(ours[name], value)}
     assert bool(moved) == (kind != "scorer")
     log = (trained / kind / "log.jsonl").read_text()
+    assert ("each has its own, a video is read once for each" in log) == (not before.family.shared_rows)
     has_experts = bool(before.family.shape(before.family.layout_rule(*tiny.size, 4)).llm_experts)
     assert ("not its experts" in log) == (has_experts and kind == "lora")
     if kind == "lora":
-        assert all(name.endswith("_proj.weight") and belongs(name, tiny.parts["llm"]) for name in moved)
+        linear = "_proj.weight", "gate.weight", "projection.weight"
+        assert all(name.endswith(linear) and belongs(name, tiny.parts["llm"]) for name in moved)
     if kind == "full":
         assert {part_of(name, model.family.part_names) for name in moved} == {"vit", "connector", "llm"}
     pairs = zip(model.family.scorer.parameters(), before.family.scorer.parameters(), strict=True)
