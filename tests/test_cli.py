@@ -58,7 +58,7 @@ def test_the_surface_is_what_is_promised():
             "ask",
             "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
             "--keep-ratio --prune-ratio --budget --budget-by --budget-pixels --scorer --prune-layer --max-new-tokens "
-            "--device --dtype --compare --save-kept --report --output --cache --cache-size --json --quiet",
+            "--device --dtype --compare --save-kept --report --chat --output --cache --cache-size --json --quiet",
         ),
         (
             "eval",

@@ -73,6 +73,9 @@ def ask(
             help="Write a page for a browser into this HTML file: frames with what was kept, answers, savings."
         ),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Go on asking, each question behind what was said; Ctrl-D leaves.")
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option(help="Keep a JSON line a video in this file; the same command goes on with it."),
@@ -94,7 +97,7 @@ def ask(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answers only.")] = False,
 ) -> None:
     """Answer questions about videos, and show what pruning saved."""
-    from stts_cli.commands import asking
+    from stts_cli.commands import asking, chatting
     from stts_cli.commands.drawing import Drawing
     from stts_cli.config.presets import choose_preset
 
@@ -123,10 +126,12 @@ def ask(
         at_s,
         fps,
         subtitles,
+        chat,
     )
     arms = asking.plan_arms(
         settings.arm("pruned", resize), compare, asking.Budget(budget, budget_by, budget_pixels), at_s
     )
     shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
     kept = asking.Kept(cache, cache_size)
-    asking.run(wanted, arms, shown, kept, device=device, max_new_tokens=settings.max_new_tokens)
+    answer = chatting.run if chat else asking.run
+    answer(wanted, arms, shown, kept, device=device, max_new_tokens=settings.max_new_tokens)

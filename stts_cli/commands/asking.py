@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from stts_cli.data.asked import read_asked
 from stts_cli.data.items import Cue
 from stts_cli.data.prompts import subtitle_block
 from stts_cli.data.subtitles import cut, read_embedded, read_subtitles
-from stts_cli.errors import InputError, writing
+from stts_cli.errors import InputError, Interrupted, writing
 from stts_cli.media.container import probe
 from stts_cli.media.fetch import STDIN
 from stts_cli.media.inputs import Named, split_words
@@ -28,7 +29,7 @@ from stts_cli.media.resize import check_resize
 from stts_cli.media.source import Source
 from stts_cli.report.ask import show, show_line
 from stts_cli.report.progress import Progress
-from stts_cli.report.terminal import print_note
+from stts_cli.report.terminal import print_note, print_piece
 from stts_cli.settings import Arm
 from stts_cli.text import to_json
 
@@ -52,6 +53,7 @@ class Wanted:
     at_s: tuple[float, ...] | None
     fps: float | None
     subtitles: str | None
+    is_chat: bool = False
 
     def read(self) -> tuple[list[Named], list[tuple[str, Sequence[str]]]]:
         """Return the videos, and the questions with their options.
@@ -63,7 +65,7 @@ class Wanted:
         asked: list[tuple[str, Sequence[str]]] = [(text, self.options) for text in texts]
         if self.questions is not None:
             asked += [(text, options or self.options) for text, options in read_asked(self.questions)]
-        if not asked:
+        if not asked and not self.is_chat:
             raise InputError(f"QUESTION: is missing; must follow the {'videos' if len(videos) > 1 else 'video'}.")
         if self.end_s is not None and self.end_s <= (self.start_s or 0.0):
             raise InputError(f"--end {self.end_s:g}: must be behind --start {self.start_s or 0:g}.")
@@ -197,7 +199,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
     context = wanted.context(note)
     lines = None
     if shown.output:
-        settings = [dataclasses.astuple(arm) for arm in arms], asked, dataclasses.astuple(wanted)[3:], max_new_tokens
+        settings = [dataclasses.astuple(arm) for arm in arms], asked, dataclasses.astuple(wanted)[3:8], max_new_tokens
         lines = Lines(Path(shown.output), to_json(settings))
         videos = [video for video in videos if identity(video) not in lines.done]
     if not videos:
@@ -206,14 +208,23 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
         return
     failed: list[str] = []
 
+    bar = Progress(quiet=is_quiet)
+    streams = is_one and len(arms) == 1 and shown.mode == "table" and sys.stdout.isatty()
+    streams = streams and not any(options for _, options in asked)
+
+    def stream(number: int) -> Callable[[str], None]:
+        bar.stop()
+        print_piece(("\n" if number else "") + (f"{asked[number][0]}\n" if len(asked) > 1 else ""))
+        return print_piece
+
     def prepare() -> Asked:
         from stts_cli.engine import ask as engine
 
         questions = [engine.Question(text, options) for text, options in asked]
-        return engine.Asked(questions, max_new_tokens, context, kept.open(shown.drawing.is_wanted, note))
+        cache = kept.open(shown.drawing.is_wanted, note)
+        return engine.Asked(questions, max_new_tokens, context, cache, stream if streams else None)
 
-    answers = _answers(videos, arms, prepare, device, quiet=is_quiet)
-    for number, (video, done) in enumerate(zip(videos, answers, strict=True)):
+    for number, (video, done) in enumerate(zip(videos, answers(videos, arms, prepare, device, bar), strict=True)):
         document = done.to_dict()
         if lines:
             lines.append(identity(video), document)
@@ -222,7 +233,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
                 raise InputError(document["error"])
             failed.append(document["error"])
         if is_one:
-            show(document, mode=shown.mode, notes=not is_quiet)
+            print_piece("\n" if streams else "")
+            show(document, mode=shown.mode, notes=not is_quiet, is_answered=streams)
         else:
             show_line(document, mode=shown.mode, is_first=not number)
         if "error" not in document:
@@ -231,31 +243,32 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
         raise InputError(f"{len(failed)} of {len(videos)} videos were not answered; the first, {failed[0]}")
 
 
-def _answers(
-    videos: Sequence[Named],
-    arms: Sequence[Arm],
-    prepare: Callable[[], Asked],
-    device: str,
-    *,
-    quiet: bool,
+def answers(
+    videos: Sequence[Named], arms: Sequence[Arm], prepare: Callable[[], Asked], device: str, bar: Progress
 ) -> Iterator[AskRun | Unanswered]:
     """Yield what comes of each video, with a sign of life on a terminal until it is there."""
-    which, bars = "", [Progress(quiet=quiet)]
+    which = ""
 
     def say(stage: str) -> None:
-        bars[0](which + stage)
+        bar(which + stage)
 
     runs: Iterator[AskRun | Unanswered] | None = None
     for number, video in enumerate(videos, 1):
         which = f"{number} of {len(videos)}, {video.name}: " if len(videos) > 1 else ""
-        bars[0] = Progress(quiet=quiet)
-        with bars[0]:
+        with bar:
             if runs is None:
                 say("starting")
                 from stts_cli.engine import ask as engine
 
                 runs = engine.ask(arms, videos, prepare(), device=device, progress=say)
-            done = next(runs)
+            try:
+                done = next(runs)
+            except KeyboardInterrupt:
+                if len(videos) == 1:
+                    raise
+                raise Interrupted(
+                    f"stopped after {number - 1} of {len(videos)} videos; with --output FILE the same command goes on."
+                ) from None
         yield done
     if runs is not None:
         next(runs, None)  # lets the processes that read go

@@ -65,7 +65,7 @@ class ArmRun:
             "num_windows_kept": sum(kept),
             "kept_per_frame": kept,
             "seconds": {**video.seconds, **shared},
-            "peak_bytes": self.answers[-1].peak_bytes,
+            "peak_bytes": self.answers[-1].peak_bytes if self.answers else video.memory.peak_bytes(),
             "answers": [answer.to_dict() for answer in self.answers],
         }
 
@@ -135,12 +135,14 @@ class Asked:
         context: gives the text between video and question, such as subtitles, for a source and the times in seconds of
             its frames.
         cache: where videos that were encoded before are kept, or None.
+        stream: returns what is called with each piece of the answer to a question, by its number, as it comes; or None.
     """
 
     questions: Sequence[Question]
     max_new_tokens: int = 64
     context: Callable[[Source, Sequence[float]], str] = lambda source, times: ""
     cache: TokenCache | None = None
+    stream: Callable[[int], Callable[[str], None]] | None = None
 
 
 def ask(
@@ -294,7 +296,10 @@ class _Look:
 def _run(name: str, model: VideoModel, source: Source, seen: Video, asked: Asked, progress: Progress) -> ArmRun:
     progress("answering")
     context = asked.context(source, seen.timestamps_s)
-    answers = [model.ask(seen, each.text, options=each.options, context=context) for each in asked.questions]
+    answers = []
+    for number, each in enumerate(asked.questions):
+        on_text = asked.stream(number) if asked.stream else None
+        answers.append(model.ask(seen, each.text, options=each.options, context=context, on_text=on_text))
     return ArmRun(name, model, seen, answers)
 
 

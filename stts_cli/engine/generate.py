@@ -13,7 +13,7 @@ Decoding is greedy. This module does not know how a prompt is worded or how toke
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -106,7 +106,13 @@ def prefill_video(family: Family, prompt: Prompt, visual_tokens: torch.Tensor) -
 
 @torch.inference_mode()
 def answer(
-    family: Family, prefix: VideoPrefix, question_ids: torch.Tensor, *, max_new_tokens: int, eos_token_ids: list[int]
+    family: Family,
+    prefix: VideoPrefix,
+    question_ids: torch.Tensor,
+    *,
+    max_new_tokens: int,
+    eos_token_ids: list[int],
+    on_token: Callable[[int], None] | None = None,
 ) -> Generation:
     """Decode an answer greedily behind a video prefix, which is left as it was.
 
@@ -116,6 +122,7 @@ def answer(
         question_ids: (1, Q) long, everything after the prefix.
         max_new_tokens: the most tokens to decode, >= 1.
         eos_token_ids: ids that end an answer.
+        on_token: called with each new token; what it takes counts as decoding.
 
     Returns:
         The answer's tokens and times.
@@ -129,12 +136,20 @@ def answer(
         first = clock(device)
         while token not in eos_token_ids:
             token_ids.append(token)
+            if on_token:
+                on_token(token)
             if len(token_ids) >= max_new_tokens:
                 break
             token = int(_forward(family, behind, torch.tensor([[token]], device=question_ids.device))[-1].argmax())
             num_decoded += 1
         ended = clock(device)
     return Generation(token_ids, token in eos_token_ids, num_decoded, first - started, ended - first)
+
+
+@torch.inference_mode()
+def extend(family: Family, prefix: VideoPrefix, ids: Sequence[int]) -> None:
+    """Let a prefix hold more tokens, at least one; `num_tokens` stays that of the video's part, `input_ids` too."""
+    _forward(family, prefix, torch.tensor([list(ids)], device=family.model.device))
 
 
 @torch.inference_mode()

@@ -19,7 +19,8 @@ from stts_cli import settings
 from stts_cli.engine import generate
 from stts_cli.engine.budget import layout_rule, spend
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
-from stts_cli.engine.results import Answer, Option, Video
+from stts_cli.engine.results import Answer, Option, Said, Video
+from stts_cli.engine.stream import TextStream
 from stts_cli.errors import InputError, suggest
 from stts_cli.media.clip import Clip
 from stts_cli.media.container import check_file
@@ -33,7 +34,8 @@ from stts_cli.settings import Arm, Execution, Pruning
 from stts_cli.text import DEMONSTRATION
 
 if TYPE_CHECKING:
-    from stts_cli.families.base import EncodedVideo, Family
+    from stts_cli.engine.generate import VideoPrefix
+    from stts_cli.families.base import EncodedVideo, Family, Prompt
 
 Note = Callable[[str], None]
 _PACKAGE = str(Path(__file__).parents[1])
@@ -190,6 +192,7 @@ class VideoModel:
         context: str = "",
         max_new_tokens: int | None = None,
         ignore_eos: bool = False,
+        on_text: Callable[[str], None] | None = None,
     ) -> Answer:
         """Answer a question about a video.
 
@@ -201,6 +204,8 @@ class VideoModel:
                 share the language model's state behind it.
             max_new_tokens: the most tokens of the answer; None for the model's own.
             ignore_eos: decode exactly `max_new_tokens`, for measurements.
+            on_text: called with each piece of an answer as it comes; together they are the answer's text. Not with
+                options.
 
         Returns:
             The answer, with what it cost.
@@ -220,40 +225,74 @@ class VideoModel:
             raise InputError("the video was encoded by another loaded model; encode it with this one first.")
         asked = clock(self.device)
         prompt = video.prompt(question, context)
-        ids = prompt.input_ids.to(self.device)
-        head, tail = ids[:, : prompt.num_prefix], ids[:, prompt.num_prefix :]
-        if video.prefix is None or not torch.equal(video.prefix.input_ids, head):
-            video.prefix = generate.prefill_video(family, prompt, video.tokens.visual_tokens)
-            video.prefill_s += video.prefix.seconds
-        prefix, prompt_s = video.prefix, clock(self.device) - asked
-        eos = family.eos_token_ids
+        prefix = self.prefill(video, prompt)
+        tail, prompt_s = prompt.input_ids[:, prompt.num_prefix :].to(self.device), clock(self.device) - asked
         if options:
-            option_ids = [family.tokenize(family.answer_start + family.quote(text, "option")) for text in options]
-            scored = generate.score_options(family, prefix, tail, option_ids, eos_token_ids=eos)
-            shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
-            listed = [Option(*each) for each in zip(options, scored.log_likelihoods, shares, strict=True)]
-            text, finished = max(listed, key=lambda option: option.log_likelihood).text, True
-            option_tokens = tuple(len(ids) for ids in option_ids)
-            num_new_tokens, prefill_s, decode_s = sum(scored.num_tokens), scored.prefill_s, scored.scoring_s
+            said = self._score(prefix, tail, options)
         else:
-            said = generate.answer(family, prefix, tail, max_new_tokens=limit, eos_token_ids=[] if ignore_eos else eos)
-            listed, finished, option_tokens = None, said.finished, ()
-            text = family.tokenizer.decode(said.token_ids, skip_special_tokens=True).strip()
-            num_new_tokens, prefill_s, decode_s = said.num_decoded, said.prefill_s, said.decode_s
-        ttft_s = prefill_s + prompt_s + (0.0 if video.num_questions else video.encode_s)
+            said = self.speak(prefix, tail, limit, on_text, ignore_eos=ignore_eos)
+        return self.reply(video, question, said, prompt_s, (prompt.dense_length, prompt.input_ids.shape[1]))
+
+    def prefill(self, video: Video, prompt: Prompt) -> VideoPrefix:
+        """Return the language model's state behind a prompt's part before the question; the last one is kept."""
+        head = prompt.input_ids[:, : prompt.num_prefix].to(self.device)
+        if video.prefix is None or not torch.equal(video.prefix.input_ids, head):
+            video.prefix = generate.prefill_video(self.family, prompt, video.tokens.visual_tokens)
+            video.prefill_s += video.prefix.seconds
+        return video.prefix
+
+    def speak(
+        self,
+        prefix: VideoPrefix,
+        tail: torch.Tensor,
+        limit: int,
+        on_text: Callable[[str], None] | None = None,
+        *,
+        ignore_eos: bool = False,
+    ) -> Said:
+        """Let the model word an answer behind a prefix and the question's tokens, (1, Q); see `ask`."""
+        stream = TextStream(self.family.tokenizer, on_text) if on_text else None
+        eos = [] if ignore_eos else self.family.eos_token_ids
+        found = generate.answer(self.family, prefix, tail, max_new_tokens=limit, eos_token_ids=eos, on_token=stream)
+        text = self.family.tokenizer.decode(found.token_ids, skip_special_tokens=True).strip()
+        if stream:
+            stream.end(text)
+        return Said(text, found.finished, found.num_decoded, found.prefill_s, found.decode_s)
+
+    def _score(self, prefix: VideoPrefix, tail: torch.Tensor, options: Sequence[str]) -> Said:
+        family = self.family
+        ids = [family.tokenize(family.answer_start + family.quote(text, "option")) for text in options]
+        scored = generate.score_options(family, prefix, tail, ids, eos_token_ids=family.eos_token_ids)
+        shares = torch.tensor(scored.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
+        listed = [Option(*each) for each in zip(options, scored.log_likelihoods, shares, strict=True)]
+        text = max(listed, key=lambda option: option.log_likelihood).text
+        lengths = tuple(map(len, ids))
+        return Said(text, True, sum(scored.num_tokens), scored.prefill_s, scored.scoring_s, listed, lengths)
+
+    def reply(self, video: Video, question: str, said: Said, prompt_s: float, lengths: tuple[int, int]) -> Answer:
+        """Return what was said with what it cost.
+
+        Args:
+            video: that was asked about; it counts the question.
+            question: as it was asked.
+            said: the answer.
+            prompt_s: seconds before the question was read.
+            lengths: tokens of the whole prompt before any was dropped, and as it was run.
+        """
+        ttft_s = said.prefill_s + prompt_s + (0.0 if video.num_questions else video.encode_s)
         video.num_questions += 1
         return Answer(
             question=question,
-            text=text,
-            finished=finished,
-            options=listed,
-            num_prompt_tokens=ids.shape[1],
-            num_new_tokens=num_new_tokens,
+            text=said.text,
+            finished=said.finished,
+            options=said.options,
+            num_prompt_tokens=lengths[1],
+            num_new_tokens=said.num_new_tokens,
             ttft_s=ttft_s,
-            seconds={"llm_prefill": prefill_s, "decode": decode_s},
-            prefix_s=prefix.seconds,
+            seconds={"llm_prefill": said.prefill_s, "decode": said.decode_s},
+            prefix_s=0.0 if video.prefix is None else video.prefix.seconds,
             peak_bytes=video.memory.peak_bytes(),
-            savings=video.count(prompt.dense_length, ids.shape[1], num_new_tokens, option_tokens),
+            savings=video.count(*lengths, said.num_new_tokens, said.option_tokens),
         )
 
     def __repr__(self) -> str:

@@ -122,6 +122,25 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What a model said to one question, and how long it took; see `Answer`, whose names these are.
+
+    Attributes:
+        prefill_s: seconds from the question's tokens to the first token.
+        decode_s: seconds for the rest.
+        option_tokens: tokens of each option that was scored.
+    """
+
+    text: str
+    finished: bool
+    num_new_tokens: int
+    prefill_s: float
+    decode_s: float
+    options: list[Option] | None = None
+    option_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """One answer.
 

@@ -14,8 +14,13 @@ from stts_cli.report.units import format_bytes, format_layer, format_seconds, fo
 from stts_cli.text import DEMONSTRATION, to_json
 
 
-def show(document: Document, *, mode: str, notes: bool = True, is_first: bool = True) -> None:
-    """Print a run's document; `mode` is "table" (answers and savings), "quiet" (answers alone) or "json"."""
+def show(
+    document: Document, *, mode: str, notes: bool = True, is_first: bool = True, is_answered: bool = False
+) -> None:
+    """Print a run's document; `mode` is "table" (answers and savings), "quiet" (answers alone) or "json".
+
+    With `is_answered` the answers stand there already.
+    """
     if notes:
         for line in note_lines(document):
             if is_first or line != DEMONSTRATION:
@@ -23,7 +28,8 @@ def show(document: Document, *, mode: str, notes: bool = True, is_first: bool = 
     if mode == "json":
         print_json(document)
         return
-    print_lines(*answer_lines(document, bare=mode == "quiet"))
+    if not is_answered:
+        print_lines(*answer_lines(document, bare=mode == "quiet"))
     if mode == "table":
         arms = document["arms"]
         shown = [arm for arm in arms if arm["num_windows_kept"] < arm["num_windows"]] or arms[:1]

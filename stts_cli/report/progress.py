@@ -48,11 +48,15 @@ class Progress:
         self._bar.start()
         return self
 
+    def stop(self) -> None:
+        """Take the bar away before its work is done: other text follows."""
+        self._bar.stop()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the bar away."""
-        self._bar.stop()
+        self.stop()
 
     def __call__(self, what: str, done: int = 0, total: int | None = None, figures: str = "") -> None:
         """Say in a few words what is going on, and how much of a total is done if that is known."""

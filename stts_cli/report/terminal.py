@@ -30,6 +30,12 @@ def print_lines(*lines: str) -> None:
         sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
+def print_piece(text: str) -> None:
+    """Write a piece of text to stdout at once; EnvironmentFailure where that fails."""
+    with _to_stdout():
+        sys.stdout.write(printable(text))
+
+
 def print_json(document: Any) -> None:
     """Write plain data to stdout as JSON; EnvironmentFailure where that fails."""
     with _to_stdout():

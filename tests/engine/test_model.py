@@ -120,7 +120,7 @@ def counted(monkeypatch):
         family.model.calls.append(("video", ids.shape[1]))
         return SimpleNamespace(input_ids=ids, num_tokens=ids.shape[1], seconds=1.0)
 
-    def answer(family, prefix, ids, *, max_new_tokens, eos_token_ids):
+    def answer(family, prefix, ids, *, max_new_tokens, eos_token_ids, on_token=None):
         family.model.calls.append(("question", ids.shape[1]))
         return SimpleNamespace(
             token_ids=[4 + prefix.num_tokens], finished=max_new_tokens > 1, num_decoded=2, prefill_s=0.5, decode_s=0.125
