@@ -58,9 +58,11 @@ def profile(
     """Measure dense against pruned: tokens, FLOPs, time by stage and memory."""
     from stts_cli.config.arms import parse_arms
     from stts_cli.config.presets import Preset, choose_preset, demo_video
+    from stts_cli.config.shapes import VaryingShape
     from stts_cli.cost import estimate
     from stts_cli.media.container import probe
     from stts_cli.media.resize import check_resize
+    from stts_cli.media.video import shown_size
     from stts_cli.report import plots
     from stts_cli.report.profile import show
     from stts_cli.report.progress import Progress
@@ -74,7 +76,7 @@ def profile(
     settings = settings.override(frames=frames, dtype=dtype, prune_layer=prune_layer, scorer=scorer)
     if plot:
         plots.check_target(plot, "--plot")
-    header = probe(video or demo_video())
+    probe(video or demo_video())  # a bad file is reported at once
     counts = _numbers(sweep_frames, "--sweep-frames", int) if sweep_frames else [settings.frames]
     ratios = _ratios(keep_ratio, prune_ratio, settings.keep_ratio)
     _, *arms = parse_arms(settings.arm("first"), compare)
@@ -83,8 +85,8 @@ def profile(
     with Progress() as progress:
         progress("starting")
         architecture = _architecture(shape, settings.model)
-        if video:
-            architecture = architecture.at(counts[0], (header.height, header.width))
+        if video and isinstance(architecture.shape, VaryingShape):
+            architecture = architecture.at(counts[0], shown_size(video))
         asked: dict[str, Any] = {"frames": counts, "keep_ratios": ratios, "scorer": settings.scorer, "compare": arms}
         if analytic:
             asked |= {"prune_layer": settings.prune_layer, "dtype": settings.dtype, "train": train}

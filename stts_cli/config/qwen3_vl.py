@@ -127,6 +127,7 @@ class Qwen3VLShape(VaryingShape):
             vit_heads=vision.num_heads,
             vit_head_dim=vision.hidden_size // vision.num_heads,
             vit_mlp=vision.intermediate_size,
+            vit_taps=self._num_mergers,
             connector_flops=self._num_mergers * 2 * wide * (wide + self.text_config.hidden_size),
             **llm_sizes(self.text_config),
         )

@@ -241,8 +241,10 @@ def estimate_memory(
     s, number = architecture.sizes(), BYTES[dtype]
     units = architecture.layout.num_units(num_frames)
     patches = units * s.num_patches
-    # The ViT holds the pixels, what was scored (pruned), two layers of features of what is kept, and a chunk.
-    copies = 2.0 if num_packed is None else 1.0 + 2.0 * num_packed / patches
+    # The ViT holds the pixels, what was scored (pruned), the features of what is kept that the connector reads, of one
+    # block as its chunks and joined, and a chunk.
+    layers = max(2.0, s.vit_taps)
+    copies = layers if num_packed is None else 1.0 + layers * num_packed / patches
     chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + s.vit_mlp_products * s.vit_mlp)
     vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))
     queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim

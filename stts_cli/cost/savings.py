@@ -63,6 +63,7 @@ class ModelShape:
     vocab_size: int  # outputs of the language-model head
     llm_experts: int = 0  # experts that a router chooses from in each layer
     class_tokens: int = 0  # of a frame, in the ViT's blocks beside its patches
+    vit_taps: int = 1  # blocks whose outputs the connector reads
     vit_mlp_products: int = 2  # matrix products of the ViT's MLP, 3 of a gated one
     vit_parts: tuple[int, ...] = ()  # patches of each part of a frame that some blocks attend within; none for whole
     vit_part_blocks: tuple[int, ...] = ()  # these blocks

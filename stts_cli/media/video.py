@@ -63,6 +63,16 @@ def read_clip(
     return read_file(ReadRequest(Source(Path(path), start, end), num_frames, max_fps, size, resample))
 
 
+def shown_size(path: str | Path) -> tuple[int, int]:
+    """Return the height and width of a video's frames as they are read: upright, of square pixels; decodes one.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    height, width = read_clip(path, num_frames=1).frames.shape[1:3]
+    return height, width
+
+
 def read_file(request: ReadRequest, alive: Alive = lambda: None) -> Clip:
     """Read the part of a video file that is asked for, as `read_clip` does; `Source.end_frame` is not looked at.
 

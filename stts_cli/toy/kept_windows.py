@@ -37,7 +37,8 @@ def kept_shares(
 ) -> tuple[dict[tuple[str, float], list[float]], list[float]]:
     """Measure how many windows of each kind are kept in test clips; `folder` is that of `shapes.make_items`.
 
-    Of `settings.SCORERS` one that merges windows keeps none as they were, so `tome` says little here.
+    A unit of several frames is what its last one shows. Of `settings.SCORERS` one that merges windows keeps none as
+    they were, so `tome` says little here.
 
     Returns:
         Shares kept, a number a kind, by scorer and keep ratio; and the share of all windows that each kind is.
@@ -47,12 +48,14 @@ def kept_shares(
     kept = {(scorer, ratio): np.zeros(len(KINDS)) for scorer in scorers for ratio in KEEP_RATIOS}
     for source in sources:
         source.prepare()
-        clip = read_source(ReadRequest(source, NUM_FRAMES, MAX_FPS, family.frame_size, family.resample))
+        clip = read_source(ReadRequest(source, NUM_FRAMES, MAX_FPS, family.layout_rule, family.resample))
         assert isinstance(source.write, SceneClip)
-        kinds = kinds_of(window_labels(source.write.scene, np.array(clip.timestamps_s))).ravel()
-        counts += np.bincount(kinds, minlength=len(KINDS))
         with torch.inference_mode():
             patches = family.preprocess(torch.from_numpy(clip.frames))
+            deep = patches.layout.frames_per_unit
+            times = [clip.timestamps_s[start : start + deep][-1] for start in range(0, len(clip.frames), deep)]
+            kinds = kinds_of(window_labels(source.write.scene, np.array(times), patches.layout.window_grid)).ravel()
+            counts += np.bincount(kinds, minlength=len(KINDS))
             for (scorer, ratio), sums in kept.items():
                 mask = family.encode(patches, family.settings.override(keep_ratio=ratio, scorer=scorer)).keep_mask
                 sums += np.bincount(kinds, weights=mask[1:].flatten().cpu().numpy(), minlength=len(KINDS))

@@ -128,6 +128,20 @@ def test_the_more_frames_the_smaller_they_are():
     assert "16 frames: 40x24 px each, 15 tokens a unit of 2 frames" in document["notes"]
 
 
+def test_memory_holds_the_features_of_every_block_that_is_read():
+    vision = QWEN.vision_config.model_copy(update={"deepstack_visual_indexes": [1]})
+    three, two = (
+        estimate.plan(
+            Architecture("small", shape, prune_layer=1), frames=[8], keep_ratios=[0.5], scorer="random",
+            prune_layer=None, dtype="float32", on_gpu=True,
+        )[0]
+        for shape in (QWEN, QWEN.model_copy(update={"vision_config": vision}))
+    )  # fmt: skip
+    for arm, number in (("dense", 0), ("pruned", 1)):
+        patches = three.savings.tokens["ViT patches"][number]
+        assert three.memory[arm]["vit"] - two.memory[arm]["vit"] == 4 * patches * 32
+
+
 @pytest.mark.parametrize("num_frames", [1, 2, 9])
 def test_a_prompt_of_units_is_that_of_the_family(num_frames):
     from stts_cli.families.random_model import random_family

@@ -228,6 +228,7 @@ def test_a_video_filmed_sideways_is_turned_upright(tmp_path, reader, matrix, qua
     path.write_bytes(data)
     wanted = np.rot90(plain, quarters)
     np.testing.assert_array_equal(read_by(reader, path, num_frames=1).frames[0], wanted)
+    assert video.shown_size(path) == wanted.shape[:2]
     small = read_by(reader, path, num_frames=1, size=(24, 24), resample=resample).frames[0]
     by_model = Resizer((24, 24), "bilinear")(wanted)
     assert np.abs(small.astype(int) - by_model).mean() < (1e-9 if resample == "bilinear" else 10)
