@@ -23,10 +23,11 @@ def model(request, tmp_path_factory, tiny_checkpoint):
 
 @torch.no_grad()
 def greedy(model, video, ids, num_tokens):
-    """Decode behind a whole prompt, all of it run anew for every token."""
+    """Decode behind a whole prompt, all of it run anew for every token; (text, whether that is all)."""
     family = model.family
     dense = video.prompt("?")
     number = dense.num_prefix
+    visual = family.tokenizer.convert_tokens_to_ids(list(family.visual_words))
     said = []
     for _ in range(num_tokens):
         whole = torch.tensor([[*ids, *said]])
@@ -41,7 +42,9 @@ def greedy(model, video, ids, num_tokens):
         if token in family.eos_token_ids:
             break
         said.append(token)
-    return family.tokenizer.decode(said, skip_special_tokens=True).strip()
+        if token in visual:
+            break  # a model with random weights may say one; read again it would stand for a visual token
+    return family.tokenizer.decode(said, skip_special_tokens=True).strip(), not set(said) & set(visual)
 
 
 def test_each_answer_is_that_of_a_fresh_run_over_the_whole_conversation(model, clip_file):
@@ -50,7 +53,8 @@ def test_each_answer_is_that_of_a_fresh_run_over_the_whole_conversation(model, c
     for number, question in enumerate(QUESTIONS):
         ids = chat.prompt_ids(question)
         answer = chat.ask(question)
-        assert answer.text == greedy(model, video, ids, 5)
+        fresh, is_whole = greedy(model, video, ids, 5)
+        assert answer.text == fresh if is_whole else answer.text.startswith(fresh)
         assert answer.num_prompt_tokens == len(ids)
         assert len(chat.turns) == number + 1
     first = model.ask(model.encode(clip_file), QUESTIONS[0])
