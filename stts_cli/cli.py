@@ -9,6 +9,7 @@ is shown only with STTS_DEBUG=1.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import typer
 
 from stts_cli import __version__
 from stts_cli.commands import ask, evaluate, finetune, profile
-from stts_cli.errors import SttsError, install_hint, is_out_of_memory
+from stts_cli.errors import InputError, SttsError, install_hint, is_out_of_memory
 
 app = typer.Typer(
     name="stts",
@@ -54,6 +55,11 @@ app.command(name="eval")(evaluate.evaluate)
 app.command()(profile.profile)
 
 
+def _is_flag(word: str) -> bool:
+    """Return whether a word of the command line is a flag, not a text or a number below 0."""
+    return word.startswith("-") and not re.match(r"-\.?\d", word)
+
+
 def spread_options(arguments: Sequence[str]) -> list[str]:
     """Let `--options A B C` mean `--options A --options B --options C`, and `--compare` alone `--compare dense`.
 
@@ -61,15 +67,20 @@ def spread_options(arguments: Sequence[str]) -> list[str]:
         arguments: the command line without the program's name.
 
     Returns:
-        The same with "--options" before each of the words that follow it, up to the next flag.
+        The same with "--options" before each of the words that follow it, up to the next flag; a number is none.
+
+    Raises:
+        InputError: "--options" is followed by no option.
     """
     spread: list[str] = []
     inside = False
     for word, following in zip(arguments, [*arguments, "--"][1:], strict=True):
-        if word == "--options" and not following.startswith("-"):
+        if word == "--options":
+            if _is_flag(following):
+                raise InputError("--options: must be followed by texts; give one such as -left by --options=-left.")
             inside = True
             continue
-        inside = inside and not word.startswith("-")
+        inside = inside and not _is_flag(word)
         spread += ["--options", word] if inside else [word]
         if word == "--compare" and following.startswith("-"):
             spread.append("dense")

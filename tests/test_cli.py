@@ -114,8 +114,11 @@ def test_the_help_names_every_scorer_and_what_the_last_layer_saves():
         (["ask", "v", "q", "--options", "A", "--options", "B"], ["ask", "v", "q", "--options", "A", "--options", "B"]),
         (["ask", "v", "q", "--options=A", "--json"], ["ask", "v", "q", "--options=A", "--json"]),
         (["ask", "v", "q", "--frames", "3"], ["ask", "v", "q", "--frames", "3"]),
-        (["ask", "v", "q", "--options"], ["ask", "v", "q", "--options"]),
-        (["ask", "v", "q", "--options", "--json"], ["ask", "v", "q", "--options", "--json"]),
+        (
+            ["ask", "v", "q", "--options", "-5", "5", "-.5 m", "-q"],
+            ["ask", "v", "q", "--options", "-5", "--options", "5", "--options", "-.5 m", "-q"],
+        ),
+        (["ask", "v", "q", "--options=-x", "--options=-y"], ["ask", "v", "q", "--options=-x", "--options=-y"]),
         (["ask", "v", "q", "--compare"], ["ask", "v", "q", "--compare", "dense"]),
         (["eval", "--compare", "--json"], ["eval", "--compare", "dense", "--json"]),
         (["eval", "--compare"], ["eval", "--compare", "dense"]),
@@ -125,6 +128,15 @@ def test_the_help_names_every_scorer_and_what_the_last_layer_saves():
 )
 def test_options_takes_several_words(typed, meant):
     assert cli.spread_options(typed) == meant
+
+
+@pytest.mark.parametrize("behind", [[], ["--json"], ["-left", "right"]])
+def test_options_without_a_text_are_one_line(behind, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["ask", "v.mp4", "q", "--options", *behind])
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith("--options: must be followed by texts; give one such as -left by --options=-left.")
 
 
 def test_a_bug_report_finds_all_it_needs(monkeypatch):
