@@ -115,8 +115,10 @@ def _read_with_pyav(info: VideoInfo, request: ReadRequest, alive: Alive) -> Clip
         damage.append(
             f"{taken.num_corrupt} of {len(chosen)} frames are damaged and shown as far as they can be decoded"
         )
-    chosen = [chosen[place] for place in found]
-    return _clip(taken.frames[found], times, chosen, info, "pyav", index.notes, tuple(damage))
+    chosen, notes = [chosen[place] for place in found], index.notes
+    if (sizes := len(taken.fit.sizes)) > 1:
+        notes = (*notes, f"the frames are of {sizes} sizes; all were made as large as the first")
+    return _clip(taken.frames[found], times, chosen, info, "pyav", notes, tuple(damage))
 
 
 class _Frames:
@@ -162,10 +164,14 @@ class Fit:
     Args:
         request: says how large frames become, or what decides it from the first.
         aspect: of the file's pixels, width by height.
+
+    Attributes:
+        sizes: height and width of the frames that came, each once, as the decoder gave them.
     """
 
     def __init__(self, request: ReadRequest, aspect: float = 1.0) -> None:
         self.request, self.aspect = request, aspect
+        self.sizes: set[tuple[int, int]] = set()
         self._first: tuple[int, int, int, Resizer] | None = None
 
     def __call__(self, frame: Any) -> np.ndarray:
@@ -174,6 +180,7 @@ class Fit:
             quarters, size = frame.rotation // 90 % 4, (frame.height, max(round(frame.width * self.aspect), 1))
             sized = self.request.sized(*(size[::-1] if quarters % 2 else size))
             self._first = frame.height, frame.width, quarters, Resizer(sized.size, sized.resample)
+        self.sizes.add((frame.height, frame.width))
         height, width, quarters, resizer = self._first
         if resizer.size and resizer.resample == DECODER:
             height, width = resizer.size[::-1] if quarters % 2 else resizer.size

@@ -115,6 +115,20 @@ def test_a_size_is_decided_by_what_is_seen_not_by_what_is_coded(tmp_path):
     assert clip.frames.shape == (2, 24, 64, 3)
 
 
+def test_a_size_that_changes_is_noted(tmp_path):
+    parts = [
+        write_kind(tmp_path, "ts", num_frames=10, size=size, pts=range(start, start + 400, 40)).read_bytes()
+        for size, start in (((48, 64), 0), ((96, 128), 400))
+    ]
+    path = tmp_path / "b.ts"
+    path.write_bytes(b"".join(parts))
+    clip = video.read_clip(path, num_frames=8, max_fps=50)
+    assert clip.frames.shape[1:] == (48, 64, 3)
+    assert "the frames are of 2 sizes; all were made as large as the first" in clip.notes
+    (tmp_path / "c.ts").write_bytes(parts[0])
+    assert video.read_clip(tmp_path / "c.ts", num_frames=8, max_fps=50).notes == ()
+
+
 def test_a_size_that_is_seen_is_at_least_a_pixel(tmp_path):
     """Pixels a million times as high as wide: a rule divides by the width."""
     path = write_kind(tmp_path, "mp4", num_frames=3, aspect=Fraction(2, 1))
