@@ -55,7 +55,7 @@ def events(monkeypatch):
             self._other.send(reader._attempt(request))
 
         def ends(self, timeout_s):
-            return self.started + timeout_s, "late"
+            return reader._End(self.started + timeout_s, "late", False)
 
         def close(self):
             pass
