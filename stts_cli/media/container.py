@@ -76,10 +76,11 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def check_size(path: Path, width: int, height: int) -> None:
-    """Raise InputError for frames of more than `MOST_PIXELS`."""
-    if width * height > MOST_PIXELS:
-        raise InputError(f"{path}: has frames of {width} x {height} pixels; must be at most 40 million each.")
+def check_size(path: Path, width: int, height: int, most: int = MOST_PIXELS) -> None:
+    """Raise InputError for frames of more than so many pixels."""
+    if width * height > most:
+        millions = most // 10**6
+        raise InputError(f"{path}: has frames of {width} x {height} pixels; must be at most {millions} million each.")
 
 
 def probe(path: str | Path) -> VideoInfo:

@@ -15,7 +15,7 @@ import numpy as np
 
 from stts_cli.errors import InputError
 from stts_cli.media.clip import Clip
-from stts_cli.media.container import check_file, check_size, shorten
+from stts_cli.media.container import MOST_PIXELS, check_file, check_size, shorten
 from stts_cli.media.resize import DECODER, Resizer
 from stts_cli.media.sampling import choose_frames
 from stts_cli.media.source import ReadRequest
@@ -23,6 +23,13 @@ from stts_cli.media.source import ReadRequest
 # by their names; gif and apng are videos here
 ENDINGS = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .ppm .pgm .jp2".split())
 ASSUMED_FPS = 1.0
+# of a picture that does not move, read at half its size above `MOST_PIXELS`: what decodes to less than 2 GB
+MOST_OF_JPEG = 4 * MOST_PIXELS  # halved while it is decoded
+MOST_OF_OTHERS = 64_000_000
+_JPEG = ("JPEG", "MPO")
+_PAGED = ("TIFF", "MPO")  # their further pages are no frames
+_ORIENTATION = 0x0112
+_STRIP = 512  # rows halved at once; even
 _KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "GIF")
 _SILENT = logging.NullHandler()
 
@@ -68,25 +75,30 @@ def read_pictures(request: ReadRequest) -> Clip:
     if source.fps is None and len(files) > 1:
         notes.append(f"pictures have no times; {fps:g} a second is assumed, say how many with --fps")
     chosen = choose_frames(np.arange(len(files)) / fps, request)
-    frames, sizes = _stack([files[index] for index in chosen], request)
-    if sizes > 1:
-        notes.append(f"the pictures are of {sizes} sizes; all were made as large as the first")
+    frames, more = _stack([files[index] for index in chosen], request)
     times_s = [round(index / fps, 4) for index in chosen]
-    return Clip(frames, times_s, len(files) / fps, fps, len(files), "pillow", tuple(notes))
+    return Clip(frames, times_s, len(files) / fps, fps, len(files), "pillow", (*notes, *more))
 
 
-def _stack(files: list[Path], request: ReadRequest) -> tuple[np.ndarray, int]:
-    """Return the frames (T, H, W, 3), all as large as the first becomes, and how many sizes the files have."""
+def _stack(files: list[Path], request: ReadRequest) -> tuple[np.ndarray, list[str]]:
+    """Return the frames (T, H, W, 3), all as large as the first becomes, and notes on the sizes of the files."""
     frames: list[np.ndarray] = []
-    sizes, resizer = set(), Resizer(None, request.resample)
+    sizes, resizer, num_halved = set(), Resizer(None, request.resample), 0
     for path in files:
-        pixels = next(_pixels(path, {0}))
+        pixels, is_halved = next(_pixels(path, {0}))
+        num_halved += is_halved
         if not frames:
             size = dataclasses.replace(request, num_frames=len(files)).sized(*pixels.shape[:2]).size or pixels.shape[:2]
             resizer = Resizer((size[0], size[1]), _filter(request))
         sizes.add(pixels.shape)
         frames.append(resizer(pixels))
-    return np.stack(frames), len(sizes)
+    notes = []
+    if num_halved:
+        most, which = MOST_PIXELS // 10**6, "the picture has" if len(files) == 1 else f"{num_halved} pictures have"
+        notes.append(f"{which} more than {most} million pixels; read at half the width and height")
+    if len(sizes) > 1:
+        notes.append(f"the pictures are of {len(sizes)} sizes; all were made as large as the first")
+    return np.stack(frames), notes
 
 
 def _animation(path: Path, request: ReadRequest) -> Clip | None:
@@ -94,9 +106,10 @@ def _animation(path: Path, request: ReadRequest) -> Clip | None:
     milliseconds: list[float] = []
     damage: tuple[str, ...] = ()
     with _open(path) as picture:
-        number = 1 if picture.format == "TIFF" else getattr(picture, "n_frames", 1)  # its pages are no frames
+        number = 1 if picture.format in _PAGED else getattr(picture, "n_frames", 1)
         if number < 2:
             return None
+        check_size(path, *picture.size)
         try:
             with _quietly():
                 for index in range(number):
@@ -112,7 +125,7 @@ def _animation(path: Path, request: ReadRequest) -> Clip | None:
     chosen = choose_frames(times[:-1], request)
     resizer = Resizer(None, request.resample)
     frames: list[np.ndarray] = []
-    for pixels in _pixels(path, set(chosen)):
+    for pixels, _ in _pixels(path, set(chosen)):
         if not frames:
             sized = dataclasses.replace(request, num_frames=len(chosen)).sized(*pixels.shape[:2])
             resizer = Resizer(sized.size, _filter(request))
@@ -128,29 +141,49 @@ def _filter(request: ReadRequest) -> str:
     return "bilinear" if request.resample == DECODER else request.resample
 
 
-def _pixels(path: Path, wanted: set[int]) -> Iterator[np.ndarray]:
-    """Yield frames of a picture as uint8 (H, W, 3), upright, what is transparent on white."""
+def _pixels(path: Path, wanted: set[int]) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield frames of a picture, uint8 (H, W, 3), upright, what is transparent on white, and whether each is halved."""
+    from PIL import ImageOps
+
     with _open(path) as picture:
         for index in sorted(wanted):
             try:
                 with _quietly():
                     picture.seek(index)
-                    pixels = _upright(picture)
+                    is_halved = picture.width * picture.height > MOST_PIXELS
+                    upright = ImageOps.exif_transpose(_halved(picture) if is_halved else picture)
+                    pixels = np.array(_opaque(upright))
             except Exception as error:
                 raise InputError(_damaged(path, error)) from error
-            yield pixels
+            yield pixels, is_halved
 
 
-def _upright(picture: Any) -> np.ndarray:
-    from PIL import Image, ImageOps
+def _halved(picture: Any) -> Any:
+    """Return a picture of half the width and height: decoded so where its format can, else halved strip by strip."""
+    from PIL import Image
 
-    upright: Any = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I;16"):
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    return np.array(upright.convert("RGB"))
+    width, height = picture.size
+    picture.draft(None, (width // 2, height // 2))
+    if picture.size != (width, height):
+        return picture
+    half = Image.new("RGB", ((width + 1) // 2, (height + 1) // 2))
+    for top in range(0, height, _STRIP):
+        strip = picture.crop((0, top, width, min(top + _STRIP, height)))
+        half.paste(_opaque(strip).reduce(2), (0, top // 2))
+    half.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
+    return half
+
+
+def _opaque(picture: Any) -> Any:
+    """Return a picture as RGB, what is transparent on white."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
 
 
 def _damaged(path: Path, error: Exception) -> str:
@@ -177,5 +210,5 @@ def _open(path: Path) -> Any:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         what = "it is far too large" if isinstance(error, Image.DecompressionBombError) else "it is damaged or none"
         raise InputError(f"{path}: cannot be read as a picture; {what}.") from error
-    check_size(path, *picture.size)
+    check_size(path, *picture.size, MOST_OF_JPEG if picture.format in _JPEG else MOST_OF_OTHERS)
     return picture

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stts_cli.errors import InputError
-from stts_cli.media import pictures
+from stts_cli.media import container, pictures
 from stts_cli.media.inputs import split_words
 from stts_cli.media.reader import read_source
 from stts_cli.media.source import ReadRequest, Source
@@ -100,6 +100,67 @@ def test_pictures_are_upright_and_opaque(tmp_path):
     assert read_source(request(tmp_path / "deep.png")).frames[0, 0, 0].tolist() == [156] * 3
 
 
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "P", "I;16", "turned"])
+def test_a_large_picture_is_halved_strip_by_strip(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_STRIP", 8)
+    chance, exif = np.random.default_rng(0), Image.Exif()
+    if kind == "I;16":
+        picture = Image.fromarray(chance.integers(0, 65536, (37, 53), np.uint16))
+    elif kind == "P":
+        picture = Image.fromarray(chance.integers(0, 256, (37, 53, 3), np.uint8)).quantize(16)
+    else:
+        picture = Image.fromarray(chance.integers(0, 256, (37, 53, 4 if kind == "RGBA" else 3), np.uint8))
+    if kind == "turned":
+        exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    whole = read_source(request(tmp_path / "a.png"))
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 37 * 53 - 1)
+    half = read_source(request(tmp_path / "a.png"))
+    assert half.frames.shape == ((1, 27, 19, 3) if kind == "turned" else (1, 19, 27, 3))
+    inside = whole.frames[0][:36, :52] if kind != "turned" else whole.frames[0][:52, -36:]
+    wanted = inside.reshape(len(inside) // 2, 2, -1, 2, 3).mean((1, 3))
+    found = half.frames[0][:18, :26] if kind != "turned" else half.frames[0][:26, -18:]
+    np.testing.assert_allclose(found, wanted, atol=0.51)
+    assert whole.notes == ()
+    assert half.notes == ("the picture has more than 0 million pixels; read at half the width and height",)
+
+
+def test_a_large_jpeg_is_halved_while_it_is_decoded(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:, :32] = 200
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(pictures, "_opaque", lambda picture: seen.append(picture.size) or picture)
+    seen = []
+    clip = read_source(request(tmp_path / "a.jpg", pictures=(tmp_path / "a.jpg", tmp_path / "a.jpg"), fps=2.0))
+    assert seen == [(24, 32)] * 2
+    assert clip.frames[0, :, 5, 0].tolist() == [200] * 16 + [0] * 16
+    assert clip.notes == ("2 pictures have more than 0 million pixels; read at half the width and height",)
+
+
+def test_a_picture_beyond_the_most_pixels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_OF_JPEG", 5_000_000)
+    monkeypatch.setattr(pictures, "MOST_OF_OTHERS", 4_000_000)
+    large = Image.new("L", (3000, 1500))
+    large.save(tmp_path / "a.jpg")
+    large.save(tmp_path / "a.png")
+    assert read_source(request(tmp_path / "a.jpg")).frames.shape == (1, 1500, 3000, 3)
+    with pytest.raises(
+        InputError, match=r"a\.png: has frames of 3000 x 1500 pixels; must be at most 4 million each\.$"
+    ):
+        read_source(request(tmp_path / "a.png"))
+
+
+def test_the_second_picture_of_a_photograph_is_no_frame(tmp_path):
+    """Cameras put a preview, or the view of a second lens, behind the photograph."""
+    first, second = (Image.new("RGB", (64, 48), (value,) * 3) for value in (200, 100))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    clip = read_source(request(tmp_path / "a.jpg"))
+    assert (clip.num_source_frames, clip.frames[:, 5, 5, 0].tolist()) == (1, [200])
+
+
 def test_what_is_no_picture_is_one_line(folder, tmp_path):
     (folder / "shot-5.JPG").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"shot-5\.JPG: cannot be read as a picture; it is damaged or none\.$"):
@@ -140,6 +201,15 @@ def test_each_frame_of_an_animation_is_held_to_the_most_pixels(tmp_path, monkeyp
     assert clip.damage == ("the file is damaged: 2 of its 3 frames can be read",)
     assert clip.frames.shape == (2, 48, 64, 3)
     assert (90, 90) in seen
+
+
+def test_an_animation_of_too_many_pixels_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "check_size", lambda path, *size: container.check_size(path, *size[:2], 3000))
+    monkeypatch.setattr(pictures, "_open", Image.open)
+    frames = [Image.fromarray(np.full((48, 64, 3), value, np.uint8)) for value in (9, 99)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=500)
+    with pytest.raises(InputError, match=r"a\.webp: has frames of 64 x 48 pixels; must be at most 0 million each\.$"):
+        read_source(request(tmp_path / "a.webp"))
 
 
 def test_pillow_says_nothing_of_its_own(tmp_path, capfd, recwarn):
