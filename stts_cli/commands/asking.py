@@ -24,9 +24,9 @@ from stts_cli.errors import InputError, Interrupted, writing
 from stts_cli.media.container import probe
 from stts_cli.media.fetch import STDIN
 from stts_cli.media.inputs import Named, split_words
-from stts_cli.media.pictures import is_picture
+from stts_cli.media.pictures import holds_pictures
 from stts_cli.media.resize import check_resize
-from stts_cli.media.source import Source
+from stts_cli.media.source import Part, Source
 from stts_cli.report.ask import show, show_line
 from stts_cli.report.progress import Progress
 from stts_cli.report.terminal import print_note, print_piece
@@ -67,21 +67,12 @@ class Wanted:
             asked += [(text, options or self.options) for text, options in read_asked(self.questions)]
         if not asked and not self.is_chat:
             raise InputError(f"QUESTION: is missing; must follow the {'videos' if len(videos) > 1 else 'video'}.")
-        if self.end_s is not None and self.end_s <= (self.start_s or 0.0):
-            raise InputError(f"--end {self.end_s:g}: must be behind --start {self.start_s or 0:g}.")
-        if self.at_s and not (self.start_s is None and self.end_s is None):
-            raise InputError("--at: says which frames; it cannot stand with --start or --end.")
-        if self.fps is not None and not any(_has_pictures(video) for video in videos):
+        if self.fps is not None and not any(holds_pictures(video.source) for video in videos):
             raise InputError(f"--fps {self.fps:g}: is for pictures; a video has times of its own.")
-        if self.fps is not None and not 0 < self.fps < math.inf:
-            raise InputError(f"--fps {self.fps:g}: must be greater than 0, and finite.")
         if self.subtitles not in (None, AUTO) and len(videos) > 1:
             raise InputError("--subtitles: belongs to one video; ask the videos one by one, or give auto.")
-        part = {"start_s": self.start_s, "end_s": self.end_s, "at_s": self.at_s, "fps": self.fps}
-        return [
-            dataclasses.replace(video, source=dataclasses.replace(video.source, **part))  # type: ignore[arg-type]
-            for video in videos
-        ], asked
+        part = Part(self.start_s, self.end_s, self.at_s, self.fps)
+        return [dataclasses.replace(video, source=part.of(video.source)) for video in videos], asked
 
     def context(self, note: Callable[[str], None]) -> Callable[[Source, Sequence[float]], str]:
         """Return what gives the subtitles around frames; `note` is called with what was put right in them."""
@@ -186,7 +177,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
     check_resize(arms[0].resize)
     videos, asked = wanted.read()
     is_one = len(videos) == 1 and not videos[0].is_expanded
-    if is_one and not videos[0].address and not _has_pictures(videos[0]):
+    if is_one and not videos[0].address and not holds_pictures(videos[0].source):
         probe(videos[0].source.path)  # a bad file is reported at once, before torch loads
     shown.drawing.check(len(videos))
     kept.check()
@@ -272,11 +263,6 @@ def answers(
         yield done
     if runs is not None:
         next(runs, None)  # lets the processes that read go
-
-
-def _has_pictures(video: Named) -> bool:
-    source = video.source
-    return bool(source.pictures) or source.path.is_dir() or is_picture(source.path)
 
 
 def identity(video: Named) -> str:

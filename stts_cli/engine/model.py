@@ -25,9 +25,10 @@ from stts_cli.errors import InputError, suggest
 from stts_cli.media.clip import Clip
 from stts_cli.media.container import check_file
 from stts_cli.media.fetch import fetched, is_fetched
+from stts_cli.media.pictures import holds_pictures
 from stts_cli.media.reader import read_source
 from stts_cli.media.resize import DECODER, NOTE, check_resize, choose_filter
-from stts_cli.media.source import ReadRequest, Source
+from stts_cli.media.source import Part, ReadRequest, Source
 from stts_cli.pruning.own_scorer import import_scorer
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm, Execution, Pruning
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 _PACKAGE = str(Path(__file__).parents[1])
+WHOLE = Part()
 OWN = ("frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "dtype", "resize", "seed")  # settings of an `Arm`
 
 
@@ -107,20 +109,20 @@ class VideoModel:
         resample = choose_filter(self.arm.resize, self.family.resample)
         return ReadRequest(source, self.frames, self.arm.max_fps, self.layout_rule, resample)
 
-    def read(self, video: Any, times: Sequence[float] | None = None) -> Clip:
-        """Read a video as `encode` does; the arguments are its own."""
+    def read(self, video: Any, times: Sequence[float] | None = None, part: Part = WHOLE) -> Clip:
+        """Read a video, or a part of it, as `encode` does; the other arguments are its own."""
         if isinstance(video, (str, Path)):
             if times is not None:
                 raise InputError(f"times: are for frames in memory; {video} is a file and has its own.")
             if is_fetched(str(video)):
                 with fetched(str(video)) as path:
                     try:
-                        return read_source(self.request(Source(path)))
+                        return read_source(self.request(_part_of(path, part)))
                     except InputError as error:
                         raise InputError(str(error).replace(str(path), str(video))) from error
             path = Path(video)
             is_folder = bool(str(video)) and path.is_dir()
-            return read_source(self.request(Source(path if is_folder else check_file(video))))
+            return read_source(self.request(_part_of(path if is_folder else check_file(video), part)))
         if isinstance(video, torch.Tensor):
             video = video.detach().cpu().numpy()
         if not isinstance(video, np.ndarray):
@@ -135,6 +137,10 @@ class VideoModel:
         video: str | Path | Clip | np.ndarray | torch.Tensor,
         *,
         times: Sequence[float] | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        at: Sequence[float] | None = None,
+        fps: float | None = None,
         execution: Execution | None = None,
         **given: Any,
     ) -> Video:
@@ -144,6 +150,10 @@ class VideoModel:
             video: a file, a folder of pictures, an http(s) address, or frames in memory: a `Clip`, or uint8
                 (T, H, W, 3) RGB with `times`, all of which are used.
             times: of frames in memory, T times in seconds, rising.
+            start: of a file, leave out what comes before, in seconds.
+            end: of a file, leave out what comes after, in seconds.
+            at: of a file, the times in seconds of the frames wanted.
+            fps: how many pictures of a folder are a second.
             execution: how the vision encoder runs.
             **given: settings of `load` for this video alone: keep_ratio, scorer, prune_layer, seed; of a file also
                 frames, max_fps, resize.
@@ -154,15 +164,19 @@ class VideoModel:
         Raises:
             InputError: the video or a setting is wrong.
         """
+        part = {"start": start, "end": end, "at": at, "fps": fps}
         if not isinstance(video, (str, Path)):
-            for name in ("frames", "max_fps", "resize"):
-                if given.get(name) is not None:
+            for name, value in {**part, **given}.items():
+                if value is not None and name in (*part, "frames", "max_fps", "resize"):
                     raise InputError(f"{name}: is for files; of frames in memory all are used.")
+        if at is not None and (other := [name for name in ("frames", "max_fps") if given.get(name) is not None]):
+            raise InputError(f"at: says which frames; it cannot stand with {other[0]}.")
         if given:
-            return self.vary(**given).encode(video, times=times, execution=execution)
+            return self.vary(**given).encode(video, times=times, execution=execution, **part)  # type: ignore[arg-type]
         if isinstance(video, Clip) and times is not None:
             raise InputError("times: are for frames in memory; a Clip has its own.")
-        clip = video if isinstance(video, Clip) else self.read(video, times)
+        wanted = Part(start, end, None if at is None else tuple(at), fps)
+        clip = video if isinstance(video, Clip) else self.read(video, times, wanted)
         memory = PeakMemory(self.device)
         started = clock(self.device)
         with torch.inference_mode():
@@ -468,6 +482,13 @@ def _resolve(family: Family, arm: Arm) -> tuple[Pruning, list[str]]:
         more = more if scorer == "none" else []
         scorer, keep_ratio = "none", 1.0
     return pruning.override(scorer=scorer, keep_ratio=keep_ratio), [*notes, *family.notes, *more]
+
+
+def _part_of(path: Path, part: Part) -> Source:
+    source = part.of(Source(path))
+    if part.fps is not None and not holds_pictures(source):
+        raise InputError(f"--fps {part.fps:g}: is for pictures; a video has times of its own.")
+    return source
 
 
 def _check_names(given: dict[str, Any], known: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from stts_cli.media.clip import Clip
 from stts_cli.media.container import MOST_PIXELS, check_file, check_size, shorten
 from stts_cli.media.resize import DECODER, Resizer
 from stts_cli.media.sampling import choose_frames
-from stts_cli.media.source import ReadRequest
+from stts_cli.media.source import ReadRequest, Source
 
 # by their names; gif and apng are videos here
 ENDINGS = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .ppm .pgm .jp2".split())
@@ -37,6 +38,11 @@ _SILENT = logging.NullHandler()
 def is_picture(path: Path) -> bool:
     """Return whether a file's name is that of a picture; hidden ones are none."""
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+
+
+def holds_pictures(source: Source) -> bool:
+    """Return whether a source's frames are pictures, by its name."""
+    return bool(source.pictures) or os.path.isdir(source.path) or is_picture(source.path)
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from stts_cli.errors import InputError
 from stts_cli.media.clip import Clip
 from stts_cli.media.container import probe
-from stts_cli.media.pictures import is_picture, read_pictures
+from stts_cli.media.pictures import holds_pictures, read_pictures
 from stts_cli.media.source import ReadRequest
 from stts_cli.media.video import read_file
 
@@ -55,7 +55,7 @@ def read_source(request: ReadRequest, alive: Callable[[], None] = lambda: None) 
     if source.end_frame is not None:
         source = dataclasses.replace(source, end_s=_time_before(source.path, source.end_frame))
         request = dataclasses.replace(request, source=source)
-    if source.pictures or os.path.isdir(source.path) or is_picture(source.path):
+    if holds_pictures(source):
         clip = read_pictures(request)
     else:
         clip = read_file(request, alive)

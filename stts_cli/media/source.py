@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
+from typing import NamedTuple
 
 from stts_cli.errors import InputError
 from stts_cli.settings import LayoutRule
@@ -39,6 +43,36 @@ class Source:
         if self.write is not None and not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.write(self.path)
+
+
+class Part(NamedTuple):
+    """What of a source is wanted; each as `Source` has it, `at_s` in any order."""
+
+    start_s: float | None = None
+    end_s: float | None = None
+    at_s: tuple[float, ...] | None = None
+    fps: float | None = None
+
+    def of(self, source: Source) -> Source:
+        """Return a source of which this part alone is wanted.
+
+        Raises:
+            InputError: there is no such part.
+        """
+        times = [("--start", self.start_s), ("--end", self.end_s), *(("--at", time) for time in self.at_s or ())]
+        for name, time in times:
+            if time is not None and not (isinstance(time, Real) and 0 <= time < math.inf):
+                raise InputError(f"{name} {time}: must be seconds from 0 on.")
+        if self.end_s is not None and self.end_s <= (self.start_s or 0.0):
+            raise InputError(f"--end {self.end_s:g}: must be behind --start {self.start_s or 0:g}.")
+        if self.at_s is not None and not self.at_s:
+            raise InputError("--at: is empty; must be at least one time.")
+        if self.at_s and not (self.start_s is None and self.end_s is None):
+            raise InputError("--at: says which frames; it cannot stand with --start or --end.")
+        if self.fps is not None and not (isinstance(self.fps, Real) and 0 < self.fps < math.inf):
+            raise InputError(f"--fps {self.fps}: must be greater than 0, and finite.")
+        at_s = self.at_s and tuple(sorted(set(self.at_s)))
+        return dataclasses.replace(source, start_s=self.start_s, end_s=self.end_s, at_s=at_s, fps=self.fps)
 
 
 @dataclass(frozen=True)

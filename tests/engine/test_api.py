@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import stts_cli
 from stts_cli.config.presets import demo_video, presets_folder
 from stts_cli.errors import InputError
+from stts_cli.media.reader import read_source
+from stts_cli.media.source import ReadRequest, Source
 from stts_cli.settings import Arm
 from stts_cli.text import DEMONSTRATION
 from tests.engine.asking import ask_one
@@ -80,6 +83,43 @@ def test_settings_of_one_video(model, video):
         model.encode("rtsp://a.b/c.mp4")
     with pytest.raises(InputError, match="name is empty"):
         model.encode("")
+
+
+def test_a_part_of_a_file_is_what_the_flags_of_the_command_say(model, tmp_path):
+    part = model.encode(demo_video(), start=2, end=np.float32(4), frames=3)
+    clip = read_source(ReadRequest(Source(Path(demo_video()), 2.0, 4.0), 3, 2.0, (96, 96)))
+    assert part.timestamps_s == clip.timestamps_s == [0.0, 1.0, 2.0]
+    np.testing.assert_array_equal(part.clip.frames, clip.frames)
+    assert model.encode(demo_video(), at=[3, 1.5, 3]).timestamps_s == [1.5, 3.0]
+    assert model.encode(demo_video(), at=(1,), keep_ratio=1).timestamps_s == [1.0]
+    for index in range(4):
+        Image.new("RGB", (32, 32), (50 * index,) * 3).save(tmp_path / f"{index}.png")
+    assert model.encode(tmp_path, fps=4, max_fps=4, end=0.5).timestamps_s == [0.0, 0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"start": 3, "end": 2}, "^--end 2: must be behind --start 3"),
+        ({"start": -1}, "^--start -1: must be seconds from 0 on"),
+        ({"end": "0:03"}, "^--end 0:03: must be seconds from 0 on"),
+        ({"at": [1, np.nan]}, "^--at nan: must be seconds from 0 on"),
+        ({"at": []}, "^--at: is empty; must be at least one time"),
+        ({"at": [1], "start": 1}, "^--at: says which frames; it cannot stand with --start or --end"),
+        ({"at": [1], "max_fps": 3}, "^at: says which frames; it cannot stand with max_fps"),
+        ({"fps": 3}, "^--fps 3: is for pictures; a video has times of its own"),
+        ({"fps": 0}, "^--fps 0: must be greater than 0"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(model, given, message):
+    with pytest.raises(InputError, match=message):
+        model.encode(demo_video(), **given)
+
+
+@pytest.mark.parametrize("name", ["start", "end", "at", "fps", "frames"])
+def test_of_frames_in_memory_all_are_used(model, video, name):
+    with pytest.raises(InputError, match=f"^{name}: is for files; of frames in memory all are used"):
+        model.encode(video.clip, **{name: 1})
 
 
 def test_a_warning_points_at_the_line_that_asked(video):
