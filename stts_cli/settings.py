@@ -170,6 +170,7 @@ class Arm:
     Attributes:
         name: for tables.
         model: a checkpoint folder or a hub id.
+        revision: commit, branch or tag of a hub id; None for the newest.
         frames: the most frames of a video.
         max_fps: the most frames a second.
         keep_ratio: fraction of windows kept, in (0, 1]; None for the checkpoint's own.
@@ -200,6 +201,7 @@ class Arm:
     spend_by: str = "tokens"
     spend_pixels: str = "frame"
     seed: int | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         must = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -221,3 +222,21 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"size": {"height": 24, "width": 24}, "patch_size": 4, "pooling_size": [2, 2]})
     )
     return folder
+
+
+@pytest.fixture
+def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the place of someone/tiny in a cache: two commits, the newer one with other weights; no network."""
+    from safetensors.torch import load_file, save_file
+
+    place = tmp_path / "cache" / "models--someone--tiny"
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(tiny_checkpoint, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("a" * 40)
+    (place / "refs" / "next").write_text("b" * 40)
+    newer = place / "snapshots" / ("b" * 40) / "model.safetensors"
+    save_file({k: v + 1 for k, v in load_file(newer).items()}, newer, metadata={"format": "pt"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place.parent))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return place

@@ -56,12 +56,14 @@ def test_the_surface_is_what_is_promised():
     [
         (
             "ask",
+            "--revision "
             "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
             "--keep-ratio --prune-ratio --budget --budget-by --budget-pixels --scorer --prune-layer --max-new-tokens "
             "--device --dtype --compare --save-kept --report --chat --output --cache --cache-size --json --quiet",
         ),
         (
             "eval",
+            "--revision "
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare --json "
             "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --prune-ratio "
@@ -69,6 +71,7 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "finetune",
+            "--revision "
             "--preset --model --data --output --train --keep-ratio --prune-ratio --scorer --new-scorer "
             "--prune-layer --bias-rescale --temporal-weight --target-gradient --clamp-scorer-gradient "
             "--answer-weights --z-loss --frames --max-fps "
@@ -81,6 +84,7 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "profile",
+            "--revision "
             "--frames --video --resize --shape --model --preset --keep-ratio --prune-ratio --compare --sweep-frames "
             "--scorer --prune-layer --repeats --device --dtype --kernel --memory --train --analytic --plot --json",
         ),
@@ -244,7 +248,11 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, clip_file, refused, 
             "--sweep-frames: cannot go with --frames; leave one out.",
         ),
         (["--shape", "mini", "--prune-layer", "10"], 2, "--prune-layer 10: must be 0 to 9"),
-        (["--shape", "mini", "--model", "m/m"], 2, "--shape: cannot go with --model or --preset; leave one out."),
+        (
+            ["--shape", "mini", "--model", "m/m"],
+            2,
+            "--shape: cannot go with --model, --revision or --preset; leave one out.",
+        ),
         (["--shape", "mini", "--video", "nowhere.mp4"], 2, "nowhere.mp4: does not exist"),
         (["--shape", "mini", "--plot", "x.svg"], 2, "ends in .png"),
         (["--shape", "mini", "--compare", "molmo2-4b"], 2, "--compare molmo2-4b: profile runs one model at --frames"),

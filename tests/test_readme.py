@@ -85,7 +85,7 @@ def test_every_command_of_the_pages_is_understood(words, monkeypatch, clip_file,
     monkeypatch.setattr(ask, "ask", lambda arms, videos, questions, **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(profiling, "profile", lambda *given, **settings: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(estimate, "analytic", lambda **settings: asked.append(settings) or 1 / 0)
-    monkeypatch.setattr(profiling, "architecture_of", lambda model: None)
+    monkeypatch.setattr(profiling, "architecture_of", lambda *which: None)
     monkeypatch.setattr(suite, "run_benchmarks", lambda *settings, **rest: asked.append(settings) or 1 / 0)
     monkeypatch.setattr(finetune, "finetune", lambda settings, output, **rest: asked.append(rest) or 1 / 0)
     monkeypatch.setattr(nano, "train_nano", lambda stages, flags, output, **rest: asked.append(rest) or 1 / 0)

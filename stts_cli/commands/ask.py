@@ -22,6 +22,7 @@ def ask(
     ],
     preset: flags.Preset = None,
     model: flags.Model = None,
+    revision: flags.Revision = None,
     questions: Annotated[
         str | None, typer.Option(help="More questions: a text file, one a line, or .jsonl with question and options.")
     ] = None,
@@ -109,6 +110,7 @@ def ask(
     if at_s and not (budget is None and frames is None and max_fps is None):
         raise InputError("--at: says which frames; it cannot stand with --frames, --max-fps or --budget.")
     settings = choose_preset(preset, model=model).override(
+        revision=revision,
         frames=budget or frames,
         max_fps=max_fps,
         keep_ratio=flags.kept(keep_ratio, prune_ratio),

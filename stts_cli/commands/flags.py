@@ -30,6 +30,9 @@ Preset = Annotated[
 Model = Annotated[
     str | None, typer.Option(help="A checkpoint folder or a Hugging Face hub id, e.g. allenai/Molmo2-4B.")
 ]
+Revision = Annotated[
+    str | None, typer.Option(metavar="REV", help="Commit, branch or tag of a hub id; else its newest.")
+]
 Frames = Annotated[int | None, typer.Option(help="The most frames to look at.")]
 MaxFps = Annotated[float | None, typer.Option(help="The most frames a second to look at.")]
 Resize = Annotated[

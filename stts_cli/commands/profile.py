@@ -11,6 +11,7 @@ from stts_cli.commands import flags
 from stts_cli.errors import EnvironmentFailure, InputError
 
 if TYPE_CHECKING:
+    from stts_cli.config.presets import Preset
     from stts_cli.config.shapes import Architecture
 
 MEASURING = ("video", "resize", "repeats", "device", "kernel", "memory")  # flags that --analytic does not need
@@ -27,6 +28,7 @@ def profile(
         typer.Option(help="An architecture with random weights: a name in presets/shapes, e.g. mini, or a YAML file."),
     ] = None,
     model: flags.Model = None,
+    revision: flags.Revision = None,
     preset: flags.Preset = None,
     keep_ratio: Annotated[
         str | None, typer.Option(help="Fractions of visual tokens kept, e.g. 0.5 or 0.7,0.5,0.3.")
@@ -68,12 +70,12 @@ def profile(
     from stts_cli.report.progress import Progress
 
     check_resize(resize)
-    if shape and (model or preset):
-        raise InputError("--shape: cannot go with --model or --preset; leave one out.")
+    if shape and (model or preset or revision):
+        raise InputError("--shape: cannot go with --model, --revision or --preset; leave one out.")
     if frames is not None and sweep_frames:
         raise InputError("--sweep-frames: cannot go with --frames; leave one out.")
     settings = Preset(model=shape) if shape else choose_preset(preset, model=model)
-    settings = settings.override(frames=frames, dtype=dtype, prune_layer=prune_layer, scorer=scorer)
+    settings = settings.override(revision=revision, frames=frames, dtype=dtype, prune_layer=prune_layer, scorer=scorer)
     if plot:
         plots.check_target(plot, "--plot")
     probe(video or demo_video())  # a bad file is reported at once
@@ -84,7 +86,7 @@ def profile(
         raise InputError(f"--compare {wrong[0]}: profile runs one model at --frames; must be a keep ratio or a scorer.")
     with Progress() as progress:
         progress("starting")
-        architecture = _architecture(shape, settings.model)
+        architecture = _architecture(shape, settings)
         if video and isinstance(architecture.shape, VaryingShape):
             architecture = architecture.at(counts[0], shown_size(video))
         asked: dict[str, Any] = {"frames": counts, "keep_ratios": ratios, "scorer": settings.scorer, "compare": arms}
@@ -100,6 +102,7 @@ def profile(
                 None if shape else settings.model,
                 video or demo_video(),
                 restamp=video is None,
+                revision=settings.revision,
                 prune_layer=settings.prune_layer,
                 device=device,
                 dtype=settings.dtype,
@@ -115,15 +118,15 @@ def profile(
         raise EnvironmentFailure(f"{missing}: out of memory; the rest was measured. Lower --frames or --keep-ratio.")
 
 
-def _architecture(shape: str | None, model: str) -> Architecture:
-    """Return the sizes of a shape, or of a checkpoint."""
+def _architecture(shape: str | None, settings: Preset) -> Architecture:
+    """Return the sizes of a shape, or of a preset's checkpoint."""
     from stts_cli.config.architectures import load_architecture
 
     if shape:
         return load_architecture(shape)
     from stts_cli.profiling import architecture_of
 
-    return architecture_of(model)
+    return architecture_of(settings.model, settings.revision)
 
 
 def _without_effect(context: typer.Context) -> list[str]:

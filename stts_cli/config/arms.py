@@ -67,7 +67,7 @@ def parse_arm(text: str, first: Arm) -> Arm:
     elif what.endswith((".yaml", ".yml")) or what in preset_names():
         arm = load_preset(what).override(frames=frames).arm(text, first.resize)
     elif what and (Path(what).expanduser().is_dir() or (what.count("/") == 1 and what[0] not in "./~")):
-        arm = dataclasses.replace(arm, model=str(Path(what).expanduser()))
+        arm = dataclasses.replace(arm, model=str(Path(what).expanduser()), revision=None)
     elif "/" in what:
         raise InputError(f"--compare {text}: there is no folder {what}; must be a checkpoint's folder.")
     else:

@@ -39,6 +39,7 @@ class Preset(Model):
 
     Attributes:
         model: a checkpoint folder, or a model id on the Hugging Face hub.
+        revision: commit, branch or tag of a hub id; null for the newest.
         description: one line for people.
         frames: the most frames to look at.
         max_fps: the most frames a second to look at.
@@ -51,6 +52,7 @@ class Preset(Model):
     """
 
     model: str
+    revision: str | None = None
     description: str = ""
     frames: Positive = 64
     max_fps: Annotated[float, Field(gt=0)] = 2.0
@@ -105,13 +107,14 @@ def choose_preset(flag: str | None = None, model: str | None = None) -> Preset:
     Args:
         flag: what --preset says, or None.
         model: what --model says, or None. Without a --preset flag it starts from `Preset`'s own defaults: another
-            model's frame count and keep ratio would not fit it.
+            model's frame count and keep ratio would not fit it. It is of no revision that a preset says.
 
     Raises:
         InputError: the source names something that does not exist.
     """
     if flag:
-        return load_preset(flag).override(model=model)
+        preset = load_preset(flag)
+        return preset if model is None else preset.model_copy(update={"model": model, "revision": None})
     if model:
         return Preset(model=model)
     if named := os.environ.get(ENVIRONMENT_VARIABLE):

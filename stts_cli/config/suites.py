@@ -25,6 +25,7 @@ class Suite(Model):
         scoring: how replies are read: strict, relaxed, molmo2 or official.
         preset: what the first arm starts from.
         model: its checkpoint folder or hub id.
+        revision: commit, branch or tag of a hub id.
         frames: the most frames to look at.
         max_fps: the most frames a second to look at.
         keep_ratio: fraction of windows that the first arm keeps.
@@ -41,6 +42,7 @@ class Suite(Model):
     scoring: str = "strict"
     preset: str | None = None
     model: str | None = None
+    revision: str | None = None
     frames: Positive | None = None
     max_fps: Annotated[float, Field(gt=0)] | None = None
     keep_ratio: Ratio | None = None
@@ -62,6 +64,7 @@ class Suite(Model):
             resize: one of `resize.RESIZES`.
         """
         preset = choose_preset(self.preset, model=self.model).override(
+            revision=self.revision,
             frames=self.frames,
             max_fps=self.max_fps,
             keep_ratio=self.keep_ratio,

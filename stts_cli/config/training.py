@@ -59,6 +59,7 @@ class Stage:
 
     Attributes:
         model: the checkpoint to start from: a folder, a hub id, or "nano" for the embedded one.
+        revision: commit, branch or tag of a hub id; null for the newest.
         data: a .jsonl, .json or .csv file, "hf:OWNER/NAME[:split]", or "shapes".
         video_root: folder that relative video paths start from; null for the file's own.
         train: what is trained: "scorer", "lora" (the scorer too), or "full".
@@ -123,6 +124,7 @@ class Stage:
     """
 
     model: Text = ""
+    revision: Text | None = None
     data: Text = ""
     video_root: Text | None = None
     train: Literal["scorer", "lora", "full"] = "scorer"

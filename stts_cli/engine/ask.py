@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stts_cli import __version__
-from stts_cli.engine.model import VideoModel, check_question, load_arm
+from stts_cli.engine.model import Loaded, VideoModel, check_question, load_arm
 from stts_cli.engine.results import Answer, Video
 from stts_cli.engine.token_cache import TokenCache
 from stts_cli.errors import InputError, SttsError
@@ -19,9 +19,6 @@ from stts_cli.media.reader import Readers
 from stts_cli.media.source import ReadRequest, Source
 from stts_cli.pruning.stopwatch import clock
 from stts_cli.settings import Arm, FixedLayout
-
-if TYPE_CHECKING:
-    from stts_cli.families.base import Family
 
 Progress = Callable[[str], None]
 WARM_UP_FRAMES = 2
@@ -53,6 +50,7 @@ class ArmRun:
             shared = {stage: shared[stage] + answer.seconds[stage] for stage in shared}
         return {
             "name": self.name,
+            "revision": self.model.family.revision,
             "scorer": pruning.scorer,
             "keep_ratio": pruning.keep_ratio,
             "prune_layer": pruning.prune_layer,
@@ -180,7 +178,7 @@ def ask(
         readers = stack.enter_context(Readers(WORKERS if workers is None else workers))  # they start beside the model
         progress("loading the model")
         started = clock("cpu")
-        families: dict[tuple[str, str], Family] = {}
+        families: Loaded = {}
         models = [load_arm(arm, device, max_new_tokens=asked.max_new_tokens, loaded=families) for arm in arms]
         load_s = clock("cpu") - started
         alike = [model.is_dense and model.frames == models[0].frames for model in models]

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from stts_cli.families.base import EncodedVideo, Family, Prompt
 
 Note = Callable[[str], None]
+Loaded = dict[tuple[str, ...], "Family"]  # families by what they were loaded from, and how
 _PACKAGE = str(Path(__file__).parents[1])
 WHOLE = Part()
-OWN = ("frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "dtype", "resize", "seed")  # settings of an `Arm`
+LOADING = ("revision", "dtype")  # settings of an `Arm` that a loaded model has already
+OWN = ("frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "resize", "seed", *LOADING)  # settings of an `Arm`
 
 
 class VideoModel:
@@ -96,7 +98,7 @@ class VideoModel:
 
     def vary(self, **given: Any) -> VideoModel:
         """Return the same model under other settings, as for `load`; None means not given."""
-        _check_names(given, [name for name in OWN if name != "dtype"])
+        _check_names(given, [name for name in OWN if name not in LOADING])
         return VideoModel(self.family, self.arm.override(**given), max_new_tokens=self.max_new_tokens, note=self.note)
 
     def clamp_note(self, num_frames: int, num_visual: int) -> str:
@@ -322,7 +324,7 @@ def load(model: str | Path = "nano", *, device: str = "auto", **given: Any) -> V
         model: a preset's name or YAML file, a checkpoint folder or a Hugging Face hub id.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         **given: settings as in `stts ask`, each over the preset's: frames, max_fps, keep_ratio, scorer, prune_layer,
-            dtype, max_new_tokens, resize, seed.
+            dtype, revision, max_new_tokens, resize, seed.
 
     Returns:
         The model. What a user should know about it and the videos it encodes is a Python warning each.
@@ -358,7 +360,7 @@ def from_model(
         tokenizer: its tokenizer.
         scorer: a `pruning.TokenScorer`, or None for the training-free ones.
         video_processor: the checkpoint's own; None for the model's default frame size and normalisation.
-        **given: settings, as for `load`, but for dtype, which the model has.
+        **given: settings, as for `load`, but for dtype and revision, which the model has.
 
     Returns:
         The model.
@@ -368,7 +370,7 @@ def from_model(
     """
     from stts_cli.families import family_of
 
-    _check_names(given, [*(name for name in OWN if name != "dtype"), "max_new_tokens"])
+    _check_names(given, [*(name for name in OWN if name not in LOADING), "max_new_tokens"])
     if not hasattr(model, "config") or tokenizer is None:
         raise InputError("from_model: must be given a transformers model and its tokenizer.")
     if model.training:
@@ -385,16 +387,16 @@ def load_arm(
     *,
     max_new_tokens: int = 64,
     note: Note = lambda text: None,
-    loaded: dict[tuple[str, str], Family] | None = None,
+    loaded: Loaded | None = None,
 ) -> VideoModel:
     """Load the model of an arm.
 
     Args:
-        arm: names the checkpoint and its dtype.
+        arm: names the checkpoint, its revision and its dtype.
         device: as for `load`.
         max_new_tokens: the most tokens of an answer.
         note: as for `VideoModel`.
-        loaded: models loaded before, by checkpoint and dtype; what is loaded here is added.
+        loaded: models loaded before; what is loaded here is added.
 
     Returns:
         The model.
@@ -406,18 +408,20 @@ def load_arm(
     device = resolve_device(device)
     dtype = resolve_dtype(arm.dtype, device)
     loaded = {} if loaded is None else loaded
-    if (arm.model, dtype) not in loaded:
-        loaded[arm.model, dtype] = load_checkpoint(arm.model, device=device, dtype=dtype)
-    return VideoModel(loaded[arm.model, dtype], arm, max_new_tokens=max_new_tokens, note=note)
+    key = arm.model, arm.revision or "", dtype
+    if key not in loaded:
+        loaded[key] = load_checkpoint(arm.model, device=device, dtype=dtype, revision=arm.revision)
+    return VideoModel(loaded[key], arm, max_new_tokens=max_new_tokens, note=note)
 
 
-def load_checkpoint(model: str, *, device: str, dtype: str) -> Family:
+def load_checkpoint(model: str, *, device: str, dtype: str, revision: str | None = None) -> Family:
     """Load a checkpoint's family, with the libraries' own messages silenced.
 
     Args:
         model: a checkpoint folder or a hub id.
         device: "cpu", "cuda", "cuda:N" or "mps".
         dtype: "float32", "bfloat16" or "float16".
+        revision: commit, branch or tag of a hub id; None for the newest.
 
     Returns:
         The family, ready to encode.
@@ -437,7 +441,7 @@ def load_checkpoint(model: str, *, device: str, dtype: str) -> Family:
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    return load_family(model, device=device, dtype=getattr(torch, dtype))
+    return load_family(model, device=device, dtype=getattr(torch, dtype), revision=revision)
 
 
 def check_question(question: str, options: Sequence[str]) -> None:

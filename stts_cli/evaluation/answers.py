@@ -10,20 +10,17 @@ import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stts_cli.data.items import QaItem
 from stts_cli.data.prompts import prompt_hash, subtitle_block
-from stts_cli.engine.model import VideoModel, load_arm
+from stts_cli.engine.model import Loaded, VideoModel, load_arm
 from stts_cli.engine.results import Answer, Video
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.evaluation.journal import Row
 from stts_cli.media.reader import ReadResult
 from stts_cli.settings import Arm
-
-if TYPE_CHECKING:
-    from stts_cli.families.base import Family
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,10 @@ class Asking:
     seed: int  # of guesses
 
 
-def load_arms(
-    arms: Sequence[Arm], device: str, loaded: dict[tuple[str, str], Family], seed: int = 0
-) -> tuple[list[VideoModel], list[str]]:
+def load_arms(arms: Sequence[Arm], device: str, loaded: Loaded, seed: int = 0) -> tuple[list[VideoModel], list[str]]:
     """Load every arm's model, each checkpoint once, or refuse two arms that turn out to be the same.
 
-    `loaded` holds models by checkpoint and dtype, and gets those loaded here; `seed` is for arms that name none. Return
+    `loaded` holds models, and gets those loaded here; `seed` is for arms that name none. Return
     the models, one an arm, and notes for the user.
     """
     models: list[VideoModel] = []

@@ -32,10 +32,10 @@ def estimate_cost(
     tokens = sum(
         len(each.items) * (QUESTION_TOKENS + (max_new_tokens or each.benchmark.max_new_tokens)) for each in gathered
     )
-    architectures = {arm.model: read_architecture(arm.model) for arm in arms}
+    architectures = {key: read_architecture(*key) for key in {(arm.model, arm.revision) for arm in arms}}
     flops = {}
     for arm in arms:
-        saved = _count_video(architectures[arm.model], arm)
+        saved = _count_video(architectures[arm.model, arm.revision], arm)
         assert saved.decode_per_token is not None
         flops[arm.name] = videos * saved.total[1] + tokens * saved.decode_per_token[1]
     rate = ASSUMED[on_gpu]

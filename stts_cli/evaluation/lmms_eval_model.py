@@ -32,6 +32,7 @@ SETTINGS: dict[str, Callable[[Any], Any]] = {
     "scorer": str,
     "prune_layer": read_prune_layer,
     "dtype": str,
+    "revision": str,
 }
 
 
@@ -41,8 +42,8 @@ class Stts(lmms):
     `pretrained` is a checkpoint folder or a hub id; questions about one video are answered together whatever
     `batch_size` is. Settings: max_frames (64 a video), max_fps (2 a second) at most; keep_ratio, the fraction of
     windows kept in (0, 1], 1 being dense; scorer, "auto" or one of `settings.SCORERS`; prune_layer, the 0-based ViT
-    block after which windows are scored; dtype, "auto", "float32", "bfloat16" or "float16". InputError for one that is
-    not known, or a value that is none.
+    block after which windows are scored; dtype, "auto", "float32", "bfloat16" or "float16"; revision, of a hub id.
+    InputError for one that is not known, or a value that is none.
     """
 
     is_simple = True

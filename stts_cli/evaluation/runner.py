@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stts_cli import __version__
 from stts_cli.data.items import QaItem
 from stts_cli.engine.device import resolve_device
-from stts_cli.engine.model import VideoModel
+from stts_cli.engine.model import Loaded, VideoModel
 from stts_cli.engine.token_cache import weights_hash
 from stts_cli.errors import InputError, Interrupted
 from stts_cli.evaluation.answers import Asking, answer, load_arms
@@ -32,9 +32,6 @@ from stts_cli.evaluation.settings import items_hash, versions
 from stts_cli.media.reader import read_ahead
 from stts_cli.media.source import Source
 from stts_cli.settings import Arm
-
-if TYPE_CHECKING:
-    from stts_cli.families.base import Family
 
 Progress = Callable[..., None]  # (what is going on, done, total)
 
@@ -86,11 +83,11 @@ def evaluate(
     *,
     progress: Progress = lambda *_: None,
     ranks: Ranks | None = None,
-    families: dict[tuple[str, str], Family] | None = None,
+    families: Loaded | None = None,
 ) -> dict[str, Any] | None:
     """Answer and score everything that is not answered yet; `ranks` None are those that the environment names.
 
-    `families` holds models by name and dtype, and gets those loaded here. Return the document: settings, per arm a
+    `families` holds models that are loaded, and gets those loaded here. Return the document: settings, per arm a
     summary (`metrics.summarize`), comparisons of every arm with the first, those of the other pairs, and every row;
     None in every process but the first.
 
@@ -153,6 +150,7 @@ def _config(run: Run, models: Sequence[VideoModel], device: str) -> dict[str, An
         "arms": {
             model.arm.name: {
                 "model": model.family.model_name,
+                "revision": model.family.revision,
                 "weights": hashes[id(model.family)],
                 "frames": model.frames,
                 "max_fps": model.arm.max_fps,

@@ -158,6 +158,11 @@ class Family(ABC):
         """Blocks whose outputs the connector reads, 0-based, in its order."""
 
     @property
+    def revision(self) -> str | None:
+        """Commit of the hub that it, or the model that it stands on, was loaded from; None for folders alone."""
+        return next((checkpoint.revision for checkpoint in self.chain if checkpoint.revision), None)
+
+    @property
     def scorer_sizes(self) -> dict[str, int]:
         """Arguments of a `TokenScorer` for this ViT."""
         return scorer_sizes(self.model.config.vision_config)

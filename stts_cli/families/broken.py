@@ -74,7 +74,8 @@ def _explain(model: str, error: Exception) -> SttsError:
     line = " ".join(str(error).split())[:200]
     if isinstance(error, OSError) and needs_hub:
         return EnvironmentFailure(
-            f"--model {model}: cannot be loaded ({line}). Check the name, a folder or a hub id, and the network."
+            f"--model {model}: cannot be loaded ({line}). Check the name, a folder or a hub id, its revision, and the "
+            "network."
         )
     files = _stumbled_over(folders[-1]) if folders else "one of its files"
     return InputError(f"--model {model}: {files} cannot be loaded ({type(error).__name__}: {line}). Restore it.")

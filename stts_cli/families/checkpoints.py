@@ -84,12 +84,14 @@ def base_chain(model: str, revision: str | None = None) -> list[Checkpoint]:
     """Follow a checkpoint, a folder or a hub id, down to the whole model that it stands on, which comes last.
 
     Raises:
-        InputError: no such folder, no model in it, a base that is not there, checkpoints that stand on each other, or
-            a whole model of other files than safetensors in its own folder.
+        InputError: no such folder, a revision of one, no model in it, a base that is not there, checkpoints that stand
+            on each other, or a whole model of other files than safetensors in its own folder.
     """
     model = str(Path(model).expanduser()) if model.startswith("~") else model
     if model.startswith((".", "/")) and not Path(model).is_dir():
         raise InputError(f"--model {model}: is no folder; must be a checkpoint folder or a hub id such as {EXAMPLE}.")
+    if revision is not None and Path(model).is_dir():
+        raise InputError(f"--revision {revision}: is for a hub id, and {model} is a folder; leave it out.")
     chain: list[Checkpoint] = []
     while True:
         model, revision = (os.path.abspath(model), None) if Path(model).is_dir() else (model, _commit(model, revision))

@@ -43,11 +43,11 @@ def random_family(architecture: Architecture, *, device: torch.device, dtype: to
 
 
 @loads_checkpoint
-def read_architecture(model: str) -> Architecture:
+def read_architecture(model: str, revision: str | None = None) -> Architecture:
     """Read the sizes and pruning settings of a checkpoint, a folder or a hub id, without its weights.
 
     Raises:
-        InputError: no such folder, a broken file, or a type that no family handles.
+        InputError: no such folder, a revision of one, a broken file, or a type that no family handles.
         EnvironmentFailure: the hub cannot be reached and the config is not in the cache.
     """
     from huggingface_hub.utils import logging as hub_logging
@@ -56,7 +56,7 @@ def read_architecture(model: str) -> Architecture:
     hub_logging.set_verbosity_error()
     if "/" not in model and not Path(model).is_dir():
         raise InputError(f"--model {model}: is no folder and no hub id; must be a checkpoint folder or OWNER/NAME.")
-    chain = base_chain(model)
+    chain = base_chain(model, revision)
     top, root = chain[0], chain[-1]
     cls = class_of(read_config(chain).get("model_type"), f"model {root.model}")
     config = AutoConfig.from_pretrained(root.model, revision=root.revision or "main", trust_remote_code=False)

@@ -61,6 +61,7 @@ class Job:
     architecture: Architecture
     model: str | None  # a checkpoint folder or a hub id; None for random weights
     video: str  # the file that frames are taken from
+    revision: str | None = None  # of a hub id
     restamp: bool = False  # give the frames times half a second apart instead of their own
     prune_layer: settings.PruneLayer | None = None  # 0-based ViT block; None for the architecture's own
     device: str = "auto"
@@ -94,7 +95,7 @@ def build(job: Job) -> Family:
     """Load or make the model of a job."""
     dtype = "float32" if job.train else job.dtype
     if job.model is not None:
-        return load_checkpoint(job.model, device=job.device, dtype=dtype)
+        return load_checkpoint(job.model, device=job.device, dtype=dtype, revision=job.revision)
     from stts_cli.families.random_model import random_family
 
     return random_family(job.architecture, device=torch.device(job.device), dtype=getattr(torch, dtype))

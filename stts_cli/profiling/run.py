@@ -152,11 +152,11 @@ def _measure(
     return {"clips": clips, "points": points, "not_measured": not_measured}
 
 
-def architecture_of(model: str) -> Architecture:
+def architecture_of(model: str, revision: str | None = None) -> Architecture:
     """Read a checkpoint's sizes, without its weights."""
     from stts_cli.families.random_model import read_architecture
 
-    return read_architecture(model)
+    return read_architecture(model, revision)
 
 
 def _decide(job: Job) -> Job:

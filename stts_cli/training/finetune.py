@@ -149,7 +149,8 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
     # bfloat16 attention without explicit products has a slow backward pass on a CPU
     attention = "eager" if master and device.type == "cpu" else "sdpa"
     logging.disable_progress_bar()
-    family = load_family(settings.model, device=device, dtype=dtype, attn_implementation=attention)
+    how = {"device": device, "dtype": dtype, "attn_implementation": attention}
+    family = load_family(settings.model, revision=settings.revision, **how)
     had_scorer = family.scorer is not None and not settings.new_scorer
     family.settings = family.settings.override(
         prune_layer=settings.prune_layer,

@@ -73,7 +73,10 @@ class Request:
     @property
     def settings(self) -> FinetuneSettings:
         """Those of one run; an InputError where one is wrong, or some exclude each other."""
-        return files.from_flags(FinetuneSettings, _with_checkpoint({**self.stages[""], **self.flags}))
+        own = self.stages[""]
+        if "model" in self.flags:  # which is of no revision that the preset says
+            own = {name: value for name, value in own.items() if name != "revision"}
+        return files.from_flags(FinetuneSettings, _with_checkpoint({**own, **self.flags}))
 
 
 def train(request: Request, report: Report) -> Document:
@@ -103,5 +106,7 @@ def push(request: Request, report: Report) -> None:
 def _with_checkpoint(values: Mapping[str, Any]) -> Mapping[str, object]:
     """Put a preset's checkpoint in place of its name."""
     if values.get("model") in preset_names():
-        return {**values, "model": load_preset(values["model"]).model}
+        preset = load_preset(values["model"])
+        pinned = {} if preset.revision is None else {"revision": preset.revision}
+        return {**pinned, **values, "model": preset.model}
     return values

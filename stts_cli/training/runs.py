@@ -27,7 +27,14 @@ from stts_cli.training.run_folder import (
 )
 from stts_cli.training.settings import FinetuneSettings, check_flags
 
-FLAGS = ("model", "workers", "report_to", "log_every", "keep_checkpoints")  # the others are the preset's business
+FLAGS = (
+    "model",
+    "revision",
+    "workers",
+    "report_to",
+    "log_every",
+    "keep_checkpoints",
+)  # the others are the preset's business
 RESULT_FILE = "finetune.json"  # the last file of a run that is done
 WAIT_S = 5.0
 
@@ -38,9 +45,12 @@ def plan_runs(stages: Mapping[str, Mapping[str, object]], flags: Mapping[str, ob
     A run's "model" may be another run's name. Return the runs, those that another starts from before it.
     """
     check_flags(flags, FLAGS, "several runs")
-    base = {"model": flags["model"]} if "model" in flags else {}
-    common = {name: value for name, value in flags.items() if name != "model"}
-    runs = {name: files.from_flags(FinetuneSettings, {**base, **values, **common}) for name, values in stages.items()}
+    base = {name: flags[name] for name in ("model", "revision") if name in flags}
+    common = {name: value for name, value in flags.items() if name not in base}
+    runs = {
+        name: files.from_flags(FinetuneSettings, {**({} if "model" in values else base), **values, **common})
+        for name, values in stages.items()
+    }
     for name, settings in runs.items():
         model = settings.model
         if not model:

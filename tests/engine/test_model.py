@@ -50,7 +50,7 @@ class Family:
     """Cuts each video in its own way: nothing here may ask for the one layout of all videos."""
 
     resample = "bilinear"
-    model_name = "fake"
+    model_name, revision = "fake", None
     answer_start = ""
     vit_blocks = range(12)
     is_demonstration = False
@@ -232,7 +232,7 @@ def test_a_video_is_asked_by_the_model_that_encoded_it(counted, clip):
 
 def test_every_arm_sees_the_same_clip_and_warms_up(counted, clip_file, monkeypatch):
     family = Family()
-    monkeypatch.setattr(engine, "load_checkpoint", lambda model, device, dtype: family)
+    monkeypatch.setattr(engine, "load_checkpoint", lambda model, **how: family)
     stages = []
     dense = Arm("other", "m", 4, keep_ratio=1.0)
     run = ask_one([Arm("pruned", "m", 4), dense], clip_file, ["ab"], device="cpu", progress=stages.append)

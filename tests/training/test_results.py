@@ -370,21 +370,6 @@ def test_a_base_on_the_hub_that_cannot_be_reached(run, monkeypatch):
         load_family(run)
 
 
-@pytest.fixture
-def hub(tiny_checkpoint, tmp_path, monkeypatch):
-    """A cache that holds someone/tiny at two commits, the newer one with other weights; no network."""
-    cache = tmp_path / "cache" / "models--someone--tiny"
-    for commit in ("a" * 40, "b" * 40):
-        shutil.copytree(tiny_checkpoint, cache / "snapshots" / commit)
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text("a" * 40)
-    newer = cache / "snapshots" / ("b" * 40) / WHOLE
-    save_file({k: v + 1 for k, v in load_file(newer).items()}, newer, metadata={"format": "pt"})
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache.parent))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return cache
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_base_on_the_hub_is_pinned(hub, tmp_path, kind):
     family = train(load_family("someone/tiny"), kind)
