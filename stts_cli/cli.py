@@ -61,27 +61,27 @@ def _is_flag(word: str) -> bool:
 
 
 def spread_options(arguments: Sequence[str]) -> list[str]:
-    """Let `--options A B C` mean `--options A --options B --options C`, and `--compare` alone `--compare dense`.
+    """Let `--options A B C` mean `--options A --options B --options C`, also `--stop`, and `--compare` alone dense.
 
     Args:
         arguments: the command line without the program's name.
 
     Returns:
-        The same with "--options" before each of the words that follow it, up to the next flag; a number is none.
+        The same with the flag before each of the words that follow it, up to the next flag; a number is none.
 
     Raises:
-        InputError: "--options" is followed by no option.
+        InputError: such a flag is followed by no text.
     """
     spread: list[str] = []
-    inside = False
+    inside = ""
     for word, following in zip(arguments, [*arguments, "--"][1:], strict=True):
-        if word == "--options":
+        if word in ("--options", "--stop"):
             if _is_flag(following):
-                raise InputError("--options: must be followed by texts; give one such as -left by --options=-left.")
-            inside = True
+                raise InputError(f"{word}: must be followed by texts; give one such as -left by {word}=-left.")
+            inside = word
             continue
-        inside = inside and not _is_flag(word)
-        spread += ["--options", word] if inside else [word]
+        inside = "" if _is_flag(word) else inside
+        spread += [inside, word] if inside else [word]
         if word == "--compare" and following.startswith("-"):
             spread.append("dense")
     return spread

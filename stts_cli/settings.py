@@ -233,6 +233,47 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Answering:
+    """What a model is told before the video, and how it words answers: greedily, unless there is a temperature.
+
+    Attributes:
+        system: the system prompt; empty for what the chat template says without one.
+        temperature: next tokens are drawn by their probabilities, logits divided by this; 0 takes the likeliest.
+        top_p: draw among the likeliest tokens alone, as few as have this probability together; in (0, 1].
+        stop: texts that end an answer, which does not hold them.
+
+    Raises:
+        InputError: a value that means nothing.
+    """
+
+    system: str = ""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.system, str) or (self.system and not self.system.strip()):
+            raise InputError(f"--system {self.system!r}: must be a text.")
+        if type(self.temperature) not in (int, float) or not 0 <= self.temperature < math.inf:
+            raise InputError(f"--temperature {self.temperature!r}: must be a number, at least 0.")
+        if type(self.top_p) not in (int, float) or not 0 < self.top_p <= 1:
+            raise InputError(f"--top-p {self.top_p!r}: must be greater than 0 and at most 1.")
+        if self.top_p < 1 and not self.temperature:
+            raise InputError(f"--top-p {self.top_p:g}: has no effect on greedy answers; give a --temperature too.")
+        if not isinstance(self.stop, (list, tuple)) or not all(isinstance(text, str) and text for text in self.stop):
+            raise InputError(f"--stop {self.stop!r}: must be texts, none of them empty.")
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what is not as by default, as plain data."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if v != getattr(GREEDY, k)}
+
+
+GREEDY = Answering()
+
+
+@dataclass(frozen=True)
 class Execution:
     """How the pruned ViT runs; changes memory and time, never what comes out.
 

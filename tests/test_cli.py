@@ -56,14 +56,14 @@ def test_the_surface_is_what_is_promised():
     [
         (
             "ask",
-            "--revision "
+            "--revision --system --temperature --top-p --stop --seed "
             "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
             "--keep-ratio --prune-ratio --budget --budget-by --budget-pixels --scorer --prune-layer --max-new-tokens "
             "--device --dtype --compare --save-kept --report --chat --output --cache --cache-size --json --quiet",
         ),
         (
             "eval",
-            "--revision "
+            "--revision --system --temperature --top-p --stop "
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare --json "
             "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --prune-ratio "
@@ -121,6 +121,10 @@ def test_the_help_names_every_scorer_and_what_the_last_layer_saves():
         (
             ["ask", "v", "q", "--options", "-5", "5", "-.5 m", "-q"],
             ["ask", "v", "q", "--options", "-5", "--options", "5", "--options", "-.5 m", "-q"],
+        ),
+        (
+            ["ask", "v", "q", "--stop", ".", "The", "--options", "A", "B"],
+            ["ask", "v", "q", "--stop", ".", "--stop", "The", "--options", "A", "--options", "B"],
         ),
         (["ask", "v", "q", "--options=-x", "--options=-y"], ["ask", "v", "q", "--options=-x", "--options=-y"]),
         (["ask", "v", "q", "--compare"], ["ask", "v", "q", "--compare", "dense"]),

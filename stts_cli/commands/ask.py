@@ -62,6 +62,11 @@ def ask(
     scorer: flags.Scorer = None,
     prune_layer: flags.PruneLayer = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
+    system: flags.System = None,
+    temperature: flags.Temperature = None,
+    top_p: flags.TopP = None,
+    stop: flags.Stop = None,
+    seed: flags.Seed = None,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
     compare: flags.Compare = None,
@@ -130,10 +135,10 @@ def ask(
         subtitles,
         chat,
     )
-    arms = asking.plan_arms(
-        settings.arm("pruned", resize), compare, asking.Budget(budget, budget_by, budget_pixels), at_s
-    )
+    arm = settings.arm("pruned", resize).override(seed=seed)
+    arms = asking.plan_arms(arm, compare, asking.Budget(budget, budget_by, budget_pixels), at_s)
     shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
     kept = asking.Kept(cache, cache_size)
     answer = chatting.run if chat else asking.run
-    answer(wanted, arms, shown, kept, device=device, max_new_tokens=settings.max_new_tokens)
+    worded = asking.Worded(settings.max_new_tokens, flags.answering(system, temperature, top_p, stop))
+    answer(wanted, arms, shown, kept, worded, device=device)

@@ -30,7 +30,7 @@ from stts_cli.media.source import Part, Source
 from stts_cli.report.ask import show, show_line
 from stts_cli.report.progress import Progress
 from stts_cli.report.terminal import print_note, print_piece
-from stts_cli.settings import Arm
+from stts_cli.settings import GREEDY, Answering, Arm
 from stts_cli.text import to_json
 
 if TYPE_CHECKING:
@@ -104,6 +104,14 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Worded:
+    """How answers are worded, and the most tokens of each."""
+
+    max_new_tokens: int
+    how: Answering = GREEDY
+
+
+@dataclass(frozen=True)
 class Kept:
     """Where encoded videos are kept, and the most gigabytes of it; None where a flag was not given."""
 
@@ -168,7 +176,7 @@ def plan_arms(arm: Arm, compare: Sequence[str] | None, budget: Budget, at_s: Seq
     return arms
 
 
-def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device: str, max_new_tokens: int) -> None:
+def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: Worded, *, device: str) -> None:
     """Answer every question about every video.
 
     Raises:
@@ -182,6 +190,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
     shown.drawing.check(len(videos))
     kept.check()
     is_quiet = shown.mode == "quiet"
+    if (worded.how.temperature or worded.how.stop) and all(options for _, options in asked) and not is_quiet:
+        print_note("--temperature, --stop: no effect with --options, of which the likeliest is the answer.")
 
     def note(line: str) -> None:
         if not is_quiet:
@@ -190,7 +200,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
     context = wanted.context(note)
     lines = None
     if shown.output:
-        settings = [dataclasses.astuple(arm) for arm in arms], asked, dataclasses.astuple(wanted)[3:8], max_new_tokens
+        part = dataclasses.astuple(wanted)[3:8]
+        settings = [dataclasses.astuple(arm) for arm in arms], asked, part, dataclasses.astuple(worded)
         lines = Lines(Path(shown.output), to_json(settings))
         videos = [video for video in videos if identity(video) not in lines.done]
     if not videos:
@@ -213,7 +224,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
 
         questions = [engine.Question(text, options) for text, options in asked]
         cache = kept.open(shown.drawing.is_wanted, note)
-        return engine.Asked(questions, max_new_tokens, context, cache, stream if streams else None)
+        on_text = stream if streams else None
+        return engine.Asked(questions, worded.max_new_tokens, context, cache, on_text, worded.how)
 
     for number, (video, done) in enumerate(zip(videos, answers(videos, arms, prepare, device, bar), strict=True)):
         document = done.to_dict()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stts_cli.commands.asking import Kept, Shown, Wanted, answers
+from stts_cli.commands.asking import Kept, Shown, Wanted, Worded, answers
 from stts_cli.errors import InputError
 from stts_cli.media.fetch import STDIN
 from stts_cli.media.resize import check_resize
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROMPT = "> "
 
 
-def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device: str, max_new_tokens: int) -> None:
+def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: Worded, *, device: str) -> None:
     """Answer the questions that were named and then those that are typed, or piped in, a line each.
 
     On a terminal Ctrl-D leaves, and Ctrl-C stops an answer. A question that cannot be answered costs itself alone.
@@ -59,7 +59,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, *, device
     def prepare() -> Asked:
         from stts_cli.engine.ask import Asked
 
-        return Asked([], max_new_tokens, cache=kept.open(shown.drawing.is_wanted, note))
+        cache = kept.open(shown.drawing.is_wanted, note)
+        return Asked([], worded.max_new_tokens, cache=cache, answering=worded.how)
 
     (done,) = answers(videos, arms, prepare, device, Progress(quiet=is_quiet))
     document = done.to_dict()

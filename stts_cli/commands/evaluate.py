@@ -70,6 +70,10 @@ def evaluate(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="The most tokens of an answer; else the benchmark's own.")
     ] = None,
+    system: flags.System = None,
+    temperature: flags.Temperature = None,
+    top_p: flags.TopP = None,
+    stop: flags.Stop = None,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
     workers: Annotated[
@@ -79,9 +83,10 @@ def evaluate(
     times: Annotated[
         bool, typer.Option("--times", help="Time the arms too: nothing is read meanwhile, arms in changing order.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of guesses and of the random scorer.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of guesses, the random scorer and --temperature.")] = 0,
     seeds: Annotated[
-        int | None, typer.Option(help="Run every arm that scores at random under this many seeds: mean and deviation.")
+        int | None,
+        typer.Option(help="Run every arm that draws at random (all do with --temperature) under this many seeds."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document with every answer on stdout.")] = False,
 ) -> None:
@@ -117,7 +122,7 @@ def evaluate(
         scorer=scorer,
         prune_layer=prune_layer,
     )
-    arms = asked.arms(compare, dtype=dtype, resize=resize)
+    arms, answering = asked.arms(compare, dtype=dtype, resize=resize), flags.answering(system, temperature, top_p, stop)
     thumbnails = Thumbnails()
     with _say_how_to_go_on(output), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
@@ -127,9 +132,9 @@ def evaluate(
 
         document = run_benchmarks(
             asked,
-            expand_seeds(plan_arms(arms, test_time_scaling), seeds),
+            expand_seeds(plan_arms(arms, test_time_scaling), seeds, answering),
             DataSource(data_dir, hf_repo, allow_missing),
-            RunSettings(output, device, workers, timeout, max_new_tokens, seed, times),
+            RunSettings(output, device, workers, timeout, max_new_tokens, seed, times, answering),
             progress=progress,
             say=progress.say,
             look=thumbnails.add,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stts_cli.errors import InputError
-from stts_cli.settings import SCORERS, read_prune_layer
+from stts_cli.settings import SCORERS, Answering, read_prune_layer
 
 
 def _presets() -> list[str]:
@@ -65,9 +65,29 @@ Compare = Annotated[
         "a preset or a checkpoint, these also with a ratio: random@0.3, and frames: dense@22f. NAME=ARM names one."
     ),
 ]
+Seed = Annotated[int | None, typer.Option(help="Of the random scorer and of --temperature.")]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt, before the video.")]
+Temperature = Annotated[
+    float | None, typer.Option(help="Draw tokens by their probability, logits divided by this; 0, the default: greedy.")
+]
+TopP = Annotated[
+    float | None, typer.Option(help="With --temperature: draw among the likeliest that have this probability together.")
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help="Texts that end an answer and are no part of it: --stop A B, behind the questions."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+
+
+def answering(system: str | None, temperature: float | None, top_p: float | None, stop: list[str] | None) -> Answering:
+    """Return how answers are worded; None is not given."""
+    given = {"system": system, "temperature": temperature, "top_p": top_p, "stop": stop}
+    if system == "":
+        raise InputError("--system: is empty; give a text, or leave it out.")
+    return Answering(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def kept(keep_ratio: float | None, prune_ratio: float | None) -> float | None:

@@ -65,7 +65,7 @@ def parse_arm(text: str, first: Arm) -> Arm:
         # a first arm that keeps everything would make a scorer pointless: the checkpoint's own ratio then
         arm = dataclasses.replace(arm, scorer=what, keep_ratio=None if arm.keep_ratio == 1 else arm.keep_ratio)
     elif what.endswith((".yaml", ".yml")) or what in preset_names():
-        arm = load_preset(what).override(frames=frames).arm(text, first.resize)
+        arm = load_preset(what).override(frames=frames).arm(text, first.resize).override(seed=first.seed)
     elif what and (Path(what).expanduser().is_dir() or (what.count("/") == 1 and what[0] not in "./~")):
         arm = dataclasses.replace(arm, model=str(Path(what).expanduser()), revision=None)
     elif "/" in what:

@@ -18,7 +18,7 @@ from stts_cli.media.inputs import Named
 from stts_cli.media.reader import Readers
 from stts_cli.media.source import ReadRequest, Source
 from stts_cli.pruning.stopwatch import clock
-from stts_cli.settings import Arm, FixedLayout
+from stts_cli.settings import GREEDY, Answering, Arm, FixedLayout
 
 Progress = Callable[[str], None]
 WARM_UP_FRAMES = 2
@@ -104,6 +104,7 @@ class AskRun:
             "is_demonstration": first.model.family.is_demonstration,
             "device": str(first.model.device),
             "dtype": first.model.dtype,
+            "answering": first.model.answering.to_dict(),
             "video": {**_describe(self.name, self.source, first.video.clip), "resize": first.model.arm.resize},
             "arms": [arm.to_dict() for arm in self.arms],
             "seconds": self.seconds,
@@ -133,6 +134,7 @@ class Asked:
         context: gives the text between video and question, such as subtitles, for a source and the times in seconds of
             its frames.
         cache: where videos that were encoded before are kept, or None.
+        answering: what the models are told before the video, and how they word answers.
         stream: returns what is called with each piece of the answer to a question, by its number, as it comes; or None.
     """
 
@@ -141,6 +143,7 @@ class Asked:
     context: Callable[[Source, Sequence[float]], str] = lambda source, times: ""
     cache: TokenCache | None = None
     stream: Callable[[int], Callable[[str], None]] | None = None
+    answering: Answering = GREEDY
 
 
 def ask(
@@ -179,7 +182,8 @@ def ask(
         progress("loading the model")
         started = clock("cpu")
         families: Loaded = {}
-        models = [load_arm(arm, device, max_new_tokens=asked.max_new_tokens, loaded=families) for arm in arms]
+        how = {"max_new_tokens": asked.max_new_tokens, "answering": asked.answering}
+        models = [load_arm(arm, device, loaded=families, **how) for arm in arms]  # type: ignore[arg-type]
         load_s = clock("cpu") - started
         alike = [model.is_dense and model.frames == models[0].frames for model in models]
         names = ["dense" if dense else arm.name for dense, arm in zip(alike, arms, strict=True)]

@@ -68,8 +68,8 @@ class Chat:
     def prompt_ids(self, question: str) -> list[int]:
         """Return the ids of the whole conversation up to the answer; InputError as for `ask`."""
         video, family = self.video, self.model.family
-        clip, tokens = video.clip, video.tokens
-        prefix = family.video_prefix(clip.timestamps_s, tokens.keep_mask, tokens.layout, clip.length_s)
+        clip, tokens, system = video.clip, video.tokens, self.model.answering.system
+        prefix = family.video_prefix(clip.timestamps_s, tokens.keep_mask, tokens.layout, clip.length_s, system)
         ids, is_answer = family.conversation_ids([*self.turns, (question, "?")], self.context)
         while is_answer.pop():
             ids.pop()
@@ -86,7 +86,7 @@ class Chat:
         if self._state is not None and known < len(self._read) and self.model.family.cache_reuse == "crop":
             self._state.cache.crop(known - len(self._read))
         elif self._state is None or known < len(self._read):
-            prompt = self.video.prompt("?", self.context)
+            prompt = self.video.prompt("?", self.context, self.model.answering.system)
             prefix = self.model.prefill(self.video, prompt)
             self._state, known = replace(prefix, cache=copy.deepcopy(prefix.cache)), prefix.num_tokens
         self._read = ids[:known]

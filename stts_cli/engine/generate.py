@@ -7,7 +7,8 @@ The scorer reads no text (arXiv 2603.18004, method), so a video is encoded once,
 values of the part before the question are kept and used again for every question. That is exact: where video tokens
 attend to each other in both directions, all of them lie in that part, and text after it is causal.
 
-Decoding is greedy. This module does not know how a prompt is worded or how tokens were chosen.
+Decoding is greedy unless a `Sampler` is given. This module does not know how a prompt is worded or how visual tokens
+were chosen.
 """
 
 from __future__ import annotations
@@ -79,6 +80,32 @@ class OptionScores:
     scoring_s: float
 
 
+def likeliest(logits: torch.Tensor) -> int:
+    """Choose the next token greedily; logits are (vocabulary,)."""
+    return int(logits.argmax())
+
+
+class Sampler:
+    """Draws next tokens by their probabilities, the same ones for the same seed.
+
+    Args:
+        temperature: that logits are divided by, greater than 0.
+        top_p: draw among the fewest, likeliest tokens that have this probability together, in (0, 1].
+        seed: of the draws.
+    """
+
+    def __init__(self, temperature: float, top_p: float, seed: int) -> None:
+        self.temperature, self.top_p = temperature, top_p
+        self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same on every device
+
+    def __call__(self, logits: torch.Tensor) -> int:
+        """Draw the next token; logits are (vocabulary,)."""
+        logits = logits.double().cpu()
+        shares, order = ((logits - logits.max()) / self.temperature).softmax(-1).sort(descending=True, stable=True)
+        shares[shares.cumsum(0) - shares >= self.top_p] = 0.0
+        return int(order[torch.multinomial(shares, 1, generator=self._generator)])
+
+
 @torch.inference_mode()
 def prefill_video(family: Family, prompt: Prompt, visual_tokens: torch.Tensor) -> VideoPrefix:
     """Run the language model over the part of the prompt before the question.
@@ -112,9 +139,10 @@ def answer(
     *,
     max_new_tokens: int,
     eos_token_ids: list[int],
-    on_token: Callable[[int], None] | None = None,
+    on_token: Callable[[int], bool] = lambda token: False,
+    choose: Callable[[torch.Tensor], int] = likeliest,
 ) -> Generation:
-    """Decode an answer greedily behind a video prefix, which is left as it was.
+    """Decode an answer behind a video prefix, which is left as it was.
 
     Args:
         family: the model that the prefix was made with.
@@ -122,7 +150,8 @@ def answer(
         question_ids: (1, Q) long, everything after the prefix.
         max_new_tokens: the most tokens to decode, >= 1.
         eos_token_ids: ids that end an answer.
-        on_token: called with each new token; what it takes counts as decoding.
+        on_token: called with each new token; what it takes counts as decoding. True ends the answer.
+        choose: returns the next token of logits (vocabulary,).
 
     Returns:
         The answer's tokens and times.
@@ -130,20 +159,19 @@ def answer(
     device = family.model.device
     started = clock(device)
     token_ids: list[int] = []
-    num_decoded = 1
+    num_decoded, is_over = 1, False
     with _append(family, prefix) as behind:
-        token = int(_forward(family, behind, question_ids)[-1].argmax())
+        token = choose(_forward(family, behind, question_ids)[-1])
         first = clock(device)
         while token not in eos_token_ids:
             token_ids.append(token)
-            if on_token:
-                on_token(token)
-            if len(token_ids) >= max_new_tokens:
+            is_over = on_token(token)
+            if is_over or len(token_ids) >= max_new_tokens:
                 break
-            token = int(_forward(family, behind, torch.tensor([[token]], device=question_ids.device))[-1].argmax())
+            token = choose(_forward(family, behind, torch.tensor([[token]], device=question_ids.device))[-1])
             num_decoded += 1
         ended = clock(device)
-    return Generation(token_ids, token in eos_token_ids, num_decoded, first - started, ended - first)
+    return Generation(token_ids, is_over or token in eos_token_ids, num_decoded, first - started, ended - first)
 
 
 @torch.inference_mode()

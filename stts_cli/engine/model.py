@@ -6,6 +6,7 @@ method). Times are wall-clock seconds once the device has finished. Nothing is p
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from stts_cli.engine import generate
 from stts_cli.engine.budget import layout_rule, spend
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Said, Video
-from stts_cli.engine.stream import TextStream
+from stts_cli.engine.stream import TextStream, cut
 from stts_cli.errors import InputError, suggest
 from stts_cli.media.clip import Clip
 from stts_cli.media.container import check_file
@@ -31,7 +32,7 @@ from stts_cli.media.resize import DECODER, NOTE, check_resize, choose_filter
 from stts_cli.media.source import Part, ReadRequest, Source
 from stts_cli.pruning.own_scorer import import_scorer
 from stts_cli.pruning.stopwatch import clock
-from stts_cli.settings import Arm, Execution, Pruning
+from stts_cli.settings import GREEDY, Answering, Arm, Execution, Pruning
 from stts_cli.text import DEMONSTRATION
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 WHOLE = Part()
 LOADING = ("revision", "dtype")  # settings of an `Arm` that a loaded model has already
 OWN = ("frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "resize", "seed", *LOADING)  # settings of an `Arm`
+WORDING = tuple(field.name for field in dataclasses.fields(Answering))
 
 
 class VideoModel:
@@ -54,6 +56,7 @@ class VideoModel:
         arm: how it looks at videos; what it leaves open is decided here.
         max_new_tokens: the most tokens of an answer.
         note: called with each line that a user should know, on loading and on encoding.
+        answering: what it is told before the video, and how it words answers.
 
     Attributes:
         pruning: who scores, how much stays.
@@ -65,10 +68,19 @@ class VideoModel:
         InputError: the learned scorer of a checkpoint that has none, or a number out of range.
     """
 
-    def __init__(self, family: Family, arm: Arm, *, max_new_tokens: int = 64, note: Note = lambda text: None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        arm: Arm,
+        *,
+        max_new_tokens: int = 64,
+        note: Note = lambda text: None,
+        answering: Answering = GREEDY,
+    ) -> None:
         _check_limit(max_new_tokens)
         check_resize(arm.resize)
         self.family, self.arm, self.max_new_tokens, self.note = family, arm, max_new_tokens, note
+        self.answering = answering
         self.pruning, self.notes = _resolve(family, arm)
         self.frames = spend(family, self.pruning, arm) if arm.spend_savings else arm.frames
         self.layout_rule = layout_rule(family, arm)
@@ -99,7 +111,8 @@ class VideoModel:
     def vary(self, **given: Any) -> VideoModel:
         """Return the same model under other settings, as for `load`; None means not given."""
         _check_names(given, [name for name in OWN if name not in LOADING])
-        return VideoModel(self.family, self.arm.override(**given), max_new_tokens=self.max_new_tokens, note=self.note)
+        how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "note": self.note, "answering": self.answering}
+        return VideoModel(self.family, self.arm.override(**given), **how)
 
     def clamp_note(self, num_frames: int, num_visual: int) -> str:
         """Say that a video of so many frames and visual tokens keeps more than was asked; empty where it does not."""
@@ -240,7 +253,7 @@ class VideoModel:
         if video.family is not family:
             raise InputError("the video was encoded by another loaded model; encode it with this one first.")
         asked = clock(self.device)
-        prompt = video.prompt(question, context)
+        prompt = video.prompt(question, context, self.answering.system)
         prefix = self.prefill(video, prompt)
         tail, prompt_s = prompt.input_ids[:, prompt.num_prefix :].to(self.device), clock(self.device) - asked
         if options:
@@ -267,12 +280,17 @@ class VideoModel:
         ignore_eos: bool = False,
     ) -> Said:
         """Let the model word an answer behind a prefix and the question's tokens, (1, Q); see `ask`."""
-        stream = TextStream(self.family.tokenizer, on_text) if on_text else None
+        how, stop = self.answering, () if ignore_eos else self.answering.stop
+        more: dict[str, Any] = {}
+        stream = TextStream(self.family.tokenizer, on_text, stop)
+        if on_text or stop:
+            more["on_token"] = stream
+        if how.temperature:
+            more["choose"] = generate.Sampler(how.temperature, how.top_p, self.pruning.seed)
         eos = [] if ignore_eos else self.family.eos_token_ids
-        found = generate.answer(self.family, prefix, tail, max_new_tokens=limit, eos_token_ids=eos, on_token=stream)
-        text = self.family.tokenizer.decode(found.token_ids, skip_special_tokens=True).strip()
-        if stream:
-            stream.end(text)
+        found = generate.answer(self.family, prefix, tail, max_new_tokens=limit, eos_token_ids=eos, **more)
+        text = cut(self.family.tokenizer.decode(found.token_ids, skip_special_tokens=True), stop).strip()
+        stream.end(text)
         return Said(text, found.finished, found.num_decoded, found.prefill_s, found.decode_s)
 
     def _score(self, prefix: VideoPrefix, tail: torch.Tensor, options: Sequence[str]) -> Said:
@@ -324,7 +342,7 @@ def load(model: str | Path = "nano", *, device: str = "auto", **given: Any) -> V
         model: a preset's name or YAML file, a checkpoint folder or a Hugging Face hub id.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         **given: settings as in `stts ask`, each over the preset's: frames, max_fps, keep_ratio, scorer, prune_layer,
-            dtype, revision, max_new_tokens, resize, seed.
+            dtype, revision, max_new_tokens, resize, seed, and those of `settings.Answering`.
 
     Returns:
         The model. What a user should know about it and the videos it encodes is a Python warning each.
@@ -340,11 +358,13 @@ def load(model: str | Path = "nano", *, device: str = "auto", **given: Any) -> V
     model = str(model)
     named = model in preset_names() or model.endswith((".yaml", ".yml"))
     preset = load_preset(model) if named else Preset(model=model)
-    _check_names(given, (*OWN, "max_new_tokens"))
+    _check_names(given, (*OWN, *WORDING, "max_new_tokens"))
+    answering = _answering(given)
     ours = {name: given.pop(name) for name in ("resize", "seed") if name in given}
     preset = preset.override(**given)
     arm = Arm("pruned", preset.model).override(**{name: getattr(preset, name) for name in OWN if hasattr(preset, name)})
-    found = load_arm(arm.override(**ours), device, max_new_tokens=preset.max_new_tokens, note=_warn)
+    limit = preset.max_new_tokens
+    found = load_arm(arm.override(**ours), device, max_new_tokens=limit, note=_warn, answering=answering)
     if found.family.is_demonstration:
         _warn(DEMONSTRATION)
     return found
@@ -370,15 +390,15 @@ def from_model(
     """
     from stts_cli.families import family_of
 
-    _check_names(given, [*(name for name in OWN if name not in LOADING), "max_new_tokens"])
+    _check_names(given, [*(name for name in OWN if name not in LOADING), *WORDING, "max_new_tokens"])
     if not hasattr(model, "config") or tokenizer is None:
         raise InputError("from_model: must be given a transformers model and its tokenizer.")
     if model.training:
         raise InputError("from_model: the model is in training mode; call model.eval() first.")
-    limit = given.pop("max_new_tokens", 64)
+    answering, limit = _answering(given), given.pop("max_new_tokens", 64)
     family = family_of(model, tokenizer, scorer=scorer, video_processor=video_processor)
     arm = Arm("pruned", family.model_name).override(**given)
-    return VideoModel(family, arm, max_new_tokens=limit, note=_warn)
+    return VideoModel(family, arm, max_new_tokens=limit, note=_warn, answering=answering)
 
 
 def load_arm(
@@ -388,6 +408,7 @@ def load_arm(
     max_new_tokens: int = 64,
     note: Note = lambda text: None,
     loaded: Loaded | None = None,
+    answering: Answering = GREEDY,
 ) -> VideoModel:
     """Load the model of an arm.
 
@@ -397,6 +418,7 @@ def load_arm(
         max_new_tokens: the most tokens of an answer.
         note: as for `VideoModel`.
         loaded: models loaded before; what is loaded here is added.
+        answering: as for `VideoModel`.
 
     Returns:
         The model.
@@ -411,7 +433,7 @@ def load_arm(
     key = arm.model, arm.revision or "", dtype
     if key not in loaded:
         loaded[key] = load_checkpoint(arm.model, device=device, dtype=dtype, revision=arm.revision)
-    return VideoModel(loaded[key], arm, max_new_tokens=max_new_tokens, note=note)
+    return VideoModel(loaded[key], arm, max_new_tokens=max_new_tokens, note=note, answering=answering)
 
 
 def load_checkpoint(model: str, *, device: str, dtype: str, revision: str | None = None) -> Family:
@@ -493,6 +515,11 @@ def _part_of(path: Path, part: Part) -> Source:
     if part.fps is not None and not holds_pictures(source):
         raise InputError(f"--fps {part.fps:g}: is for pictures; a video has times of its own.")
     return source
+
+
+def _answering(given: dict[str, Any]) -> Answering:
+    """Take the fields of an `Answering` out of settings."""
+    return Answering(**{name: given.pop(name) for name in WORDING if given.get(name) is not None})
 
 
 def _check_names(given: dict[str, Any], known: Sequence[str]) -> None:

@@ -66,12 +66,12 @@ class Video:
         behind = prompt.input_ids.shape[1] - prompt.num_prefix
         return self.count(prompt.dense_length - behind, prompt.num_prefix, 1)
 
-    def prompt(self, question: str, context: str = "") -> Prompt:
+    def prompt(self, question: str, context: str = "", system: str = "") -> Prompt:
         """Word a question about it; see `Family.build_prompt`."""
         clip, tokens = self.clip, self.tokens
         return self.family.build_prompt(
             clip.timestamps_s, question, tokens.keep_mask, layout=tokens.layout, context=context,
-            duration_s=clip.length_s,
+            duration_s=clip.length_s, system=system,
         )  # fmt: skip
 
     def count(self, dense_length: int, length: int, num_new_tokens: int, option_tokens: Sequence[int] = ()) -> Savings:

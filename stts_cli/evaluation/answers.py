@@ -20,7 +20,7 @@ from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.evaluation.journal import Row
 from stts_cli.media.reader import ReadResult
-from stts_cli.settings import Arm
+from stts_cli.settings import GREEDY, Answering, Arm
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Asking:
     seed: int  # of guesses
 
 
-def load_arms(arms: Sequence[Arm], device: str, loaded: Loaded, seed: int = 0) -> tuple[list[VideoModel], list[str]]:
+def load_arms(
+    arms: Sequence[Arm], device: str, loaded: Loaded, seed: int = 0, answering: Answering = GREEDY
+) -> tuple[list[VideoModel], list[str]]:
     """Load every arm's model, each checkpoint once, or refuse two arms that turn out to be the same.
 
     `loaded` holds models, and gets those loaded here; `seed` is for arms that name none. Return
@@ -42,7 +44,7 @@ def load_arms(arms: Sequence[Arm], device: str, loaded: Loaded, seed: int = 0) -
     models: list[VideoModel] = []
     for arm in arms:
         arm = arm if arm.seed is not None else dataclasses.replace(arm, seed=seed)
-        model = load_arm(arm, device, loaded=loaded)
+        model = load_arm(arm, device, loaded=loaded, answering=answering)
         for earlier in models:
             if _essence(earlier) == _essence(model):
                 raise same_arms(earlier.arm.name, arm.name)

@@ -31,7 +31,7 @@ from stts_cli.evaluation.seeds import summarize_seeds
 from stts_cli.evaluation.settings import items_hash, versions
 from stts_cli.media.reader import read_ahead
 from stts_cli.media.source import Source
-from stts_cli.settings import Arm
+from stts_cli.settings import GREEDY, Answering, Arm
 
 Progress = Callable[..., None]  # (what is going on, done, total)
 
@@ -45,8 +45,9 @@ class RunSettings:
     workers: int | None = None  # processes that read videos; None for as many as the machine can spare
     timeout_s: float = 120.0  # after which a video is given up
     max_new_tokens: int | None = None  # None for the benchmark's own
-    seed: int = 0  # of guesses and of the random scorer
+    seed: int = 0  # of guesses, of the random scorer and of answers that are drawn
     times: bool = False  # time the arms too, with nothing read meanwhile
+    answering: Answering = GREEDY
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
@@ -102,7 +103,7 @@ def evaluate(
         raise InputError(f"--scoring {run.scoring}: is not a rule of this benchmark; {has}.")
     device = resolve_device(ranks.device(run.device))
     progress("loading the model")
-    models, notes = load_arms(run.arms, device, {} if families is None else families, run.seed)
+    models, notes = load_arms(run.arms, device, {} if families is None else families, run.seed, run.answering)
     config = _config(run, models, device)
     journal = Journal(run.output, config, ranks.rank)
     notes = [*run.questions.notes, *notes, *journal.notes]
@@ -146,6 +147,7 @@ def _config(run: Run, models: Sequence[VideoModel], device: str) -> dict[str, An
         "scoring": run.scoring,
         "seed": run.seed,
         "max_new_tokens": run.asking.max_new_tokens,
+        **run.answering.to_dict(),
         "device": device.split(":")[0],
         "arms": {
             model.arm.name: {

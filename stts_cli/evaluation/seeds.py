@@ -1,4 +1,4 @@
-"""The random scorer under several seeds: an arm a seed, and their accuracies as a mean and a standard deviation."""
+"""What is drawn at random under several seeds: an arm a seed, and their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stts_cli.errors import InputError
-from stts_cli.settings import Arm
+from stts_cli.settings import GREEDY, Answering, Arm
 
 
-def expand_seeds(arms: Sequence[Arm], num_seeds: int | None) -> list[Arm]:
-    """Replace every arm that scores at random by one a seed, from 0 to `num_seeds` - 1; None leaves them alone.
+def expand_seeds(arms: Sequence[Arm], num_seeds: int | None, answering: Answering = GREEDY) -> list[Arm]:
+    """Replace every arm that draws at random by one a seed, from 0 to `num_seeds` - 1; None leaves them alone.
 
-    InputError for no seed at all, or no arm that scores at random.
+    InputError for no seed at all, or no arm that draws at random.
     """
     if num_seeds is None:
         return list(arms)
     if num_seeds < 1:
         raise InputError(f"--seeds {num_seeds}: must be at least 1.")
-    if not any(_is_random(arm) for arm in arms):
-        raise InputError(f"--seeds {num_seeds}: no arm scores at random; add --compare random.")
+    if not any(_is_random(arm, answering) for arm in arms):
+        raise InputError(f"--seeds {num_seeds}: no arm draws at random; add --compare random or a --temperature.")
     expanded: list[Arm] = []
     for arm in arms:
-        seeds = range(num_seeds) if _is_random(arm) else ()
+        seeds = range(num_seeds) if _is_random(arm, answering) else ()
         expanded += [dataclasses.replace(arm, name=f"{arm.name}{_suffix(k)}", seed=k) for k in seeds] or [arm]
     return expanded
 
@@ -53,8 +53,8 @@ def summarize_seeds(arms: Sequence[Arm], accuracies: Mapping[str, float | None])
     return found
 
 
-def _is_random(arm: Arm) -> bool:
-    return arm.scorer == "random" and not arm.is_dense
+def _is_random(arm: Arm, answering: Answering) -> bool:
+    return answering.temperature > 0 or (arm.scorer == "random" and not arm.is_dense)
 
 
 def _suffix(seed: int) -> str:

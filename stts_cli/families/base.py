@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from stts_cli.config.shapes import NamedTextConfig, Shape
@@ -354,6 +355,7 @@ class Family(ABC):
         layout: Layout | None = None,
         context: str = "",
         duration_s: float | None = None,
+        system: str = "",
     ) -> Prompt:
         """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
 
@@ -364,19 +366,21 @@ class Family(ABC):
             layout: how the video is cut; None where the family cuts all alike.
             context: text between the video and the user's turn, such as subtitles; a part of the prefix.
             duration_s: length of the video in seconds; None for the last frame's time.
+            system: the system prompt; empty for what the chat template says without one.
 
         Returns:
             The prompt, on the CPU.
 
         Raises:
-            InputError: the times do not fit the frames, or the prompt is longer than the model can take.
+            InputError: the times do not fit the frames, the chat template takes no system prompt, or the prompt is
+                longer than the model can take.
         """
         layout = layout or self.layout
         if layout.num_units(len(timestamps_s)) != len(keep_mask):
             raise InputError(
                 f"{len(timestamps_s)} timestamps: must be one a frame; {len(keep_mask)} units were encoded."
             )
-        head, tail = self._chat_text(self.quote(question))
+        head, tail = self._chat_text(self.quote(question), self.quote(system, "--system"))
         context = self.quote(context, "text before the question")
         duration_s = timestamps_s[-1] if duration_s is None else duration_s
         head += self.video_text(timestamps_s, layout, duration_s)
@@ -408,9 +412,10 @@ class Family(ABC):
         keep_mask: Tensor,
         layout: Layout | None = None,
         duration_s: float | None = None,
+        system: str = "",
     ) -> Prefix:
-        """Word a prompt up to the end of its video, for training."""
-        prompt = self.build_prompt(timestamps_s, "?", keep_mask, layout=layout, duration_s=duration_s)
+        """Word a prompt up to the end of its video, for training and conversations."""
+        prompt = self.build_prompt(timestamps_s, "?", keep_mask, layout=layout, duration_s=duration_s, system=system)
         end, positions = prompt.num_prefix, prompt.position_ids
         return Prefix(
             prompt.input_ids[0, :end],
@@ -467,10 +472,20 @@ class Family(ABC):
         """Mark what looks like a special token in a person's words; see `words.quote`."""
         return words.quote(self.tokenizer, text, name, self.video_tag)
 
-    def _chat_text(self, question: str) -> tuple[str, str]:
-        """Return the text before and after the video."""
+    def _chat_text(self, question: str, system: str = "") -> tuple[str, str]:
+        """Return the text before and after the video; InputError where `system` does not stand before it."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
-        head, _, tail = self._render([{"role": "user", "content": content}], True).partition(self.video_tag)
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        try:
+            head, _, tail = self._render(messages, True).partition(self.video_tag)
+        except TemplateError:
+            if not system:
+                raise
+            head = ""
+        if system.strip() not in head:
+            raise InputError(f"--system: the chat template of {self.model_name} has no place for one; leave it out.")
         start = (self.tokenizer.bos_token or self.tokenizer.eos_token) if self.starts_with_bos else ""
         return head if head.startswith(start) else start + head, tail
 

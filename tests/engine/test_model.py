@@ -89,7 +89,7 @@ class Family:
             packed_patches=[9 * int(n) for n in mask.sum(1)],
         )
 
-    def build_prompt(self, timestamps_s, question, keep_mask, *, layout, context="", duration_s=None):
+    def build_prompt(self, timestamps_s, question, keep_mask, *, layout, context="", duration_s=None, system=""):
         head = [1] + [PATCH] * int(keep_mask.sum()) + self.tokenizer(context)["input_ids"]
         ids = torch.tensor([head + self.tokenizer(question)["input_ids"]])
         return SimpleNamespace(
@@ -120,7 +120,7 @@ def counted(monkeypatch):
         family.model.calls.append(("video", ids.shape[1]))
         return SimpleNamespace(input_ids=ids, num_tokens=ids.shape[1], seconds=1.0)
 
-    def answer(family, prefix, ids, *, max_new_tokens, eos_token_ids, on_token=None):
+    def answer(family, prefix, ids, *, max_new_tokens, eos_token_ids, **more):
         family.model.calls.append(("question", ids.shape[1]))
         return SimpleNamespace(
             token_ids=[4 + prefix.num_tokens], finished=max_new_tokens > 1, num_decoded=2, prefill_s=0.5, decode_s=0.125
@@ -189,7 +189,7 @@ def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
 def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):
     build = Family.build_prompt
 
-    def moody(self, timestamps_s, question, keep_mask, *, layout, context="", duration_s=None):
+    def moody(self, timestamps_s, question, keep_mask, *, layout, context="", duration_s=None, system=""):
         prompt = build(self, timestamps_s, question, keep_mask, layout=layout)
         prompt.input_ids[0, 0] = len(question)
         return prompt

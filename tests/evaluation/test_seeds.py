@@ -31,7 +31,9 @@ def test_only_arms_that_score_at_random_become_one_a_seed():
     ]
     with pytest.raises(InputError, match=r"^--seeds 0: must be at least 1\.$"):
         expand_seeds(arms, 0)
-    with pytest.raises(InputError, match=r"^--seeds 2: no arm scores at random; add --compare random\.$"):
+    with pytest.raises(
+        InputError, match=r"^--seeds 2: no arm draws at random; add --compare random or a --temperature\.$"
+    ):
         expand_seeds([DENSE, learned, every], 2)
 
 
