@@ -13,6 +13,7 @@ from stts_cli.config.internvl import InternVLShape
 from stts_cli.config.molmo2 import Molmo2Shape
 from stts_cli.config.presets import presets_folder
 from stts_cli.config.qwen2_vl import Qwen2VLShape, Qwen25VLShape
+from stts_cli.config.qwen3_5 import Qwen35MoeShape, Qwen35Shape
 from stts_cli.config.qwen3_vl import Qwen3VLMoeShape, Qwen3VLShape
 from stts_cli.config.shapes import Architecture, Shape
 from stts_cli.config.smolvlm import SmolVLMShape
@@ -26,6 +27,8 @@ SHAPES: dict[str, type[Shape]] = {
     "molmo2": Molmo2Shape,
     "qwen2_5_vl": Qwen25VLShape,
     "qwen2_vl": Qwen2VLShape,
+    "qwen3_5": Qwen35Shape,
+    "qwen3_5_moe": Qwen35MoeShape,
     "qwen3_vl": Qwen3VLShape,
     "qwen3_vl_moe": Qwen3VLMoeShape,
     "smolvlm": SmolVLMShape,

@@ -60,8 +60,8 @@ class PixelBudget:
         return Layout((size[0], size[1]), (rows, cols), (self.merge, self.merge), self.temporal)
 
 
-class Qwen3VLVisionConfig(Sizes):
-    """Sizes of the ViT and of the connector, which is run once more for each DeepStack index."""
+class Qwen3VisionConfig(Sizes):
+    """Sizes of the ViT and of the connector."""
 
     hidden_size: Positive
     intermediate_size: Positive
@@ -71,6 +71,11 @@ class Qwen3VLVisionConfig(Sizes):
     spatial_merge_size: Positive
     temporal_patch_size: Positive
     num_position_embeddings: Positive
+
+
+class Qwen3VLVisionConfig(Qwen3VisionConfig):
+    """Sizes of the ViT and of the connector, which is run once more for each DeepStack index."""
+
     deepstack_visual_indexes: Annotated[list[NotNegative], Field(min_length=1)]
 
 
@@ -97,13 +102,14 @@ class Qwen3VLShape(VaryingShape):
     @classmethod
     def of(cls, config: Any, rule: PixelBudget) -> Qwen3VLShape:
         """Read the sizes of a model from transformers' config; nothing is checked."""
+        vision: Any = cls.model_fields["vision_config"].annotation
         text: Any = cls.model_fields["text_config"].annotation
         return cls.model_construct(
             description="",
             model_type=config.model_type,
             tie_word_embeddings=config.tie_word_embeddings,
             size=[rule.least, rule.most],
-            vision_config=Qwen3VLVisionConfig.of(config.vision_config),
+            vision_config=vision.of(config.vision_config),
             text_config=text.of(config.text_config),
         )
 
@@ -141,7 +147,7 @@ class Qwen3VLShape(VaryingShape):
         vit = vision.depth * vit_block_parameters(width, width, vision.intermediate_size) + patches * width
         mergers = self._num_mergers * (wide * (wide + 1) + (wide + 1) * text.hidden_size)
         norms = 2 * width + 2 * wide * (self._num_mergers - 1)
-        layers = text.num_hidden_layers * (llm_layer_parameters(text) + 2 * text.head_dim)
+        layers = self._num_layer_parameters()
         words = ((1 if self.tie_word_embeddings else 2) * text.vocab_size + 1) * text.hidden_size
         return int(vit + mergers + norms + layers + words)
 
@@ -151,6 +157,11 @@ class Qwen3VLShape(VaryingShape):
         times = [len(f"<{time:.1f} seconds>") for time in unit_times(times_s, layout.frames_per_unit)]
         chat = 3 + len("user\n" + question + "\n" + "assistant\n")
         return sum(times) + len(times) * (layout.num_windows + 2) + chat
+
+    def _num_layer_parameters(self) -> int:
+        """Count the weights of the language model's layers together."""
+        text = self.text_config
+        return text.num_hidden_layers * (llm_layer_parameters(text) + 2 * text.head_dim)
 
     @property
     def _num_mergers(self) -> int:

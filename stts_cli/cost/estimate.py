@@ -248,7 +248,8 @@ def estimate_memory(
     chunk = min(patches, _VIT_PATCHES_AT_ONCE) * (4 * s.vit_width + s.vit_mlp_products * s.vit_mlp)
     vit = int(number * (patches * s.patch_dim + copies * patches * s.vit_width + chunk))
     queries, keys = s.llm_heads * s.llm_head_dim, s.llm_kv_heads * s.llm_head_dim
-    cache, hidden = number * prompt_tokens * 2 * s.llm_layers * keys, number * prompt_tokens * 4 * s.llm_width
+    growing = s.llm_layers - sum(group.layers for group in s.llm_groups if group.chunk)  # not linear attention's
+    cache, hidden = number * prompt_tokens * 2 * growing * keys, number * prompt_tokens * 4 * s.llm_width
     # A mask is the prompt's square: made of booleans, and inside the attention once more of numbers. Causal attention
     # needs none.
     square = prompt_tokens**2 if architecture.shape.two_way else 0

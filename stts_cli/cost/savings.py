@@ -19,7 +19,8 @@ DECODE = "decode"
 CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only, no norms, activations or softmax; attention counts "
     "query-key pairs: within each frame's own patches in the ViT, the prompt's whole square in the prefill, causal or "
-    "not; the output head counts once in the prefill, as do layers that read no token but a prompt's last"
+    "not, and in linear attention within chunks of 64 tokens; the output head counts once in the prefill, as "
+    "do layers that read no token but a prompt's last"
 )
 TRAINING_CONVENTION = (
     "a multiply-add counts 2; matrix products and attention only; everything is trained: the backward pass counts 2 x "
@@ -38,6 +39,9 @@ class LayerGroup:
     pair_width: int = 0  # query heads times their width; 0 of layers that compare no tokens
     window: int = 0  # the most keys that a decoded token sees; 0 for all before it
     last_only: bool = False  # of a prompt the last token alone goes through: keys are those of other layers
+    chunk: int = 0  # tokens of a prompt that linear attention reads together, the last ones filled up; 0 of others
+    chunk_flops: int = 0  # of its products for each chunk
+    step_flops: int = 0  # of its products for a decoded token
 
 
 @dataclass(frozen=True)
@@ -262,6 +266,8 @@ def _prefill(shape: ModelShape, length: int) -> int:
     for group in _groups(shape):
         tokens = 1 if group.last_only else length
         flops += group.layers * tokens * (2 * group.weights + 4 * group.pair_width * length)
+        if group.chunk:
+            flops += group.layers * -(-length // group.chunk) * group.chunk_flops
     return flops
 
 
@@ -269,5 +275,6 @@ def _decode(shape: ModelShape, length: int, steps: int) -> int:
     flops = steps * _head(shape)
     for group in _groups(shape):
         contexts = sum(min(group.window or length + steps, length + step) for step in range(1, steps + 1))
-        flops += group.layers * (2 * steps * group.weights + 4 * group.pair_width * contexts)
+        each = 2 * group.weights + group.step_flops
+        flops += group.layers * (steps * each + 4 * group.pair_width * contexts)
     return flops

@@ -26,6 +26,8 @@ FAMILIES = {
     "molmo2": ("stts_cli.families.molmo2", "Molmo2Family"),
     "qwen2_5_vl": ("stts_cli.families.qwen2_vl", "Qwen25VLFamily"),
     "qwen2_vl": ("stts_cli.families.qwen2_vl", "Qwen2VLFamily"),
+    "qwen3_5": ("stts_cli.families.qwen3_5", "Qwen35Family"),
+    "qwen3_5_moe": ("stts_cli.families.qwen3_5", "Qwen35MoeFamily"),
     "qwen3_vl": ("stts_cli.families.qwen3_vl", "Qwen3VLFamily"),
     "qwen3_vl_moe": ("stts_cli.families.qwen3_vl", "Qwen3VLMoeFamily"),
     "smolvlm": ("stts_cli.families.smolvlm", "SmolVLMFamily"),

@@ -108,6 +108,8 @@ class Family(ABC):
     starts_with_bos: ClassVar[bool] = True  # whether a prompt begins with the tokenizer's first token
     frames_per_unit: ClassVar[int] = 1  # of every layout
     answer_start: ClassVar[str] = ""  # stands before every answer, tokenized with it
+    # before an answer without thinking, of chat templates that leave it out of all answers but the last
+    no_thinking: ClassVar[str] = ""
     # how the language model's cache of a video comes back after a question: "crop" where every layer is full attention,
     # "copy" where a layer keeps a state that cannot be cut
     cache_reuse: Literal["crop", "copy"] = "crop"
@@ -446,11 +448,11 @@ class Family(ABC):
             question, answer = self.quote(question), self.answer_start + self.quote(answer, "answer")
             content = [{"type": "text", "text": question}]
             messages.append({"role": "user", "content": content if messages else [{"type": "video"}, *content]})
-            asked = self._render(messages, True)
+            asked = self._continue(so_far, self._render(messages, True))
             messages.append(
                 {"role": "assistant", "content": [{"type": "text", "text": answer[len(self.answer_start) :]}]}
             )
-            closed = self._render(messages, False)
+            closed = self._continue(so_far, self._render(messages, False))
             if not asked.startswith(so_far) or not closed.startswith(asked + answer):
                 template = f"the chat template of {self.model_name}"
                 raise InputError(f"answer '{answer[:40]}': {template} rewrites it; strip blanks around it.")
@@ -489,11 +491,16 @@ class Family(ABC):
         start = (self.tokenizer.bos_token or self.tokenizer.eos_token) if self.starts_with_bos else ""
         return head if head.startswith(start) else start + head, tail
 
+    def _continue(self, so_far: str, text: str) -> str:
+        """Give a conversation's earlier answers their empty thinking again, where the chat template left it out."""
+        bare = so_far.replace(self.no_thinking, "") if self.no_thinking else so_far
+        return so_far + text[len(bare) :] if text.startswith(bare) and not text.startswith(so_far) else text
+
     def _render(self, messages: list[dict[str, Any]], ask: bool) -> str:
         """Return a conversation as text, the video as its tag; `ask` ends it with the words that make models answer."""
         if template := self.chat_template or self.tokenizer.chat_template:
             text: str = self.tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=ask
+                messages, chat_template=template, tokenize=False, add_generation_prompt=ask, enable_thinking=False
             )
             return text if self.video_tag in text else self.video_tag + text  # the video first
         text = self.video_tag

@@ -22,6 +22,7 @@ def test_the_shapes_that_ship():
         "gemma-4-e2b", "gemma-4-e4b", "internvl3.5-1b", "internvl3.5-2b", "internvl3.5-4b", "internvl3.5-8b",
         "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-2b",
         "qwen3-vl-30b-a3b", "qwen3-vl-4b", "qwen3-vl-8b",
+        "qwen3.5-0.8b", "qwen3.5-27b", "qwen3.5-9b",
         "smolvlm2-2.2b", "smolvlm2-256m", "smolvlm2-500m", "videollama3-2b", "videollama3-7b",
     ]  # fmt: skip
     for name in names(shapes_folder()):
@@ -145,6 +146,20 @@ def test_the_sizes_of_qwen3_vl_make_about_what_their_names_say(name, millions):
     assert architecture.num_parameters() / 1e6 == pytest.approx(millions, abs=0.05)
     assert architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
     assert [architecture.at(n).layout.frame_size for n in (16, 64, 256)] == [(704, 1280), (448, 832), (224, 416)]
+
+
+@pytest.mark.parametrize(("name", "published"), [("0.8b", 873_438_784), ("9b", 9_653_104_368), ("27b", 27_781_427_952)])
+def test_the_sizes_of_qwen3_5_make_as_many_weights_as_the_hub_counts(name, published):
+    """The checkpoints hold a layer more, which predicts further tokens and which transformers does not load."""
+    architecture = load_architecture(f"qwen3.5-{name}")
+    text = architecture.shape.text_config
+    width, heads = text.hidden_size, text.num_attention_heads
+    attention = width * text.head_dim * (3 * heads + 2 * text.num_key_value_heads)
+    further = attention + text.mlp_parameters + 2 * width * width + 5 * width + 2 * text.head_dim
+    assert architecture.num_parameters() + further == published
+    preset = load_preset(f"qwen3.5-{name}")
+    assert preset.prune_layer in (None, architecture.prune_layer)
+    assert architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
 
 
 @pytest.mark.parametrize(

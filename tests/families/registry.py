@@ -9,6 +9,7 @@ from typing import Any
 from tests.families.tiny_gemma4 import save_gemma4
 from tests.families.tiny_internvl import save_internvl
 from tests.families.tiny_qwen2_vl import save_qwen2_vl
+from tests.families.tiny_qwen3_5 import save_qwen3_5
 from tests.families.tiny_qwen3_vl import save_qwen3_vl
 from tests.families.tiny_smolvlm import save_smolvlm
 from tests.families.tiny_video_llama_3 import save_video_llama_3
@@ -22,6 +23,7 @@ class Tiny:
     size: tuple[int, int]  # height and width of a frame that the family's rule leaves as it is
     parts: dict[str, str]  # by part of the model, what its parameters' names hold; " or " between several
     shape: dict[str, Any]  # sizes for `stts profile --shape`
+    padding_flops: int = 0  # that torch counts beyond the tokens of a prompt, for what its convolutions are padded with
 
 
 TEXT = {
@@ -41,6 +43,13 @@ QWEN2_VL = {
 }  # fmt: skip
 UNITS = {"num_heads": 2, "depth": 5, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+QWEN3_5 = {
+    **QWEN3_VL, "model_type": "qwen3_5",
+    "vision_config": {k: v for k, v in QWEN3_VL["vision_config"].items() if k != "deepstack_visual_indexes"},
+    "text_config": {**TEXT, "head_dim": 32, "layer_types": ["linear_attention", "full_attention"],
+                    "linear_conv_kernel_dim": 4, "linear_num_key_heads": 1, "linear_num_value_heads": 2,
+                    "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+}  # fmt: skip
 TINY = {
     "gemma4": Tiny(
         save_gemma4,
@@ -86,6 +95,20 @@ TINY = {
         {**QWEN2_VL, "model_type": "qwen2_5_vl",
          "vision_config": {**UNITS, "hidden_size": 32, "intermediate_size": 48, "window_size": 32,
                            "fullatt_block_indexes": [1, 4]}},
+    ),
+    "qwen3_5": Tiny(
+        save_qwen3_5,
+        (16, 40),
+        {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
+        QWEN3_5,
+        padding_flops=2 * 2 * 3 * 4 * 28,  # 2 layers, 3 places before the first token, 4 weights of each of 28 numbers
+    ),
+    "qwen3_5_moe": Tiny(
+        partial(save_qwen3_5, model_type="qwen3_5_moe"),
+        (16, 40),
+        {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
+        {**QWEN3_5, "model_type": "qwen3_5_moe", "text_config": {**QWEN3_5["text_config"], **EXPERTS}},
+        padding_flops=2 * 2 * 3 * 4 * 28,
     ),
     "qwen3_vl": Tiny(
         save_qwen3_vl,

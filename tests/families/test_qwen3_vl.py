@@ -10,10 +10,7 @@ from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.random_model import read_architecture
 from stts_cli.media.resize import Resizer
-from stts_cli.pruning.attention import log_score_bias
-from stts_cli.pruning.selection import select_windows
-from stts_cli.pruning.windows import patch_window
-from stts_cli.settings import num_dropped
+from tests.families.slow_qwen3_vl import slow_visual_tokens
 from tests.families.tiny_qwen3_vl import QUESTION, STORED, TIMES, VIDEO_PROCESSOR, given_frames, save_qwen3_vl
 
 SECONDS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -121,46 +118,7 @@ def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio
 @torch.no_grad()
 def masked_logits(family, frames, keep_ratio):
     """The slow path: per-unit stock blocks on kept patches, and every placeholder in the prompt, the dropped masked."""
-    patches = family.preprocess(frames)
-    layout, tower = patches.layout, family.model.model.visual
-    table, vit, length = family.window_index(layout), family.vit(layout), layout.num_patches
-    whole = torch.tensor([0, length], dtype=torch.int32)
-
-    def run(number, unit, rotation):
-        return tower.blocks[number](
-            unit, cu_seqlens=torch.tensor([0, len(unit)], dtype=torch.int32), position_embeddings=rotation
-        )
-
-    hidden = vit.embed(patches.pixels)
-    taps = {}
-    for number in range(2):
-        hidden = torch.stack([run(number, unit, vit.rotation) for unit in hidden])
-        taps[number] = hidden
-    scores = family.scorer(hidden, table, [UNITS])
-    keep = select_windows(scores, [num_dropped(UNITS, len(table), keep_ratio)], [UNITS])
-    bias = log_score_bias(scores, table, layout, [UNITS])
-    kept = keep[:, patch_window(table, length)]
-    visual = torch.zeros(UNITS, len(table), 48)
-    for u in range(UNITS):
-        if not kept[u].any():
-            continue
-        block, rotation = tower.blocks[2], vit.rotation
-        q, k, v = block.attn.qkv(block.norm1(hidden[u])).reshape(length, 3, 2, 8).permute(1, 2, 0, 3).unbind(0)
-        from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
-
-        q, k = (x.transpose(0, 1) for x in apply_rotary_pos_emb_vision(q.transpose(0, 1), k.transpose(0, 1), *rotation))
-        weights = (q @ k.transpose(1, 2) * 8**-0.5 + bias[u]).softmax(-1)
-        unit = hidden[u] + block.attn.proj((weights @ v).transpose(0, 1).reshape(length, 16))
-        unit = unit + block.mlp(block.norm2(unit))
-        unit, rotation = unit[kept[u]], tuple(part[kept[u]] for part in rotation)
-        deep = [taps[1][u][kept[u]]]
-        for number in range(3, 6):
-            unit = run(number, unit, rotation)
-            if number == 3:
-                deep.append(unit)
-        made = [tower.merger(unit), *(m(part) for m, part in zip(tower.deepstack_merger_list, deep, strict=True))]
-        visual[u, keep[u]] = torch.cat(made, -1)
-    assert whole[1] == length
+    visual, keep, layout = slow_visual_tokens(family, frames, keep_ratio)
     prompt = family.build_prompt(SECONDS, QUESTION, torch.ones_like(keep), layout=layout)
     ids = prompt.input_ids
     present = torch.ones_like(ids, dtype=torch.bool)

@@ -65,36 +65,46 @@ def given_frames():
     return random_frames((4, 45, 80), (5, 71, 40), (2, 20, 24), (2, 9, 7))
 
 
-def _store():
-    """Let the stock processor word a prompt and make pixels."""
+def made_pixels(save):
+    """Let the stock processor make pixels, with the settings that `save` writes."""
     import tempfile
 
     declare_torchvision_operators()
-    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
-    from transformers.video_utils import VideoMetadata
+    from transformers import Qwen3VLVideoProcessor
 
     with tempfile.TemporaryDirectory() as folder:
-        save_qwen3_vl(Path(folder))
+        save(Path(folder))
         video_processor = Qwen3VLVideoProcessor.from_pretrained(folder)
-    image_processor = Qwen2VLImageProcessor(patch_size=4, temporal_patch_size=2, merge_size=2)
-    processor = Qwen3VLProcessor(image_processor, tokenizer(), video_processor, chat_template=TEMPLATE)
     found = {}
     for k, frames in enumerate(given_frames()):
         made = video_processor(
             [torch.from_numpy(frames).permute(0, 3, 1, 2)], return_tensors="np", do_sample_frames=False
         )
         found |= {f"pixels_{k}": made.pixel_values_videos, f"grid_{k}": made.video_grid_thw[0]}
+    return found
+
+
+def made_prompt(words, **template):
+    """Let the stock processor word a prompt with a tokenizer; `template` are variables of its chat template."""
+    declare_torchvision_operators()
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+    from transformers.video_utils import VideoMetadata
+
+    sizes = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+    video_processor = Qwen3VLVideoProcessor(**sizes, size=VIDEO_PROCESSOR["size"])
+    images = Qwen2VLImageProcessor(**sizes)
+    processor = Qwen3VLProcessor(images, words, video_processor, chat_template=words.chat_template)
     metadata = VideoMetadata(
         total_num_frames=700, fps=10.0, duration=70.0, frames_indices=[round(10 * time) for time in TIMES]
     )
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, **template)
     frames = np.zeros((5, 3, 24, 24), np.uint8)
     made = processor(
         text=[text], videos=[frames], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
     )
-    np.savez_compressed(STORED, input_ids=made["input_ids"][0].numpy(), grid=made["video_grid_thw"][0].numpy(), **found)
+    return {"input_ids": made["input_ids"][0].numpy(), "grid": made["video_grid_thw"][0].numpy()}
 
 
 if __name__ == "__main__":
-    _store()
+    np.savez_compressed(STORED, **made_prompt(tokenizer()), **made_pixels(save_qwen3_vl))
