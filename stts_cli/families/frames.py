@@ -74,8 +74,8 @@ def read_video_settings(
 ) -> dict[str, Any]:
     """Read a checkpoint's video-processor settings; a key that is null is left out.
 
-    Keys are taken from video_preprocessor_config.json, else from the video part of processor_config.json, else, if
-    they are among `image_keys`, from preprocessor_config.json, which is made for images.
+    Keys are taken from the video part of processor_config.json, else from video_preprocessor_config.json, else, if
+    they are among `image_keys`, from preprocessor_config.json, which is made for images. transformers reads them so.
     """
     documents = {}
     for name in _FILES:
@@ -83,7 +83,7 @@ def read_video_settings(
         documents[name] = json.loads(path.read_text(encoding="utf-8")) if path else {}
     video, whole, image = (documents[name] for name in _FILES)
     given = {key: image.get(key) for key in image_keys}
-    for more in (whole.get("video_processor") or {}, video):
+    for more in (video, whole.get("video_processor") or {}):
         given |= {key: value for key, value in more.items() if value is not None}
     return {key: value for key, value in given.items() if value is not None}
 

@@ -205,3 +205,14 @@ def test_a_type_that_cannot_be_handled_is_refused_with_the_reason(tmp_path, kind
     with pytest.raises(InputError) as refused:
         load_family(tmp_path)
     assert str(refused.value) == f"model {tmp_path} of type {kind}: {REFUSED[kind]}"
+
+
+def test_the_part_of_processor_config_counts_more_than_the_video_processors_own_file(tmp_path):
+    """As in transformers' `get_video_processor_dict`."""
+    from stts_cli.families.frames import read_video_settings
+
+    (tmp_path / "video_preprocessor_config.json").write_text('{"patch_size": 2, "resample": 3}')
+    (tmp_path / "processor_config.json").write_text('{"video_processor": {"patch_size": 4}}')
+    (tmp_path / "preprocessor_config.json").write_text('{"patch_size": 8, "image_std": [1, 1, 1]}')
+    found = read_video_settings(lambda name: tmp_path / name)
+    assert found == {"patch_size": 4, "resample": 3, "image_std": [1, 1, 1]}
