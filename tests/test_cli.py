@@ -67,7 +67,8 @@ def test_the_surface_is_what_is_promised():
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare --json "
             "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --prune-ratio "
-            "--scorer --prune-layer --max-new-tokens --device --dtype --workers --timeout --times --seed --seeds",
+            "--scorer --prune-layer --max-new-tokens --device --dtype --workers --timeout --times --seed --seeds "
+            "--engine --send --in-flight --answer-timeout",
         ),
         (
             "finetune",

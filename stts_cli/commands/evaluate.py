@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from stts_cli.commands import engine as served
 from stts_cli.commands import flags
 from stts_cli.errors import Interrupted
 
@@ -76,6 +77,12 @@ def evaluate(
     stop: flags.Stop = None,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
+    engine: served.Url = None,
+    send: served.Send = None,
+    in_flight: Annotated[
+        int | None, typer.Option(help="With --engine, videos that are asked about at once; 4 by default.")
+    ] = None,
+    answer_timeout: served.Silence = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that read videos ahead; 0 reads in this one, without a timeout.")
     ] = None,
@@ -122,7 +129,23 @@ def evaluate(
         scorer=scorer,
         prune_layer=prune_layer,
     )
+    server = served.read_engine(
+        engine,
+        {"send": send, "in_flight": in_flight, "silence_s": answer_timeout},
+        {
+            "--scorer": asked.scorer,
+            "--prune-layer": asked.prune_layer,
+            "--dtype": dtype,
+            "--revision": asked.revision,
+            "--device": None if device == "auto" else device,
+            "--test-time-scaling": test_time_scaling,
+            "--times": times,
+            "--plot": plot,
+        },
+        asked.model,
+    )
     arms, answering = asked.arms(compare, dtype=dtype, resize=resize), flags.answering(system, temperature, top_p, stop)
+    arms = served.served_arms(arms) if server else arms
     thumbnails = Thumbnails()
     with _say_how_to_go_on(output), Progress(line_every_s=LINE_EVERY_S) as progress:
         progress("starting")
@@ -134,7 +157,7 @@ def evaluate(
             asked,
             expand_seeds(plan_arms(arms, test_time_scaling), seeds, answering),
             DataSource(data_dir, hf_repo, allow_missing),
-            RunSettings(output, device, workers, timeout, max_new_tokens, seed, times, answering),
+            RunSettings(output, device, workers, timeout, max_new_tokens, seed, times, answering, server),
             progress=progress,
             say=progress.say,
             look=thumbnails.add,
@@ -143,7 +166,8 @@ def evaluate(
         show_evaluation(document, json_only=json)
         if output:
             write_pages(document, output)
-            plot_results(document, output)
+            if not server:  # whose FLOPs are not known
+                plot_results(document, output)
             write_html(document, output, thumbnails)
         if plot:
             plot_accuracy(document, plot)

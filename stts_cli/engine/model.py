@@ -108,6 +108,25 @@ class VideoModel:
         """Whether every window is kept."""
         return self.pruning.scorer == "none"
 
+    @property
+    def is_demonstration(self) -> bool:
+        """Whether what it says means nothing about real video."""
+        return self.family.is_demonstration
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that a run is known by."""
+        return {
+            "model": self.name,
+            "revision": self.family.revision,
+            "frames": self.frames,
+            "max_fps": self.arm.max_fps,
+            "resize": self.arm.resize,
+            "keep_ratio": self.pruning.keep_ratio,
+            "scorer": self.pruning.scorer,
+            "prune_layer": self.pruning.prune_layer,
+            "dtype": self.dtype,
+        }
+
     def vary(self, **given: Any) -> VideoModel:
         """Return the same model under other settings, as for `load`; None means not given."""
         _check_names(given, [name for name in OWN if name not in LOADING])

@@ -94,6 +94,16 @@ class Video:
             packed_patches=self.tokens.packed_patches,
         )
 
+    def costs(self, answer: Answer) -> dict[str, Any]:
+        """Return what a row of an evaluation's journal says of the cost of one question."""
+        return {
+            "tokens_in": answer.num_prompt_tokens,
+            "visual_tokens": int(self.keep_mask.sum()),
+            "visual_tokens_dense": self.keep_mask.numel(),
+            "flops": answer.savings.total[1],
+            "peak_bytes": answer.peak_bytes,
+        }
+
     def __str__(self) -> str:
         """Say how many frames it has and what was kept."""
         kept, total = int(self.keep_mask.sum()), self.keep_mask.numel()

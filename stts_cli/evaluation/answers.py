@@ -15,12 +15,15 @@ from typing import Any
 from stts_cli.data.items import QaItem
 from stts_cli.data.prompts import prompt_hash, subtitle_block
 from stts_cli.engine.model import Loaded, VideoModel, load_arm
+from stts_cli.engine.remote import RemoteAnswer, RemoteModel, RemoteVideo
 from stts_cli.engine.results import Answer, Video
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.evaluation.journal import Row
 from stts_cli.media.reader import ReadResult
 from stts_cli.settings import GREEDY, Answering, Arm
+
+AnyModel = VideoModel | RemoteModel  # both are asked in the same way
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def same_arms(one: str, other: str) -> InputError:
 
 
 def answer(
-    asking: Asking, model: VideoModel, asked: Sequence[QaItem], read: ReadResult, keep: Callable[[Row], None]
+    asking: Asking, model: AnyModel, asked: Sequence[QaItem], read: ReadResult, keep: Callable[[Row], None]
 ) -> float | None:
     """Answer questions about one clip and keep each row; return its seconds, None where a question failed."""
     clip = read.clip
@@ -78,7 +81,8 @@ def answer(
     order = list(dict.fromkeys(contexts.values()))
     open_ones = sorted(asked, key=lambda item: order.index(contexts[item.id]))  # those with one prefix in a row
 
-    seconds, video, failed = 0.0, None, False
+    seconds, failed = 0.0, False
+    video: Any = None
     for item in open_ones:
         try:
             video = video or model.encode(clip)
@@ -96,7 +100,14 @@ def answer(
     return seconds + sum(video.seconds.values()) + video.prefill_s
 
 
-def _answer_row(asking: Asking, model: VideoModel, item: QaItem, context: str, video: Video, answer: Answer) -> Row:
+def _answer_row(
+    asking: Asking,
+    model: AnyModel,
+    item: QaItem,
+    context: str,
+    video: Video | RemoteVideo,
+    answer: Answer | RemoteAnswer,
+) -> Row:
     text = answer.text.strip()
     verdict = asking.benchmark.scorers[asking.scoring](text, item, random.Random(f"{asking.seed} {item.id}"))
     return _row(
@@ -109,17 +120,13 @@ def _answer_row(asking: Asking, model: VideoModel, item: QaItem, context: str, v
         correct=None if item.answer is None else int(verdict.correct),
         counted=verdict.counted,
         num_frames=len(video.timestamps_s),
-        tokens_in=answer.num_prompt_tokens,
-        visual_tokens=int(video.keep_mask.sum()),
-        visual_tokens_dense=video.keep_mask.numel(),
-        flops=answer.savings.total[1],
-        peak_bytes=answer.peak_bytes,
+        **video.costs(answer),  # type: ignore[arg-type]  # an answer about this very video
         backend=video.clip.backend,
         reading=[*video.clip.damage, *video.clip.notes],
     )
 
 
-def _row(model: VideoModel, item: QaItem, *, error: str | None = None, **answer: Any) -> Row:
+def _row(model: AnyModel, item: QaItem, *, error: str | None = None, **answer: Any) -> Row:
     return {
         "arm": model.arm.name,
         "id": item.id,

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from stts_cli.evaluation.journal import Row
+from stts_cli.evaluation.served import summarize_server
 from stts_cli.evaluation.statistics import mcnemar_p, mean_interval
 
 Seconds = dict[str, float]  # of a clip, by arm
@@ -54,9 +55,10 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
         "chance": whole["chance"],
         "groups": tables,
         "videos": len(first),
-        "visual_tokens": _mean(row["visual_tokens"] for row in first.values()),
-        "flops": _mean(row["flops"] for row in answered),
+        "visual_tokens": _mean_known(row["visual_tokens"] for row in first.values()),
+        "flops": _mean_known(row["flops"] for row in answered),
         "peak_bytes": max((row["peak_bytes"] or 0 for row in answered), default=0) or None,
+        **({"server": summarize_server(answered)} if any("ttft_s" in row for row in answered) else {}),
     }
 
 
@@ -81,7 +83,7 @@ def compare(rows_a: Sequence[Row], rows_b: Sequence[Row], headline: str = "micro
         accuracy = _mean(m for m in means if m is not None), mean_interval(differences, videos, groups=groups)
     only_a, only_b = differences.count(1), differences.count(-1)
     sides = [[pair[side] for pair in pairs] for side in (0, 1)]
-    flops = [sum(row["flops"] for row in side) for side in sides]
+    flops = [sum(row["flops"] or 0 for row in side) for side in sides]  # a server's are not known
     return {
         "n": len(scored),
         "a": _mean(a["correct"] for a, _ in scored),
@@ -129,6 +131,12 @@ def _score(rows: Sequence[Row]) -> dict[str, Any]:
 def _mean(values: Iterable[float]) -> float | None:
     listed = list(values)
     return sum(listed) / len(listed) if listed else None
+
+
+def _mean_known(values: Iterable[float | None]) -> float | None:
+    """Return the mean; None where a server did not tell one of them."""
+    listed = list(values)
+    return None if None in listed else _mean(value for value in listed if value is not None)
 
 
 def _natural(entry: tuple[str, Any]) -> float:

@@ -7,11 +7,13 @@ at once; what is there already is not asked again.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,19 @@ from stts_cli import __version__
 from stts_cli.data.items import QaItem
 from stts_cli.engine.device import resolve_device
 from stts_cli.engine.model import Loaded, VideoModel
+from stts_cli.engine.remote import Engine, RemoteModel, load_remote
 from stts_cli.engine.token_cache import weights_hash
 from stts_cli.errors import InputError, Interrupted
-from stts_cli.evaluation.answers import Asking, answer, load_arms
+from stts_cli.evaluation.answers import AnyModel, Asking, answer, load_arms
+from stts_cli.evaluation.at_once import run_jobs
 from stts_cli.evaluation.gather import Questions
 from stts_cli.evaluation.journal import Journal, Row
 from stts_cli.evaluation.metrics import Seconds, compare, summarize, summarize_times
 from stts_cli.evaluation.ranks import Ranks
 from stts_cli.evaluation.seeds import summarize_seeds
+from stts_cli.evaluation.served import server_notes
 from stts_cli.evaluation.settings import items_hash, versions
-from stts_cli.media.reader import read_ahead
+from stts_cli.media.reader import ReadResult, read_ahead
 from stts_cli.media.source import Source
 from stts_cli.settings import GREEDY, Answering, Arm
 
@@ -48,6 +53,7 @@ class RunSettings:
     seed: int = 0  # of guesses, of the random scorer and of answers that are drawn
     times: bool = False  # time the arms too, with nothing read meanwhile
     answering: Answering = GREEDY
+    engine: Engine | None = None  # a server that answers; None for models loaded here
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
@@ -103,7 +109,7 @@ def evaluate(
         raise InputError(f"--scoring {run.scoring}: is not a rule of this benchmark; {has}.")
     device = resolve_device(ranks.device(run.device))
     progress("loading the model")
-    models, notes = load_arms(run.arms, device, {} if families is None else families, run.seed, run.answering)
+    models, notes = _load(run, device, {} if families is None else families)
     config = _config(run, models, device)
     journal = Journal(run.output, config, ranks.rank)
     notes = [*run.questions.notes, *notes, *journal.notes]
@@ -136,9 +142,17 @@ def evaluate(
     return document
 
 
-def _config(run: Run, models: Sequence[VideoModel], device: str) -> dict[str, Any]:
+def _load(run: Run, device: str, families: Loaded) -> tuple[Sequence[AnyModel], list[str]]:
+    if run.engine is None:
+        return load_arms(run.arms, device, families, run.seed, run.answering)
+    models = load_remote(run.engine, run.arms, run.answering, run.seed)
+    return models, list(dict.fromkeys(note for model in models for note in model.notes))
+
+
+def _config(run: Run, models: Sequence[AnyModel], device: str) -> dict[str, Any]:
     questions = run.questions
-    hashes = {id(model.family): weights_hash(model.family) for model in models}
+    loaded = [model for model in models if isinstance(model, VideoModel)]
+    hashes = {id(model.family): weights_hash(model.family) for model in loaded}
     return {
         "bench": questions.benchmark.name,
         "split": questions.split,
@@ -148,20 +162,12 @@ def _config(run: Run, models: Sequence[VideoModel], device: str) -> dict[str, An
         "seed": run.seed,
         "max_new_tokens": run.asking.max_new_tokens,
         **run.answering.to_dict(),
-        "device": device.split(":")[0],
+        "device": "server" if run.engine else device.split(":")[0],
         "arms": {
             model.arm.name: {
-                "model": model.family.model_name,
-                "revision": model.family.revision,
-                "weights": hashes[id(model.family)],
-                "frames": model.frames,
-                "max_fps": model.arm.max_fps,
-                "resize": model.arm.resize,
-                "keep_ratio": model.pruning.keep_ratio,
-                "scorer": model.pruning.scorer,
-                "prune_layer": model.pruning.prune_layer,
+                **model.describe(),
+                **({"weights": hashes[id(model.family)]} if loaded else {}),
                 "seed": settings.seed,
-                "dtype": model.dtype,
             }
             for model, settings in zip(models, run.arms, strict=True)
         },
@@ -170,7 +176,7 @@ def _config(run: Run, models: Sequence[VideoModel], device: str) -> dict[str, An
 
 
 def _answer_all(
-    run: Run, models: Sequence[VideoModel], journal: Journal, ranks: Ranks, progress: Progress
+    run: Run, models: Sequence[AnyModel], journal: Journal, ranks: Ranks, progress: Progress
 ) -> list[Seconds]:
     """Go through this process's share of the videos; return the seconds of each that every arm answered in full."""
     by_source: dict[Source, list[QaItem]] = {}
@@ -194,37 +200,61 @@ def _answer_all(
         ahead=not run.times,
     )
     keep = _Keeper(journal, progress, sum(len(questions) for _, todo in work for questions in todo.values()))
-    timed: list[Seconds] = []
-    try:
+
+    def jobs() -> Iterator[Callable[[], Seconds]]:
+        """Read each clip when its turn comes, and yield what asks every arm about it."""
         for turn, ((source, todo), wanted) in enumerate(zip(work, requests, strict=True)):
             results = {request: next(clips) for request in wanted}
             turn = turn % len(models) if run.times else 0
-            seconds: Seconds = {}
-            for model in [*models[turn:], *models[:turn]]:
-                name = model.arm.name
-                if todo[name]:
-                    took = answer(run.asking, model, todo[name], results[model.request(source)], keep)
-                    if took is not None and len(todo[name]) == len(by_source[source]):
-                        seconds[name] = took
+            order = [*models[turn:], *models[:turn]]
+            yield functools.partial(ask_all, source, todo, results, order)
+
+    def ask_all(
+        source: Source, todo: dict[str, list[QaItem]], results: dict[Any, ReadResult], order: list[AnyModel]
+    ) -> Seconds:
+        seconds: Seconds = {}
+        for model in order:
+            name = model.arm.name
+            if todo[name]:
+                took = answer(run.asking, model, todo[name], results[model.request(source)], keep)
+                if took is not None and len(todo[name]) == len(by_source[source]):
+                    seconds[name] = took
+        return seconds
+
+    timed: list[Seconds] = []
+    try:
+        for seconds in run_jobs(jobs(), run.engine.in_flight if run.engine else 1):
             if len(seconds) == len(models):
                 timed.append({model.arm.name: seconds[model.arm.name] for model in models})
     finally:
+        keep.stop()
         clips.close()  # type: ignore[attr-defined]  # a generator
     return timed
 
 
 class _Keeper:
-    """Write answers to the journal, and say how far the run is and how every arm does."""
+    """Write answers to the journal, and say how far the run is and how every arm does; threads may share it."""
 
     def __init__(self, journal: Journal, progress: Progress, total: int) -> None:
         self._journal, self._progress, self._total = journal, progress, total
         self._done, self._started_s = 0, time.monotonic()
+        self._lock, self._is_open = threading.Lock(), True
         self._right: Counter[str] = Counter()
         self._scored: Counter[str] = Counter()
         for row in journal.rows.values():
             self._count(row)
 
     def __call__(self, row: Row) -> None:
+        with self._lock:
+            if self._is_open:
+                self._keep(row)
+
+    def stop(self) -> None:
+        """Keep nothing more: an answer that comes after the run was stopped is asked for again."""
+        with self._lock:
+            self._is_open = False
+
+    def _keep(self, row: Row) -> None:
         self._journal.append(row)
         self._count(row)
         self._done += 1
@@ -239,7 +269,7 @@ class _Keeper:
 
 
 def _document(
-    run: Run, models: Sequence[VideoModel], config: dict[str, Any], notes: list[str], rows: list[Row]
+    run: Run, models: Sequence[AnyModel], config: dict[str, Any], notes: list[str], rows: list[Row]
 ) -> dict[str, Any]:
     by_arm = {model.arm.name: [row for row in rows if row["arm"] == model.arm.name] for model in models}
     questions, benchmark = run.questions, run.questions.benchmark
@@ -261,10 +291,11 @@ def _document(
         "class": benchmark.length,
         "split": questions.split,
         "scoring": run.scoring,
-        "is_demonstration": any(model.family.is_demonstration for model in models),
+        "is_demonstration": any(model.is_demonstration for model in models),
         "num_missing": questions.num_missing,
         "missing": questions.missing,
         "config": config,
+        **({"engine": run.engine.url} if run.engine else {}),
         "notes": [*notes, *_notes(models, by_arm, failed)],
         "arms": summaries,
         "seeds": summarize_seeds(run.arms, {name: arm["accuracy"] for name, arm in summaries.items()}),
@@ -275,7 +306,7 @@ def _document(
     }
 
 
-def _notes(models: Sequence[VideoModel], by_arm: dict[str, list[Row]], failed: dict[str, str]) -> list[str]:
+def _notes(models: Sequence[AnyModel], by_arm: dict[str, list[Row]], failed: dict[str, str]) -> list[str]:
     """Return what was done otherwise than asked: videos read in part, budgets too small, failures."""
     notes = []
     read: dict[str, str] = {}
@@ -293,6 +324,8 @@ def _notes(models: Sequence[VideoModel], by_arm: dict[str, list[Row]], failed: d
         clamped = [note for each in lengths.values() if (note := model.clamp_note(*each))]
         if clamped:
             notes.append(f"{model.arm.name}: {len(clamped)} of {len(lengths)} videos; the first, {clamped[0]}")
+        if isinstance(model, RemoteModel):
+            notes += server_notes(model, by_arm[model.arm.name])
     if failed:
         notes.append(f"{len(failed)} videos failed, {next(iter(failed.values()))}")
     return notes

@@ -97,7 +97,7 @@ def run_benchmarks(
     wanted = {"split": asked.split, "videos": asked.videos, "limit": asked.limit, **vars(source)}
     gathered = [gather(name, **wanted, progress=progress) for name in names]
     cost: dict[str, Any] = {}
-    if is_suite:
+    if is_suite and how.engine is None:
         cost = _cost(asked, gathered, arms, how)
         say(cost_line(cost))
     families: dict[Any, Any] = {}
@@ -115,7 +115,7 @@ def run_benchmarks(
             documents.append(document)
             if run.output:
                 write_results(document, run.output)
-                if look:
+                if look and how.engine is None:  # a server does not say which windows it kept
                     models, _ = load_arms(run.arms, resolve_device(ranks.device(run.device)), families, run.seed)
                     look_again(run, models, document["samples"], look, progress)
     if not documents:

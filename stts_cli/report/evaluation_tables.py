@@ -62,6 +62,11 @@ def header_lines(document: Document) -> list[str]:
         f"{first['n_total']:,} questions, {document['scoring']} scoring{demonstration}"
     ]
     for name, arm in config["arms"].items():
+        if "engine" in document:
+            ratio = "the server's" if arm["keep_ratio"] is None else f"{arm['keep_ratio']:g}"
+            how = f"at most {arm['frames']} frames and {arm['max_fps']:g} a second, sent as {arm['send']}"
+            lines.append(f"{name}: {arm['model']} at {document['engine']}, {how}, keep ratio {ratio}")
+            continue
         kept = (
             "every window kept"
             if arm["keep_ratio"] == 1
@@ -83,7 +88,12 @@ def footer_lines(document: Document) -> list[str]:
             f"points and ratios: against {first_name}, on the same questions; paired 95%: bootstrap over videos; "
             "p: McNemar"
         )
-    lines.append("FLOPs: a question asked alone")
+    lines.append(
+        "tokens: means a question, visual ones a video, as the server counts them; time to first token: median, from "
+        "the request on"
+        if "engine" in document
+        else "FLOPs: a question asked alone"
+    )
     lines += [document["times"]["how"]] if "times" in document else []
     counts = {
         "failed": first["n_errors"],
@@ -127,6 +137,8 @@ def _accuracy_table(document: Document) -> Table:
 
 
 def _cost_table(document: Document) -> Table:
+    if "engine" in document:
+        return _server_table(document)
     times = document.get("times", {}).get("arms", {})
     arms = document["arms"]
     with_peak = any(arm["peak_bytes"] for arm in arms.values())
@@ -140,6 +152,17 @@ def _cost_table(document: Document) -> Table:
         row += [format_bytes(arm["peak_bytes"]) if arm["peak_bytes"] else ""] if with_peak else []
         rows.append(row)
     return Table([*headings, *(["peak memory"] if with_peak else [])], rows)
+
+
+def _server_table(document: Document) -> Table:
+    rows: list[list[str] | None] = []
+    for name, arm in document["arms"].items():
+        told = arm.get("server", {})
+        counts = (arm["visual_tokens"], told.get("prompt_tokens"), told.get("new_tokens"))
+        ttft_s = told.get("ttft_s")
+        cells = ["" if count is None else f"{count:,.0f}" for count in counts]
+        rows.append([name, *cells, "" if ttft_s is None else format_seconds(ttft_s)])
+    return Table(["cost", "visual tokens", "prompt tokens", "new tokens", "time to first token"], rows)
 
 
 def _differences_table(document: Document) -> Table:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stts_cli.engine.model import VideoModel
+from stts_cli.engine.results import Video
 from stts_cli.errors import InputError
 from stts_cli.evaluation.gather import gather
 from stts_cli.evaluation.metrics import summarize_times
@@ -69,6 +70,8 @@ def events(monkeypatch):
             self.share = (DENSE if arm == "dense" else PRUNED)[turn] / 2
             self.clip, self.timestamps_s, self.keep_mask = clip, clip.timestamps_s, torch.ones(1, 4, dtype=torch.bool)
             self.seconds, self.prefill_s = {}, 0.0
+
+        costs = Video.costs
 
     def encode(model, clip, **given):
         return Looked("dense" if model.is_dense else "pruned", clip)

@@ -1,4 +1,5 @@
 """Let torchvision be imported beside a torch that it was not built for: its own operators do not load there."""
+
 import importlib.abc
 import sys
 
