@@ -23,6 +23,7 @@ SCORERS = {
     "none": "dense: nothing is dropped",
 }
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+FOUR_BIT = "4bit"  # how weights can be quantized
 KERNELS = ("auto", "flash_attn", "torch_varlen", "sdpa", "eager")
 BIAS_RESCALES = ("row", "frame", "off")
 BIAS_FLOOR = math.exp(-2)
@@ -177,6 +178,7 @@ class Arm:
         scorer: "auto", one of `SCORERS`, or "module:function".
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         dtype: "auto", "float32", "bfloat16" or "float16".
+        quantize: "4bit" for the language model's weights in 4 bits; None for all in `dtype`.
         resize: who resizes frames, one of `resize.RESIZES`.
         spend_savings: take more frames instead, as many as cost about as much as `frames` dense ones.
         spend_by: what is held equal then: "tokens" of the video, which makes frames / keep_ratio, or "flops".
@@ -202,6 +204,7 @@ class Arm:
     spend_pixels: str = "frame"
     seed: int | None = None
     revision: str | None = None
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         must = {
@@ -210,6 +213,7 @@ class Arm:
             "scorer": "" if isinstance(self.scorer, str) else "text",
             "budget_by": "" if self.spend_by in ("tokens", "flops") else "tokens or flops",
             "budget_pixels": "" if self.spend_pixels in ("frame", "total") else "frame or total",
+            "quantize": "" if self.quantize in (None, FOUR_BIT) else FOUR_BIT,
             "dtype": "" if self.dtype in DTYPES else f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}",
             **{
                 name: what_is_allowed(name, getattr(self, name))

@@ -56,14 +56,14 @@ def test_the_surface_is_what_is_promised():
     [
         (
             "ask",
-            "--revision --system --temperature --top-p --stop --seed "
+            "--revision --quantize --system --temperature --top-p --stop --seed "
             "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
             "--keep-ratio --prune-ratio --budget --budget-by --budget-pixels --scorer --prune-layer --max-new-tokens "
             "--device --dtype --compare --save-kept --report --chat --output --cache --cache-size --json --quiet",
         ),
         (
             "eval",
-            "--revision --system --temperature --top-p --stop "
+            "--revision --quantize --system --temperature --top-p --stop "
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare --json "
             "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --prune-ratio "
@@ -72,7 +72,7 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "finetune",
-            "--revision "
+            "--revision --quantize "
             "--preset --model --data --output --train --keep-ratio --prune-ratio --scorer --new-scorer "
             "--prune-layer --bias-rescale --temporal-weight --target-gradient --clamp-scorer-gradient "
             "--answer-weights --z-loss --frames --max-fps "

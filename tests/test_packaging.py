@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "stts_cli"
 # loaded by lmms-eval itself, whose package brings what they import
 PLUG_IN = {PACKAGE / "evaluation" / "lmms_eval_model.py", PACKAGE / "evaluation" / "lmms_eval_plugin.py"}
-NOT_IMPORTED = {"tensorboard"}  # by name only: Trainer does it
+NOT_IMPORTED = {"tensorboard", "bitsandbytes"}  # by name only: Trainer does it, and from_pretrained
 
 
 def project() -> dict:

@@ -69,6 +69,7 @@ def ask(
     seed: flags.Seed = None,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
+    quantize: flags.Quantize = None,
     compare: flags.Compare = None,
     save_kept: Annotated[
         str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG or mp4 file.")
@@ -122,6 +123,7 @@ def ask(
         scorer=scorer,
         prune_layer=prune_layer,
         dtype=dtype,
+        quantize=quantize,
         max_new_tokens=max_new_tokens,
     )
     wanted = asking.Wanted(

@@ -77,6 +77,7 @@ def evaluate(
     stop: flags.Stop = None,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
+    quantize: flags.Quantize = None,
     engine: served.Url = None,
     send: served.Send = None,
     in_flight: Annotated[
@@ -136,6 +137,7 @@ def evaluate(
             "--scorer": asked.scorer,
             "--prune-layer": asked.prune_layer,
             "--dtype": dtype,
+            "--quantize": quantize,
             "--revision": asked.revision,
             "--device": None if device == "auto" else device,
             "--test-time-scaling": test_time_scaling,
@@ -144,7 +146,8 @@ def evaluate(
         },
         asked.model,
     )
-    arms, answering = asked.arms(compare, dtype=dtype, resize=resize), flags.answering(system, temperature, top_p, stop)
+    arms = asked.arms(compare, resize=resize, dtype=dtype, quantize=quantize)
+    answering = flags.answering(system, temperature, top_p, stop)
     arms = served.served_arms(arms) if server else arms
     thumbnails = Thumbnails()
     with _say_how_to_go_on(output), Progress(line_every_s=LINE_EVERY_S) as progress:

@@ -18,6 +18,7 @@ def finetune(
         str | None, typer.Option(help="What to start from: a checkpoint folder, a hub id, or a preset's name (nano).")
     ] = None,
     revision: flags.Revision = None,
+    quantize: flags.Quantize = None,
     data: Annotated[
         str | None, typer.Option(help="FILE.jsonl, .json, .csv, hf:OWNER/NAME[:split], or shapes, the built-in world.")
     ] = None,

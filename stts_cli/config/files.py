@@ -228,6 +228,8 @@ def _descend(root: dict[str, Any], location: Sequence[int | str]) -> dict[str, A
 
 
 def _must(schema: dict[str, Any], *, bounds_only: bool = False) -> str:
+    if "const" in schema:
+        return str(schema["const"])
     if "enum" in schema:
         *most, last = schema["enum"]
         return f"{', '.join(most)} or {last}" if most else str(last)

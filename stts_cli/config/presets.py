@@ -48,6 +48,7 @@ class Preset(Model):
             trained with, else the training-free temporal scorer; "module:function" is one of your own.
         prune_layer: 0-based ViT block after which windows are scored; null for the checkpoint's own.
         dtype: of the weights; "auto" is bfloat16 on a GPU and float32 on a CPU.
+        quantize: "4bit" for the language model's weights in 4 bits; null for all in `dtype`.
         max_new_tokens: the most tokens of an answer.
     """
 
@@ -60,6 +61,7 @@ class Preset(Model):
     scorer: Scorer = "auto"
     prune_layer: Layer | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Literal["4bit"] | None = None
     max_new_tokens: Positive = 64
 
     def arm(self, name: str, resize: str = "model") -> Arm:

@@ -55,13 +55,13 @@ class Suite(Model):
         """Return the suite with flags put in; other benchmarks have no figures of the paper. See `Model.override`."""
         return super().override(**flags, **({"paper": {}} if flags.get("bench") else {}))
 
-    def arms(self, compare: Iterable[str] | None, *, dtype: str | None, resize: str) -> list[Arm]:
+    def arms(self, compare: Iterable[str] | None, *, resize: str, **weights: str | None) -> list[Arm]:
         """Return the arms, the flags' first, then the suite's and those of --compare; raises what `parse_arms` does.
 
         Args:
             compare: values of --compare.
-            dtype: of the first arm; None for its preset's.
             resize: one of `resize.RESIZES`.
+            **weights: dtype and quantize of the first arm; None for its preset's.
         """
         preset = choose_preset(self.preset, model=self.model).override(
             revision=self.revision,
@@ -70,7 +70,7 @@ class Suite(Model):
             keep_ratio=self.keep_ratio,
             scorer=self.scorer,
             prune_layer=self.prune_layer,
-            dtype=dtype,
+            **weights,
         )
         return parse_arms(preset.arm("pruned", resize), compare, self.compare)
 

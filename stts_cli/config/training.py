@@ -60,6 +60,7 @@ class Stage:
     Attributes:
         model: the checkpoint to start from: a folder, a hub id, or "nano" for the embedded one.
         revision: commit, branch or tag of a hub id; null for the newest.
+        quantize: "4bit" for the frozen language model's weights in 4 bits; not with train "full".
         data: a .jsonl, .json or .csv file, "hf:OWNER/NAME[:split]", or "shapes".
         video_root: folder that relative video paths start from; null for the file's own.
         train: what is trained: "scorer", "lora" (the scorer too), or "full".
@@ -125,6 +126,7 @@ class Stage:
 
     model: Text = ""
     revision: Text | None = None
+    quantize: Literal["4bit"] | None = None
     data: Text = ""
     video_root: Text | None = None
     train: Literal["scorer", "lora", "full"] = "scorer"

@@ -51,6 +51,7 @@ class ArmRun:
         return {
             "name": self.name,
             "revision": self.model.family.revision,
+            "quantize": self.model.arm.quantize,
             "scorer": pruning.scorer,
             "keep_ratio": pruning.keep_ratio,
             "prune_layer": pruning.prune_layer,

@@ -14,6 +14,7 @@ import torch
 from stts_cli.errors import InputError, suggest
 from stts_cli.families.broken import check_json_files, check_words, loads_checkpoint
 from stts_cli.families.checkpoints import base_chain, load_scorer, load_stock, read_config
+from stts_cli.families.quantize import four_bit, quantized_note
 from stts_cli.families.settings import SETTINGS_FILE, is_in_old_order
 from stts_cli.settings import Pruning
 
@@ -55,6 +56,7 @@ def load_family(
     dtype: torch.dtype = torch.float32,
     attn_implementation: str = "sdpa",
     revision: str | None = None,
+    quantize: str | None = None,
 ) -> Family:
     """Load a checkpoint with the method built in.
 
@@ -67,13 +69,15 @@ def load_family(
         dtype: dtype of the weights.
         attn_implementation: attention of all but the vision encoder, whose own is ours: "sdpa" or "eager".
         revision: commit, branch or tag of a hub id; None for the newest.
+        quantize: "4bit" for the language model's weights in 4 bits; None for all in `dtype`.
 
     Returns:
         The family. The scorer is there when the folder's stts.json names one.
 
     Raises:
         InputError: no such folder, no model in it or in its base, a broken file, or a type that no family handles.
-        EnvironmentFailure: a model or a base model on the hub that cannot be reached, or a LoRA and no peft.
+        EnvironmentFailure: a model or a base model on the hub that cannot be reached, a LoRA and no peft, or no
+            bitsandbytes to quantize with.
     """
     from transformers import AutoTokenizer
 
@@ -84,10 +88,13 @@ def load_family(
     check_json_files(chain)
     top, root = chain[0], chain[-1]
     cls = class_of(read_config(chain).get("model_type"), f"model {root.model}")
-    stock, notes = load_stock(chain, cls.model_class, cls.part_names["vit"], dtype, attn_implementation)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if quantize:
+        options |= {"quantization_config": four_bit(cls.full_precision(), dtype), "device_map": {"": device}}
+    stock, notes = load_stock(chain, cls.model_class, cls.part_names["vit"], options)
     own, more = cls.processing(stock.config, root, {})
     family = cls(
-        stock.to(device).eval(),
+        (stock if quantize else stock.to(device)).eval(),
         AutoTokenizer.from_pretrained(root.model, revision=root.revision or "main", trust_remote_code=False),
         settings=top.settings,
         model_name=top.name,
@@ -100,6 +107,8 @@ def load_family(
     check_words(family)
     family.chain, family.notes = tuple(chain), [*notes, *top.notes, *more]
     family.is_demonstration = any(checkpoint.document.get("demonstration", False) for checkpoint in chain)
+    if quantize:
+        family.notes.append(quantized_note(stock, dtype))
     if is_in_old_order(top.document):
         swapped = "its scorer reads the current frame first; the halves of its first layer were exchanged on loading"
         family.notes.append(f"{top.model}/{SETTINGS_FILE}: format 1; {swapped}")

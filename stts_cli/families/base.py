@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -224,6 +225,11 @@ class Family(ABC):
             The stock config of such sizes, a tokenizer, and what `processing` is given.
         """
         raise NotImplementedError(f"{cls.__name__}: makes no model of given sizes.")
+
+    @classmethod
+    def full_precision(cls) -> list[str]:
+        """Return patterns of the modules that are never quantized, as `llm_int8_skip_modules` has them."""
+        return [*(f".*{re.escape(cls.part_names[part].strip('.'))}" for part in ("vit", "connector")), "lm_head"]
 
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
         """Run one stock block on (B, S, D)."""

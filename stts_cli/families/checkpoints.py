@@ -151,14 +151,21 @@ def read_config(chain: Sequence[Checkpoint]) -> Mapping[str, Any]:
 
 
 def load_stock(
-    chain: Sequence[Checkpoint], model_class: str, vit: str, dtype: torch.dtype, attn_implementation: str
+    chain: Sequence[Checkpoint], model_class: str, vit: str, options: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
-    """Load the stock model at the end of a chain on the CPU, the LoRAs of the others merged into it.
+    """Load the stock model at the end of a chain, the LoRAs of the others merged into it.
 
-    `vit` is what the names of the ViT's weights hold; `attn_implementation` is "sdpa" or "eager".
+    A LoRA is put beside quantized weights instead: merged, it would be rounded with them.
+
+    Args:
+        chain: from the checkpoint down to the whole model.
+        model_class: the name of its class in transformers.
+        vit: what the names of the ViT's weights hold.
+        options: of `from_pretrained`, such as "dtype".
 
     Returns:
-        The model, and notes on what was passed over without harm.
+        The model, on the CPU if `options` do not say otherwise, and notes on what was passed over without harm, and on
+        a LoRA that is not merged.
 
     Raises:
         InputError: weights that are not safetensors, incomplete, or that do not fit the config.
@@ -175,8 +182,7 @@ def load_stock(
         stock, info = getattr(transformers, model_class).from_pretrained(
             root.model,
             revision=root.revision or "main",
-            dtype=dtype,
-            attn_implementation=attn_implementation,
+            **options,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # checked below, with names
@@ -187,9 +193,17 @@ def load_stock(
         transformers.logging.set_verbosity(verbosity)
     ends = [name[name.index(SCORER_PART) :] for name in root.stored_scorer]
     notes = check_loaded(root.model, info, stock, vit, ends)
-    for checkpoint in reversed(chain):
-        if checkpoint.document.get("train") == "lora":
-            merge_lora(stock, checkpoint)
+    loras = [checkpoint for checkpoint in reversed(chain) if checkpoint.document.get("train") == "lora"]
+    if "quantization_config" not in options:
+        for checkpoint in loras:
+            add_lora(stock, checkpoint).merge_and_unload()
+    elif len(loras) > 1:
+        raise InputError(f"--model {chain[0].model}: stands on {len(loras)} LoRAs; must be one with --quantize.")
+    elif loras:
+        add_lora(stock, loras[0])
+        notes.append(
+            f"{loras[0].model}: the LoRA stays beside the 4-bit weights, not merged, so that it is not rounded"
+        )
     return stock, notes
 
 
@@ -295,8 +309,11 @@ def _commit(model: str, revision: str | None) -> str | None:
     return revision
 
 
-def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
-    """Add a checkpoint's LoRA, in peft's format, to the weights it was trained on; the model is changed in place.
+def add_lora(model: Any, checkpoint: Checkpoint) -> Any:
+    """Put a checkpoint's LoRA, in peft's format, beside the weights it was trained on; the model is changed in place.
+
+    Returns:
+        peft's wrapping of the model.
 
     Raises:
         InputError: the adapter is missing, no safetensors file, or does not fit the model.
@@ -318,7 +335,7 @@ def merge_lora(model: Any, checkpoint: Checkpoint) -> None:
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its old name
         wrapped = get_peft_model(model, config)
     put_lora(wrapped, weights_path)
-    wrapped.merge_and_unload()
+    return wrapped
 
 
 def put_lora(model: Any, path: Path) -> None:

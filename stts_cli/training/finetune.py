@@ -150,7 +150,7 @@ def load_base(settings: FinetuneSettings, device: Any) -> tuple[Any, bool]:
     attention = "eager" if master and device.type == "cpu" else "sdpa"
     logging.disable_progress_bar()
     how = {"device": device, "dtype": dtype, "attn_implementation": attention}
-    family = load_family(settings.model, revision=settings.revision, **how)
+    family = load_family(settings.model, revision=settings.revision, quantize=settings.quantize, **how)
     had_scorer = family.scorer is not None and not settings.new_scorer
     family.settings = family.settings.override(
         prune_layer=settings.prune_layer,

@@ -28,6 +28,8 @@ class FinetuneSettings(Stage):
     def __post_init__(self) -> None:
         if not self.steps and self.epochs <= 0:
             raise InputError(f"--epochs {self.epochs:g}: must be greater than 0, or --steps at least 1.")
+        if self.train == "full" and self.quantize:
+            raise InputError(f"--train full: cannot go with --quantize {self.quantize}; choose lora or scorer.")
         if self.train == "scorer" and self.scorer != "learned":
             raise InputError(f"--scorer {self.scorer}: must be learned with --train scorer; use --train full.")
         prunes = min(ratio for ratio, _ in keep_ratios(self.keep_ratio)) < 1
