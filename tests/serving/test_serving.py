@@ -4,29 +4,17 @@ vLLM has an environment of its own: STTS_VLLM_PYTHON names its interpreter. `.ci
 """
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.serving.cases import CASES
+from tests.serving.conftest import NEEDS_VLLM, PYTHON
 
-PYTHON = os.environ.get("STTS_VLLM_PYTHON")
-pytestmark = [
-    pytest.mark.serving,
-    pytest.mark.skipif(not PYTHON, reason="STTS_VLLM_PYTHON names no interpreter that has vLLM; see .ci/serving"),
-]
+pytestmark = [pytest.mark.serving, NEEDS_VLLM]
 CLOSE = 1e-4  # nats
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    where = tmp_path_factory.mktemp("serving")
-    subprocess.run([sys.executable, "-m", "tests.serving.reference", where], check=True, capture_output=True)
-    return where
 
 
 @pytest.fixture(scope="session")
