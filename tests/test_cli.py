@@ -59,7 +59,8 @@ def test_the_surface_is_what_is_promised():
             "--revision --quantize --system --temperature --top-p --stop --seed "
             "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
             "--keep-ratio --prune-ratio --budget --budget-by --budget-pixels --scorer --prune-layer --max-new-tokens "
-            "--device --dtype --compare --save-kept --report --chat --output --cache --cache-size --json --quiet",
+            "--device --dtype --compare --save-kept --report --chat --output --cache --cache-size --json --quiet "
+            "--engine --send --answer-timeout",
         ),
         (
             "eval",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stts_cli.commands import engine as served
 from stts_cli.commands import flags
 from stts_cli.errors import InputError
 
@@ -69,6 +70,9 @@ def ask(
     seed: flags.Seed = None,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
+    engine: served.Url = None,
+    send: served.Send = None,
+    answer_timeout: served.Silence = None,
     quantize: flags.Quantize = None,
     compare: flags.Compare = None,
     save_kept: Annotated[
@@ -139,8 +143,23 @@ def ask(
     )
     arm = settings.arm("pruned", resize).override(seed=seed)
     arms = asking.plan_arms(arm, compare, asking.Budget(budget, budget_by, budget_pixels), at_s)
+    server = served.read_engine(
+        engine,
+        {"send": send, "silence_s": answer_timeout},
+        {
+            **served.of_the_server(scorer, prune_layer, dtype, revision, device, quantize),
+            "--budget": budget,
+            "--save-kept": save_kept,
+            "--report": report,
+            "--chat": chat,
+            "--cache": cache,
+            "--cache-size": cache_size,
+        },
+        model,
+    )
+    arms = served.served_arms(arms) if server else arms
     shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
     kept = asking.Kept(cache, cache_size)
     answer = chatting.run if chat else asking.run
-    worded = asking.Worded(settings.max_new_tokens, flags.answering(system, temperature, top_p, stop))
+    worded = asking.Worded(settings.max_new_tokens, flags.answering(system, temperature, top_p, stop), server)
     answer(wanted, arms, shown, kept, worded, device=device)

@@ -35,6 +35,8 @@ from stts_cli.text import to_json
 
 if TYPE_CHECKING:
     from stts_cli.engine.ask import Asked, AskRun, Unanswered
+    from stts_cli.engine.ask_server import ServedRun
+    from stts_cli.engine.remote import Engine
     from stts_cli.engine.token_cache import TokenCache
 
 DEFAULT_GIGABYTES = 10.0
@@ -105,10 +107,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Worded:
-    """How answers are worded, and the most tokens of each."""
+    """How answers are worded, the most tokens of each, and the server that gives them, or None."""
 
     max_new_tokens: int
     how: Answering = GREEDY
+    engine: Engine | None = None
+
+    def identity(self) -> list[Any]:
+        """Return what answers depend on; a server may move to another address."""
+        return [self.max_new_tokens, dataclasses.astuple(self.how), *([self.engine.send] if self.engine else ())]
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
     is_one = len(videos) == 1 and not videos[0].is_expanded
     if is_one and not videos[0].address and not holds_pictures(videos[0].source):
         probe(videos[0].source.path)  # a bad file is reported at once, before torch loads
+    if worded.engine and any(options for _, options in asked):
+        raise InputError("--options: a server tells no likelihoods; ask without, and name them in the question.")
     shown.drawing.check(len(videos))
     kept.check()
     is_quiet = shown.mode == "quiet"
@@ -201,7 +210,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
     lines = None
     if shown.output:
         part = dataclasses.astuple(wanted)[3:8]
-        settings = [dataclasses.astuple(arm) for arm in arms], asked, part, dataclasses.astuple(worded)
+        settings = [dataclasses.astuple(arm) for arm in arms], asked, part, worded.identity()
         lines = Lines(Path(shown.output), to_json(settings))
         videos = [video for video in videos if identity(video) not in lines.done]
     if not videos:
@@ -227,7 +236,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
         on_text = stream if streams else None
         return engine.Asked(questions, worded.max_new_tokens, context, cache, on_text, worded.how)
 
-    for number, (video, done) in enumerate(zip(videos, answers(videos, arms, prepare, device, bar), strict=True)):
+    runs = answers(videos, arms, prepare, device, bar, worded.engine)
+    for number, (video, done) in enumerate(zip(videos, runs, strict=True)):
         document = done.to_dict()
         if lines:
             lines.append(identity(video), document)
@@ -247,23 +257,41 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
 
 
 def answers(
-    videos: Sequence[Named], arms: Sequence[Arm], prepare: Callable[[], Asked], device: str, bar: Progress
-) -> Iterator[AskRun | Unanswered]:
-    """Yield what comes of each video, with a sign of life on a terminal until it is there."""
+    videos: Sequence[Named],
+    arms: Sequence[Arm],
+    prepare: Callable[[], Asked],
+    device: str,
+    bar: Progress,
+    engine: Engine | None = None,
+) -> Iterator[AskRun | ServedRun | Unanswered]:
+    """Yield what comes of each video, with a sign of life on a terminal until it is there.
+
+    Args:
+        videos: at least one.
+        arms: at least one.
+        prepare: returns the questions, once something heavy may be imported.
+        device: as for `model.load`.
+        bar: the sign of life.
+        engine: the server that answers, or None.
+    """
     which = ""
 
     def say(stage: str) -> None:
         bar(which + stage)
 
-    runs: Iterator[AskRun | Unanswered] | None = None
+    runs: Iterator[AskRun | ServedRun | Unanswered] | None = None
     for number, video in enumerate(videos, 1):
         which = f"{number} of {len(videos)}, {video.name}: " if len(videos) > 1 else ""
         with bar:
             if runs is None:
                 say("starting")
-                from stts_cli.engine import ask as engine
+                from stts_cli.engine.ask import ask
+                from stts_cli.engine.ask_server import ask_server
 
-                runs = engine.ask(arms, videos, prepare(), device=device, progress=say)
+                if engine is None:
+                    runs = ask(arms, videos, prepare(), device=device, progress=say)
+                else:
+                    runs = ask_server(engine, arms, videos, prepare(), progress=say)
             try:
                 done = next(runs)
             except KeyboardInterrupt:

@@ -62,6 +62,20 @@ def read_engine(
     return Engine(url, **set_values)  # type: ignore[arg-type]
 
 
+def of_the_server(
+    scorer: object, prune_layer: object, dtype: object, revision: object, device: str, quantize: object
+) -> dict[str, object]:
+    """Return the flags of a loaded model, by name, for `read_engine` to refuse."""
+    return {
+        "--scorer": scorer,
+        "--prune-layer": prune_layer,
+        "--dtype": dtype,
+        "--revision": revision,
+        "--device": None if device == "auto" else device,
+        "--quantize": quantize,
+    }
+
+
 def served_arms(arms: Sequence[Arm]) -> list[Arm]:
     """Return arms as a server can answer them: a model's name, frames, a keep ratio or none.
 

@@ -134,12 +134,7 @@ def evaluate(
         engine,
         {"send": send, "in_flight": in_flight, "silence_s": answer_timeout},
         {
-            "--scorer": asked.scorer,
-            "--prune-layer": asked.prune_layer,
-            "--dtype": dtype,
-            "--quantize": quantize,
-            "--revision": asked.revision,
-            "--device": None if device == "auto" else device,
+            **served.of_the_server(asked.scorer, asked.prune_layer, dtype, asked.revision, device, quantize),
             "--test-time-scaling": test_time_scaling,
             "--times": times,
             "--plot": plot,

@@ -106,7 +106,7 @@ class AskRun:
             "device": str(first.model.device),
             "dtype": first.model.dtype,
             "answering": first.model.answering.to_dict(),
-            "video": {**_describe(self.name, self.source, first.video.clip), "resize": first.model.arm.resize},
+            "video": {**describe_clip(self.name, self.source, first.video.clip), "resize": first.model.arm.resize},
             "arms": [arm.to_dict() for arm in self.arms],
             "seconds": self.seconds,
             "notes": self.notes,
@@ -178,7 +178,7 @@ def ask(
     for question in asked.questions:
         check_question(question.text, question.options)
     with ExitStack() as stack:
-        sources = [_fetch(video, len(videos) > 1, stack, progress) for video in videos]
+        sources = [fetch_source(video, len(videos) > 1, stack, progress) for video in videos]
         readers = stack.enter_context(Readers(WORKERS if workers is None else workers))  # they start beside the model
         progress("loading the model")
         started = clock("cpu")
@@ -306,7 +306,7 @@ def _run(name: str, model: VideoModel, source: Source, seen: Video, asked: Asked
     return ArmRun(name, model, seen, answers)
 
 
-def _fetch(video: Named, is_one_of_many: bool, stack: ExitStack, progress: Progress) -> Source | str:
+def fetch_source(video: Named, is_one_of_many: bool, stack: ExitStack, progress: Progress) -> Source | str:
     """Bring a video into a file where it is none; of several, return why it cannot be."""
     if not video.address:
         return video.source
@@ -336,7 +336,8 @@ def _budget_notes(run: ArmRun) -> list[str]:
     return notes
 
 
-def _describe(name: str, source: Source, clip: Clip) -> dict[str, Any]:
+def describe_clip(name: str, source: Source, clip: Clip) -> dict[str, Any]:
+    """Return what was read of a video, as plain data."""
     return {
         "path": name,
         "start_s": source.start_s or 0.0,

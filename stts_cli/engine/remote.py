@@ -79,6 +79,7 @@ class RemoteVideo:
     content: Sequence[dict[str, Any]] = field(repr=False)
     extra: dict[str, Any]
     num_dense: int | None
+    notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     prefill_s: float = 0.0
 
@@ -209,13 +210,14 @@ class RemoteModel:
         if self.arm.keep_ratio is not None:
             extra["mm_processor_kwargs"] = {"stts": {"keep_ratio": self.arm.keep_ratio}}
         units, windows = self._units(clip)
-        return RemoteVideo(clip, content, extra, units * windows or None)
+        return RemoteVideo(clip, content, extra, units * windows or None, [*clip.damage, *clip.notes, *self.notes])
 
     def ask(
         self,
         video: RemoteVideo,
         question: str,
         *,
+        options: Sequence[str] = (),
         context: str = "",
         max_new_tokens: int = 64,
         on_text: Callable[[str], None] | None = None,
@@ -223,9 +225,11 @@ class RemoteModel:
         """Answer a question about a video, worded as a loaded model would. `context` stands before the question.
 
         Raises:
-            InputError: the server refuses this question, or its answer did not come.
+            InputError: there are options, the server refuses this question, or its answer did not come.
             EnvironmentFailure: the server is not there, or would refuse every question.
         """
+        if options:
+            raise InputError("--options: a server tells no likelihoods; ask without, and name them in the question.")
         text, how = context + question, self.answering
         messages: list[dict[str, Any]] = [{"role": "system", "content": how.system}] if how.system else []
         messages.append({"role": "user", "content": [*video.content, {"type": "text", "text": text}]})

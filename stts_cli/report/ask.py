@@ -30,7 +30,9 @@ def show(
         return
     if not is_answered:
         print_lines(*answer_lines(document, bare=mode == "quiet"))
-    if mode == "table":
+    if mode == "table" and "engine" in document:
+        Screen().show("", *header_lines(document), _served_table(document))
+    elif mode == "table":
         arms = document["arms"]
         shown = [arm for arm in arms if arm["num_windows_kept"] < arm["num_windows"]] or arms[:1]
         tables: list[str | Table] = []
@@ -67,7 +69,7 @@ def note_lines(document: Document) -> list[str]:
     if document["is_demonstration"]:
         lines.insert(0, DEMONSTRATION)
     for arm in document["arms"][:1]:
-        if arm["num_windows_kept"] == arm["num_windows"]:
+        if "engine" not in document and arm["num_windows_kept"] == arm["num_windows"]:
             lines.append(f"nothing was pruned: all {arm['num_windows']} windows were kept")
         lines.extend(
             f"an answer was cut at {reply['num_new_tokens']} tokens; raise --max-new-tokens"
@@ -113,6 +115,18 @@ def _side_by_side(arms: list[Document]) -> Table:
     return table
 
 
+def _served_table(document: Document) -> Table:
+    """Draw what a server told of each answer."""
+    table = plain_table("tokens", "visual", "prompt", "new", "first after", no_wrap=True)
+    for arm in document["arms"]:
+        for number, reply in enumerate(arm["answers"], 1):
+            counts = (reply[key] for key in ("num_visual_tokens", "num_prompt_tokens", "num_new_tokens"))
+            cells = ["" if count is None else f"{count:,}" for count in counts]
+            which = f"{arm['name']}, question {number}" if len(arm["answers"]) > 1 else arm["name"]
+            table.add_row(which, *cells, "" if reply["ttft_s"] is None else format_seconds(reply["ttft_s"]))
+    return table
+
+
 def header_lines(document: Document) -> list[str]:
     """Return which frames were seen, and by whom."""
     clip = document["video"]
@@ -123,7 +137,9 @@ def header_lines(document: Document) -> list[str]:
         f"{clip['path']}: {clip['num_frames']} of {clip['num_source_frames']} frames, {start + times[0]:.1f} to "
         f"{start + times[-1]:.1f} s of {clip['duration_s']:.1f} s{f', {rate:.3g} a second' if rate else ''}, "
         f"{width}x{height} px, read by {clip['backend']}",
-        f"{document['model']} on {document['device']} in {document['dtype']}",
+        f"{document['model']} at {document['engine']}"
+        if "engine" in document
+        else f"{document['model']} on {document['device']} in {document['dtype']}",
     ]
 
 
