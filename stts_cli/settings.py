@@ -178,6 +178,7 @@ class Arm:
         scorer: "auto", one of `SCORERS`, or "module:function".
         prune_layer: 0-based ViT block after which windows are scored; None for the checkpoint's own.
         dtype: "auto", "float32", "bfloat16" or "float16".
+        device_map: "auto" or a file that says on which device each module is; None for all on one.
         quantize: "4bit" for the language model's weights in 4 bits; None for all in `dtype`.
         resize: who resizes frames, one of `resize.RESIZES`.
         spend_savings: take more frames instead, as many as cost about as much as `frames` dense ones.
@@ -205,6 +206,7 @@ class Arm:
     seed: int | None = None
     revision: str | None = None
     quantize: str | None = None
+    device_map: str | None = None
 
     def __post_init__(self) -> None:
         must = {

@@ -74,6 +74,7 @@ def ask(
     send: served.Send = None,
     answer_timeout: served.Silence = None,
     quantize: flags.Quantize = None,
+    device_map: flags.DeviceMap = None,
     compare: flags.Compare = None,
     save_kept: Annotated[
         str | None, typer.Option(help="Draw the frames with what was dropped darkened into this PNG or mp4 file.")
@@ -128,6 +129,7 @@ def ask(
         prune_layer=prune_layer,
         dtype=dtype,
         quantize=quantize,
+        device_map=device_map,
         max_new_tokens=max_new_tokens,
     )
     wanted = asking.Wanted(
@@ -148,6 +150,7 @@ def ask(
         {"send": send, "silence_s": answer_timeout},
         {
             **served.of_the_server(scorer, prune_layer, dtype, revision, device, quantize),
+            "--device-map": device_map,
             "--budget": budget,
             "--save-kept": save_kept,
             "--report": report,

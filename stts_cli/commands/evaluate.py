@@ -78,6 +78,7 @@ def evaluate(
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
     quantize: flags.Quantize = None,
+    device_map: flags.DeviceMap = None,
     engine: served.Url = None,
     send: served.Send = None,
     in_flight: Annotated[
@@ -135,13 +136,14 @@ def evaluate(
         {"send": send, "in_flight": in_flight, "silence_s": answer_timeout},
         {
             **served.of_the_server(asked.scorer, asked.prune_layer, dtype, asked.revision, device, quantize),
+            "--device-map": device_map,
             "--test-time-scaling": test_time_scaling,
             "--times": times,
             "--plot": plot,
         },
         asked.model,
     )
-    arms = asked.arms(compare, resize=resize, dtype=dtype, quantize=quantize)
+    arms = asked.arms(compare, resize=resize, dtype=dtype, quantize=quantize, device_map=device_map)
     answering = flags.answering(system, temperature, top_p, stop)
     arms = served.served_arms(arms) if server else arms
     thumbnails = Thumbnails()

@@ -82,6 +82,13 @@ Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or floa
 Quantize = Annotated[
     str | None, typer.Option(metavar="4bit", help="4bit: the language model's weights in 4 bits, by bitsandbytes.")
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|FILE",
+        help="For a model larger than the card: spread over GPUs, memory and disk, or as a YAML or JSON file says.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 

@@ -49,6 +49,7 @@ class Preset(Model):
         prune_layer: 0-based ViT block after which windows are scored; null for the checkpoint's own.
         dtype: of the weights; "auto" is bfloat16 on a GPU and float32 on a CPU.
         quantize: "4bit" for the language model's weights in 4 bits; null for all in `dtype`.
+        device_map: "auto", or a file of modules and their devices; null for all on one device.
         max_new_tokens: the most tokens of an answer.
     """
 
@@ -62,6 +63,7 @@ class Preset(Model):
     prune_layer: Layer | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Literal["4bit"] | None = None
+    device_map: str | None = None
     max_new_tokens: Positive = 64
 
     def arm(self, name: str, resize: str = "model") -> Arm:

@@ -61,7 +61,7 @@ class Suite(Model):
         Args:
             compare: values of --compare.
             resize: one of `resize.RESIZES`.
-            **weights: dtype and quantize of the first arm; None for its preset's.
+            **weights: dtype, quantize and device_map of the first arm; None for its preset's.
         """
         preset = choose_preset(self.preset, model=self.model).override(
             revision=self.revision,

@@ -52,6 +52,7 @@ class ArmRun:
             "name": self.name,
             "revision": self.model.family.revision,
             "quantize": self.model.arm.quantize,
+            "device_map": self.model.arm.device_map,
             "scorer": pruning.scorer,
             "keep_ratio": pruning.keep_ratio,
             "prune_layer": pruning.prune_layer,

@@ -118,7 +118,7 @@ def prefill_video(family: Family, prompt: Prompt, visual_tokens: torch.Tensor) -
     Returns:
         The prefix for `answer` and `score_options`.
     """
-    device = family.model.device
+    device = family.device
     started = clock(device)
     cache = DynamicCache(config=family.model.config)
     ids, types = (x[:, : prompt.num_prefix].to(device) for x in (prompt.input_ids, prompt.mm_token_type_ids))
@@ -156,7 +156,7 @@ def answer(
     Returns:
         The answer's tokens and times.
     """
-    device = family.model.device
+    device = family.device
     started = clock(device)
     token_ids: list[int] = []
     num_decoded, is_over = 1, False
@@ -177,7 +177,7 @@ def answer(
 @torch.inference_mode()
 def extend(family: Family, prefix: VideoPrefix, ids: Sequence[int]) -> None:
     """Let a prefix hold more tokens, at least one; `num_tokens` stays that of the video's part, `input_ids` too."""
-    _forward(family, prefix, torch.tensor([list(ids)], device=family.model.device))
+    _forward(family, prefix, torch.tensor([list(ids)], device=family.device))
 
 
 @torch.inference_mode()
@@ -205,7 +205,7 @@ def score_options(
     Returns:
         One log-likelihood an option, in the order given, and times.
     """
-    device = family.model.device
+    device = family.device
     started = clock(device)
     scores = []
     with _append(family, prefix) as asked:

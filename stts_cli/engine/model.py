@@ -43,7 +43,7 @@ Note = Callable[[str], None]
 Loaded = dict[tuple[str, ...], "Family"]  # families by what they were loaded from, and how
 _PACKAGE = str(Path(__file__).parents[1])
 WHOLE = Part()
-LOADING = ("revision", "dtype", "quantize")  # settings of an `Arm` that a loaded model has already
+LOADING = ("revision", "dtype", "quantize", "device_map")  # settings of an `Arm` that a loaded model has already
 OWN = ("frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "resize", "seed", *LOADING)  # settings of an `Arm`
 WORDING = tuple(field.name for field in dataclasses.fields(Answering))
 
@@ -95,8 +95,7 @@ class VideoModel:
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        device: torch.device = self.family.model.device
-        return device
+        return self.family.device
 
     @property
     def dtype(self) -> str:
@@ -362,7 +361,7 @@ def load(model: str | Path = "nano", *, device: str = "auto", **given: Any) -> V
         model: a preset's name or YAML file, a checkpoint folder or a Hugging Face hub id.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         **given: settings as in `stts ask`, each over the preset's: frames, max_fps, keep_ratio, scorer, prune_layer,
-            dtype, quantize, revision, max_new_tokens, resize, seed, and those of `settings.Answering`.
+            dtype, quantize, device_map, revision, max_new_tokens, resize, seed, and those of `settings.Answering`.
 
     Returns:
         The model. What a user should know about it and the videos it encodes is a Python warning each.
@@ -400,7 +399,7 @@ def from_model(
         tokenizer: its tokenizer.
         scorer: a `pruning.TokenScorer`, or None for the training-free ones.
         video_processor: the checkpoint's own; None for the model's default frame size and normalisation.
-        **given: settings, as for `load`, but for dtype, quantize and revision, which the model has.
+        **given: settings, as for `load`, but for dtype, quantize, device_map and revision, which the model has.
 
     Returns:
         The model.
@@ -447,27 +446,26 @@ def load_arm(
         InputError: as for `load`.
         EnvironmentFailure: as for `load`.
     """
+    if arm.device_map and device != "auto":
+        raise InputError(f"--device {device}: cannot go with --device-map, which says where the weights go.")
     device = resolve_device(device)
     dtype = resolve_dtype(arm.dtype, device)
     loaded = {} if loaded is None else loaded
-    key = arm.model, arm.revision or "", dtype, arm.quantize or ""
+    key = arm.model, arm.revision or "", dtype, arm.quantize or "", arm.device_map or ""
     if key not in loaded:
-        how = {"revision": arm.revision, "quantize": arm.quantize}
+        how = {"revision": arm.revision, "quantize": arm.quantize, "device_map": arm.device_map}
         loaded[key] = load_checkpoint(arm.model, device=device, dtype=dtype, **how)
     return VideoModel(loaded[key], arm, max_new_tokens=max_new_tokens, note=note, answering=answering)
 
 
-def load_checkpoint(
-    model: str, *, device: str, dtype: str, revision: str | None = None, quantize: str | None = None
-) -> Family:
+def load_checkpoint(model: str, *, device: str, dtype: str, **how: str | None) -> Family:
     """Load a checkpoint's family, with the libraries' own messages silenced.
 
     Args:
         model: a checkpoint folder or a hub id.
         device: "cpu", "cuda", "cuda:N" or "mps".
         dtype: "float32", "bfloat16" or "float16".
-        revision: commit, branch or tag of a hub id; None for the newest.
-        quantize: "4bit", or None.
+        **how: revision, quantize and device_map, as for `families.load_family`.
 
     Returns:
         The family, ready to encode.
@@ -487,7 +485,7 @@ def load_checkpoint(
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    return load_family(model, device=device, dtype=getattr(torch, dtype), revision=revision, quantize=quantize)
+    return load_family(model, device=device, dtype=getattr(torch, dtype), **how)  # type: ignore[arg-type]
 
 
 def check_question(question: str, options: Sequence[str]) -> None:

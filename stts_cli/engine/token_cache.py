@@ -161,7 +161,10 @@ class TokenCache:
 
 
 def weights_hash(family: Family) -> str:
-    """Return 16 hex digits of a hash over name, shape and evenly spread numbers of every weight, scorer included."""
+    """Return 16 hex digits of a hash over name, shape and evenly spread numbers of every weight, scorer included.
+
+    Numbers of weights that are read when they are needed do not enter it.
+    """
     digest = hashlib.sha256()
     modules = [family.model, *([family.scorer] if family.scorer is not None else [])]
     with torch.inference_mode():
@@ -169,7 +172,8 @@ def weights_hash(family: Family) -> str:
             for name, weight in module.state_dict().items():
                 numbers = weight.detach().reshape(-1)[:: max(1, weight.numel() // SAMPLED)]
                 digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-                digest.update(numbers.float().cpu().numpy().tobytes())
+                if not weight.is_meta:
+                    digest.update(numbers.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ import torch
 from stts_cli.errors import InputError, suggest
 from stts_cli.families.broken import check_json_files, check_words, loads_checkpoint
 from stts_cli.families.checkpoints import base_chain, load_scorer, load_stock, read_config
+from stts_cli.families.placement import offload_folder, read_device_map, seeing_device
 from stts_cli.families.quantize import four_bit, quantized_note
 from stts_cli.families.settings import SETTINGS_FILE, is_in_old_order
 from stts_cli.settings import Pruning
@@ -57,6 +58,7 @@ def load_family(
     attn_implementation: str = "sdpa",
     revision: str | None = None,
     quantize: str | None = None,
+    device_map: str | None = None,
 ) -> Family:
     """Load a checkpoint with the method built in.
 
@@ -70,6 +72,7 @@ def load_family(
         attn_implementation: attention of all but the vision encoder, whose own is ours: "sdpa" or "eager".
         revision: commit, branch or tag of a hub id; None for the newest.
         quantize: "4bit" for the language model's weights in 4 bits; None for all in `dtype`.
+        device_map: where the weights go instead: "auto", or a file of modules and their devices.
 
     Returns:
         The family. The scorer is there when the folder's stts.json names one.
@@ -91,10 +94,15 @@ def load_family(
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if quantize:
         options |= {"quantization_config": four_bit(cls.full_precision(), dtype), "device_map": {"": device}}
+    if device_map:
+        options |= {"device_map": read_device_map(device_map), "offload_folder": offload_folder()}
     stock, notes = load_stock(chain, cls.model_class, cls.part_names["vit"], options)
+    if device_map:
+        places = options["device_map"] if isinstance(options["device_map"], dict) else {}
+        device = seeing_device(stock, cls.part_names, device_map, places)
     own, more = cls.processing(stock.config, root, {})
     family = cls(
-        (stock if quantize else stock.to(device)).eval(),
+        (stock if "device_map" in options else stock.to(device)).eval(),
         AutoTokenizer.from_pretrained(root.model, revision=root.revision or "main", trust_remote_code=False),
         settings=top.settings,
         model_name=top.name,

@@ -162,6 +162,11 @@ class Family(ABC):
         """Blocks whose outputs the connector reads, 0-based, in its order."""
 
     @property
+    def device(self) -> torch.device:
+        """Where its ViT is; parts of the language model may be elsewhere, and move what they are given."""
+        return next(self.blocks[0].parameters()).device
+
+    @property
     def revision(self) -> str | None:
         """Commit of the hub that it, or the model that it stands on, was loaded from; None for folders alone."""
         return next((checkpoint.revision for checkpoint in self.chain if checkpoint.revision), None)
@@ -281,7 +286,7 @@ class Family(ABC):
     def window_index(self, layout: Layout) -> Tensor:
         """Return the patches of each window, int64 (W, P), numbered as `embed` has them; see `pruning.window_index`."""
         if layout not in self._window_index:
-            self._window_index[layout] = window_index(*layout.grid, *layout.window).to(self.model.device)
+            self._window_index[layout] = window_index(*layout.grid, *layout.window).to(self.device)
         return self._window_index[layout]
 
     def preprocess(self, *videos: Tensor, rule: LayoutRule | None = None) -> Patches:
@@ -302,7 +307,7 @@ class Family(ABC):
         if len(layouts) != 1:
             raise InputError("videos of one batch: are cut in different ways; must be of one size and length.")
         layout = layouts.pop()
-        pixels = [self.frames(frames, layout, self.model.dtype, self.model.device) for frames in videos]
+        pixels = [self.frames(frames, layout, self.model.dtype, self.device) for frames in videos]
         joined = pixels[0] if len(pixels) == 1 else torch.cat(pixels)  # cat copies one video too
         return Patches(joined, [layout.num_units(len(frames)) for frames in videos], layout)
 
@@ -328,7 +333,7 @@ class Family(ABC):
             )  # fmt: skip
         except ValueError as error:
             raise InputError(str(error)) from error
-        watch = Stopwatch(self.model.device, "connector")
+        watch = Stopwatch(self.device, "connector")
         visual_tokens = self.connect(vit.features, vit.pool_index)
         watch.lap("connector")
         return EncodedVideo(

@@ -187,13 +187,20 @@ def load_stock(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # checked below, with names
         )
+    except ValueError as error:
+        if "device_map" not in options:
+            raise
+        raise InputError(f"--device-map: {' '.join(str(error).split())[:300]}") from error
     except SafetensorError as error:
         raise InputError(f"the weights of model '{root.model}' are broken ({error}). Restore the files.") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
     ends = [name[name.index(SCORER_PART) :] for name in root.stored_scorer]
     notes = check_loaded(root.model, info, stock, vit, ends)
+    is_spread = any(weight.is_meta for weight in stock.parameters())
     loras = [checkpoint for checkpoint in reversed(chain) if checkpoint.document.get("train") == "lora"]
+    if loras and is_spread:
+        raise InputError(f"--device-map: the LoRA of {loras[0].model} cannot be put into weights that are not loaded.")
     if "quantization_config" not in options:
         for checkpoint in loras:
             add_lora(stock, checkpoint).merge_and_unload()

@@ -45,7 +45,7 @@ class _Vit:
 
     def __init__(self, family: Gemma4Family, layout: Layout) -> None:
         self.vit_blocks, self.taps = family.vit_blocks, family.taps
-        self.tower, device = family.model.model.vision_tower, family.model.device
+        self.tower, device = family.model.model.vision_tower, family.device
         rows, cols = (torch.arange(number, device=device) for number in layout.grid)
         self.places = torch.stack(torch.meshgrid(cols, rows, indexing="xy"), -1).view(1, -1, 2)  # column first
         self.rotation = self.tower.encoder.rotary_emb(self.tower.patch_embedder.input_proj.weight, self.places)

@@ -50,7 +50,7 @@ class _Vit(UnitVit):
 
     def __init__(self, family: Qwen2VLFamily, layout: Layout) -> None:
         self.tower = tower = family.model.model.visual
-        where = places(layout, family.model.device)
+        where = places(layout, family.device)
         self.order = family.patch_order(layout)
         super().__init__(family.vit_blocks, family.taps, tower.rotary_pos_emb(where, where[self.order]))
         self.squares = family.squares(layout)
@@ -113,7 +113,7 @@ class Qwen2VLFamily(UnitFamily):
 
     def patch_order(self, layout: Layout) -> Tensor:
         """Return the patches of a unit in the order of the ViT, int64 (N,), numbered as `UnitProcessor` has them."""
-        return torch.arange(layout.num_patches, device=self.model.device)
+        return torch.arange(layout.num_patches, device=self.device)
 
     def squares(self, layout: Layout) -> Sequence[int]:
         """Return the parts of a unit that attend within themselves in some blocks, as patches of each."""
@@ -164,7 +164,7 @@ class Qwen25VLFamily(Qwen2VLFamily):
 
     def patch_order(self, layout: Layout) -> Tensor:
         """Return the patches of a unit square by square, int64 (N,), numbered as `UnitProcessor` has them."""
-        return window_rows(layout, self.model.device)[self._window_order(layout)].flatten()
+        return window_rows(layout, self.device)[self._window_order(layout)].flatten()
 
     def squares(self, layout: Layout) -> Sequence[int]:
         """Return the squares of a unit that attend within themselves in most blocks, as patches of each."""
@@ -172,7 +172,7 @@ class Qwen25VLFamily(Qwen2VLFamily):
 
     def window_index(self, layout: Layout) -> Tensor:
         """Return the patches of each window, int64 (W, P), numbered as `embed` has them."""
-        return window_rows(layout, self.model.device)[self._window_order(layout).argsort()]
+        return window_rows(layout, self.device)[self._window_order(layout).argsort()]
 
     def time_scale(self, timestamps_s: Sequence[float]) -> Mapping[str, Any]:
         """Return the seconds between units, for `positions`."""
@@ -186,4 +186,4 @@ class Qwen25VLFamily(Qwen2VLFamily):
         vision = self.model.config.vision_config
         grid = torch.tensor([[1, *layout.grid]])
         order, _ = get_vision_window_index(grid, layout.window[0], vision.window_size, vision.patch_size)
-        return order.to(self.model.device)
+        return order.to(self.device)

@@ -44,13 +44,13 @@ class _Vit(UnitVit):
 
         self.tower = tower = family.model.model.visual
         self.table = get_vision_interpolation_indices_and_weights(
-            torch.tensor([[1, *layout.grid]], device=family.model.device),
+            torch.tensor([[1, *layout.grid]], device=family.device),
             num_grid_per_side=tower.num_grid_per_side,
             mode=tower.interpolation_mode,
             align_corners=tower.interpolation_align_corners,
             spatial_merge_size=layout.window[0],
         )
-        rotation = tower.rotary_pos_emb(tower.pos_embed.weight, places(layout, family.model.device))
+        rotation = tower.rotary_pos_emb(tower.pos_embed.weight, places(layout, family.device))
         super().__init__(family.vit_blocks, family.taps, rotation)
 
     def embed(self, patches: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class UnitFamily(Family):
 
     def window_index(self, layout: Layout) -> Tensor:
         """Return the patches of each window, int64 (W, P): they stand one after the other."""
-        return window_rows(layout, self.model.device)
+        return window_rows(layout, self.device)
 
     def positions(self, dense_ids: Tensor, layout: Layout, timestamps_s: Sequence[float]) -> Tensor | None:
         """Return each token's time, row and column, (3, 1, L), as stock counts them in the whole prompt."""

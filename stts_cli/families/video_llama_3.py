@@ -43,7 +43,7 @@ class _Vit(UnitVit):
 
     def __init__(self, family: VideoLlama3Family, layout: Layout) -> None:
         self.tower = family.model.model.vision_model
-        where = places(layout, family.model.device)
+        where = places(layout, family.device)
         super().__init__(family.vit_blocks, family.taps, self.tower.rotary_pos_emb(where, where))
 
     def embed(self, patches: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ def take_turns(
 
 def run_pass(family: Family, clip: Clip, arm: Arm, job: Job) -> Pass:
     """Take one clip from frames in memory to the last decoded token, and time each stage."""
-    device = family.model.device
+    device = family.device
     gc.collect()
     memory = PeakMemory(device) if device.type == "cuda" else None
     held = torch.cuda.memory_allocated(device) if memory else 0
@@ -200,7 +200,7 @@ def late_blocks(family: Family, prune_layer: settings.PruneLayer, is_dense: bool
     if not is_dense or not blocks:
         yield late
         return
-    device = family.model.device
+    device = family.device
 
     def enter(*_: Any) -> None:
         entered[0] = clock(device)

@@ -118,7 +118,7 @@ class _Watched:
 
     def __init__(self, family: Family, job: Job) -> None:
         self.family, self.job = family, job
-        self.device: torch.device = family.model.device
+        self.device: torch.device = family.device
         self.began = self.ended = self.read = 0.0
         self.seconds: dict[str, float] = {}
         self.packed_patches: list[int] = []

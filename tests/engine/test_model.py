@@ -51,6 +51,7 @@ class Family:
 
     resample = "bilinear"
     model_name, revision = "fake", None
+    device = torch.device("cpu")
     answer_start = ""
     vit_blocks = range(12)
     is_demonstration = False
