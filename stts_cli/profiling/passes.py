@@ -61,7 +61,6 @@ class Job:
     architecture: Architecture
     model: str | None  # a checkpoint folder or a hub id; None for random weights
     video: str  # the file that frames are taken from
-    revision: str | None = None  # of a hub id
     restamp: bool = False  # give the frames times half a second apart instead of their own
     prune_layer: settings.PruneLayer | None = None  # 0-based ViT block; None for the architecture's own
     device: str = "auto"
@@ -69,6 +68,7 @@ class Job:
     kernel: str = "auto"  # of `settings.KERNELS`, for the packed blocks
     train: bool = False  # take training steps instead of answering
     resize: str = "model"  # of `resize.RESIZES`
+    revision: str | None = None  # of a hub id
 
     @property
     def layer(self) -> settings.PruneLayer:
