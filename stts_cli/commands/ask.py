@@ -85,6 +85,9 @@ def ask(
             help="Write a page for a browser into this HTML file: frames with what was kept, answers, savings."
         ),
     ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="Ask about several video files as one clip, one after the other.")
+    ] = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="Go on asking, each question behind what was said; Ctrl-D leaves.")
     ] = False,
@@ -142,6 +145,7 @@ def ask(
         fps,
         subtitles,
         chat,
+        together,
     )
     arm = settings.arm("pruned", resize).override(seed=seed)
     arms = asking.plan_arms(arm, compare, asking.Budget(budget, budget_by, budget_pixels), at_s)

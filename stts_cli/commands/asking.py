@@ -56,6 +56,7 @@ class Wanted:
     fps: float | None
     subtitles: str | None
     is_chat: bool = False
+    is_together: bool = False
 
     def read(self) -> tuple[list[Named], list[tuple[str, Sequence[str]]]]:
         """Return the videos, and the questions with their options.
@@ -73,8 +74,26 @@ class Wanted:
             raise InputError(f"--fps {self.fps:g}: is for pictures; a video has times of its own.")
         if self.subtitles not in (None, AUTO) and len(videos) > 1:
             raise InputError("--subtitles: belongs to one video; ask the videos one by one, or give auto.")
+        if self.is_together:
+            videos = [self._joined(videos)]
         part = Part(self.start_s, self.end_s, self.at_s, self.fps)
         return [dataclasses.replace(video, source=part.of(video.source)) for video in videos], asked
+
+    def _joined(self, videos: list[Named]) -> Named:
+        """Return several files as one clip."""
+        if len(videos) < 2:
+            raise InputError("--together: joins several videos; name at least two.")
+        if self.start_s is not None or self.end_s is not None or self.at_s or self.subtitles is not None:
+            raise InputError(
+                "--together: cannot stand with --start, --end, --at or --subtitles, which are of one video."
+            )
+        for video in videos:
+            if video.address or holds_pictures(video.source):
+                raise InputError(f"{video.name}: is no video file; --together joins files alone.")
+            probe(video.source.path)
+        first, *others = [video.source.path for video in videos]
+        more = f"{others[0]}" if len(others) == 1 else f"{len(others)} more"
+        return Named(f"{first} and {more}", Source(first, joined=tuple(others)))
 
     def context(self, note: Callable[[str], None]) -> Callable[[Source, Sequence[float]], str]:
         """Return what gives the subtitles around frames; `note` is called with what was put right in them."""
@@ -313,7 +332,7 @@ def identity(video: Named) -> str:
     """
     if video.address == STDIN:
         raise InputError("--output: cannot go on with what a pipe held; name a file.")
-    paths = [os.path.realpath(path) for path in video.source.pictures or (video.source.path,)]
+    paths = [os.path.realpath(path) for path in video.source.pictures or (video.source.path, *video.source.joined)]
     return video.address or hashlib.sha256(to_json(paths).encode()).hexdigest()[:16]
 
 

@@ -182,7 +182,11 @@ def _contents(source: Source) -> list[str]:
     files: Iterable[Path] = source.pictures
     if not files:
         is_folder = source.path.is_dir()
-        files = [path for path in list_folder(source.path) if is_picture(path)] if is_folder else [source.path]
+        files = (
+            [path for path in list_folder(source.path) if is_picture(path)]
+            if is_folder
+            else [source.path, *source.joined]
+        )
     found = []
     for path in files:
         digest = hashlib.sha256()

@@ -19,12 +19,15 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from stts_cli.errors import InputError
 from stts_cli.media.clip import Clip
 from stts_cli.media.container import probe
 from stts_cli.media.pictures import holds_pictures, read_pictures
 from stts_cli.media.source import ReadRequest
 from stts_cli.media.video import read_file
+from stts_cli.settings import Layout, LayoutRule
 
 READY, ALIVE = "ready", "alive"
 START_UP_S = 120.0  # a worker that takes longer to start is given up too
@@ -55,6 +58,8 @@ def read_source(request: ReadRequest, alive: Callable[[], None] = lambda: None) 
     if source.end_frame is not None:
         source = dataclasses.replace(source, end_s=_time_before(source.path, source.end_frame))
         request = dataclasses.replace(request, source=source)
+    if source.joined:
+        return _read_joined(request, alive)
     if holds_pictures(source):
         clip = read_pictures(request)
     else:
@@ -64,6 +69,44 @@ def read_source(request: ReadRequest, alive: Callable[[], None] = lambda: None) 
     start_s, end_s = source.start_s or 0.0, min(source.end_s or clip.duration_s, clip.duration_s)
     times_s = [round(t - start_s, 4) for t in clip.timestamps_s]
     return dataclasses.replace(clip, timestamps_s=times_s, part_s=round(end_s - start_s, 4))
+
+
+@dataclass(frozen=True)
+class _ForAll:
+    """The rule of frames that are as large as those of one clip of so many."""
+
+    rule: LayoutRule
+    num_frames: int
+
+    def __call__(self, height: int, width: int, num_frames: int) -> Layout:
+        return self.rule(height, width, self.num_frames)
+
+
+def _read_joined(request: ReadRequest, alive: Callable[[], None]) -> Clip:
+    """Read several files as one clip, an equal share of the frames from each, its times going on from file to file."""
+    files = [request.source.path, *request.source.joined]
+    share, rest = divmod(request.num_frames, len(files))
+    if not share:
+        raise InputError(f"--frames {request.num_frames}: must be at least {len(files)}, one for each video.")
+    size = _ForAll(request.size, request.num_frames) if callable(request.size) else request.size
+    clips: list[Clip] = []
+    for number, path in enumerate(files):
+        source = dataclasses.replace(request.source, path=path, joined=())
+        part = dataclasses.replace(request, source=source, num_frames=share + (number < rest), size=size)
+        clips.append(read_source(part, alive))
+        size = clips[0].frames.shape[1:3]  # a clip has one size: the first file's
+    starts = [sum(clip.duration_s for clip in clips[:k]) for k in range(len(clips))]
+    times = [round(start + t, 4) for start, clip in zip(starts, clips, strict=True) for t in clip.timestamps_s]
+    return Clip(
+        np.concatenate([clip.frames for clip in clips]),
+        times,
+        sum(clip.duration_s for clip in clips),
+        clips[0].source_fps,
+        sum(clip.num_source_frames for clip in clips),
+        " and ".join(dict.fromkeys(clip.backend for clip in clips)),
+        tuple(f"{path}: {note}" for path, clip in zip(files, clips, strict=True) for note in clip.notes),
+        tuple(f"{path}: {note}" for path, clip in zip(files, clips, strict=True) for note in clip.damage),
+    )
 
 
 def read_ahead(

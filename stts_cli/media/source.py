@@ -26,6 +26,7 @@ class Source:
         fps: pictures a second of a folder or a list of them; None for 1, which a note then says.
         at_s: times in seconds of the frames wanted, rising, or None for frames spread evenly.
         pictures: that are the frames, in order; empty for those of the folder, or where there is a video.
+        joined: video files that follow `path`, all of them one clip.
         write: writes a file that is not there yet, when it is first read; can be pickled, compared and hashed.
     """
 
@@ -36,6 +37,7 @@ class Source:
     fps: float | None = None
     at_s: tuple[float, ...] | None = None
     pictures: tuple[Path, ...] = ()
+    joined: tuple[Path, ...] = ()
     write: Callable[[Path], None] | None = None
 
     def prepare(self) -> None:

@@ -35,33 +35,40 @@ FILES = {
 OF_SCORER = ("scorer.safetensors", "stts.json")
 
 
-def save_model(folder: Path) -> Path:
-    """Write the checkpoint, with a learned scorer."""
+def make_model(folder: Path, vision: dict[str, object], text: dict[str, object], scorer_sizes=None) -> Path:
+    """Write a checkpoint with random weights of such sizes, and a learned scorer if its sizes are given."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     words = byte_tokenizer(SPECIAL, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE)
     torch.manual_seed(0)
-    ids = {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
+    names = ("vision_start", "vision_end")
     config = Qwen3VLConfig(
-        vision_config={"hidden_size": 128, "intermediate_size": 192, "depth": 6, "num_heads": 2, "patch_size": 16,
-                       "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 128,
-                       "num_position_embeddings": 64, "deepstack_visual_indexes": [1, 3]},
-        text_config={"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2,
-                     "num_key_value_heads": 1, "head_dim": 64, "vocab_size": len(words),
-                     "max_position_embeddings": 4096,
+        vision_config={"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
+                       "num_position_embeddings": 64, **vision},
+        text_config={"head_dim": 64, "vocab_size": len(words), "max_position_embeddings": 4096,
                      "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [12, 10, 10],
-                                         "mrope_interleaved": True}},
+                                         "mrope_interleaved": True}, **text},
         image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=words.convert_tokens_to_ids("<|video_pad|>"), **ids,
+        video_token_id=words.convert_tokens_to_ids("<|video_pad|>"),
+        **{f"{name}_token_id": words.convert_tokens_to_ids(f"<|{name}|>") for name in names},
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     model = Qwen3VLForConditionalGeneration(config)
-    save_tiny(folder, model, words, FILES, scorer_sizes=(128, 2, 192, 64))
+    save_tiny(folder, model, words, FILES, scorer_sizes=scorer_sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.1)
     model.save_pretrained(folder)
     return folder
+
+
+def save_model(folder: Path) -> Path:
+    """Write the checkpoint of the cases, with a learned scorer."""
+    vision = {"hidden_size": 128, "intermediate_size": 192, "depth": 6, "num_heads": 2, "out_hidden_size": 128,
+              "deepstack_visual_indexes": [1, 3]}  # fmt: skip
+    text = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2,
+            "num_key_value_heads": 1}  # fmt: skip
+    return make_model(folder, vision, text, (128, 2, 192, 64))
 
 
 @torch.no_grad()
