@@ -247,6 +247,8 @@ class Answering:
         temperature: next tokens are drawn by their probabilities, logits divided by this; 0 takes the likeliest.
         top_p: draw among the likeliest tokens alone, as few as have this probability together; in (0, 1].
         stop: texts that end an answer, which does not hold them.
+        think: let a model think before it answers, whose chat template leaves the choice; what it thinks is no part of
+            the answer.
 
     Raises:
         InputError: a value that means nothing.
@@ -256,6 +258,7 @@ class Answering:
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    think: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.system, str) or (self.system and not self.system.strip()):
@@ -268,6 +271,8 @@ class Answering:
             raise InputError(f"--top-p {self.top_p:g}: has no effect on greedy answers; give a --temperature too.")
         if not isinstance(self.stop, (list, tuple)) or not all(isinstance(text, str) and text for text in self.stop):
             raise InputError(f"--stop {self.stop!r}: must be texts, none of them empty.")
+        if type(self.think) is not bool:
+            raise InputError(f"--think {self.think!r}: must be True or False.")
         object.__setattr__(self, "stop", tuple(self.stop))
 
     def to_dict(self) -> dict[str, object]:
@@ -277,6 +282,7 @@ class Answering:
 
 
 GREEDY = Answering()
+THINKING_TOKENS = 4096  # the most of an answer with --think, where no limit is given
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def test_the_surface_is_what_is_promised():
     [
         (
             "ask",
-            "--revision --quantize --device-map --system --temperature --top-p --stop --seed "
+            "--revision --quantize --device-map --system --temperature --top-p --stop --think --seed "
             "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
             "--keep-ratio --prune-ratio --budget --budget-by --budget-pixels --scorer --prune-layer --max-new-tokens "
             "--device --dtype --compare --save-kept --report --chat --output --cache --cache-size --json --quiet "
@@ -64,7 +64,7 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "eval",
-            "--revision --quantize --device-map --system --temperature --top-p --stop "
+            "--revision --quantize --device-map --system --temperature --top-p --stop --think "
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare --json "
             "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --prune-ratio "

@@ -9,6 +9,7 @@ import typer
 from stts_cli.commands import engine as served
 from stts_cli.commands import flags
 from stts_cli.errors import InputError
+from stts_cli.settings import THINKING_TOKENS
 
 
 def ask(
@@ -67,6 +68,7 @@ def ask(
     temperature: flags.Temperature = None,
     top_p: flags.TopP = None,
     stop: flags.Stop = None,
+    think: flags.Think = False,
     seed: flags.Seed = None,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
@@ -133,7 +135,7 @@ def ask(
         dtype=dtype,
         quantize=quantize,
         device_map=device_map,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=THINKING_TOKENS if think and max_new_tokens is None else max_new_tokens,
     )
     wanted = asking.Wanted(
         words,
@@ -155,6 +157,7 @@ def ask(
         {
             **served.of_the_server(scorer, prune_layer, dtype, revision, device, quantize),
             "--device-map": device_map,
+            "--think": think,
             "--budget": budget,
             "--save-kept": save_kept,
             "--report": report,
@@ -168,5 +171,5 @@ def ask(
     shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
     kept = asking.Kept(cache, cache_size)
     answer = chatting.run if chat else asking.run
-    worded = asking.Worded(settings.max_new_tokens, flags.answering(system, temperature, top_p, stop), server)
+    worded = asking.Worded(settings.max_new_tokens, flags.answering(system, temperature, top_p, stop, think), server)
     answer(wanted, arms, shown, kept, worded, device=device)

@@ -75,6 +75,7 @@ def evaluate(
     temperature: flags.Temperature = None,
     top_p: flags.TopP = None,
     stop: flags.Stop = None,
+    think: flags.Think = False,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
     quantize: flags.Quantize = None,
@@ -137,6 +138,7 @@ def evaluate(
         {
             **served.of_the_server(asked.scorer, asked.prune_layer, dtype, asked.revision, device, quantize),
             "--device-map": device_map,
+            "--think": think,
             "--test-time-scaling": test_time_scaling,
             "--times": times,
             "--plot": plot,
@@ -144,7 +146,7 @@ def evaluate(
         asked.model,
     )
     arms = asked.arms(compare, resize=resize, dtype=dtype, quantize=quantize, device_map=device_map)
-    answering = flags.answering(system, temperature, top_p, stop)
+    answering = flags.answering(system, temperature, top_p, stop, think)
     arms = served.served_arms(arms) if server else arms
     thumbnails = Thumbnails()
     with _say_how_to_go_on(output), Progress(line_every_s=LINE_EVERY_S) as progress:

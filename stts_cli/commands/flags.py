@@ -77,6 +77,10 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(help="Texts that end an answer and are no part of it: --stop A B, behind the questions."),
 ]
+Think = Annotated[
+    bool,
+    typer.Option("--think", help="Let a thinking model think before it answers; what it thinks is left out."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantize = Annotated[
@@ -92,9 +96,11 @@ DeviceMap = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
-def answering(system: str | None, temperature: float | None, top_p: float | None, stop: list[str] | None) -> Answering:
+def answering(
+    system: str | None, temperature: float | None, top_p: float | None, stop: list[str] | None, think: bool
+) -> Answering:
     """Return how answers are worded; None is not given."""
-    given = {"system": system, "temperature": temperature, "top_p": top_p, "stop": stop}
+    given = {"system": system, "temperature": temperature, "top_p": top_p, "stop": stop, "think": think}
     if system == "":
         raise InputError("--system: is empty; give a text, or leave it out.")
     return Answering(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

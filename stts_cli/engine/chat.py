@@ -59,7 +59,8 @@ class Chat:
         whole = self.prompt_ids(question)
         state = self._behind(whole[:-1])
         prompt_s = clock(model.device) - started
-        said = model.speak(state, torch.tensor([whole[-1:]], device=model.device), model.max_new_tokens, on_text)
+        tail = torch.tensor([whole[-1:]], device=model.device)
+        said = model.speak(state, tail, model.max_new_tokens, on_text, before=whole[-8:-1])
         num_dropped = int((~video.keep_mask).sum())
         answer = model.reply(video, question, said, prompt_s, (len(whole) + num_dropped, len(whole)))
         self.turns.append((question, answer.text))
@@ -70,7 +71,8 @@ class Chat:
         video, family = self.video, self.model.family
         clip, tokens, system = video.clip, video.tokens, self.model.answering.system
         prefix = family.video_prefix(clip.timestamps_s, tokens.keep_mask, tokens.layout, clip.length_s, system)
-        ids, is_answer = family.conversation_ids([*self.turns, (question, "?")], self.context)
+        turns, think = [*self.turns, (question, "?")], self.model.answering.think
+        ids, is_answer = family.conversation_ids(turns, self.context, think=think)
         while is_answer.pop():
             ids.pop()
         whole = [*prefix.ids.tolist(), *ids]
@@ -86,7 +88,7 @@ class Chat:
         if self._state is not None and known < len(self._read) and self.model.family.cache_reuse == "crop":
             self._state.cache.crop(known - len(self._read))
         elif self._state is None or known < len(self._read):
-            prompt = self.video.prompt("?", self.context, self.model.answering.system)
+            prompt = self.video.prompt("?", self.context, self.model.answering)
             prefix = self.model.prefill(self.video, prompt)
             self._state, known = replace(prefix, cache=copy.deepcopy(prefix.cache)), prefix.num_tokens
         self._read = ids[:known]

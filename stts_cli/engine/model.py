@@ -22,6 +22,7 @@ from stts_cli.engine.budget import layout_rule, spend
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Said, Video
 from stts_cli.engine.stream import TextStream, cut
+from stts_cli.engine.thinking import Thoughts
 from stts_cli.errors import InputError, suggest
 from stts_cli.media.clip import Clip
 from stts_cli.media.container import check_file
@@ -32,7 +33,7 @@ from stts_cli.media.resize import DECODER, NOTE, check_resize, choose_filter
 from stts_cli.media.source import Part, ReadRequest, Source
 from stts_cli.pruning.own_scorer import import_scorer
 from stts_cli.pruning.stopwatch import clock
-from stts_cli.settings import GREEDY, Answering, Arm, Execution, Pruning
+from stts_cli.settings import GREEDY, THINKING_TOKENS, Answering, Arm, Execution, Pruning
 from stts_cli.text import DEMONSTRATION
 
 if TYPE_CHECKING:
@@ -262,6 +263,8 @@ class VideoModel:
             InputError: the question or the options are wrong, the prompt is too long, or the video is another model's.
         """
         check_question(question, options)
+        if options and self.answering.think:
+            raise InputError("--think: cannot stand with options, which are weighed as answers; leave one of them out.")
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         _check_limit(limit)
         if not isinstance(context, str):
@@ -272,7 +275,7 @@ class VideoModel:
         if video.family is not family:
             raise InputError("the video was encoded by another loaded model; encode it with this one first.")
         asked = clock(self.device)
-        prompt = video.prompt(question, context, self.answering.system)
+        prompt = video.prompt(question, context, self.answering)
         prefix = self.prefill(video, prompt)
         tail, prompt_s = prompt.input_ids[:, prompt.num_prefix :].to(self.device), clock(self.device) - asked
         if options:
@@ -296,19 +299,26 @@ class VideoModel:
         limit: int,
         on_text: Callable[[str], None] | None = None,
         *,
+        before: Sequence[int] = (),
         ignore_eos: bool = False,
     ) -> Said:
-        """Let the model word an answer behind a prefix and the question's tokens, (1, Q); see `ask`."""
+        """Let the model word an answer behind a prefix and the question's tokens, (1, Q); see `ask`.
+
+        `before` are the tokens before these, where they may be too few to tell whether the prompt begins to think.
+        """
         how, stop = self.answering, () if ignore_eos else self.answering.stop
         more: dict[str, Any] = {}
         stream = TextStream(self.family.tokenizer, on_text, stop)
+        asked = [*before, *tail[0].tolist()]
         if on_text or stop:
-            more["on_token"] = stream
+            begun = Thoughts(self.family.tokenizer, asked)
+            more["on_token"] = lambda token: begun(token) and stream(token)
         if how.temperature:
             more["choose"] = generate.Sampler(how.temperature, how.top_p, self.pruning.seed)
         eos = [] if ignore_eos else self.family.eos_token_ids
         found = generate.answer(self.family, prefix, tail, max_new_tokens=limit, eos_token_ids=eos, **more)
-        text = cut(self.family.tokenizer.decode(found.token_ids, skip_special_tokens=True), stop).strip()
+        answer = [*filter(Thoughts(self.family.tokenizer, asked), found.token_ids)]
+        text = cut(self.family.tokenizer.decode(answer, skip_special_tokens=True), stop).strip()
         stream.end(text)
         return Said(text, found.finished, found.num_decoded, found.prefill_s, found.decode_s)
 
@@ -383,6 +393,8 @@ def load(model: str | Path = "nano", *, device: str = "auto", **given: Any) -> V
     preset = preset.override(**given)
     arm = Arm("pruned", preset.model).override(**{name: getattr(preset, name) for name in OWN if hasattr(preset, name)})
     limit = preset.max_new_tokens
+    if answering.think and given.get("max_new_tokens") is None:
+        limit = THINKING_TOKENS
     found = load_arm(arm.override(**ours), device, max_new_tokens=limit, note=_warn, answering=answering)
     if found.family.is_demonstration:
         _warn(DEMONSTRATION)

@@ -12,7 +12,7 @@ import torch
 from stts_cli.cost.savings import Savings, count
 from stts_cli.engine.device import PeakMemory
 from stts_cli.media.clip import Clip
-from stts_cli.settings import Pruning
+from stts_cli.settings import GREEDY, Answering, Pruning
 
 if TYPE_CHECKING:
     from stts_cli.engine.generate import VideoPrefix
@@ -66,12 +66,12 @@ class Video:
         behind = prompt.input_ids.shape[1] - prompt.num_prefix
         return self.count(prompt.dense_length - behind, prompt.num_prefix, 1)
 
-    def prompt(self, question: str, context: str = "", system: str = "") -> Prompt:
+    def prompt(self, question: str, context: str = "", answering: Answering = GREEDY) -> Prompt:
         """Word a question about it; see `Family.build_prompt`."""
         clip, tokens = self.clip, self.tokens
         return self.family.build_prompt(
             clip.timestamps_s, question, tokens.keep_mask, layout=tokens.layout, context=context,
-            duration_s=clip.length_s, system=system,
+            duration_s=clip.length_s, system=answering.system, think=answering.think,
         )  # fmt: skip
 
     def count(self, dense_length: int, length: int, num_new_tokens: int, option_tokens: Sequence[int] = ()) -> Savings:

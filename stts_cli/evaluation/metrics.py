@@ -45,6 +45,7 @@ def summarize(rows: Sequence[Row], headline: str) -> dict[str, Any]:
         "n_unscored": sum(row["correct"] is None for row in answered),
         "n_left_out": sum(not row["counted"] for row in answered),
         "n_errors": len(rows) - len(answered),
+        "n_cut": sum(not row["finished"] for row in answered),
         "unparsed_rate": _mean(row["parsed"] is None for row in answered),
         "accuracy": macro.get(headline, whole["accuracy"]),
         "headline": headline,

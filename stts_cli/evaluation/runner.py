@@ -36,7 +36,7 @@ from stts_cli.evaluation.served import server_notes
 from stts_cli.evaluation.settings import items_hash, versions
 from stts_cli.media.reader import ReadResult, read_ahead
 from stts_cli.media.source import Source
-from stts_cli.settings import GREEDY, Answering, Arm
+from stts_cli.settings import GREEDY, THINKING_TOKENS, Answering, Arm
 
 Progress = Callable[..., None]  # (what is going on, done, total)
 
@@ -82,7 +82,8 @@ class Run(RunSettings):
     def asking(self) -> Asking:
         """How questions are put and replies are read."""
         benchmark = self.questions.benchmark
-        return Asking(benchmark, self.scoring, self.max_new_tokens or benchmark.max_new_tokens, self.seed)
+        own = THINKING_TOKENS if self.answering.think else benchmark.max_new_tokens
+        return Asking(benchmark, self.scoring, self.max_new_tokens or own, self.seed)
 
 
 def evaluate(

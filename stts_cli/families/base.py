@@ -369,6 +369,7 @@ class Family(ABC):
         context: str = "",
         duration_s: float | None = None,
         system: str = "",
+        think: bool = False,
     ) -> Prompt:
         """Word the prompt of one video and one question, and delete the placeholders of dropped windows.
 
@@ -380,20 +381,21 @@ class Family(ABC):
             context: text between the video and the user's turn, such as subtitles; a part of the prefix.
             duration_s: length of the video in seconds; None for the last frame's time.
             system: the system prompt; empty for what the chat template says without one.
+            think: let the model think before it answers.
 
         Returns:
             The prompt, on the CPU.
 
         Raises:
-            InputError: the times do not fit the frames, the chat template takes no system prompt, or the prompt is
-                longer than the model can take.
+            InputError: the times do not fit the frames, the chat template takes no system prompt or leaves no choice
+                of thinking, or the prompt is longer than the model can take.
         """
         layout = layout or self.layout
         if layout.num_units(len(timestamps_s)) != len(keep_mask):
             raise InputError(
                 f"{len(timestamps_s)} timestamps: must be one a frame; {len(keep_mask)} units were encoded."
             )
-        head, tail = self._chat_text(self.quote(question), self.quote(system, "--system"))
+        head, tail = self._chat_text(self.quote(question), self.quote(system, "--system"), think=think)
         context = self.quote(context, "text before the question")
         duration_s = timestamps_s[-1] if duration_s is None else duration_s
         head += self.video_text(timestamps_s, layout, duration_s)
@@ -436,12 +438,15 @@ class Family(ABC):
             None if positions is None else positions[..., 0, :end],
         )
 
-    def conversation_ids(self, turns: Sequence[tuple[str, str]], context: str = "") -> tuple[list[int], list[bool]]:
+    def conversation_ids(
+        self, turns: Sequence[tuple[str, str]], context: str = "", *, think: bool = False
+    ) -> tuple[list[int], list[bool]]:
         """Word what follows the video: the user's turns and the answers, tokenized apart as they come at inference.
 
         Args:
             turns: (what the user says, what the model should answer), in order.
             context: text between the video and the first turn.
+            think: word the last turn as one that is thought about before the answer.
 
         Returns:
             (token ids, of each whether the model has to say it: the answers and the token that ends them).
@@ -455,11 +460,13 @@ class Family(ABC):
         is_answer = [False] * len(ids)
         messages: list[dict[str, Any]] = []
         ends = [self.tokenizer.convert_ids_to_tokens(k) for k in self.eos_token_ids]
-        for question, answer in turns:
+        for number, (question, answer) in enumerate(turns, start=1):
             question, answer = self.quote(question), self.answer_start + self.quote(answer, "answer")
             content = [{"type": "text", "text": question}]
             messages.append({"role": "user", "content": content if messages else [{"type": "video"}, *content]})
-            asked = self._continue(so_far, self._render(messages, True))
+            asked = worded = self._continue(so_far, self._render(messages, True))
+            if think and number == len(turns):
+                worded = self._continue(so_far, self._render(messages, True, think=True))
             messages.append(
                 {"role": "assistant", "content": [{"type": "text", "text": answer[len(self.answer_start) :]}]}
             )
@@ -467,8 +474,8 @@ class Family(ABC):
             if not asked.startswith(so_far) or not closed.startswith(asked + answer):
                 template = f"the chat template of {self.model_name}"
                 raise InputError(f"answer '{answer[:40]}': {template} rewrites it; strip blanks around it.")
-            behind = asked.partition(self.video_tag)[2]
-            prompt = asked[len(so_far) :] if so_far else behind if context else self.video_end + behind
+            behind = worded.partition(self.video_tag)[2]
+            prompt = worded[len(so_far) :] if so_far else behind if context else self.video_end + behind
             end = next((e for e in ends if closed[len(asked + answer) :].startswith(e)), "")
             so_far = asked + answer + end
             prompt_ids = self.tokenize(prompt)
@@ -485,14 +492,14 @@ class Family(ABC):
         """Mark what looks like a special token in a person's words; see `words.quote`."""
         return words.quote(self.tokenizer, text, name, self.video_tag)
 
-    def _chat_text(self, question: str, system: str = "") -> tuple[str, str]:
+    def _chat_text(self, question: str, system: str = "", *, think: bool = False) -> tuple[str, str]:
         """Return the text before and after the video; InputError where `system` does not stand before it."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         try:
-            head, _, tail = self._render(messages, True).partition(self.video_tag)
+            head, _, tail = self._render(messages, True, think=think).partition(self.video_tag)
         except TemplateError:
             if not system:
                 raise
@@ -507,11 +514,18 @@ class Family(ABC):
         bare = so_far.replace(self.no_thinking, "") if self.no_thinking else so_far
         return so_far + text[len(bare) :] if text.startswith(bare) and not text.startswith(so_far) else text
 
-    def _render(self, messages: list[dict[str, Any]], ask: bool) -> str:
-        """Return a conversation as text, the video as its tag; `ask` ends it with the words that make models answer."""
-        if template := self.chat_template or self.tokenizer.chat_template:
+    def _render(self, messages: list[dict[str, Any]], ask: bool, *, think: bool = False) -> str:
+        """Return a conversation as text, the video as its tag.
+
+        `ask` ends it with the words that make models answer, `think` with those that make them think before; InputError
+        where the chat template leaves no choice.
+        """
+        template = self.chat_template or self.tokenizer.chat_template
+        if think and "enable_thinking" not in (template or ""):
+            raise InputError(f"--think: the chat template of {self.model_name} leaves no choice; leave it out.")
+        if template:
             text: str = self.tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=ask, enable_thinking=False
+                messages, chat_template=template, tokenize=False, add_generation_prompt=ask, enable_thinking=think
             )
             return text if self.video_tag in text else self.video_tag + text  # the video first
         text = self.video_tag

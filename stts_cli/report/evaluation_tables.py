@@ -94,6 +94,9 @@ def footer_lines(document: Document) -> list[str]:
         if "engine" in document
         else "FLOPs: a question asked alone"
     )
+    if cut := [f"{name} {arm['n_cut']:,}" for name, arm in document["arms"].items() if arm.get("n_cut")]:
+        limit = document["config"]["max_new_tokens"]
+        lines.append(f"cut at {limit} tokens, so perhaps unread: {', '.join(cut)} answers; --max-new-tokens gives more")
     lines += [document["times"]["how"]] if "times" in document else []
     counts = {
         "failed": first["n_errors"],

@@ -87,7 +87,7 @@ def test_a_turn_that_was_stopped_leaves_no_trace(model, clip_file, monkeypatch):
     for each in (chat, other):
         each.ask(QUESTIONS[0])
 
-    def stop(self, prefix, tail, limit, on_text):
+    def stop(self, prefix, tail, limit, on_text, **_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

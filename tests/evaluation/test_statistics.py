@@ -111,7 +111,7 @@ def row(number, correct, *, arm="a", video=None, error=None, counted=True, parse
     return {
         "arm": arm, "id": str(number), "video": video or str(number), "segment": video or str(number),
         "correct": correct, "counted": counted, "parsed": parsed, "chance": 0.25, "visual_tokens": 10, "flops": 100.0,
-        "peak_bytes": 5,
+        "peak_bytes": 5, "finished": True,
         "groups": {name: [value] if isinstance(value, str) else value for name, value in groups.items()},
         **({"error": error} if error else {}),
     }  # fmt: skip
@@ -151,9 +151,10 @@ def test_a_summary_in_full():
     ]  # fmt: skip
     rows[1]["chance"], rows[2]["flops"], rows[2]["peak_bytes"], rows[3]["peak_bytes"] = 0.5, 200.0, 9, None
     for each in rows[2:5]:
-        each["visual_tokens"] = 30
+        each["visual_tokens"], each["finished"] = 30, each is rows[2]
     assert summarize(rows, "task") == {
-        "n": 3, "n_total": 6, "n_unscored": 1, "n_left_out": 1, "n_errors": 1, "unparsed_rate": 0.2, "accuracy": 0.5,
+        "n": 3, "n_total": 6, "n_unscored": 1, "n_left_out": 1, "n_errors": 1, "n_cut": 2, "unparsed_rate": 0.2,
+        "accuracy": 0.5,
         "headline": "task", "mean": "macro over task", "micro": pytest.approx(2 / 3),
         "interval": mean_interval([1, 0, 1], ["v", "v", "w"]),
         "macro": {"task": 0.5}, "chance": pytest.approx(1 / 3),
