@@ -44,6 +44,7 @@ Note = Callable[[str], None]
 Loaded = dict[tuple[str, ...], "Family"]  # families by what they were loaded from, and how
 _PACKAGE = str(Path(__file__).parents[1])
 WHOLE = Part()
+PICTURE = "one picture: it is asked as a video of one frame, of which nothing is dropped"
 LOADING = ("revision", "dtype", "quantize", "device_map")  # settings of an `Arm` that a loaded model has already
 OWN = ("frames", "max_fps", "keep_ratio", "scorer", "prune_layer", "resize", "seed", *LOADING)  # settings of an `Arm`
 WORDING = tuple(field.name for field in dataclasses.fields(Answering))
@@ -226,7 +227,10 @@ class VideoModel:
     ) -> Video:
         """Return an encoded video with what a user should know of it, which is noted; the arguments are `Video`'s."""
         notes = [*clip.damage, *clip.notes]
-        notes += filter(None, [self.pruning.clamp_note(len(tokens.keep_mask), tokens.layout.num_windows)])
+        if clip.backend == "pillow" and clip.num_source_frames == 1:
+            notes.append(PICTURE)
+        else:
+            notes += filter(None, [self.pruning.clamp_note(len(tokens.keep_mask), tokens.layout.num_windows)])
         for line in notes:
             self.note(line)
         notes += [line for line in self.notes if line != NOTE or clip.backend != "memory"]

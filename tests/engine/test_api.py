@@ -175,3 +175,15 @@ def test_results_show_themselves_in_a_notebook(model, video):
 def test_it_says_what_it_is(model):
     assert repr(model) == "VideoModel(nano: keep ratio 0.5, scorer learned; at most 64 frames; cpu, float32)"
     assert "real videos" in DEMONSTRATION
+
+
+def test_one_picture_is_said_to_be_a_video_of_one_frame(model, tmp_path):
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "one.png")
+    with pytest.warns(
+        UserWarning, match="one picture: it is asked as a video of one frame, of which nothing is dropped"
+    ):
+        seen = model.encode(str(tmp_path / "one.png"))
+    assert bool(seen.keep_mask.all())
+    assert len(seen.notes) == 1, "not also how much more than asked was kept"
+    Image.new("RGB", (96, 96), "blue").save(tmp_path / "two.png")
+    assert not any("one picture" in note for note in model.encode(str(tmp_path)).notes)
