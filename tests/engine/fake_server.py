@@ -43,6 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if status == 302:
+            self.send_header("Location", f"{self.fake.url}/v1/models")
         self.end_headers()
         self.wfile.write(body)
 

@@ -129,7 +129,7 @@ def test_what_may_pass_is_tried_again(fake, clip, plan):
         (["broken"] * 3, InputError, "broke off after 1 characters"),
         ([404], EnvironmentFailure, "check --engine and --model"),
         ([401], EnvironmentFailure, f"set {KEY_VARIABLE}"),
-        ([307], EnvironmentFailure, "answers 307"),
+        ([302], EnvironmentFailure, "answers 302"),  # the key would go elsewhere
     ],
 )
 def test_failures_are_a_line(fake, clip, plan, kind, says):

@@ -323,7 +323,7 @@ def test_a_question_that_cannot_be_asked_does_not_take_its_siblings_along(items_
 
 FIELDS = """arm id video segment groups question answer chance prompt text finished parsed correct counted num_frames
 tokens_in visual_tokens visual_tokens_dense flops peak_bytes backend reading""".split()
-SETTINGS = "model revision frames max_fps resize keep_ratio scorer prune_layer dtype weights seed".split()
+SETTINGS = "model revision frames max_fps resize keep_ratio scorer prune_layer dtype quantize weights seed".split()
 
 
 def test_a_line_says_everything_about_an_answer_and_the_first_about_the_run(items_file, arms, tmp_path):

@@ -149,6 +149,7 @@ def test_so_many_videos_are_in_flight(fake, run):
     code, document, _ = run("--in-flight", "2")
     assert code == 0
     assert document["arms"]["served"]["n_errors"] == 0
+    assert not together.broken
 
 
 def test_jobs_run_at_once_up_to_the_limit():
