@@ -255,7 +255,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
         on_text = stream if streams else None
         return engine.Asked(questions, worded.max_new_tokens, context, cache, on_text, worded.how)
 
-    runs = answers(videos, arms, prepare, device, bar, worded.engine)
+    runs = answers(videos, arms, prepare, device, bar, worded.engine, shown.output)
     for number, (video, done) in enumerate(zip(videos, runs, strict=True)):
         document = done.to_dict()
         if lines:
@@ -282,6 +282,7 @@ def answers(
     device: str,
     bar: Progress,
     engine: Engine | None = None,
+    output: str | None = None,
 ) -> Iterator[AskRun | ServedRun | Unanswered]:
     """Yield what comes of each video, with a sign of life on a terminal until it is there.
 
@@ -292,6 +293,10 @@ def answers(
         device: as for `model.load`.
         bar: the sign of life.
         engine: the server that answers, or None.
+        output: the file of lines that a stopped run goes on with, or None.
+
+    Raises:
+        Interrupted: stopped by Ctrl-C; it says how to go on.
     """
     which = ""
 
@@ -314,10 +319,11 @@ def answers(
             try:
                 done = next(runs)
             except KeyboardInterrupt:
-                if len(videos) == 1:
+                if len(videos) == 1 and output is None:
                     raise
+                how = "with --output FILE the" if output is None else f"{output} has them; the"
                 raise Interrupted(
-                    f"stopped after {number - 1} of {len(videos)} videos; with --output FILE the same command goes on."
+                    f"stopped after {number - 1} of {len(videos)} videos; {how} same command goes on."
                 ) from None
         yield done
     if runs is not None:

@@ -85,6 +85,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
 
 def _turn(chat: Chat, question: str, run: AskRun, mode: str) -> bool:
     """Ask, and show the answer; return whether there is one. Ctrl-C stops it on a terminal."""
+    from stts_cli.engine.results import cut_notes
+
     arm = run.arms[0]
     streams = mode == "table" and sys.stdout.isatty()
     try:
@@ -106,8 +108,8 @@ def _turn(chat: Chat, question: str, run: AskRun, mode: str) -> bool:
         print_lines(" ".join(answer.text.split()))
     else:
         print_lines("" if streams else answer.text)
-    if not answer.finished and mode != "quiet":
-        print_note(f"the answer was cut at {answer.num_new_tokens} tokens; raise --max-new-tokens")
+    for line in cut_notes([answer]) if mode != "quiet" else ():
+        print_note(line)
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from stts_cli import __version__
 from stts_cli.engine.model import Loaded, VideoModel, check_question, load_arm
-from stts_cli.engine.results import Answer, Video
+from stts_cli.engine.results import Answer, Video, cut_notes
 from stts_cli.engine.token_cache import TokenCache
 from stts_cli.errors import InputError, SttsError
 from stts_cli.media.clip import Clip
@@ -110,7 +110,7 @@ class AskRun:
             "video": {**describe_clip(self.name, self.source, first.video.clip), "resize": first.model.arm.resize},
             "arms": [arm.to_dict() for arm in self.arms],
             "seconds": self.seconds,
-            "notes": self.notes,
+            "notes": [*self.notes, *cut_notes(first.answers)],
         }
 
 

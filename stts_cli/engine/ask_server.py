@@ -11,6 +11,7 @@ from stts_cli import __version__
 from stts_cli.engine.ask import WORKERS, Asked, Unanswered, describe_clip, fetch_source
 from stts_cli.engine.model import check_question
 from stts_cli.engine.remote import Engine, RemoteAnswer, RemoteModel, RemoteVideo, load_remote
+from stts_cli.engine.results import cut_notes
 from stts_cli.errors import InputError
 from stts_cli.media.inputs import Named
 from stts_cli.media.reader import Readers
@@ -94,7 +95,7 @@ class ServedRun:
             "video": describe_clip(self.name, self.source, first.video.clip),
             "arms": [arm.to_dict() for arm in self.arms],
             "seconds": self.seconds,
-            "notes": self.notes,
+            "notes": [*self.notes, *cut_notes(first.answers)],
         }
 
 

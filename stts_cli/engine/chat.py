@@ -85,14 +85,14 @@ class Chat:
         """Return the language model's state behind these tokens, which begin with the video's part."""
         known = next((k for k, pair in enumerate(zip(self._read, ids, strict=False)) if pair[0] != pair[1]), None)
         known = min(len(self._read), len(ids)) if known is None else known
-        if self._state is not None and known < len(self._read) and self.model.family.cache_reuse == "crop":
-            self._state.cache.crop(known - len(self._read))
-        elif self._state is None or known < len(self._read):
+        state, self._state = self._state, None  # where Ctrl-C stops what follows, nothing half read is left
+        if state is not None and known < len(self._read) and self.model.family.cache_reuse == "crop":
+            state.cache.crop(known - len(self._read))
+        elif state is None or known < len(self._read):
             prompt = self.video.prompt("?", self.context, self.model.answering)
             prefix = self.model.prefill(self.video, prompt)
-            self._state, known = replace(prefix, cache=copy.deepcopy(prefix.cache)), prefix.num_tokens
-        self._read = ids[:known]
+            state, known = replace(prefix, cache=copy.deepcopy(prefix.cache)), prefix.num_tokens
         if ids[known:]:
-            generate.extend(self.model.family, self._state, ids[known:])
-        self._read = ids
-        return self._state
+            generate.extend(self.model.family, state, ids[known:])
+        self._state, self._read = state, ids
+        return state

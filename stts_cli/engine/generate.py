@@ -228,12 +228,12 @@ def _append(family: Family, prefix: VideoPrefix) -> Iterator[VideoPrefix]:
     if family.cache_reuse == "copy":
         yield replace(prefix, cache=copy.deepcopy(prefix.cache))
         return
-    before = prefix.cache.get_seq_length()
+    before = [layer.get_seq_length() for layer in prefix.cache.layers]
     try:
         yield prefix
-    finally:
-        if surplus := prefix.cache.get_seq_length() - before:
-            prefix.cache.crop(-surplus)
+    finally:  # each to its own length: Ctrl-C may stop a pass between layers, or between keys and values
+        for layer, length in zip(prefix.cache.layers, before, strict=True):
+            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
 
 
 def _forward(family: Family, prefix: VideoPrefix, ids: torch.Tensor, *, all_logits: bool = False) -> torch.Tensor:

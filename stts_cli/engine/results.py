@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from stts_cli.settings import GREEDY, Answering, Pruning
 
 if TYPE_CHECKING:
     from stts_cli.engine.generate import VideoPrefix
+    from stts_cli.engine.remote import RemoteAnswer
     from stts_cli.families.base import EncodedVideo, Family, Prompt
 
 
@@ -148,6 +149,12 @@ class Said:
     decode_s: float
     options: list[Option] | None = None
     option_tokens: tuple[int, ...] = ()
+
+
+def cut_notes(answers: Iterable[Answer | RemoteAnswer]) -> list[str]:
+    """Say of which answers the limit of new tokens cut the end."""
+    cut = [answer.num_new_tokens for answer in answers if not answer.finished]
+    return [f"an answer was cut{'' if num is None else f' at {num} tokens'}; raise --max-new-tokens" for num in cut]
 
 
 @dataclass(frozen=True)

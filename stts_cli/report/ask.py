@@ -71,11 +71,6 @@ def note_lines(document: Document) -> list[str]:
     for arm in document["arms"][:1]:
         if "engine" not in document and arm["num_windows_kept"] == arm["num_windows"]:
             lines.append(f"nothing was pruned: all {arm['num_windows']} windows were kept")
-        lines.extend(
-            f"an answer was cut at {reply['num_new_tokens']} tokens; raise --max-new-tokens"
-            for reply in arm["answers"]
-            if not reply["finished"]
-        )
     return lines
 
 

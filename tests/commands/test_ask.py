@@ -236,6 +236,40 @@ def test_a_file_of_lines_goes_on_where_it_stopped(asked, folder, tmp_path):
     assert asked(*command)[2] == [f"stts: {output}:1: is no line of `stts ask --output`; name another file."]
 
 
+@pytest.mark.parametrize("with_output", [False, True])
+def test_ctrl_c_among_several_videos_says_how_to_go_on(asked, folder, tmp_path, monkeypatch, with_output):
+    from stts_cli.engine.model import VideoModel
+
+    (folder / "2.mp4").unlink()
+    whole, seen = VideoModel.encode, []
+
+    def encode(*args, **given):
+        seen.append(1)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return whole(*args, **given)
+
+    output = tmp_path / "answers.jsonl"
+    command = (folder, "What is it?", "--json", "--frames", "2", *(["--output", output] if with_output else []))
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoModel, "encode", encode)
+        code, out, err = asked(*command)
+    how = f"{output} has them; the" if with_output else "with --output FILE the"
+    assert (code, err[-1]) == (130, f"stts: stopped after 1 of 2 videos; {how} same command goes on.")
+    assert len(out.splitlines()) == 1
+    if with_output:
+        assert len(output.read_text().splitlines()) == 1
+        assert len(asked(*command)[1].splitlines()) == 1, "the second alone"
+
+
+def test_a_cut_answer_is_a_note_in_the_json_too(asked, clip_file):
+    _, out, err = asked(clip_file, "What is it?", "--json", "--frames", "2")
+    document = json.loads(out)
+    note = "an answer was cut at 2 tokens; raise --max-new-tokens"
+    assert (note in document["notes"]) is (not document["arms"][0]["answers"][0]["finished"]) is True
+    assert err.count(f"stts: {note}") == 1
+
+
 def test_a_part_and_times_of_ones_own(ask, tmp_path):
     video = json.loads(ask("What?", "--start", "0:02", "--end", "4", "--json")[0])["video"]
     assert (video["timestamps_s"], video["start_s"], video["frames_per_s"]) == ([0.0, 1.0, 2.0], 2.0, 1.0)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.cache_utils import Cache
 
 from stts_cli.engine.chat import Chat
 from stts_cli.engine.model import VideoModel
@@ -97,6 +98,33 @@ def test_a_turn_that_was_stopped_leaves_no_trace(model, clip_file, monkeypatch):
     assert len(chat.turns) == 1
     assert chat.ask(QUESTIONS[2]).text == other.ask(QUESTIONS[2]).text
     assert chat.turns == other.turns
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_ctrl_c_in_a_pass_leaves_no_trace(model, clip_file, monkeypatch, passes):
+    """Passes of a turn: over the question, over its last token, over the answer's first."""
+    chat, other = Chat(model, model.encode(clip_file)), Chat(model, model.encode(clip_file))
+    whole, layers, left = Cache.update, set(), [passes]
+
+    def update(cache, keys, values, layer, *args, **given):
+        layers.add(layer)
+        return whole(cache, keys, values, layer, *args, **given)
+
+    def stop(cache, keys, values, layer, *args, **given):
+        left[0] -= layer == max(layers)
+        if not left[0]:
+            raise KeyboardInterrupt  # the layers before have appended theirs
+        return whole(cache, keys, values, layer, *args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "update", update)
+        for each in (chat, other):
+            each.ask(QUESTIONS[0])
+        patch.setattr(Cache, "update", stop)
+        with pytest.raises(KeyboardInterrupt):
+            chat.ask(QUESTIONS[1])
+    assert chat.ask(QUESTIONS[2]).text == other.ask(QUESTIONS[2]).text
+    assert chat.ask(QUESTIONS[0]).text == other.ask(QUESTIONS[0]).text
 
 
 def test_a_conversation_too_long_costs_one_question(model, clip_file):
