@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stts_cli.config import files
 from stts_cli.config.gemma4 import Gemma4Shape
+from stts_cli.config.glm4v import Glm4vShape, Glm46VShape
 from stts_cli.config.internvl import InternVLShape
 from stts_cli.config.molmo2 import Molmo2Shape
 from stts_cli.config.presets import presets_folder
@@ -23,6 +24,8 @@ from stts_cli.errors import InputError, suggest
 # by a checkpoint's model_type
 SHAPES: dict[str, type[Shape]] = {
     "gemma4": Gemma4Shape,
+    "glm46v": Glm46VShape,
+    "glm4v": Glm4vShape,
     "internvl": InternVLShape,
     "molmo2": Molmo2Shape,
     "qwen2_5_vl": Qwen25VLShape,

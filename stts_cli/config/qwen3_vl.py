@@ -43,7 +43,7 @@ class PixelBudget:
             InputError: frames more than 200 times as long as wide.
         """
         factor = self.patch * self.merge
-        frames = -(-num_frames // self.temporal) * self.temporal  # stock fills up to a whole unit
+        frames = self.whole(num_frames)
         if min(height, width) < factor:
             scale = factor / min(height, width)
             height, width = int(height * scale), int(width * scale)
@@ -58,6 +58,10 @@ class PixelBudget:
             size = [math.ceil(edge * grow / factor) * factor for edge in (height, width)]
         rows, cols = (edge // self.patch for edge in size)
         return Layout((size[0], size[1]), (rows, cols), (self.merge, self.merge), self.temporal)
+
+    def whole(self, num_frames: int) -> int:
+        """Return how many frames a video counts as: stock fills up to a whole unit."""
+        return -(-num_frames // self.temporal) * self.temporal
 
 
 class Qwen3VisionConfig(Sizes):

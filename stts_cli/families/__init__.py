@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "gemma4": ("stts_cli.families.gemma4", "Gemma4Family"),
+    "glm46v": ("stts_cli.families.glm4v", "Glm46VFamily"),
+    "glm4v": ("stts_cli.families.glm4v", "Glm4vFamily"),
     "internvl": ("stts_cli.families.internvl", "InternVLFamily"),
     "molmo2": ("stts_cli.families.molmo2", "Molmo2Family"),
     "qwen2_5_vl": ("stts_cli.families.qwen2_vl", "Qwen25VLFamily"),

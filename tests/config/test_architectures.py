@@ -19,7 +19,8 @@ from stts_cli.settings import default_prune_layer
 
 def test_the_shapes_that_ship():
     assert names(shapes_folder()) == [
-        "gemma-4-e2b", "gemma-4-e4b", "internvl3.5-1b", "internvl3.5-2b", "internvl3.5-4b", "internvl3.5-8b",
+        "gemma-4-e2b", "gemma-4-e4b", "glm-4.6v-flash", "internvl3.5-1b", "internvl3.5-2b", "internvl3.5-4b",
+        "internvl3.5-8b",
         "mini", "molmo2-4b", "molmo2-8b", "molmo2-o-7b", "nano", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-2b",
         "qwen3-vl-30b-a3b", "qwen3-vl-4b", "qwen3-vl-8b",
         "qwen3.5-0.8b", "qwen3.5-27b", "qwen3.5-9b",
@@ -191,3 +192,13 @@ def test_the_sizes_of_gemma_4_make_what_is_published(name, published):
     preset = load_preset(f"gemma-4-{name}")
     assert preset.prune_layer == architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
     assert architecture.at(64, (1080, 1080)).layout.grid == (24, 24)
+
+
+def test_the_sizes_of_glm_4_6v_flash():
+    """A listing says 10 billion weights; the mmproj file that llama.cpp makes of the ViT has 1.66 GB in float16."""
+    architecture = load_architecture("glm-4.6v-flash")
+    assert architecture.num_parameters() == 10_292_777_472
+    preset = load_preset("glm-4.6v-flash")
+    assert preset.prune_layer in (None, architecture.prune_layer)
+    assert architecture.prune_layer == default_prune_layer(architecture.sizes().vit_blocks)
+    assert [architecture.at(n).layout.frame_size for n in (16, 64, 128)] == [(728, 1288), (616, 1120), (448, 784)]

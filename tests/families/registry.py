@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.families.tiny_gemma4 import save_gemma4
+from tests.families.tiny_glm4v import save_glm4v
 from tests.families.tiny_internvl import save_internvl
 from tests.families.tiny_qwen2_vl import save_qwen2_vl
 from tests.families.tiny_qwen3_5 import save_qwen3_5
@@ -50,6 +51,10 @@ QWEN3_5 = {
                     "linear_conv_kernel_dim": 4, "linear_num_key_heads": 1, "linear_num_value_heads": 2,
                     "linear_key_head_dim": 8, "linear_value_head_dim": 8},
 }  # fmt: skip
+GLM = {
+    **SHAPE, "tie_word_embeddings": False, "size": [1024, 9216], "frame_size": [48, 64],
+    "vision_config": {**UNITS, "hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 32, "image_size": 32},
+}  # fmt: skip
 TINY = {
     "gemma4": Tiny(
         save_gemma4,
@@ -62,6 +67,18 @@ TINY = {
          "text_config": {**TEXT, "num_hidden_layers": 4, "global_head_dim": 32, "sliding_window": 64,
                          "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
                          "use_double_wide_mlp": True, "hidden_size_per_layer_input": 8}},
+    ),
+    "glm46v": Tiny(
+        save_glm4v,
+        (16, 40),
+        {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
+        {**GLM, "model_type": "glm46v"},
+    ),
+    "glm4v": Tiny(
+        partial(save_glm4v, model_type="glm4v"),
+        (16, 40),
+        {"vit": ".visual.", "connector": "merger", "llm": "language_model or lm_head"},
+        {**GLM, "model_type": "glm4v"},
     ),
     "internvl": Tiny(
         save_internvl,
