@@ -64,7 +64,7 @@ def test_the_surface_is_what_is_promised():
         ),
         (
             "eval",
-            "--revision --quantize --device-map --system --temperature --top-p --stop --think "
+            "--batch-size --revision --quantize --device-map --system --temperature --top-p --stop --think "
             "--bench --suite --plot --list --videos --limit --split --scoring --data-dir --hf-repo --allow-missing "
             "--compare --json "
             "--test-time-scaling --output --preset --model --frames --max-fps --resize --keep-ratio --prune-ratio "

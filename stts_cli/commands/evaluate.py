@@ -90,6 +90,9 @@ def evaluate(
         int | None, typer.Option(help="Processes that read videos ahead; 0 reads in this one, without a timeout.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which a video is given up.")] = 120.0,
+    batch_size: Annotated[
+        int, typer.Option(help="How many answers are decoded together; a model that cannot decodes one by one.")
+    ] = 1,
     times: Annotated[
         bool, typer.Option("--times", help="Time the arms too: nothing is read meanwhile, arms in changing order.")
     ] = False,
@@ -141,6 +144,7 @@ def evaluate(
             "--think": think,
             "--test-time-scaling": test_time_scaling,
             "--times": times,
+            "--batch-size": batch_size if batch_size != 1 else None,
             "--plot": plot,
         },
         asked.model,
@@ -159,7 +163,7 @@ def evaluate(
             asked,
             expand_seeds(plan_arms(arms, test_time_scaling), seeds, answering),
             DataSource(data_dir, hf_repo, allow_missing),
-            RunSettings(output, device, workers, timeout, max_new_tokens, seed, times, answering, server),
+            RunSettings(output, device, workers, timeout, max_new_tokens, seed, times, answering, server, batch_size),
             progress=progress,
             say=progress.say,
             look=thumbnails.add,

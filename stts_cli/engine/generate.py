@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
 
 from stts_cli.families.base import Family, Prompt
@@ -172,6 +173,114 @@ def answer(
             num_decoded += 1
         ended = clock(device)
     return Generation(token_ids, is_over or token in eos_token_ids, num_decoded, first - started, ended - first)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An answer whose prompt has been read.
+
+    Attributes:
+        prefix: what was read, the question too; its cache is the answer's own.
+        logits: (vocabulary,) of the first token.
+        prefill_s: seconds that the question's tokens took.
+    """
+
+    prefix: VideoPrefix
+    logits: torch.Tensor
+    prefill_s: float
+
+    @property
+    def next_position(self) -> torch.Tensor:
+        """Position of the token behind it, int64 (..., 1, 1)."""
+        length = self.prefix.cache.get_seq_length()
+        if self.prefix.next_position is None:
+            return torch.tensor([[length]], device=self.logits.device)
+        found: torch.Tensor = self.prefix.next_position + length - self.prefix.num_tokens
+        return found
+
+
+@torch.inference_mode()
+def begin(family: Family, prefix: VideoPrefix, question_ids: torch.Tensor) -> Begun:
+    """Read a question, (1, Q) long, behind a video prefix, which is left as it was."""
+    started = clock(family.device)
+    own = replace(prefix, cache=copy.deepcopy(prefix.cache))
+    logits = _forward(family, own, question_ids)[-1]
+    return Begun(own, logits, clock(family.device) - started)
+
+
+@torch.inference_mode()
+def answer_together(
+    family: Family,
+    begun: Sequence[Begun],
+    *,
+    max_new_tokens: int,
+    eos_token_ids: list[int],
+    on_token: Sequence[Callable[[int], bool]],
+    choose: Sequence[Callable[[torch.Tensor], int]],
+) -> list[Generation]:
+    """Decode several answers, a token of each in one pass; the shorter ones are padded at their left.
+
+    Args:
+        family: the model, one whose cache can be cropped: it holds every token's keys and values.
+        begun: answers to go on with, of any videos; their caches are used up.
+        max_new_tokens: the most tokens of each, >= 1.
+        eos_token_ids: ids that end an answer.
+        on_token: of each answer, as for `answer`.
+        choose: of each answer, as for `answer`.
+
+    Returns:
+        What `answer` gives, one each; the time of a pass is shared evenly by the answers in it.
+    """
+    device = family.device
+    cache, mask = _join([each.prefix.cache for each in begun], family)
+    where = torch.cat([each.next_position for each in begun], -2)
+    logits = torch.stack([each.logits for each in begun])
+    ids: list[list[int]] = [[] for _ in begun]
+    finished, num_decoded, decode_s = [False] * len(begun), [1] * len(begun), [0.0] * len(begun)
+    rows = list(range(len(begun)))  # answers that go on
+    while True:
+        started, going = clock(device), []
+        for place, row in enumerate(rows):
+            token = choose[row](logits[place])
+            finished[row] = token in eos_token_ids
+            if not finished[row]:
+                ids[row].append(token)
+                finished[row] = on_token[row](token)
+            if not finished[row] and len(ids[row]) < max_new_tokens:
+                going.append(place)
+        if not going:
+            break
+        if len(going) < len(rows):
+            kept = torch.tensor(going, device=device)
+            cache.batch_select_indices(kept)
+            mask, where = mask[kept], where.index_select(-2, kept)
+        rows = [rows[place] for place in going]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        tokens = torch.tensor([[ids[row][-1]] for row in rows], device=device)
+        output = family.model(
+            input_ids=tokens, attention_mask=mask, position_ids=where, cache=cache, use_cache=True, logits_to_keep=1
+        )
+        logits, where = output.logits[:, -1], where + 1
+        for row in rows:
+            num_decoded[row] += 1
+            decode_s[row] += (clock(device) - started) / len(rows)
+    parts = zip(ids, finished, num_decoded, [each.prefill_s for each in begun], decode_s, strict=True)
+    return [Generation(*each) for each in parts]
+
+
+def _join(caches: Sequence[DynamicCache], family: Family) -> tuple[DynamicCache, torch.Tensor]:
+    """Return one cache of several rows, padded at their left, and which of its tokens count, int64 (B, L)."""
+    lengths = [each.get_seq_length() for each in caches]
+    most, joined = max(lengths), DynamicCache(config=family.model.config)
+    for number in range(len(caches[0].layers)):
+        layers = [each.layers[number] for each in caches]
+        keys, values = (
+            torch.cat([pad(getattr(e, name), (0, 0, most - n, 0)) for e, n in zip(layers, lengths, strict=True)])
+            for name in ("keys", "values")
+        )
+        joined.update(keys, values, number)
+    mask = torch.arange(most) >= most - torch.tensor(lengths)[:, None]
+    return joined, mask.long().to(family.device)
 
 
 @torch.inference_mode()

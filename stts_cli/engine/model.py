@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,7 @@ from stts_cli.engine import generate
 from stts_cli.engine.budget import layout_rule, spend
 from stts_cli.engine.device import PeakMemory, resolve_device, resolve_dtype
 from stts_cli.engine.results import Answer, Option, Said, Video
-from stts_cli.engine.stream import TextStream, cut
-from stts_cli.engine.thinking import Thoughts
+from stts_cli.engine.wording import Wording
 from stts_cli.errors import InputError, suggest
 from stts_cli.media.clip import Clip
 from stts_cli.media.container import check_file
@@ -113,6 +113,11 @@ class VideoModel:
     def is_demonstration(self) -> bool:
         """Whether what it says means nothing about real video."""
         return self.family.is_demonstration
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether `finish` can decode several answers together: every layer holds the keys and values of all tokens."""
+        return self.family.cache_reuse == "crop"
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that a run is known by."""
@@ -310,21 +315,44 @@ class VideoModel:
 
         `before` are the tokens before these, where they may be too few to tell whether the prompt begins to think.
         """
-        how, stop = self.answering, () if ignore_eos else self.answering.stop
-        more: dict[str, Any] = {}
-        stream = TextStream(self.family.tokenizer, on_text, stop)
-        asked = [*before, *tail[0].tolist()]
-        if on_text or stop:
-            begun = Thoughts(self.family.tokenizer, asked)
-            more["on_token"] = lambda token: begun(token) and stream(token)
-        if how.temperature:
-            more["choose"] = generate.Sampler(how.temperature, how.top_p, self.pruning.seed)
+        how = dataclasses.replace(self.answering, stop=()) if ignore_eos else self.answering
         eos = [] if ignore_eos else self.family.eos_token_ids
-        found = generate.answer(self.family, prefix, tail, max_new_tokens=limit, eos_token_ids=eos, **more)
-        answer = [*filter(Thoughts(self.family.tokenizer, asked), found.token_ids)]
-        text = cut(self.family.tokenizer.decode(answer, skip_special_tokens=True), stop).strip()
-        stream.end(text)
-        return Said(text, found.finished, found.num_decoded, found.prefill_s, found.decode_s)
+        words = Wording(self.family.tokenizer, how, self.pruning.seed, [*before, *tail[0].tolist()], on_text)
+        found = generate.answer(
+            self.family,
+            prefix,
+            tail,
+            max_new_tokens=limit,
+            eos_token_ids=eos,
+            on_token=words.on_token,
+            choose=words.choose,
+        )
+        return words.said(found)
+
+    def begin(self, video: Video, question: str, *, context: str = "") -> Begun:
+        """Read a question about an encoded video, for `finish` to answer; the arguments are those of `ask`."""
+        started = clock(self.device)
+        prompt = video.prompt(question, context, self.answering)
+        prefix = self.prefill(video, prompt)
+        tail, prompt_s = prompt.input_ids[:, prompt.num_prefix :].to(self.device), clock(self.device) - started
+        words = Wording(self.family.tokenizer, self.answering, self.pruning.seed, tail[0].tolist())
+        lengths = prompt.dense_length, prompt.input_ids.shape[1]
+        return Begun(video, question, generate.begin(self.family, prefix, tail), words, prompt_s, lengths)
+
+    def finish(self, begun: Sequence[Begun], *, max_new_tokens: int) -> list[Answer]:
+        """Answer questions that were read, a token of each in one pass, by a model that `is_joined`."""
+        found = generate.answer_together(
+            self.family,
+            [each.state for each in begun],
+            max_new_tokens=max_new_tokens,
+            eos_token_ids=self.family.eos_token_ids,
+            on_token=[each.words.on_token for each in begun],
+            choose=[each.words.choose for each in begun],
+        )
+        return [
+            self.reply(each.video, each.question, each.words.said(one), each.prompt_s, each.lengths)
+            for each, one in zip(begun, found, strict=True)
+        ]
 
     def _score(self, prefix: VideoPrefix, tail: torch.Tensor, options: Sequence[str]) -> Said:
         family = self.family
@@ -366,6 +394,27 @@ class VideoModel:
         """Say what it is and how it looks at videos."""
         kept = "dense" if self.is_dense else f"keep ratio {self.pruning.keep_ratio:g}, scorer {self.pruning.scorer}"
         return f"VideoModel({self.name}: {kept}; at most {self.frames} frames; {self.device}, {self.dtype})"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A question that was read.
+
+    Attributes:
+        video: that it is about.
+        question: as it was asked.
+        state: the language model's, behind it.
+        words: of its answer.
+        prompt_s: seconds before the question was read.
+        lengths: tokens of the whole prompt before any was dropped, and as it was run.
+    """
+
+    video: Video
+    question: str
+    state: generate.Begun
+    words: Wording
+    prompt_s: float
+    lengths: tuple[int, int]
 
 
 def load(model: str | Path = "nano", *, device: str = "auto", **given: Any) -> VideoModel:

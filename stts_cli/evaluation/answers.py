@@ -14,12 +14,13 @@ from typing import Any
 
 from stts_cli.data.items import QaItem
 from stts_cli.data.prompts import prompt_hash, subtitle_block
-from stts_cli.engine.model import Loaded, VideoModel, load_arm
+from stts_cli.engine.model import Begun, Loaded, VideoModel, load_arm
 from stts_cli.engine.remote import RemoteAnswer, RemoteModel, RemoteVideo
 from stts_cli.engine.results import Answer, Video
 from stts_cli.errors import InputError
 from stts_cli.evaluation.benchmarks.benchmark import Benchmark
 from stts_cli.evaluation.journal import Row
+from stts_cli.media.clip import Clip
 from stts_cli.media.reader import ReadResult
 from stts_cli.settings import GREEDY, Answering, Arm
 
@@ -77,27 +78,72 @@ def answer(
         for item in asked:
             keep(_row(model, item, error=read.error or "no clip"))
         return None
-    contexts = {item.id: subtitle_block(item.subtitles, clip.timestamps_s) for item in asked}
-    order = list(dict.fromkeys(contexts.values()))
-    open_ones = sorted(asked, key=lambda item: order.index(contexts[item.id]))  # those with one prefix in a row
-
     seconds, failed = 0.0, False
     video: Any = None
-    for item in open_ones:
+    for item, context in _in_order(asked, clip):
         try:
             video = video or model.encode(clip)
             reply = model.ask(
-                video, asking.benchmark.prompt(item), context=contexts[item.id], max_new_tokens=asking.max_new_tokens
+                video, asking.benchmark.prompt(item), context=context, max_new_tokens=asking.max_new_tokens
             )
         except InputError as error:  # of this question, such as one that is too long; the others are asked
             keep(_row(model, item, error=str(error)))
             failed = True
             continue
         seconds += sum(reply.seconds.values())
-        keep(_answer_row(asking, model, item, contexts[item.id], video, reply))
+        keep(_answer_row(asking, model, item, context, video, reply))
     if failed or video is None:
         return None
     return seconds + sum(video.seconds.values()) + video.prefill_s
+
+
+class Batch:
+    """Questions of one arm whose answers are decoded together, whatever clips they are about.
+
+    Args:
+        asking: how questions are put and replies are read.
+        model: that answers.
+        size: how many answers are decoded together at most.
+        keep: called with each row.
+    """
+
+    def __init__(self, asking: Asking, model: VideoModel, size: int, keep: Callable[[Row], None]) -> None:
+        self.asking, self.model, self.size, self.keep = asking, model, size, keep
+        self._begun: list[tuple[QaItem, str, Begun]] = []
+
+    def add(self, asked: Sequence[QaItem], read: ReadResult) -> None:
+        """Read questions about one clip, and answer whenever there are enough; one that cannot be asked is kept."""
+        video = None
+        if read.clip is None:
+            for item in asked:
+                self.keep(_row(self.model, item, error=read.error or "no clip"))
+            return
+        for item, context in _in_order(asked, read.clip):
+            try:
+                video = video or self.model.encode(read.clip)
+                begun = self.model.begin(video, self.asking.benchmark.prompt(item), context=context)
+            except InputError as error:
+                self.keep(_row(self.model, item, error=str(error)))
+                continue
+            self._begun.append((item, context, begun))
+            if len(self._begun) == self.size:
+                self.answer()
+
+    def answer(self) -> None:
+        """Answer what was read."""
+        waiting, self._begun = self._begun, []
+        if not waiting:
+            return
+        replies = self.model.finish([begun for *_, begun in waiting], max_new_tokens=self.asking.max_new_tokens)
+        for (item, context, begun), reply in zip(waiting, replies, strict=True):
+            self.keep(_answer_row(self.asking, self.model, item, context, begun.video, reply))
+
+
+def _in_order(asked: Sequence[QaItem], clip: Clip) -> list[tuple[QaItem, str]]:
+    """Return questions with their subtitles, those that share them, and so a prefix, in a row."""
+    contexts = {item.id: subtitle_block(item.subtitles, clip.timestamps_s) for item in asked}
+    order = list(dict.fromkeys(contexts.values()))
+    return [(item, contexts[item.id]) for item in sorted(asked, key=lambda item: order.index(contexts[item.id]))]
 
 
 def _answer_row(

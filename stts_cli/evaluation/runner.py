@@ -25,7 +25,7 @@ from stts_cli.engine.model import Loaded, VideoModel
 from stts_cli.engine.remote import Engine, RemoteModel, load_remote
 from stts_cli.engine.token_cache import weights_hash
 from stts_cli.errors import InputError, Interrupted
-from stts_cli.evaluation.answers import AnyModel, Asking, answer, load_arms
+from stts_cli.evaluation.answers import AnyModel, Asking, Batch, answer, load_arms
 from stts_cli.evaluation.at_once import run_jobs
 from stts_cli.evaluation.gather import Questions
 from stts_cli.evaluation.journal import Journal, Row
@@ -54,12 +54,17 @@ class RunSettings:
     times: bool = False  # time the arms too, with nothing read meanwhile
     answering: Answering = GREEDY
     engine: Engine | None = None  # a server that answers; None for models loaded here
+    batch_size: int = 1  # answers that are decoded together
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise InputError(f"--max-new-tokens {self.max_new_tokens}: must be at least 1.")
         if self.workers is not None and self.workers < 0:
             raise InputError(f"--workers {self.workers}: must be at least 0.")
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size}: must be at least 1.")
+        if self.batch_size > 1 and self.times:
+            raise InputError("--times: times every question alone; it cannot stand with --batch-size.")
         if not 0 < self.timeout_s < math.inf:
             raise InputError(f"--timeout {self.timeout_s:g}: must be seconds, greater than 0.")
 
@@ -118,6 +123,10 @@ def evaluate(
     total = len(items) * len(models)
     if journal.rows:
         notes.append(f"{len(journal.rows)} of {total} answers were there already")
+    if run.batch_size > 1:
+        alone = dict.fromkeys(model.name for model in models if not getattr(model, "is_joined", False))
+        why = "whose language model's cache cannot hold several answers"
+        notes += [f"--batch-size {run.batch_size}: no effect on {name}, {why}" for name in alone]
     journal.open()
     try:
         timed = _answer_all(run, models, journal, ranks, progress)
@@ -163,6 +172,7 @@ def _config(run: Run, models: Sequence[AnyModel], device: str) -> dict[str, Any]
         "seed": run.seed,
         "max_new_tokens": run.asking.max_new_tokens,
         **run.answering.to_dict(),
+        **({} if run.batch_size == 1 else {"batch_size": run.batch_size}),
         "device": "server" if run.engine else device.split(":")[0],
         "arms": {
             model.arm.name: {
@@ -200,6 +210,7 @@ def _answer_all(
         timeout_s=run.timeout_s,
         ahead=not run.times,
     )
+    batches: dict[str, Batch] = {}
     keep = _Keeper(journal, progress, sum(len(questions) for _, todo in work for questions in todo.values()))
 
     def jobs() -> Iterator[Callable[[], Seconds]]:
@@ -216,17 +227,24 @@ def _answer_all(
         seconds: Seconds = {}
         for model in order:
             name = model.arm.name
-            if todo[name]:
+            if todo[name] and name in batches:
+                batches[name].add(todo[name], results[model.request(source)])
+            elif todo[name]:
                 took = answer(run.asking, model, todo[name], results[model.request(source)], keep)
                 if took is not None and len(todo[name]) == len(by_source[source]):
                     seconds[name] = took
         return seconds
 
+    for model in models:
+        if run.batch_size > 1 and isinstance(model, VideoModel) and model.is_joined:
+            batches[model.arm.name] = Batch(run.asking, model, run.batch_size, keep)
     timed: list[Seconds] = []
     try:
         for seconds in run_jobs(jobs(), run.engine.in_flight if run.engine else 1):
             if len(seconds) == len(models):
                 timed.append({model.arm.name: seconds[model.arm.name] for model in models})
+        for batch in batches.values():
+            batch.answer()
     finally:
         keep.stop()
         clips.close()  # type: ignore[attr-defined]  # a generator

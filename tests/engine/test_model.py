@@ -90,7 +90,7 @@ class Family:
             packed_patches=[9 * int(n) for n in mask.sum(1)],
         )
 
-    def build_prompt(self, timestamps_s, question, keep_mask, *, layout, context="", duration_s=None, system=""):
+    def build_prompt(self, timestamps_s, question, keep_mask, *, layout, context="", **more):
         head = [1] + [PATCH] * int(keep_mask.sum()) + self.tokenizer(context)["input_ids"]
         ids = torch.tensor([head + self.tokenizer(question)["input_ids"]])
         return SimpleNamespace(
@@ -190,7 +190,7 @@ def test_what_is_kept_reaches_the_prompt_and_the_count(counted, clip):
 def test_a_prefix_that_differs_is_not_reused(counted, clip, monkeypatch):
     build = Family.build_prompt
 
-    def moody(self, timestamps_s, question, keep_mask, *, layout, context="", duration_s=None, system=""):
+    def moody(self, timestamps_s, question, keep_mask, *, layout, context="", **more):
         prompt = build(self, timestamps_s, question, keep_mask, layout=layout)
         prompt.input_ids[0, 0] = len(question)
         return prompt
