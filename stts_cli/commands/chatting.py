@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stts_cli.engine.chat import Chat
 
 PROMPT = "> "
+ALONE = "the demonstration model was trained on questions asked alone; what was said before may mislead it"
 
 
 def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: Worded, *, device: str) -> None:
@@ -68,7 +69,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
         raise InputError(document["error"])
     from stts_cli.engine.chat import Chat
 
-    for line in note_lines(document):
+    for line in [*note_lines(document), *([ALONE] if document["is_demonstration"] else ())]:
         note(line)
     first: AskRun = done  # type: ignore[assignment]
     arm = first.arms[0]

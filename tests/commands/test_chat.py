@@ -6,6 +6,7 @@ import json
 import pytest
 
 from stts_cli import cli
+from stts_cli.commands.chatting import ALONE
 from stts_cli.text import printable
 
 
@@ -44,6 +45,7 @@ def run(tiny_checkpoint, clip_file, capsys, monkeypatch):
 def test_questions_through_a_pipe_are_answered_in_turn(run):
     code, out, err = run("CLIP", "What is it?", "--chat", "--json", typed="And where?\n\n  Why?  \n")
     assert code == 0, err
+    assert err.count(f"stts: {ALONE}") == 1, "the tiny checkpoint is said to be a demonstration"
     documents = [json.loads(line) for line in out.splitlines()]
     turns = [document["arms"][0]["answers"] for document in documents]
     assert [[answer["question"] for answer in answers] for answers in turns] == [
