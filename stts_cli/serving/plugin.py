@@ -6,25 +6,23 @@ import functools
 import logging
 from typing import Any
 
-ARCHITECTURE = "Qwen3VLSttsForConditionalGeneration"
+ARCHITECTURES = ("Qwen3VLSttsForConditionalGeneration", "Qwen3VLMoeSttsForConditionalGeneration")
 SUPPORTED = ((0, 32), (0, 33))  # releases of vLLM, major and minor: another one may place tokens wrongly
 _LOG = logging.getLogger("vllm.stts")  # shown as vLLM's own lines are
 
 
 def register() -> None:
-    """Make `ARCHITECTURE` known to vLLM; a second call changes nothing."""
+    """Make `ARCHITECTURES` known to vLLM; a second call changes nothing."""
     import vllm
 
     if not is_supported(vllm.__version__):
         known = " and ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
-        _LOG.error(
-            "stts: is made for vLLM %s, this is %s; %s is not registered.", known, vllm.__version__, ARCHITECTURE
-        )
+        _LOG.error("stts: is made for vLLM %s, this is %s; it is not registered.", known, vllm.__version__)
         return
     from vllm import ModelRegistry
 
-    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, "stts_cli.serving.qwen3_vl:Qwen3VLSttsForConditionalGeneration")
+    for name in set(ARCHITECTURES) - set(ModelRegistry.get_supported_archs()):
+        ModelRegistry.register_model(name, f"stts_cli.serving.qwen3_vl:{name}")
     _let_cpu_runner_strip_columns()
 
 
@@ -51,7 +49,7 @@ def _let_cpu_runner_strip_columns() -> None:
     @functools.wraps(load)
     def load_model(self: Any, *args: Any, **given: Any) -> None:
         load(self, *args, **given)
-        if type(self.get_model()).__name__ == ARCHITECTURE:
+        if type(self.get_model()).__name__ in ARCHITECTURES:
             self.is_multimodal_pruning_enabled = True
 
     load_model.strips_columns = True  # type: ignore[attr-defined]

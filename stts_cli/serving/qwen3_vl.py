@@ -25,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
 from vllm.model_executor.models import qwen3_vl as stock
+from vllm.model_executor.models import qwen3_vl_moe as stock_moe
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptReplacement
@@ -273,6 +274,15 @@ class Qwen3VLSttsForConditionalGeneration(stock.Qwen3VLForConditionalGeneration)
             at = rows.place(positions, numbers, first)
             stripped.append(plain)
         return stripped, positions.to(mrope_positions.device), ends
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    SttsProcessor, info=stock_moe.Qwen3VLMoeProcessingInfo, dummy_inputs=stock.Qwen3VLDummyInputsBuilder
+)
+class Qwen3VLMoeSttsForConditionalGeneration(
+    Qwen3VLSttsForConditionalGeneration, stock_moe.Qwen3VLMoeForConditionalGeneration
+):
+    """The same with experts in the language model."""
 
 
 def worded(config: Any, tokenizer: Any, times: Any, counts: Sequence[int]) -> Any:

@@ -1,15 +1,17 @@
 """What our own path on transformers makes of the cases that vLLM is asked: `python -m tests.serving.reference FOLDER`.
 
 Writes a Qwen3-VL with random weights to FOLDER/model, a random learned scorer to FOLDER/scorer, both to FOLDER/whole,
-and FOLDER/expected.npz.
+another with experts to FOLDER/experts, and FOLDER/expected.npz.
 """
 
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.families.tiny import byte_tokenizer, save_tiny
 from tests.families.tiny_qwen3_vl import SPECIAL
@@ -37,12 +39,13 @@ OF_SCORER = ("scorer.safetensors", "stts.json")
 
 def make_model(folder: Path, vision: dict[str, object], text: dict[str, object], scorer_sizes=None) -> Path:
     """Write a checkpoint with random weights of such sizes, and a learned scorer if its sizes are given."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    import transformers
 
+    kind = "Qwen3VLMoe" if "num_experts" in text else "Qwen3VL"
     words = byte_tokenizer(SPECIAL, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE)
     torch.manual_seed(0)
     names = ("vision_start", "vision_end")
-    config = Qwen3VLConfig(
+    config = getattr(transformers, f"{kind}Config")(
         vision_config={"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
                        "num_position_embeddings": 64, **vision},
         text_config={"head_dim": 64, "vocab_size": len(words), "max_position_embeddings": 4096,
@@ -53,32 +56,37 @@ def make_model(folder: Path, vision: dict[str, object], text: dict[str, object],
         **{f"{name}_token_id": words.convert_tokens_to_ids(f"<|{name}|>") for name in names},
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    model = Qwen3VLForConditionalGeneration(config)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     save_tiny(folder, model, words, FILES, scorer_sizes=scorer_sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.1)
     model.save_pretrained(folder)
+    if kind == "Qwen3VLMoe":  # released files hold what experts multiply by the other way round
+        weights = load_file(folder / "model.safetensors")
+        turned = {k: v.transpose(1, 2).contiguous() if ".experts." in k else v for k, v in weights.items()}
+        save_file(turned, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
-def save_model(folder: Path) -> Path:
-    """Write the checkpoint of the cases, with a learned scorer."""
+def save_model(folder: Path, **experts: object) -> Path:
+    """Write the checkpoint of the cases, with a learned scorer; `experts` makes the language model one with experts."""
     vision = {"hidden_size": 128, "intermediate_size": 192, "depth": 6, "num_heads": 2, "out_hidden_size": 128,
               "deepstack_visual_indexes": [1, 3]}  # fmt: skip
     text = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2,
-            "num_key_value_heads": 1}  # fmt: skip
+            "num_key_value_heads": 1, **experts}  # fmt: skip
     return make_model(folder, vision, text, (128, 2, 192, 64))
 
 
 @torch.no_grad()
-def expected(folder: Path) -> dict[str, np.ndarray]:
-    """Run every case on transformers: kept windows, positions, and the log-probabilities of greedy decoding."""
+def expected(folder: Path, cases: Iterable[str] = CASES) -> dict[str, np.ndarray]:
+    """Run cases on transformers: kept windows, positions, and the log-probabilities of greedy decoding."""
     from stts_cli.families import load_family
 
     family = load_family(folder)
     found = {}
-    for name, (number, height, width, settings) in CASES.items():
+    for name in cases:
+        number, height, width, settings = CASES[name]
         frames = torch.from_numpy(clip(number, height, width))
         encoded = family.encode(family.preprocess(frames), family.settings.override(**settings))
         times = [k / FPS for k in range(number)]
@@ -107,4 +115,8 @@ if __name__ == "__main__":
         for path in whole.iterdir():
             if (path.name in OF_SCORER) == (name == "scorer"):
                 shutil.copy(path, where / name)
-    np.savez(where / "expected.npz", **expected(whole))
+    experts = save_model(
+        where / "experts", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=96, norm_topk_prob=True
+    )
+    of_experts = {f"experts/{name}": array for name, array in expected(experts, ["learned", "long"]).items()}
+    np.savez(where / "expected.npz", **expected(whole), **of_experts)

@@ -53,6 +53,12 @@ def test_a_pruned_video_is_answered_as_on_transformers(vllm, expected, scorer):
         assert answer["positions"] == ours["positions"], f"{name}: in all three axes"
 
 
+def test_a_model_with_experts_is_pruned_alike(vllm, expected):
+    for name, answer in vllm("experts").items():
+        ours = {key: expected[f"{name}/{key}"].tolist() for key in ("tokens", "log_probs")}
+        assert differ(answer, ours) < CLOSE, name
+
+
 def test_at_keep_ratio_1_it_is_vllms_own(vllm):
     stock, ours = vllm("stock")
     assert stock.keys() == ours.keys()

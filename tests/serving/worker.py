@@ -27,15 +27,15 @@ VIDEO, IMAGE = (f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("vi
 class Engine:
     """vLLM with a model; `stts` None is vLLM's own class. `given` goes to vLLM."""
 
-    def __init__(self, stts=None, **given):
+    def __init__(self, stts=None, *, model=MODEL, architecture=ARCHITECTURE, **given):
         from vllm import LLM
 
         pruned = {} if stts is None else {
-            "video_pruning_rate": 0.5, "hf_overrides": {"architectures": [ARCHITECTURE], "stts": stts}
+            "video_pruning_rate": 0.5, "hf_overrides": {"architectures": [architecture], "stts": stts}
         }  # fmt: skip
         limits = {"max_model_len": 2048, "max_num_batched_tokens": 4096}
         self.llm = LLM(
-            MODEL, dtype="float32", enforce_eager=True, limit_mm_per_prompt={"video": 2, "image": 2},
+            model, dtype="float32", enforce_eager=True, limit_mm_per_prompt={"video": 2, "image": 2},
             disable_log_stats=True, **{**limits, **pruned, **given},
         )  # fmt: skip
         self.positions = []
@@ -111,6 +111,13 @@ def cases(scorer):
             (answer,) = engine.ask(request(name))
             found[name] = {**answer, "positions": engine.positions[0].tolist()}
     return found
+
+
+def experts():
+    """Cases of the model with experts, by its learned scorer."""
+    model = str(FOLDER / "experts")
+    engine = Engine({"keep_ratio": 0.6, "scorer": model}, model=model, architecture=ARCHITECTURE.replace("VL", "VLMoe"))
+    return {f"experts/{name}": engine.ask(request(name))[0] for name in ("learned", "long")}
 
 
 def stock():
