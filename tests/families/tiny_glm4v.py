@@ -33,7 +33,13 @@ VIDEO_PROCESSOR = {
     "patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, "size": {"shortest_edge": 1024, "longest_edge": 9216},
     "image_mean": [0.5, 0.4, 0.5], "image_std": [0.5, 0.5, 0.25],
 }  # fmt: skip
-CASES = [(720, 1280, 64), (1080, 1920, 385), (240, 320, 5), (9, 7, 7)]  # height, width, frames of stored sizes
+CASES = [
+    (720, 1280, 64),
+    (1080, 1920, 385),
+    (240, 320, 5),
+    (9, 7, 7),
+    (2800, 3080, 5),
+]  # height, width, frames of stored sizes
 TIMES = [0.0, 0.5, 1.0, 9.9, 61.5]  # of the stored prompt's frames
 
 
