@@ -56,7 +56,7 @@ def test_the_surface_is_what_is_promised():
     [
         (
             "ask",
-            "--revision --quantize --device-map --system --temperature --top-p --stop --think --seed "
+            "--batch-size --revision --quantize --device-map --system --temperature --top-p --stop --think --seed "
             "--preset --model --questions --options --frames --max-fps --start --end --at --fps --subtitles --resize "
             "--keep-ratio --prune-ratio --budget --budget-by --budget-pixels --scorer --prune-layer --max-new-tokens "
             "--device --dtype --compare --save-kept --report --chat --output --cache --cache-size --json --quiet "

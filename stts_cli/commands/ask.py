@@ -70,6 +70,7 @@ def ask(
     stop: flags.Stop = None,
     think: flags.Think = False,
     seed: flags.Seed = None,
+    batch_size: flags.BatchSize = 1,
     device: flags.Device = "auto",
     dtype: flags.Dtype = None,
     engine: served.Url = None,
@@ -118,6 +119,12 @@ def ask(
     from stts_cli.commands.drawing import Drawing
     from stts_cli.config.presets import choose_preset
 
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: must be at least 1.")
+    if chat and batch_size > 1:
+        raise InputError(
+            f"--batch-size {batch_size}: a conversation has one answer at a time; leave it out with --chat."
+        )
     if budget is not None and frames is not None:
         raise InputError(f"--budget {budget}: says how many frames; it cannot stand with --frames {frames}.")
     if budget is not None and budget < 1:
@@ -162,6 +169,7 @@ def ask(
             "--save-kept": save_kept,
             "--report": report,
             "--chat": chat,
+            "--batch-size": batch_size if batch_size != 1 else None,
             "--cache": cache,
             "--cache-size": cache_size,
         },
@@ -171,5 +179,6 @@ def ask(
     shown = asking.Shown("json" if json else "quiet" if quiet else "table", Drawing(save_kept, report), output)
     kept = asking.Kept(cache, cache_size)
     answer = chatting.run if chat else asking.run
-    worded = asking.Worded(settings.max_new_tokens, flags.answering(system, temperature, top_p, stop, think), server)
+    how = flags.answering(system, temperature, top_p, stop, think)
+    worded = asking.Worded(settings.max_new_tokens, how, server, batch_size)
     answer(wanted, arms, shown, kept, worded, device=device)

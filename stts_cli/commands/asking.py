@@ -126,15 +126,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Worded:
-    """How answers are worded, the most tokens of each, and the server that gives them, or None."""
+    """How answers are worded, the most tokens of each, the server that gives them, or None, and how many at once."""
 
     max_new_tokens: int
     how: Answering = GREEDY
     engine: Engine | None = None
+    batch_size: int = 1
 
     def identity(self) -> list[Any]:
         """Return what answers depend on; a server may move to another address."""
-        return [self.max_new_tokens, dataclasses.astuple(self.how), *([self.engine.send] if self.engine else ())]
+        more = [self.engine.send] if self.engine else [self.batch_size] if self.batch_size > 1 else []
+        return [self.max_new_tokens, dataclasses.astuple(self.how), *more]
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
         questions = [engine.Question(text, options) for text, options in asked]
         cache = kept.open(shown.drawing.is_wanted, note)
         on_text = stream if streams else None
-        return engine.Asked(questions, worded.max_new_tokens, context, cache, on_text, worded.how)
+        return engine.Asked(questions, worded.max_new_tokens, context, cache, on_text, worded.how, worded.batch_size)
 
     runs = answers(videos, arms, prepare, device, bar, worded.engine, shown.output)
     for number, (video, done) in enumerate(zip(videos, runs, strict=True)):

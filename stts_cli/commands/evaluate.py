@@ -90,9 +90,7 @@ def evaluate(
         int | None, typer.Option(help="Processes that read videos ahead; 0 reads in this one, without a timeout.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which a video is given up.")] = 120.0,
-    batch_size: Annotated[
-        int, typer.Option(help="How many answers are decoded together; a model that cannot decodes one by one.")
-    ] = 1,
+    batch_size: flags.BatchSize = 1,
     times: Annotated[
         bool, typer.Option("--times", help="Time the arms too: nothing is read meanwhile, arms in changing order.")
     ] = False,

@@ -81,6 +81,9 @@ Think = Annotated[
     bool,
     typer.Option("--think", help="Let a thinking model think before it answers; what it thinks is left out."),
 ]
+BatchSize = Annotated[
+    int, typer.Option(help="How many answers are decoded together; a model that cannot decodes one by one.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantize = Annotated[

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stts_cli import __version__
-from stts_cli.engine.model import Loaded, VideoModel, check_question, load_arm
+from stts_cli.engine.model import Begun, Loaded, VideoModel, check_question, load_arm
 from stts_cli.engine.results import Answer, Video, cut_notes
 from stts_cli.engine.token_cache import TokenCache
 from stts_cli.errors import InputError, SttsError
@@ -137,6 +138,7 @@ class Asked:
             its frames.
         cache: where videos that were encoded before are kept, or None.
         answering: what the models are told before the video, and how they word answers.
+        batch_size: how many answers of a model are decoded together, of one video or several, where none has options.
         stream: returns what is called with each piece of the answer to a question, by its number, as it comes; or None.
     """
 
@@ -146,6 +148,7 @@ class Asked:
     cache: TokenCache | None = None
     stream: Callable[[int], Callable[[str], None]] | None = None
     answering: Answering = GREEDY
+    batch_size: int = 1
 
 
 def ask(
@@ -178,6 +181,28 @@ def ask(
     """
     for question in asked.questions:
         check_question(question.text, question.options)
+    batches: dict[int, _Batch] = {}
+    held: deque[AskRun | Unanswered] = deque()  # in their order, until all before are answered
+    for done in _look_at_each(arms, videos, asked, batches, device=device, progress=progress, workers=workers):
+        held.append(done)
+        while held and _is_answered(held[0], asked):
+            yield held.popleft()
+    for batch in batches.values():
+        batch.end()
+    yield from held
+
+
+def _look_at_each(
+    arms: Sequence[Arm],
+    videos: Sequence[Named],
+    asked: Asked,
+    batches: dict[int, _Batch],
+    *,
+    device: str,
+    progress: Progress,
+    workers: int | None,
+) -> Iterator[AskRun | Unanswered]:
+    """Yield what `ask` does; runs whose answers wait in `batches`, by the number of their arm, get them later."""
     with ExitStack() as stack:
         sources = [fetch_source(video, len(videos) > 1, stack, progress) for video in videos]
         readers = stack.enter_context(Readers(WORKERS if workers is None else workers))  # they start beside the model
@@ -189,6 +214,10 @@ def ask(
         load_s = clock("cpu") - started
         alike = [model.is_dense and model.frames == models[0].frames for model in models]
         names = ["dense" if dense else arm.name for dense, arm in zip(alike, arms, strict=True)]
+        is_joined = asked.batch_size > 1 and not any(question.options for question in asked.questions)
+        for k, model in enumerate(models):
+            if is_joined and model.is_joined:
+                batches[k] = _Batch(model, asked)
         looks = _Looks(models, sources, asked.cache)
         results = readers.read(looks.requests())
         is_warm = len(models) == 1
@@ -208,22 +237,23 @@ def ask(
                     if clip := clips.get(model.request(source)):
                         model.ask(model.encode(clip.first(WARM_UP_FRAMES)), "?", max_new_tokens=2)
                 is_warm = True
+            runs, begun = [], {}
             try:
-                runs = [
-                    _run(
-                        name,
-                        model,
-                        source,
-                        look.seen(k, model, clips.get(model.request(source)), progress),
-                        asked,
-                        progress,
-                    )
-                    for k, (name, model) in enumerate(zip(names, models, strict=True))
-                ]
+                for k, (name, model) in enumerate(zip(names, models, strict=True)):
+                    seen = look.seen(k, model, clips.get(model.request(source)), progress)
+                    if k in batches:
+                        begun[k] = batches[k].begin(seen, source)
+                        runs.append(ArmRun(name, model, seen, []))
+                    else:
+                        runs.append(_run(name, model, source, seen, asked, progress))
             except InputError as error:
                 yield Unanswered(video.name, str(error).replace(str(source.path), video.name))
                 continue
-            notes = list(dict.fromkeys(note for run in runs for note in [*run.video.notes, *_budget_notes(run)]))
+            for k, batch in batches.items():
+                batch.add(runs[k], begun[k])
+            alone = filter(None, [model.batch_note(asked.batch_size) for model in models])
+            notes = [*alone, *(note for run in runs for note in [*run.video.notes, *_budget_notes(run)])]
+            notes = list(dict.fromkeys(notes))
             seconds = {"load": load_s, "read": sum(result.read_s for result in read.values())}
             yield AskRun(video.name, source, runs, seconds, notes)
 
@@ -295,6 +325,42 @@ class _Look:
         if self.cache is not None and key is not None:
             self.cache.save(key, video)
         return video
+
+
+def _is_answered(done: AskRun | Unanswered, asked: Asked) -> bool:
+    return isinstance(done, Unanswered) or all(len(arm.answers) == len(asked.questions) for arm in done.arms)
+
+
+class _Batch:
+    """Questions of one arm whose answers are decoded together."""
+
+    def __init__(self, model: VideoModel, asked: Asked) -> None:
+        self.model, self.asked = model, asked
+        self._waiting: list[tuple[ArmRun, Begun]] = []
+
+    def begin(self, seen: Video, source: Source) -> list[Begun]:
+        """Read the questions about a video; InputError where one cannot be asked."""
+        context = self.asked.context(source, seen.timestamps_s)
+        return [self.model.begin(seen, each.text, context=context) for each in self.asked.questions]
+
+    def add(self, run: ArmRun, begun: Sequence[Begun]) -> None:
+        """Take a video's questions, and give answers to their runs whenever there are enough."""
+        self._waiting += [(run, each) for each in begun]
+        while len(self._waiting) >= self.asked.batch_size:
+            self._answer()
+
+    def end(self) -> None:
+        """Answer what is left."""
+        while self._waiting:
+            self._answer()
+
+    def _answer(self) -> None:
+        size = self.asked.batch_size
+        together, self._waiting = self._waiting[:size], self._waiting[size:]
+        limit = self.asked.max_new_tokens
+        replies = self.model.finish([begun for _, begun in together], max_new_tokens=limit)
+        for (run, _), reply in zip(together, replies, strict=True):
+            run.answers.append(reply)
 
 
 def _run(name: str, model: VideoModel, source: Source, seen: Video, asked: Asked, progress: Progress) -> ArmRun:

@@ -119,6 +119,11 @@ class VideoModel:
         """Whether `finish` can decode several answers together: every layer holds the keys and values of all tokens."""
         return self.family.cache_reuse == "crop"
 
+    def batch_note(self, size: int) -> str:
+        """Say that so many answers cannot be decoded together; empty where they can."""
+        why = f"no effect on {self.name}, whose language model's cache cannot hold several answers"
+        return "" if size == 1 or self.is_joined else f"--batch-size {size}: {why}"
+
     def describe(self) -> dict[str, Any]:
         """Return the settings that a run is known by."""
         return {

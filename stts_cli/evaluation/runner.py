@@ -123,10 +123,8 @@ def evaluate(
     total = len(items) * len(models)
     if journal.rows:
         notes.append(f"{len(journal.rows)} of {total} answers were there already")
-    if run.batch_size > 1:
-        alone = dict.fromkeys(model.name for model in models if not getattr(model, "is_joined", False))
-        why = "whose language model's cache cannot hold several answers"
-        notes += [f"--batch-size {run.batch_size}: no effect on {name}, {why}" for name in alone]
+    alone = (model.batch_note(run.batch_size) for model in models if isinstance(model, VideoModel))
+    notes += dict.fromkeys(filter(None, alone))
     journal.open()
     try:
         timed = _answer_all(run, models, journal, ranks, progress)

@@ -44,6 +44,46 @@ def test_together_as_one_by_one(name, how, tiny_checkpoint, tmp_path, clip_file)
     assert [model.ask(video, question).text for video, question in asked[:2]] == [each.text for each in alone[:2]]
 
 
+@pytest.mark.parametrize("size", [2, 3, 50])
+def test_ask_answers_about_several_videos_as_one_by_one(
+    size, tiny_checkpoint, clip_file, write_video, tmp_path, capsys
+):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    other = write_video("short.mp4", num_frames=9)
+    runs = []
+    for number in (1, size):
+        words = ["ask", str(clip_file), str(broken), str(other), *QUESTIONS, "--model", str(tiny_checkpoint), "--json"]
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words, "--max-new-tokens", "7", "--frames", "5", "--compare", "--batch-size", str(number)])
+        assert ended.value.code == 2, "for the broken one"
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["video"]["path"] for line in lines] == [str(clip_file), str(broken), str(other)]
+        kept = ("question", "text", "finished", "num_new_tokens", "num_prompt_tokens", "savings")
+        runs.append(
+            [
+                [{name: answer[name] for name in kept} for arm in line.get("arms", ()) for answer in arm["answers"]]
+                for line in lines
+            ]
+        )
+    assert runs[0] == runs[1]
+    assert [len(line) for line in runs[0]] == [6, 0, 6]
+
+
+def test_what_cannot_be_asked_so_is_one_line(clip_file, capsys):
+    for words, line in (
+        (["--batch-size", "0"], "--batch-size 0: must be at least 1."),
+        (
+            ["--batch-size", "2", "--chat"],
+            "--batch-size 2: a conversation has one answer at a time; leave it out with --chat.",
+        ),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["ask", str(clip_file), "?", *words])
+        assert ended.value.code == 2
+        assert " ".join(capsys.readouterr().err.split()).endswith(line)
+
+
 @pytest.mark.parametrize("size", [2, 5])
 def test_eval_answers_as_one_by_one(size, tiny_checkpoint, tmp_path, capsys):
     rows = []
