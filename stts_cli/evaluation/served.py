@@ -57,6 +57,4 @@ def server_notes(model: RemoteModel, rows: Sequence[Row]) -> list[str]:
             f"{first['id']}: {first['tokens_in']} tokens instead of {first['tokens_expected']}: the server cuts or "
             "words videos otherwise" + ("" if ratio is None else f", or does not apply keep ratio {ratio:g}")
         )
-    if cut := sum(not row["finished"] for row in rows):
-        notes.append(f"{name}: {cut} of {len(rows)} answers were cut at the limit of new tokens")
     return notes

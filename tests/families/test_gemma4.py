@@ -15,6 +15,7 @@ from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
 from stts_cli.settings import num_dropped
+from tests.families.oracles import masked
 from tests.families.tiny import QUESTION
 from tests.families.tiny_gemma4 import STORED, TIMES, VIDEO_PROCESSOR, given_frames, save_gemma4
 
@@ -184,12 +185,7 @@ def masked_logits(family, frames, keep_ratio):
             mean = frame[0, owner[kept] == window].mean(0) * 4.0
             visual[t, window] = model.embed_vision(inputs_embeds=mean[None])[0]
     prompt = worded(family, torch.ones_like(keep), layout)
-    ids = prompt.input_ids
-    present = torch.ones_like(ids, dtype=torch.bool)
-    present[ids == family.model.config.video_token_id] = keep.flatten()
-    number = ids.shape[1]
-    seen = (torch.ones(number, number, dtype=torch.bool).tril() & present) | torch.eye(number, dtype=torch.bool)
-    mask = torch.zeros(1, 1, number, number).masked_fill(~seen, torch.finfo(torch.float32).min)
+    present, mask = masked(prompt.input_ids, keep, family.model.config.video_token_id)
     where = (present.long().cumsum(1) - 1).clamp_min(0)
     masks = {"full_attention": mask, "sliding_attention": mask}  # the window is wider than the prompt
     out = logits(family, prompt, visual.flatten(0, 1), attention_mask=masks, position_ids=where)

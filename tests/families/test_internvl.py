@@ -15,6 +15,7 @@ from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
 from stts_cli.settings import Execution, num_dropped
+from tests.families.oracles import masked
 from tests.families.tiny import QUESTION
 from tests.families.tiny_internvl import IMAGE_PROCESSOR, STORED, TEXTS, given_frames, save_internvl
 
@@ -125,12 +126,7 @@ def masked_logits(family, frames, keep_ratio):
         shuffled = model.pixel_shuffle(whole.view(1, 6, 6, 16)).reshape(1, 9, 64)
         visual[t] = model.multi_modal_projector(shuffled)[0]
     prompt = family.build_prompt(SECONDS, QUESTION, torch.ones_like(keep))
-    ids = prompt.input_ids
-    present = torch.ones_like(ids, dtype=torch.bool)
-    present[ids == family.model.config.image_token_id] = keep.flatten()
-    length = ids.shape[1]
-    seen = (torch.ones(length, length, dtype=torch.bool).tril() & present) | torch.eye(length, dtype=torch.bool)
-    mask = torch.zeros(1, 1, length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
+    present, mask = masked(prompt.input_ids, keep, family.model.config.image_token_id)
     where = (present.long().cumsum(1) - 1).clamp_min(0)
     out = logits(family, prompt, visual.flatten(0, 1), attention_mask=mask, position_ids=where)
     return visual[keep], out[present], keep

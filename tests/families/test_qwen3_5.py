@@ -6,6 +6,7 @@ import torch
 
 from stts_cli.families import load_family
 from tests.families import tiny_qwen3_vl
+from tests.families.oracles import check_answer_is_the_stock_models
 from tests.families.slow_qwen3_vl import slow_visual_tokens
 from tests.families.tiny_qwen3_5 import STORED, save_qwen3_5
 from tests.families.tiny_qwen3_vl import QUESTION, TIMES, given_frames
@@ -105,23 +106,8 @@ def test_pruned_equals_the_slow_path(family, frames, keep_ratio):
     torch.testing.assert_close(logits(family, prompt, encoded.visual_tokens), expected, atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
 def test_an_answer_is_the_stock_models(folder, clip_file):
-    """Greedy, at keep ratio 1, against transformers' own `generate` on the whole prompt."""
-    from stts_cli import load
-
-    with pytest.warns(UserWarning, match="demonstration"):
-        model = load(str(folder), frames=7, max_new_tokens=8, device="cpu", keep_ratio=1.0)
-    video = model.encode(clip_file)
-    family, prompt = model.family, video.prompt(QUESTION, "")
-    pixels = family.preprocess(torch.from_numpy(video.clip.frames)).pixels.flatten(0, 1)
-    made = family.model.generate(
-        input_ids=prompt.input_ids, mm_token_type_ids=2 * prompt.mm_token_type_ids, pixel_values_videos=pixels,
-        video_grid_thw=grid(video.tokens.layout, len(video.keep_mask)), max_new_tokens=8, do_sample=False,
-        attention_mask=torch.ones_like(prompt.input_ids),
-    )[0, prompt.input_ids.shape[1] :]  # fmt: skip
-    text = family.tokenizer.decode(made, skip_special_tokens=True).strip()
-    assert model.ask(video, QUESTION).text == text
+    check_answer_is_the_stock_models(folder, clip_file)
 
 
 def test_a_conversation_keeps_the_empty_thinking_of_each_answer(family):

@@ -10,6 +10,7 @@ from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.random_model import read_architecture
 from stts_cli.media.resize import Resizer
+from tests.families.oracles import check_answer_is_the_stock_models, masked
 from tests.families.slow_qwen3_vl import slow_visual_tokens
 from tests.families.tiny_qwen3_vl import QUESTION, STORED, TIMES, VIDEO_PROCESSOR, given_frames, save_qwen3_vl
 
@@ -120,12 +121,7 @@ def masked_logits(family, frames, keep_ratio):
     """The slow path: per-unit stock blocks on kept patches, and every placeholder in the prompt, the dropped masked."""
     visual, keep, layout = slow_visual_tokens(family, frames, keep_ratio)
     prompt = family.build_prompt(SECONDS, QUESTION, torch.ones_like(keep), layout=layout)
-    ids = prompt.input_ids
-    present = torch.ones_like(ids, dtype=torch.bool)
-    present[ids == family.model.config.video_token_id] = keep.flatten()
-    number = ids.shape[1]
-    seen = (torch.ones(number, number, dtype=torch.bool).tril() & present) | torch.eye(number, dtype=torch.bool)
-    mask = torch.zeros(1, 1, number, number).masked_fill(~seen, torch.finfo(torch.float32).min)
+    present, mask = masked(prompt.input_ids, keep, family.model.config.video_token_id)
     out = logits(family, prompt, visual.flatten(0, 1), attention_mask=mask)
     return visual[keep], out[present], keep, prompt.position_ids[:, present]
 
@@ -142,23 +138,8 @@ def test_pruned_equals_the_masked_path(family, frames, keep_ratio):
     torch.testing.assert_close(logits(family, prompt, encoded.visual_tokens)[0], expected, atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
 def test_an_answer_is_the_stock_models(folder, clip_file):
-    """Greedy, at keep ratio 1, against transformers' own `generate` on the whole prompt."""
-    from stts_cli import load
-
-    with pytest.warns(UserWarning, match="demonstration"):
-        model = load(str(folder), frames=7, max_new_tokens=8, device="cpu", keep_ratio=1.0)
-    video = model.encode(clip_file)
-    family, prompt = model.family, video.prompt(QUESTION, "")
-    pixels = family.preprocess(torch.from_numpy(video.clip.frames)).pixels.flatten(0, 1)
-    made = family.model.generate(
-        input_ids=prompt.input_ids, mm_token_type_ids=2 * prompt.mm_token_type_ids, pixel_values_videos=pixels,
-        video_grid_thw=grid(video.tokens.layout, len(video.keep_mask)), max_new_tokens=8, do_sample=False,
-        attention_mask=torch.ones_like(prompt.input_ids),
-    )[0, prompt.input_ids.shape[1] :]  # fmt: skip
-    text = family.tokenizer.decode(made, skip_special_tokens=True).strip()
-    assert model.ask(video, QUESTION).text == text
+    check_answer_is_the_stock_models(folder, clip_file)
 
 
 @pytest.mark.parametrize(

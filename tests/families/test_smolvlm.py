@@ -15,6 +15,7 @@ from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
 from stts_cli.settings import default_prune_layer, num_dropped
+from tests.families.oracles import masked
 from tests.families.tiny_smolvlm import IMAGE_PROCESSOR, QUESTION, STORED, TIMES, given_frames, save_smolvlm
 
 SECONDS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
@@ -121,12 +122,7 @@ def masked_logits(family, frames, keep_ratio):
         whole[:, kept] = model.vision_model.post_layernorm(unit)
         visual[t] = model.connector(whole)[0]
     prompt = family.build_prompt(SECONDS, QUESTION, torch.ones_like(keep))
-    ids = prompt.input_ids
-    present = torch.ones_like(ids, dtype=torch.bool)
-    present[ids == family.model.config.image_token_id] = keep.flatten()
-    length = ids.shape[1]
-    seen = (torch.ones(length, length, dtype=torch.bool).tril() & present) | torch.eye(length, dtype=torch.bool)
-    mask = torch.zeros(1, 1, length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
+    present, mask = masked(prompt.input_ids, keep, family.model.config.image_token_id)
     where = (present.long().cumsum(1) - 1).clamp_min(0)
     out = logits(family, prompt, visual.flatten(0, 1), attention_mask=mask, position_ids=where)
     return visual[keep], out[present], keep

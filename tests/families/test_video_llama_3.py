@@ -15,6 +15,7 @@ from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
 from stts_cli.settings import num_dropped
+from tests.families.oracles import masked
 from tests.families.tiny import QUESTION
 from tests.families.tiny_video_llama_3 import STORED, TIMES, VIDEO_PROCESSOR, given_frames, save_video_llama_3
 
@@ -149,12 +150,7 @@ def masked_logits(family, frames, keep_ratio):
         means = model.vision_model.post_layernorm(frame).view(-1, 4, 16).mean(1)
         visual[t, keep[t]] = model.projector(means)
     prompt = worded(family, torch.ones_like(keep), layout)
-    ids = prompt.input_ids
-    present = torch.ones_like(ids, dtype=torch.bool)
-    present[ids == family.model.config.video_token_id] = keep.flatten()
-    number = ids.shape[1]
-    seen = (torch.ones(number, number, dtype=torch.bool).tril() & present) | torch.eye(number, dtype=torch.bool)
-    mask = torch.zeros(1, 1, number, number).masked_fill(~seen, torch.finfo(torch.float32).min)
+    present, mask = masked(prompt.input_ids, keep, family.model.config.video_token_id)
     where = (present.long().cumsum(1) - 1).clamp_min(0)
     out = logits(family, prompt, visual.flatten(0, 1), attention_mask=mask, position_ids=where)
     return visual[keep], out[present], keep
