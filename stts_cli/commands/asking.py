@@ -222,6 +222,8 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
     is_quiet = shown.mode == "quiet"
     if (worded.how.temperature or worded.how.stop) and all(options for _, options in asked) and not is_quiet:
         print_note("--temperature, --stop: no effect with --options, of which the likeliest is the answer.")
+    if worded.batch_size > 1 and any(options for _, options in asked) and not is_quiet:
+        print_note(f"--batch-size {worded.batch_size}: no effect where a question has options.")
 
     def note(line: str) -> None:
         if not is_quiet:

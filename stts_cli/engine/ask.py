@@ -251,11 +251,10 @@ def _look_at_each(
                 continue
             for k, batch in batches.items():
                 batch.add(runs[k], begun[k])
-            alone = filter(None, [model.batch_note(asked.batch_size) for model in models])
-            notes = [*alone, *(note for run in runs for note in [*run.video.notes, *_budget_notes(run)])]
-            notes = list(dict.fromkeys(notes))
+            notes = [note for run in runs for note in [*run.video.notes, *_budget_notes(run)]]
+            notes += filter(None, [model.batch_note(asked.batch_size) for model in models])
             seconds = {"load": load_s, "read": sum(result.read_s for result in read.values())}
-            yield AskRun(video.name, source, runs, seconds, notes)
+            yield AskRun(video.name, source, runs, seconds, list(dict.fromkeys(notes)))
 
 
 class _Looks:

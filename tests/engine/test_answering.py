@@ -223,6 +223,7 @@ def test_what_means_nothing_is_one_line(command, words, line, clip_file, capsys)
 
 def test_options_are_not_worded(checkpoint, clip_file, capsys):
     words = ["ask", clip_file, "Why?", "--model", checkpoint, "--frames", "2", "--options", "a", "b"]
-    code, _, err = run(capsys, *words, "--temperature", "1")
+    code, _, err = run(capsys, *words, "--temperature", "1", "--batch-size", "2")
     assert code == 0
     assert "--temperature, --stop: no effect with --options" in " ".join(err.split())
+    assert "--batch-size 2: no effect where a question has options." in " ".join(err.split())
