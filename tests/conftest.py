@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def is_left_out(markers: set[str], expression: str) -> bool:
     """Return whether a test is of those that run only where `pytest -m` names their marker."""
-    return any(name not in expression for name in markers & {"hostile", "serving", "browser"})
+    return any(name not in expression for name in markers & {"hostile", "serving", "browser", "thorough"})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from stts_cli.errors import InputError
 from stts_cli.evaluation.seeds import expand_seeds
 from stts_cli.families import load_family
 from stts_cli.settings import Answering, Arm
-from tests.families.registry import TINY
+from tests.families.registry import EVERY, TINY
 
 SYSTEM = "Answer in one word."
 
@@ -122,7 +122,7 @@ def test_an_answer_ends_there(checkpoint, clip_file):
 # --- the system prompt
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_system_prompt_stands_before_the_video(name, tmp_path):
     family = load_family(TINY[name].save(tmp_path))
     mask = torch.ones(1, family.layout_rule(*TINY[name].size, 1).num_windows, dtype=torch.bool)

@@ -10,12 +10,12 @@ from stts_cli.engine.stream import TextStream
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.settings import Arm
-from tests.families.registry import TINY
+from tests.families.registry import EVERY, TINY
 
 QUESTIONS = ["What color is it?", "And where?", "How many are there?"]
 
 
-@pytest.fixture(scope="module", params=[*TINY, "molmo2"])
+@pytest.fixture(scope="module", params=[*EVERY, "molmo2"])
 def model(request, tmp_path_factory, tiny_checkpoint):
     save = None if request.param == "molmo2" else TINY[request.param].save
     folder = save(tmp_path_factory.mktemp("tiny"), scorer=True) if save else tiny_checkpoint

@@ -15,7 +15,7 @@ from stts_cli.errors import EnvironmentFailure
 from stts_cli.media.inputs import Named
 from stts_cli.media.source import Source
 from stts_cli.settings import Arm
-from tests.families.registry import TINY
+from tests.families.registry import EVERY, TINY
 
 QUESTION = engine.Question("What color is it?")
 PLENTY = 10**9
@@ -239,7 +239,7 @@ def test_several_at_once_never_see_half_an_entry(asking):
     assert all(torch.equal(each.tokens.visual_tokens, video.tokens.visual_tokens) for each in found)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_familys_tokens_come_back(asking, name, tmp_path):
     folder = TINY[name].save(tmp_path, scorer=True)
     first, again = asking(model=str(folder)), asking(model=str(folder))

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.families.tiny_gemma4 import save_gemma4
 from tests.families.tiny_glm4v import save_glm4v
 from tests.families.tiny_internvl import save_internvl
@@ -150,3 +152,6 @@ TINY = {
          "text_config": {**TEXT, "model_type": "qwen2"}},
     ),
 }  # fmt: skip
+# one of each kind: frames of one size and of the video's own, a state that is no cache, rows apart, windows in the ViT
+OF_EACH_KIND = ("smolvlm", "qwen3_vl", "qwen3_5", "gemma4", "qwen2_5_vl")
+EVERY = [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.thorough) for name in TINY]

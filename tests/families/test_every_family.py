@@ -12,11 +12,11 @@ from stts_cli.cost import savings
 from stts_cli.families import load_family
 from stts_cli.families.random_model import read_architecture
 from stts_cli.settings import Execution
-from tests.families.registry import TINY
+from tests.families.registry import EVERY, TINY
 from tests.families.tiny import QUESTION
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(scope="module", params=EVERY)
 def tiny(request):
     return TINY[request.param]
 

@@ -9,7 +9,7 @@ from stts_cli import cli, load
 from stts_cli.engine.token_cache import weights_hash
 from stts_cli.errors import InputError
 from stts_cli.families import load_family
-from tests.families.registry import TINY
+from tests.families.registry import EVERY, TINY
 from tests.families.test_quantize import with_lora
 
 
@@ -37,7 +37,7 @@ def device_map(family, **elsewhere):
     return found
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EVERY)
 def test_layers_on_the_disk_answer_as_those_in_memory(name, tmp_path, clip_file):
     folder = TINY[name].save(tmp_path / "tiny", scorer=True)
     path = tmp_path / "map.json"

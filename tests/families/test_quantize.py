@@ -16,7 +16,7 @@ from stts_cli.settings import Arm
 from stts_cli.training.adapters import add_lora
 from stts_cli.training.results import write_checkpoint
 from stts_cli.training.settings import FinetuneSettings
-from tests.families.registry import TINY
+from tests.families.registry import EVERY, TINY
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
@@ -45,7 +45,7 @@ def asked_for(monkeypatch):
     return spy
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_language_models_linear_layers_alone_are_quantized(name, asked_for, tmp_path):
     from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -134,7 +134,7 @@ def test_a_lora_is_not_merged(asked_for, tmp_path):
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_visual_tokens_are_those_of_full_precision(name, tmp_path, clip_file):
     import bitsandbytes
 

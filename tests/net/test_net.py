@@ -9,6 +9,7 @@ from tests.net.compare import departures, differences
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_working_tree_does_what_was_recorded(tmp_path):
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))
     found = measure(ROOT, tmp_path / "run", "--quick")

@@ -255,6 +255,7 @@ def test_break_even_needs_two_frame_counts():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_memory_is_that_of_a_process_of_its_own():
     """The dense arm of a language model that sees all tokens holds more than an arm that keeps an eighth."""
     notes: list[str] = []

@@ -187,6 +187,7 @@ def test_too_little_memory_is_told(nano, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_memory_of_a_step_is_measured_and_estimated():
     (plan,) = estimate.plan(
         NANO, frames=[64], keep_ratios=[0.25], scorer="learned", prune_layer=3, dtype="float32", on_gpu=False,

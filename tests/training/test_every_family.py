@@ -10,11 +10,11 @@ from stts_cli.families import load_family
 from stts_cli.training.finetune import finetune
 from stts_cli.training.model import TrainingModel, part_of
 from stts_cli.training.settings import FinetuneSettings
-from tests.families.registry import TINY
+from tests.families.registry import EVERY, TINY
 from tests.training.conftest import TALKS, base_settings, noise_clip
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(scope="module", params=EVERY)
 def tiny(request):
     return TINY[request.param]
 

@@ -13,6 +13,7 @@ from tests.training.test_trainer import assert_same_run, log_of, settings
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_sharded_weights_are_one_processs_killed_and_resumed(base, videos_jsonl, tmp_path, forked):
     held_out = tmp_path / "held_out.jsonl"  # one video: the other process has none, and must run forward all the same
     held_out.write_text(videos_jsonl.read_text().splitlines()[0] + "\n")
