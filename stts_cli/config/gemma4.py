@@ -10,7 +10,7 @@ from pydantic import Field
 
 from stts_cli.config.files import NotNegative, Positive
 from stts_cli.config.frame_size import WindowBudget
-from stts_cli.config.shapes import Attention, Pair, Shape, TextConfig, llm_sizes
+from stts_cli.config.shapes import Attention, Pair, Shape, TextConfig, chat_length, llm_sizes
 from stts_cli.cost.savings import LayerGroup, ModelShape
 from stts_cli.settings import Layout
 
@@ -154,7 +154,7 @@ class Gemma4Shape(Shape):
     def prompt_length(self, times_s: Sequence[float], question: str) -> int:
         """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
         frames = len(clock_words(times_s, "")) + len(times_s) * (self.layout.num_windows + NUM_MARKS)
-        return 1 + frames + 3 + len("user\n" + question + "\n" + "assistant\n")
+        return 4 + frames + chat_length(question)
 
 
 def clock_words(times_s: Sequence[float], frame: str) -> str:

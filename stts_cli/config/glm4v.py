@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 from stts_cli.config.files import Positive
 from stts_cli.config.qwen3_vl import PixelBudget
-from stts_cli.config.shapes import Sizes, TextConfig, VaryingShape, llm_layer_parameters, llm_sizes
+from stts_cli.config.shapes import (
+    Sizes,
+    TextConfig,
+    VaryingShape,
+    chat_length,
+    llm_layer_parameters,
+    llm_sizes,
+    word_parameters,
+)
 from stts_cli.cost.savings import ModelShape
 from stts_cli.settings import Layout
 
@@ -65,21 +73,8 @@ class Glm4vShape(VaryingShape):
     """
 
     model_type: Literal["glm4v"]
-    tie_word_embeddings: bool
     vision_config: Glm4vVisionConfig
     text_config: Glm4vTextConfig
-
-    @classmethod
-    def of(cls, config: Any, rule: PixelBudget) -> Glm4vShape:
-        """Read the sizes of a model from transformers' config; nothing is checked."""
-        return cls.model_construct(
-            description="",
-            model_type=config.model_type,
-            tie_word_embeddings=config.tie_word_embeddings,
-            size=[rule.least, rule.most],
-            vision_config=Glm4vVisionConfig.of(config.vision_config),
-            text_config=Glm4vTextConfig.of(config.text_config),
-        )
 
     @property
     def rule(self) -> RoundedBudget:
@@ -116,14 +111,14 @@ class Glm4vShape(VaryingShape):
         connector = out * (vision.spatial_merge_size**2 * width + 1 + out + 2 + 3 * vision.intermediate_size)
         biases = (text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim
         layers = text.num_hidden_layers * (llm_layer_parameters(text) + biases + 2 * text.hidden_size)
-        words = ((1 if self.tie_word_embeddings else 2) * text.vocab_size + 1) * text.hidden_size
+        words = word_parameters(text, self.tie_word_embeddings)
         return vit + connector + layers + words
 
     def prompt_length(self, times_s: Sequence[float], question: str) -> int:
         """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
         layout = self.layout
         times = [len(self.time_word(time)) for time in times_s[:: layout.frames_per_unit]]
-        chat = 3 + len("user\n" + question + "\n" + "assistant\n")
+        chat = 3 + chat_length(question)
         return sum(times) + len(times) * (layout.num_windows + 2) + chat
 
     @staticmethod

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from stts_cli.config.files import Positive, Ratio
-from stts_cli.config.shapes import NamedTextConfig, Shape, Sizes, llm_sizes
+from stts_cli.config.shapes import NamedTextConfig, Shape, Sizes, chat_length, llm_sizes, word_parameters
 from stts_cli.cost.savings import ModelShape
 from stts_cli.settings import Layout
 
@@ -104,14 +104,14 @@ class InternVLShape(Shape):
         around = 3 * vision.patch_size**2 + 1 + 1 + places + 2 * (not vision.use_mean_pooling)
         wide = self.window**2 * width
         connector = 2 * wide + (wide + 1) * text.hidden_size + (text.hidden_size + 1) * text.hidden_size
-        words = ((1 if self.tie_word_embeddings else 2) * text.vocab_size + 1) * text.hidden_size
+        words = word_parameters(text, self.tie_word_embeddings)
         vit = vision.num_hidden_layers * block + around * width
         return int(vit + connector + text.num_hidden_layers * text.layer_parameters + words)
 
     def prompt_length(self, times_s: Sequence[float], question: str) -> int:
         """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
         frames = len(frame_words(len(times_s), "")) + len(times_s) * (self.layout.num_windows + NUM_MARKS)
-        return frames + 3 + len("user\n" + question + "\n" + "assistant\n")
+        return frames + 3 + chat_length(question)
 
 
 def frame_words(num_frames: int, frame: str) -> str:

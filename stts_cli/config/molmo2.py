@@ -13,6 +13,7 @@ from stts_cli.config.shapes import (
     Pair,
     Shape,
     TextConfig,
+    chat_length,
     llm_layer_parameters,
     llm_sizes,
     vit_block_parameters,
@@ -118,7 +119,7 @@ class Molmo2Shape(Shape):
     def prompt_length(self, times_s: Sequence[float], question: str) -> int:
         """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
         times = sum(len(f"{time:.1f} ") for time in times_s)
-        chat = 4 + len("user\n" + question + "\n" + "assistant\n")
+        chat = 4 + chat_length(question)
         return times + len(times_s) * (self.layout.num_windows + 2) + (len(times_s) - 1) + chat
 
     def _connector_flops(self) -> int:

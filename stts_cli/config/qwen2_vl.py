@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 from stts_cli.config.files import NotNegative, Positive
 from stts_cli.config.frame_size import fit_frame
-from stts_cli.config.shapes import NamedTextConfig, Sizes, VaryingShape, llm_sizes, vit_block_parameters
+from stts_cli.config.shapes import (
+    NamedTextConfig,
+    Sizes,
+    VaryingShape,
+    chat_length,
+    llm_sizes,
+    vit_block_parameters,
+    word_parameters,
+)
 from stts_cli.cost.savings import ModelShape
 from stts_cli.settings import Layout
 
@@ -68,22 +76,14 @@ class Qwen25VLVisionConfig(Sizes):
 class _QwenShape(VaryingShape):
     """What the sizes of both have in common."""
 
-    tie_word_embeddings: bool
     vision_config: Any
     text_config: NamedTextConfig
 
     @classmethod
-    def of(cls, config: Any, rule: FramePixels) -> Any:
+    def of(cls, config: Any, rule: Any, **own: Any) -> Any:
         """Read the sizes of a model from transformers' config; nothing is checked."""
-        vision: Any = cls.model_fields["vision_config"].annotation
-        return cls.model_construct(
-            description="",
-            model_type=config.model_type,
-            tie_word_embeddings=config.tie_word_embeddings,
-            size=[rule.least, rule.most],
-            vision_config=vision.of(config.vision_config),
-            text_config=NamedTextConfig.of(config.text_config, model_type="qwen2"),
-        )
+        text = NamedTextConfig.of(config.text_config, model_type="qwen2")
+        return super().of(config, rule, text_config=text, **own)
 
     @property
     @abstractmethod
@@ -130,7 +130,7 @@ class _QwenShape(VaryingShape):
         patches = 3 * vision.temporal_patch_size * vision.patch_size**2 * self.width
         merger = wide * (wide + 1) + (wide + 1) * text.hidden_size
         layers = text.num_hidden_layers * text.layer_parameters
-        words = ((1 if self.tie_word_embeddings else 2) * text.vocab_size + 1) * text.hidden_size
+        words = word_parameters(text, self.tie_word_embeddings)
         return int(patches + vision.depth * self.block_parameters + merger + self.norm_parameters + layers + words)
 
     @property
@@ -142,8 +142,7 @@ class _QwenShape(VaryingShape):
         """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
         layout = self.layout
         marks = 5  # around the video, and of the chat
-        chat = marks + len("user\n" + question + "\n" + "assistant\n")
-        return layout.num_units(len(times_s)) * layout.num_windows + chat
+        return layout.num_units(len(times_s)) * layout.num_windows + marks + chat_length(question)
 
 
 class Qwen2VLShape(_QwenShape):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,11 @@ from stts_cli.config.shapes import (
     ExpertsTextConfig,
     Sizes,
     VaryingShape,
+    chat_length,
     llm_layer_parameters,
     llm_sizes,
     vit_block_parameters,
+    word_parameters,
 )
 from stts_cli.cost.savings import ModelShape
 from stts_cli.settings import Layout
@@ -100,22 +102,7 @@ class Qwen3VLShape(VaryingShape):
     """
 
     model_type: Literal["qwen3_vl"]
-    tie_word_embeddings: bool
     vision_config: Qwen3VLVisionConfig
-
-    @classmethod
-    def of(cls, config: Any, rule: PixelBudget) -> Qwen3VLShape:
-        """Read the sizes of a model from transformers' config; nothing is checked."""
-        vision: Any = cls.model_fields["vision_config"].annotation
-        text: Any = cls.model_fields["text_config"].annotation
-        return cls.model_construct(
-            description="",
-            model_type=config.model_type,
-            tie_word_embeddings=config.tie_word_embeddings,
-            size=[rule.least, rule.most],
-            vision_config=vision.of(config.vision_config),
-            text_config=text.of(config.text_config),
-        )
 
     @property
     def rule(self) -> PixelBudget:
@@ -152,14 +139,14 @@ class Qwen3VLShape(VaryingShape):
         mergers = self._num_mergers * (wide * (wide + 1) + (wide + 1) * text.hidden_size)
         norms = 2 * width + 2 * wide * (self._num_mergers - 1)
         layers = self._num_layer_parameters()
-        words = ((1 if self.tie_word_embeddings else 2) * text.vocab_size + 1) * text.hidden_size
+        words = word_parameters(text, self.tie_word_embeddings)
         return int(vit + mergers + norms + layers + words)
 
     def prompt_length(self, times_s: Sequence[float], question: str) -> int:
         """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
         layout = self.layout
         times = [len(f"<{time:.1f} seconds>") for time in unit_times(times_s, layout.frames_per_unit)]
-        chat = 3 + len("user\n" + question + "\n" + "assistant\n")
+        chat = 3 + chat_length(question)
         return sum(times) + len(times) * (layout.num_windows + 2) + chat
 
     def _num_layer_parameters(self) -> int:

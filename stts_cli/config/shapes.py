@@ -128,14 +128,33 @@ class VaryingShape(Shape):
     """The sizes of a family that gives each video's frames their own size.
 
     Attributes:
+        tie_word_embeddings: whether the vocabulary's weights are held once.
         size: fewest and most pixels; how they are meant is the family's own rule.
         frame_size: height and width of the video that is counted, where it is about no file.
         num_frames: of it.
     """
 
+    tie_word_embeddings: bool
     size: Pair
     frame_size: Pair = Field(default=[720, 1280])
     num_frames: Positive = 64
+
+    @classmethod
+    def of(cls: type[_V], config: Any, rule: Any, **own: Any) -> _V:
+        """Read the sizes of a model from its transformers config and the rule of its frames; nothing is checked.
+
+        `own` are fields that differ from the config's.
+        """
+        for name in {"vision_config", "text_config"} - set(own):
+            part: Any = cls.model_fields[name].annotation
+            own[name] = part.of(getattr(config, name))
+        return cls.model_construct(
+            description="",
+            model_type=config.model_type,
+            tie_word_embeddings=config.tie_word_embeddings,
+            size=[rule.least, rule.most],
+            **own,
+        )
 
     @property
     @abstractmethod
@@ -194,6 +213,16 @@ class Architecture:
     def num_parameters(self) -> int:
         """Count the weights of the stock model; the scorer's are not among them."""
         return self.shape.num_parameters()
+
+
+def chat_length(question: str) -> int:
+    """Count the tokens of a chat's words around a question, a token a byte, without its marks."""
+    return len("user\n" + question + "\n" + "assistant\n")
+
+
+def word_parameters(text: TextConfig, tied: bool) -> int:
+    """Count the vocabulary's weights, held once if tied, and the norm before the output head."""
+    return ((1 if tied else 2) * text.vocab_size + 1) * text.hidden_size
 
 
 def vit_block_parameters(width: int, inner: int, mlp: int) -> int:

@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 from stts_cli.config.files import Positive
 from stts_cli.config.frame_size import PixelShare
-from stts_cli.config.shapes import NamedTextConfig, Sizes, VaryingShape, llm_sizes, vit_block_parameters
+from stts_cli.config.shapes import (
+    NamedTextConfig,
+    Sizes,
+    VaryingShape,
+    chat_length,
+    llm_sizes,
+    vit_block_parameters,
+    word_parameters,
+)
 from stts_cli.cost.savings import ModelShape
 from stts_cli.settings import Layout
 
@@ -40,23 +48,14 @@ class VideoLlama3Shape(VaryingShape):
     """
 
     model_type: Literal["video_llama_3"]
-    tie_word_embeddings: bool
     merge_size: Positive
     vision_config: VideoLlama3VisionConfig
     text_config: NamedTextConfig
 
     @classmethod
-    def of(cls, config: Any, rule: PixelShare) -> VideoLlama3Shape:
+    def of(cls, config: Any, rule: Any, **own: Any) -> VideoLlama3Shape:
         """Read the sizes of a model from transformers' VideoLlama3Config; nothing is checked."""
-        return cls.model_construct(
-            description="",
-            model_type="video_llama_3",
-            tie_word_embeddings=config.tie_word_embeddings,
-            merge_size=rule.merge,
-            size=[rule.least, rule.most],
-            vision_config=VideoLlama3VisionConfig.of(config.vision_config),
-            text_config=NamedTextConfig.of(config.text_config),
-        )
+        return super().of(config, rule, merge_size=rule.merge, **own)
 
     @property
     def rule(self) -> PixelShare:
@@ -87,13 +86,13 @@ class VideoLlama3Shape(VaryingShape):
         block = vit_block_parameters(width, width, vision.intermediate_size)
         vit = vision.num_hidden_layers * block + (3 * vision.patch_size**2 + 1 + 2) * width
         connector = (width + 1 + text.hidden_size + 1) * text.hidden_size
-        words = ((1 if self.tie_word_embeddings else 2) * text.vocab_size + 1) * text.hidden_size
+        words = word_parameters(text, self.tie_word_embeddings)
         return int(vit + connector + text.num_hidden_layers * text.layer_parameters + words)
 
     def prompt_length(self, times_s: Sequence[float], question: str) -> int:
         """Count the tokens of a dense prompt about frames at these times, a token a byte, without a system prompt."""
         frames = len(time_words(times_s, "")) + len(times_s) * self.layout.num_windows
-        return frames + 3 + len("user\n" + question + "\n" + "assistant\n")
+        return frames + 3 + chat_length(question)
 
 
 def time_words(times_s: Sequence[float], frame: str) -> str:
