@@ -220,15 +220,15 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
     shown.drawing.check(len(videos))
     kept.check()
     is_quiet = shown.mode == "quiet"
-    if (worded.how.temperature or worded.how.stop) and all(options for _, options in asked) and not is_quiet:
-        print_note("--temperature, --stop: no effect with --options, of which the likeliest is the answer.")
-    if worded.batch_size > 1 and any(options for _, options in asked) and not is_quiet:
-        print_note(f"--batch-size {worded.batch_size}: no effect where a question has options.")
 
     def note(line: str) -> None:
         if not is_quiet:
             print_note(line)
 
+    if (worded.how.temperature or worded.how.stop) and all(options for _, options in asked):
+        note("--temperature, --stop: no effect with --options, of which the likeliest is the answer.")
+    if worded.batch_size > 1 and any(options for _, options in asked):
+        note(f"--batch-size {worded.batch_size}: no effect where a question has options.")
     context = wanted.context(note)
     lines = None
     if shown.output:
@@ -237,8 +237,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], shown: Shown, kept: Kept, worded: W
         lines = Lines(Path(shown.output), to_json(settings))
         videos = [video for video in videos if identity(video) not in lines.done]
     if not videos:
-        if not is_quiet:
-            print_note(f"{shown.output}: all videos are answered in it.")
+        note(f"{shown.output}: all videos are answered in it.")
         return
     failed: list[str] = []
 

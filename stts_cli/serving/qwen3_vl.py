@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,15 +45,18 @@ RATIO = "stts_keep_ratio"  # the field of a video that carries its keep ratio fr
 class SttsProcessor(stock.Qwen3VLMultiModalProcessor):
     """Counts the tokens of pruned videos, and words them with all in the first unit, as vLLM's own pruning does."""
 
-    @property
+    @cached_property
     def settings(self) -> ServingSettings:
-        """How the server prunes."""
+        """How the server prunes; read once, as the model reads it."""
         config = self.info.get_hf_config()
         return ServingSettings.of(getattr(config, "stts", None), config.vision_config.depth)
 
+    @cached_property
+    def _key(self) -> str:
+        return self.settings.key
+
     def _get_mm_hashes(self, inputs: Any) -> Any:
-        key = self.settings.key
-        return {kind: [f"{one}-stts-{key}" for one in each] for kind, each in super()._get_mm_hashes(inputs).items()}
+        return {kind: [f"{one}-stts-{self._key}" for one in each] for kind, each in super()._get_mm_hashes(inputs).items()}
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         ratio = requested_ratio(hf_kwargs, self.settings)
@@ -76,8 +80,7 @@ class SttsProcessor(stock.Qwen3VLMultiModalProcessor):
             video = out_mm_kwargs["video"][number]
             units, windows = units_and_windows(video["video_grid_thw"].data, config.vision_config.spatial_merge_size)
             its = replace(pruning, keep_ratio=float(video[RATIO].data))
-            kept = rows.num_kept(units, windows, its.num_dropped(units, windows))
-            counts = [kept] + [0] * (units - 1)
+            counts = [units * windows - its.num_dropped(units, windows)] + [0] * (units - 1)
             return worded(config, tokenizer, video["timestamps"].data, counts)
 
         return [

@@ -20,11 +20,6 @@ NUMBERS = (
 COLUMNS = DIGITS * NUMBERS
 
 
-def num_kept(num_units: int, num_windows: int, num_dropped: int) -> int:
-    """Return the visual tokens of a video."""
-    return num_units * num_windows - num_dropped
-
-
 def positions_of_image(rows: int, cols: int) -> Tensor:
     """Return the positions of a picture's tokens from its first on, int64 (rows * cols, 3)."""
     row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
