@@ -12,6 +12,7 @@ from stts_cli.cost import savings
 from stts_cli.families import load_family
 from stts_cli.families.random_model import read_architecture
 from stts_cli.settings import Execution
+from tests.families.oracles import encode, logits, positions
 from tests.families.registry import EVERY, TINY
 from tests.families.tiny import QUESTION
 
@@ -37,23 +38,10 @@ def frames(tiny):
     return torch.randint(0, 256, size, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def encode(family, frames, **pruning):
-    return family.encode(family.preprocess(frames), family.settings.override(**pruning))
-
-
 def worded(family, encoded, keep=None, **more):
     """Return the prompt of seven frames, half a second apart."""
     keep = encoded.keep_mask if keep is None else keep
     return family.build_prompt([k / 2 for k in range(7)], QUESTION, keep, layout=encoded.layout, **more)
-
-
-def positions(prompt):
-    return {} if prompt.position_ids is None else {"position_ids": prompt.position_ids}
-
-
-def logits(family, prompt, visual_tokens, **more):
-    inputs = family.language_inputs(prompt.input_ids, prompt.mm_token_type_ids, [visual_tokens])
-    return family.model(**inputs, **positions(prompt), **more).logits
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
 from stts_cli.settings import num_dropped
-from tests.families.oracles import check_answer_is_the_stock_models, masked
+from tests.families.oracles import check_answer_is_the_stock_models, encode, grid, logits, masked
 from tests.families.tiny_glm4v import CASES, QUESTION, STORED, TIMES, given_frames, save_glm4v
 
 SECONDS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -41,21 +41,8 @@ def frames():
     return torch.randint(0, 256, size, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def encode(family, frames, **pruning):
-    return family.encode(family.preprocess(frames), family.settings.override(**pruning))
-
-
 def worded(family, encoded):
     return family.build_prompt(SECONDS, QUESTION, encoded.keep_mask, layout=encoded.layout)
-
-
-def logits(family, prompt, visual_tokens, **more):
-    inputs = family.language_inputs(prompt.input_ids, prompt.mm_token_type_ids, [visual_tokens])
-    return family.model(**inputs, **{"position_ids": prompt.position_ids, **more}).logits
-
-
-def grid(layout, units=UNITS):
-    return torch.tensor([[units, *layout.grid]])
 
 
 def test_the_prompt_is_what_the_stock_processor_writes(family, stored):
@@ -95,11 +82,11 @@ def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio
     encoded = encode(family, frames, keep_ratio=keep_ratio, scorer=scorer)
     prompt = worded(family, encoded)
     pixels = family.preprocess(frames).pixels.flatten(0, 1)
-    stock = family.model.get_video_features(pixels, grid(encoded.layout))
+    stock = family.model.get_video_features(pixels, grid(encoded.layout, UNITS))
     assert torch.equal(encoded.visual_tokens, torch.cat(tuple(stock.pooler_output)))
     expected = family.model(
         input_ids=prompt.input_ids, mm_token_type_ids=2 * prompt.mm_token_type_ids, pixel_values_videos=pixels,
-        video_grid_thw=grid(encoded.layout),
+        video_grid_thw=grid(encoded.layout, UNITS),
     ).logits  # fmt: skip
     assert torch.equal(logits(family, prompt, encoded.visual_tokens), expected)
 

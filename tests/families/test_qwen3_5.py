@@ -6,7 +6,7 @@ import torch
 
 from stts_cli.families import load_family
 from tests.families import tiny_qwen3_vl
-from tests.families.oracles import check_answer_is_the_stock_models
+from tests.families.oracles import check_answer_is_the_stock_models, encode, grid, logits
 from tests.families.slow_qwen3_vl import slow_visual_tokens
 from tests.families.tiny_qwen3_5 import STORED, save_qwen3_5
 from tests.families.tiny_qwen3_vl import QUESTION, TIMES, given_frames
@@ -31,21 +31,8 @@ def frames():
     return torch.randint(0, 256, size, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def encode(family, frames, **pruning):
-    return family.encode(family.preprocess(frames), family.settings.override(**pruning))
-
-
 def worded(family, encoded):
     return family.build_prompt(SECONDS, QUESTION, encoded.keep_mask, layout=encoded.layout)
-
-
-def logits(family, prompt, visual_tokens):
-    inputs = family.language_inputs(prompt.input_ids, prompt.mm_token_type_ids, [visual_tokens])
-    return family.model(**inputs, position_ids=prompt.position_ids).logits
-
-
-def grid(layout, units=4):
-    return torch.tensor([[units, *layout.grid]])
 
 
 def test_the_prompt_is_what_the_stock_processor_writes(family):
@@ -73,11 +60,11 @@ def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio
     encoded = encode(family, frames, keep_ratio=keep_ratio, scorer=scorer)
     prompt = worded(family, encoded)
     pixels = family.preprocess(frames).pixels.flatten(0, 1)
-    stock = family.model.get_video_features(pixels, grid(encoded.layout))
+    stock = family.model.get_video_features(pixels, grid(encoded.layout, 4))
     assert torch.equal(encoded.visual_tokens, torch.cat(tuple(stock.pooler_output)))
     expected = family.model(
         input_ids=prompt.input_ids, mm_token_type_ids=2 * prompt.mm_token_type_ids, pixel_values_videos=pixels,
-        video_grid_thw=grid(encoded.layout),
+        video_grid_thw=grid(encoded.layout, 4),
     ).logits  # fmt: skip
     assert torch.equal(logits(family, prompt, encoded.visual_tokens), expected)
 

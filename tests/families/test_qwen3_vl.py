@@ -10,7 +10,7 @@ from stts_cli.errors import InputError
 from stts_cli.families import load_family
 from stts_cli.families.random_model import read_architecture
 from stts_cli.media.resize import Resizer
-from tests.families.oracles import check_answer_is_the_stock_models, masked
+from tests.families.oracles import check_answer_is_the_stock_models, encode, grid, logits, masked
 from tests.families.slow_qwen3_vl import slow_visual_tokens
 from tests.families.tiny_qwen3_vl import QUESTION, STORED, TIMES, VIDEO_PROCESSOR, given_frames, save_qwen3_vl
 
@@ -41,22 +41,9 @@ def frames():
     return torch.randint(0, 256, size, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def encode(family, frames, **pruning):
-    return family.encode(family.preprocess(frames), family.settings.override(**pruning))
-
-
 def worded(family, encoded, keep=None, seconds=SECONDS):
     keep = encoded.keep_mask if keep is None else keep
     return family.build_prompt(seconds, QUESTION, keep, layout=encoded.layout)
-
-
-def logits(family, prompt, visual_tokens, **more):
-    inputs = family.language_inputs(prompt.input_ids, prompt.mm_token_type_ids, [visual_tokens])
-    return family.model(**inputs, **{"position_ids": prompt.position_ids, **more}).logits
-
-
-def grid(layout, units=UNITS):
-    return torch.tensor([[units, *layout.grid]])
 
 
 def test_the_prompt_is_what_the_stock_processor_writes(family, stored):
@@ -105,13 +92,13 @@ def test_dense_is_the_stock_model_bit_for_bit(family, frames, scorer, keep_ratio
     encoded = encode(family, frames, keep_ratio=keep_ratio, scorer=scorer)
     prompt = worded(family, encoded)
     pixels = family.preprocess(frames).pixels.flatten(0, 1)
-    stock = family.model.get_video_features(pixels, grid(encoded.layout))
+    stock = family.model.get_video_features(pixels, grid(encoded.layout, UNITS))
     tokens, *deep = encoded.visual_tokens.chunk(3, -1)
     assert torch.equal(tokens, torch.cat(tuple(stock.pooler_output)))
     assert all(torch.equal(one, torch.cat(other)) for one, other in zip(deep, stock.deepstack_features, strict=True))
     expected = family.model(
         input_ids=prompt.input_ids, mm_token_type_ids=2 * prompt.mm_token_type_ids, pixel_values_videos=pixels,
-        video_grid_thw=grid(encoded.layout),
+        video_grid_thw=grid(encoded.layout, UNITS),
     ).logits  # fmt: skip
     assert torch.equal(logits(family, prompt, encoded.visual_tokens), expected)
 

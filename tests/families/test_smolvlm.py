@@ -15,7 +15,7 @@ from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
 from stts_cli.settings import default_prune_layer, num_dropped
-from tests.families.oracles import masked
+from tests.families.oracles import encode, logits, masked
 from tests.families.tiny_smolvlm import IMAGE_PROCESSOR, QUESTION, STORED, TIMES, given_frames, save_smolvlm
 
 SECONDS = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
@@ -40,15 +40,6 @@ def stored():
 @pytest.fixture(scope="module")
 def frames():
     return torch.randint(0, 256, (6, 24, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-
-
-def encode(family, frames, **pruning):
-    return family.encode(family.preprocess(frames), family.settings.override(**pruning))
-
-
-def logits(family, prompt, visual_tokens, **more):
-    inputs = family.language_inputs(prompt.input_ids, prompt.mm_token_type_ids, [visual_tokens])
-    return family.model(**inputs, **more).logits
 
 
 def pixels_of(family, frames):

@@ -15,7 +15,7 @@ from stts_cli.pruning.attention import log_score_bias
 from stts_cli.pruning.selection import select_windows
 from stts_cli.pruning.windows import patch_window
 from stts_cli.settings import num_dropped
-from tests.families.oracles import masked
+from tests.families.oracles import encode, logits, masked
 from tests.families.tiny import QUESTION
 from tests.families.tiny_video_llama_3 import STORED, TIMES, VIDEO_PROCESSOR, given_frames, save_video_llama_3
 
@@ -46,17 +46,8 @@ def frames():
     return torch.randint(0, 256, size, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def encode(family, frames, **pruning):
-    return family.encode(family.preprocess(frames), family.settings.override(**pruning))
-
-
 def worded(family, keep, layout):
     return family.build_prompt(SECONDS, QUESTION, keep, layout=layout)
-
-
-def logits(family, prompt, visual_tokens, **more):
-    inputs = family.language_inputs(prompt.input_ids, prompt.mm_token_type_ids, [visual_tokens])
-    return family.model(**inputs, **more).logits
 
 
 def test_the_prompt_is_what_the_stock_processor_writes(family, stored):
