@@ -258,7 +258,7 @@ def _look_at_each(
 
 
 class _Looks:
-    """How each video is looked at, decided when it is its turn to be read; `sources` are as `fetch_source` returns them."""
+    """How each video is looked at, decided when it is its turn to be read; `sources` come from `fetch_source`."""
 
     def __init__(self, models: Sequence[VideoModel], sources: Sequence[Source | str], cache: TokenCache | None) -> None:
         self.models, self.sources, self.cache = models, sources, cache

@@ -56,7 +56,8 @@ class SttsProcessor(stock.Qwen3VLMultiModalProcessor):
         return self.settings.key
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
-        return {kind: [f"{one}-stts-{self._key}" for one in each] for kind, each in super()._get_mm_hashes(inputs).items()}
+        found = super()._get_mm_hashes(inputs)
+        return {kind: [f"{one}-stts-{self._key}" for one in each] for kind, each in found.items()}
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         ratio = requested_ratio(hf_kwargs, self.settings)
